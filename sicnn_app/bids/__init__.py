@@ -1,0 +1,1 @@
+"""Reading and writing of BIDS datasets; together with reports and simulation all that touches files."""

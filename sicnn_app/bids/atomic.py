@@ -1,0 +1,299 @@
+"""Write files so that a final name never carries half a file.
+
+Files are written below ``OUTPUT_DIR/.work`` (same file system, and all that may remain after a kill),
+flushed to disk and then renamed. Without an output folder the temporary file lies hidden beside
+its target. The same content always becomes the same bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import gzip
+import io
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+
+from sicnn_app.errors import OutputError
+
+WORK_FOLDER = ".work"
+"""Folder below the output that holds whatever is not finished."""
+
+COMPRESSION_LEVEL = 1
+"""Float noise hardly compresses; higher levels take several times longer for a few per cent."""
+
+NOT_AVAILABLE = "n/a"
+"""How BIDS writes a missing value in a .tsv file."""
+
+_ADVICE = {
+    errno.ENOSPC: "no space left on the device: free space or name another output folder",
+    errno.EDQUOT: "the disk quota is used up: free space or name another output folder",
+    errno.EROFS: "the file system is read-only: name another output folder",
+    errno.EACCES: "permission denied: make the folder writable or name another output folder",
+    errno.EPERM: "not permitted: make the folder writable or name another output folder",
+}
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn an ``OSError`` of the block into an ``OutputError`` that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        reason = _ADVICE.get(error.errno or 0, error.strerror or str(error))
+        raise OutputError(f"{path}: cannot be written: {reason}") from error
+
+
+def make_folder(path: Path) -> Path:
+    """Create ``path`` and its parents; raises OutputError."""
+    with output_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextmanager
+def scratch_folder(output_dir: Path) -> Iterator[Path]:
+    """A private folder below ``output_dir/.work``, removed at the end with its parent when empty.
+
+    Raises
+    ------
+    OutputError
+        When it cannot be created.
+    """
+    work = Path(output_dir) / WORK_FOLDER
+    folder = _make_scratch(work)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        remove_if_empty(work)
+
+
+def _make_scratch(work: Path, attempts: int = 20) -> Path:
+    with output_errors(work):
+        for _ in range(attempts):
+            work.mkdir(parents=True, exist_ok=True)
+            try:
+                return Path(tempfile.mkdtemp(prefix="write-", dir=work))
+            except FileNotFoundError:
+                # Another job removed the empty parent between the two calls.
+                continue
+        raise FileNotFoundError(errno.ENOENT, "another process keeps removing the folder")
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove ``folder`` unless it holds something or is gone already."""
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    # Some network file systems cannot flush a folder; the files themselves are safe.
+    with suppress(OSError):
+        _sync(folder)
+
+
+def _rename(temporary: Path, target: Path) -> None:
+    with output_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(temporary, target)
+
+
+def _publish(staged: Sequence[tuple[Path, Path]]) -> None:
+    """Rename files that are safely on disk; the last one only when the others are there to stay."""
+    for temporary, target in staged:
+        with output_errors(target):
+            _sync(temporary)
+    for temporary, target in staged[:-1]:
+        _rename(temporary, target)
+    for folder in {target.parent for _, target in staged[:-1]}:
+        _sync_folder(folder)
+    for temporary, target in staged[-1:]:
+        _rename(temporary, target)
+        _sync_folder(target.parent)
+
+
+@contextmanager
+def atomic_path(target: Path, *, output_dir: Path | None = None) -> Iterator[Path]:
+    """Give a temporary path with the name's full extension; rename it to ``target`` at the end.
+
+    Nothing is left behind, and an existing ``target`` stays as it was, when the block raises.
+
+    Parameters
+    ----------
+    target : Path
+        Final name; its folder is created.
+    output_dir : Path, optional
+        Output dataset whose ``.work`` holds the temporary file; hidden beside ``target`` if absent.
+
+    Raises
+    ------
+    OutputError
+        When the file system refuses, naming ``target``.
+    """
+    target = Path(target)
+    if output_dir is not None:
+        with scratch_folder(output_dir) as folder:
+            temporary = folder / target.name
+            with output_errors(target):
+                yield temporary
+            _publish([(temporary, target)])
+        return
+    make_folder(target.parent)
+    temporary = target.with_name(f".{os.getpid()}-{target.name}")
+    try:
+        with output_errors(target):
+            yield temporary
+        _publish([(temporary, target)])
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def json_bytes(content: Any) -> bytes:
+    """Content as indented UTF-8 JSON; refuses NaN, which JSON does not have."""
+    return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def tsv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """Rows as tab-separated text with a header line; None, non-finite and absent values become ``n/a``."""
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_cell(row.get(column)) for column in columns])
+    return text.getvalue().encode()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return NOT_AVAILABLE
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Integral):
+        return str(int(value))
+    if isinstance(value, Real):
+        return f"{float(value):.8g}" if math.isfinite(value) else NOT_AVAILABLE
+    return " ".join(str(value).split()) or NOT_AVAILABLE
+
+
+def save_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path``, which is a temporary path."""
+    path.write_bytes(content)
+
+
+def save_nifti(path: Path, image: nib.Nifti1Image) -> None:
+    """Write ``image`` to ``path`` (.nii or .nii.gz), which is a temporary path.
+
+    The gzip header carries neither time nor name, so equal images are equal files.
+    """
+    if path.name.endswith(".gz"):
+        with (
+            path.open("wb") as file,
+            gzip.GzipFile("", "wb", COMPRESSION_LEVEL, fileobj=file, mtime=0) as stream,
+        ):
+            image.to_stream(stream)
+    else:
+        with path.open("wb") as file:
+            image.to_stream(file)
+
+
+def write_bytes(target: Path, content: bytes, *, output_dir: Path | None = None) -> None:
+    """Write ``content`` atomically; raises OutputError."""
+    with atomic_path(target, output_dir=output_dir) as temporary:
+        save_bytes(temporary, content)
+
+
+def write_text(target: Path, text: str, *, output_dir: Path | None = None) -> None:
+    """Write UTF-8 text atomically; raises OutputError."""
+    write_bytes(target, text.encode(), output_dir=output_dir)
+
+
+def write_json(target: Path, content: Any, *, output_dir: Path | None = None) -> None:
+    """Write JSON atomically; raises OutputError, or ValueError for NaN."""
+    write_bytes(target, json_bytes(content), output_dir=output_dir)
+
+
+def write_tsv(
+    target: Path,
+    columns: Sequence[str],
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    output_dir: Path | None = None,
+) -> None:
+    """Write tab-separated values atomically; raises OutputError."""
+    write_bytes(target, tsv_bytes(columns, rows), output_dir=output_dir)
+
+
+def write_nifti(target: Path, image: nib.Nifti1Image, *, output_dir: Path | None = None) -> None:
+    """Write an image atomically and reproducibly; raises OutputError."""
+    with atomic_path(target, output_dir=output_dir) as temporary:
+        save_nifti(temporary, image)
+
+
+class StagedFiles:
+    """Files of one run: written completely to a private folder, then renamed together.
+
+    A full disk is met before any final name changes, so earlier outputs survive it.
+
+    Parameters
+    ----------
+    folder : Path
+        Private folder on the file system of the targets, see :func:`scratch_folder`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._staged: list[tuple[Path, Path]] = []
+
+    @property
+    def targets(self) -> list[Path]:
+        """Final names in the order in which they were added."""
+        return [target for _, target in self._staged]
+
+    def _add(self, target: Path) -> Path:
+        temporary = self._folder / f"{len(self._staged)}-{target.name}"
+        self._staged.append((temporary, target))
+        return temporary
+
+    def add_bytes(self, target: Path, content: bytes) -> None:
+        """Stage ``content`` for ``target``; raises OutputError."""
+        with output_errors(target):
+            save_bytes(self._add(target), content)
+
+    def add_json(self, target: Path, content: Any) -> None:
+        """Stage JSON for ``target``; raises OutputError, or ValueError for NaN."""
+        self.add_bytes(target, json_bytes(content))
+
+    def add_tsv(self, target: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+        """Stage tab-separated values for ``target``; raises OutputError."""
+        self.add_bytes(target, tsv_bytes(columns, rows))
+
+    def add_nifti(self, target: Path, image: nib.Nifti1Image) -> None:
+        """Stage an image for ``target``; raises OutputError."""
+        with output_errors(target):
+            save_nifti(self._add(target), image)
+
+    def publish(self) -> list[Path]:
+        """Rename every staged file to its final name, the last one last; raises OutputError."""
+        for temporary, target in self._staged:
+            _publish([(temporary, target)])
+        return self.targets

@@ -1,0 +1,67 @@
+"""What the output dataset says about itself: the meaning of its labels and its README."""
+
+from __future__ import annotations
+
+from sicnn_app import record
+from sicnn_app.ivim.flags import FLAGS
+from sicnn_app.ivim.maps import MAPS
+
+DESCRIPTIONS: dict[str, str] = {
+    "preproc": "Diffusion-weighted series after preprocessing, before averaging over repeats and directions",
+    "body": "Mask of the body inside which the maps hold numbers",
+    "brain": "Mask of the brain inside which the maps hold numbers",
+    "ivim": "Quality measures of one run",
+    "ivimflags": "First reason why a voxel is not to be trusted",
+    "training": "History of the estimation, one row per data iteration",
+    "std": "Standard deviation of a map over an ensemble of networks",
+}
+"""Every ``desc`` label the app writes and what it means."""
+
+
+def readme_text() -> str:
+    """``README.md`` of the output dataset."""
+    maps = "\n".join(f"| `param-{spec.label}` | {spec.unit} | {spec.description} |" for spec in MAPS)
+    flags = "\n".join(f"| {spec.code} | {spec.name} | {spec.description} |" for spec in FLAGS)
+    labels = "\n".join(f"| `desc-{label}` | {meaning} |" for label, meaning in DESCRIPTIONS.items())
+    return f"""# IVIM parameter maps by {record.APP_NAME}
+
+Derivatives of diffusion-weighted MRI: maps of the intravoxel incoherent motion (IVIM) model
+S(b) = S0 (F exp(-b D*) + (1 - F) exp(-b D)), in the space of the source images.
+How the maps were made and what to cite stands in `CITATION.md`; the settings of a run stand in
+its `*_desc-ivim_qc.json`.
+
+## Maps: `*_model-ivim_param-<label>_dwimap.nii.gz`
+
+NaN outside the mask, finite inside. `arbitrary` means no physical unit.
+
+| file label | unit | meaning |
+|---|---|---|
+{maps}
+
+## Flags: `*_desc-ivimflags_dseg.nii.gz`
+
+The first of these reasons that holds in a voxel; 0 where none does.
+
+| code | name | meaning |
+|---|---|---|
+{flags}
+
+## Other labels
+
+| label | meaning |
+|---|---|
+{labels}
+
+## Reading the maps with pybids
+
+The `param` entity is not part of a released standard yet; the package brings the configuration
+that pybids needs for it:
+
+```python
+from bids.layout import BIDSLayout
+from sicnn_app.bids.dataset import pybids_config_path
+
+layout = BIDSLayout(".", validate=False, config=["bids", "derivatives", str(pybids_config_path())])
+layout.get(model="ivim", param="f", suffix="dwimap", extension=".nii.gz")
+```
+"""

@@ -1,0 +1,265 @@
+"""Write everything a finished run produced, and tell whether a run is finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from sicnn_app.bids import qc, sidecar
+from sicnn_app.bids.atomic import StagedFiles, output_errors, scratch_folder
+from sicnn_app.errors import InternalError
+from sicnn_app.ivim.flags import FLAGS
+from sicnn_app.ivim.maps import MAPS
+from sicnn_app.ivim.run import DwiRun, RunResult
+
+SPREAD_SUFFIX = "_std"
+"""Key of a map's standard deviation over an ensemble in ``Estimate.maps``: ``f_std``."""
+
+SPREAD_LABELS = ("f", "d", "dstar")
+
+ANATOMIES = ("brain", "body")
+
+AFFINE_TOLERANCE = 1e-3
+"""mm; float32 header fields against the float64 affine of the series."""
+
+_FLAGS = "desc-ivimflags_dseg"
+_SERIES = "desc-preproc_dwi"
+_QC = "desc-ivim_qc"
+_TRAINING = "desc-training_qc"
+_MARKER = f"{_QC}.json"
+
+
+def run_folder(run: DwiRun, output_dir: Path) -> Path:
+    """Folder of the run's outputs: ``sub-X[/ses-Y]/dwi`` below ``output_dir``."""
+    folder = Path(output_dir) / f"sub-{run.subject}"
+    if run.session is not None:
+        folder /= f"ses-{run.session}"
+    return folder / "dwi"
+
+
+def _target(run: DwiRun, output_dir: Path, ending: str) -> Path:
+    return run_folder(run, output_dir) / f"{run.name}_{ending}"
+
+
+def _map_ending(label: str, *, spread: bool = False) -> str:
+    return f"model-ivim_param-{label}_{'desc-std_' if spread else ''}dwimap"
+
+
+def _endings(anatomies: tuple[str, ...], *, ensemble: bool, with_bvecs: bool) -> list[str]:
+    images = [_map_ending(spec.label) for spec in MAPS]
+    if ensemble:
+        images += [_map_ending(label, spread=True) for label in SPREAD_LABELS]
+    images += [_FLAGS, _SERIES, *(f"desc-{anatomy}_mask" for anatomy in anatomies)]
+    endings = [f"{image}{extension}" for image in images for extension in (".nii.gz", ".json")]
+    endings += [f"{_FLAGS}.tsv", f"{_SERIES}.bval"]
+    if with_bvecs:
+        endings.append(f"{_SERIES}.bvec")
+    return [*endings, f"{_TRAINING}.tsv", f"{_TRAINING}.json", f"{_QC}.tsv", _MARKER]
+
+
+def expected_outputs(
+    run: DwiRun, output_dir: Path, *, anatomy: str, ensemble: bool = False, with_bvecs: bool | None = None
+) -> list[Path]:
+    """Files that :func:`write_run` writes for a run, the completion marker last.
+
+    Parameters
+    ----------
+    anatomy : str
+        ``brain`` or ``body``.
+    ensemble : bool
+        Whether standard deviations over an ensemble are written.
+    with_bvecs : bool, optional
+        Whether the series has directions; by default whether every source image has a .bvec.
+    """
+    if with_bvecs is None:
+        with_bvecs = all(part.bvec is not None for part in run.parts)
+    endings = _endings((anatomy,), ensemble=ensemble, with_bvecs=with_bvecs)
+    return [_target(run, output_dir, ending) for ending in endings]
+
+
+def finished_fingerprint(output_dir: Path, run: DwiRun) -> str | None:
+    """Fingerprint of the finished outputs of a run; None when they are absent or incomplete.
+
+    The marker, written last, names the files that belong to it; all of them must exist.
+    """
+    marker = _target(run, output_dir, _MARKER)
+    try:
+        content = json.loads(marker.read_text(encoding="utf-8"))
+        fingerprint, outputs = content["Fingerprint"], content["Outputs"]
+        complete = bool(outputs) and all((marker.parent / name).is_file() for name in outputs)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return fingerprint if complete and isinstance(fingerprint, str) else None
+
+
+def remove_outputs(run: DwiRun, output_dir: Path) -> None:
+    """Remove whatever an earlier job wrote for this run, whatever its settings; the marker first.
+
+    Raises
+    ------
+    OutputError
+        When a file cannot be removed.
+    """
+    for ending in reversed(_endings(ANATOMIES, ensemble=True, with_bvecs=True)):
+        target = _target(run, output_dir, ending)
+        with output_errors(target):
+            target.unlink(missing_ok=True)
+
+
+def write_run(
+    result: RunResult, output_dir: Path, *, bids_dir: Path, dataset_links: Mapping[str, Path]
+) -> list[Path]:
+    """Write maps, flags, mask, series and quality tables of a finished run.
+
+    Everything is first written completely to ``output_dir/.work``; only then are earlier outputs
+    of the run removed and the new files renamed, the completion marker last.
+
+    Parameters
+    ----------
+    result : RunResult
+    output_dir : Path
+    bids_dir : Path
+        Input dataset, ``raw`` in BIDS URIs.
+    dataset_links : mapping of str to Path
+        Other datasets that the run used, by the names in ``DatasetLinks``.
+
+    Returns
+    -------
+    list of Path
+        The files written, in order.
+
+    Raises
+    ------
+    OutputError
+        When the file system refuses.
+    InternalError
+        When the result is inconsistent: a map that is not finite inside the mask, a wrong shape or grid.
+    """
+    roots = sidecar.DatasetRoots.of(bids_dir, dataset_links)
+    with scratch_folder(output_dir) as folder:
+        staged = StagedFiles(folder)
+        _stage_maps(staged, result, output_dir, roots)
+        _stage_flags(staged, result, output_dir, roots)
+        _stage_series(staged, result, output_dir, roots)
+        _stage_mask(staged, result, output_dir, roots)
+        _stage_tables(staged, result, output_dir, roots)
+        remove_outputs(result.run, output_dir)
+        return staged.publish()
+
+
+def _stage_maps(
+    staged: StagedFiles, result: RunResult, output_dir: Path, roots: sidecar.DatasetRoots
+) -> None:
+    maps = result.estimate.maps
+    ensemble = all(f"{label}{SPREAD_SUFFIX}" in maps for label in SPREAD_LABELS)
+    for spec in MAPS:
+        for spread in (False, True):
+            if spread and not (ensemble and spec.label in SPREAD_LABELS):
+                continue
+            key = f"{spec.label}{SPREAD_SUFFIX}" if spread else spec.label
+            ending = _map_ending(spec.label, spread=spread)
+            staged.add_nifti(
+                _target(result.run, output_dir, f"{ending}.nii.gz"), _image(result, _masked(result, key))
+            )
+            staged.add_json(
+                _target(result.run, output_dir, f"{ending}.json"),
+                sidecar.map_sidecar(result, spec, roots, spread=spread),
+            )
+
+
+def _stage_flags(
+    staged: StagedFiles, result: RunResult, output_dir: Path, roots: sidecar.DatasetRoots
+) -> None:
+    flags = np.where(result.averaged.mask, result.flags, 0).astype(np.uint8)
+    staged.add_nifti(_target(result.run, output_dir, f"{_FLAGS}.nii.gz"), _image(result, flags))
+    staged.add_json(_target(result.run, output_dir, f"{_FLAGS}.json"), sidecar.flags_sidecar(result, roots))
+    rows = [
+        {"index": spec.code, "name": spec.name, "color": spec.color, "description": spec.description}
+        for spec in FLAGS
+    ]
+    staged.add_tsv(
+        _target(result.run, output_dir, f"{_FLAGS}.tsv"), ("index", "name", "color", "description"), rows
+    )
+
+
+def _stage_series(
+    staged: StagedFiles, result: RunResult, output_dir: Path, roots: sidecar.DatasetRoots
+) -> None:
+    series = result.series
+    image = _image(result, series.signals.astype(np.float32, copy=False))
+    staged.add_nifti(_target(result.run, output_dir, f"{_SERIES}.nii.gz"), image)
+    staged.add_json(_target(result.run, output_dir, f"{_SERIES}.json"), sidecar.series_sidecar(result, roots))
+    staged.add_bytes(
+        _target(result.run, output_dir, f"{_SERIES}.bval"), _numbers(series.bvals[None], "%.10g")
+    )
+    if series.bvecs is not None:
+        # A direction without a value belongs to a volume without diffusion weighting.
+        directions = np.nan_to_num(series.bvecs.T, nan=0.0, posinf=0.0, neginf=0.0)
+        staged.add_bytes(_target(result.run, output_dir, f"{_SERIES}.bvec"), _numbers(directions, "%.8g"))
+
+
+def _stage_mask(
+    staged: StagedFiles, result: RunResult, output_dir: Path, roots: sidecar.DatasetRoots
+) -> None:
+    ending = f"desc-{result.anatomy}_mask"
+    image = _image(result, result.averaged.mask.astype(np.uint8))
+    staged.add_nifti(_target(result.run, output_dir, f"{ending}.nii.gz"), image)
+    staged.add_json(_target(result.run, output_dir, f"{ending}.json"), sidecar.mask_sidecar(result, roots))
+
+
+def _stage_tables(
+    staged: StagedFiles, result: RunResult, output_dir: Path, roots: sidecar.DatasetRoots
+) -> None:
+    staged.add_tsv(
+        _target(result.run, output_dir, f"{_TRAINING}.tsv"),
+        qc.history_columns(result),
+        qc.history_rows(result),
+    )
+    staged.add_json(_target(result.run, output_dir, f"{_TRAINING}.json"), qc.history_sidecar(result, roots))
+    staged.add_tsv(_target(result.run, output_dir, f"{_QC}.tsv"), list(qc.qc_columns()), [qc.qc_row(result)])
+    outputs = [target.name for target in staged.targets]
+    staged.add_json(_target(result.run, output_dir, _MARKER), qc.qc_sidecar(result, roots, outputs))
+
+
+def _numbers(rows: np.ndarray, form: str) -> bytes:
+    return "".join(" ".join(form % value for value in row) + "\n" for row in rows).encode()
+
+
+def _masked(result: RunResult, key: str) -> np.ndarray:
+    values = np.asarray(result.estimate.maps[key], dtype=np.float32)
+    mask = result.averaged.mask
+    if values.shape != mask.shape:
+        raise InternalError(f"{result.run.name}: map {key} has shape {values.shape}, the mask {mask.shape}")
+    broken = int(np.count_nonzero(~np.isfinite(values[mask])))
+    if broken:
+        raise InternalError(f"{result.run.name}: map {key} is not finite in {broken} voxels of the mask")
+    return np.where(mask, values, np.float32(np.nan))
+
+
+def _image(result: RunResult, values: np.ndarray) -> nib.Nifti1Image:
+    """Image with exactly the geometry fields of the source header.
+
+    The affine is left to the header, so transforms that the source does not set stay unset.
+    """
+    header = result.header.copy()
+    expected = result.averaged.mask.shape
+    # Two dimensions only: a single slice may be stored without a third one.
+    if values.shape[:3] != expected or tuple(header.get_data_shape()[:2]) != expected[:2]:
+        raise InternalError(
+            f"{result.run.name}: an output has shape {values.shape}, the mask {expected}, "
+            f"the source {header.get_data_shape()}"
+        )
+    if not np.allclose(header.get_best_affine(), result.series.affine, atol=AFFINE_TOLERANCE):
+        raise InternalError(f"{result.run.name}: the series is not on the grid of its source image")
+    header.extensions.clear()
+    header.set_data_shape(values.shape)
+    header.set_data_dtype(values.dtype)
+    header.set_slope_inter(None, None)
+    header.set_intent("none")
+    header["cal_min"] = header["cal_max"] = 0
+    image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    return image_class(values, None, header)

@@ -1,0 +1,91 @@
+"""Measured b-values to nominal ones: scanner jitter is one b-value, a protocol's steps are several."""
+
+from __future__ import annotations
+
+import numpy as np
+
+JITTER_FRACTION_LOW = 0.1
+"""Share of a low b-value within which imaging gradients move it (b = 10 is written as 9 or 11)."""
+
+JITTER_LIMIT_LOW = 4.0
+"""s/mm^2; stays below the 5 s/mm^2 steps of published IVIM protocols up to b = 100."""
+
+JITTER_FLOOR = 0.5
+"""s/mm^2; b = 0 and b = 1 are two b-values of some protocols, 0 and 0.4 never are."""
+
+JITTER_FRACTION = 0.01
+"""Rounding and per-direction variation of high b-values (995, 1000, 1005)."""
+
+MAX_SPAN = 2.0
+"""Widest group in tolerances, so that a chain of close values cannot grow without end."""
+
+
+def bvalue_tolerance(bvals: np.ndarray) -> np.ndarray:
+    """Gap below a b-value from which on it is a step of the protocol, not jitter.
+
+    Parameters
+    ----------
+    bvals : array_like, shape (...), s/mm^2
+
+    Returns
+    -------
+    ndarray, shape (...), s/mm^2
+
+    Examples
+    --------
+    >>> bvalue_tolerance([0, 10, 20, 50, 100, 1000]).tolist()
+    [0.5, 1.1, 2.2, 4.5, 5.0, 14.0]
+    """
+    b = np.asarray(bvals, dtype=np.float64)
+    return np.clip(JITTER_FRACTION_LOW * b, JITTER_FLOOR, JITTER_LIMIT_LOW) + JITTER_FRACTION * b
+
+
+def _group_once(bvals: np.ndarray) -> np.ndarray:
+    """Median of the group of every b-value; groups are grown upwards from the lowest value."""
+    values, inverse = np.unique(bvals, return_inverse=True)
+    tolerance = bvalue_tolerance(values)
+    group = np.zeros(values.size, dtype=int)
+    start = 0
+    for i in range(1, values.size):
+        apart = values[i] - values[i - 1] >= tolerance[i]
+        if apart or values[i] - values[start] > MAX_SPAN * tolerance[i]:
+            start = i
+        group[i] = group[i - 1] + (start == i)
+    group_of_volume = group[inverse]
+    medians = np.array([np.median(bvals[group_of_volume == g]) for g in range(group[-1] + 1)])
+    return medians[group_of_volume]
+
+
+def group_bvalues(bvals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nominal b-values of a series, and which of them each volume has.
+
+    Neighbouring values belong together when their gap is below the
+    :func:`bvalue_tolerance` of the larger one and the group stays within
+    :data:`MAX_SPAN` tolerances. The nominal b-value is the median of its volumes.
+
+    Parameters
+    ----------
+    bvals : array_like, shape (N,), s/mm^2, N >= 1
+        In any order, repeated or not.
+
+    Returns
+    -------
+    nominal : ndarray, shape (B,), float64, s/mm^2, strictly ascending
+    index : ndarray, shape (N,), int
+        ``nominal[index]`` are the nominal b-values of the volumes.
+
+    Examples
+    --------
+    >>> nominal, index = group_bvalues([1000, 0, 995, 10, 5, 1005])
+    >>> nominal.tolist(), index.tolist()
+    ([0.0, 5.0, 10.0, 1000.0], [3, 0, 3, 2, 1, 3])
+    """
+    current = np.asarray(bvals, dtype=np.float64)
+    # Medians of two groups can lie closer than the groups' edges; grouping again until
+    # nothing moves makes the result the same for nominal values as for measured ones.
+    while True:
+        grouped = _group_once(current)
+        if np.array_equal(grouped, current):
+            nominal, index = np.unique(current, return_inverse=True)
+            return nominal, index
+        current = grouped

@@ -1,0 +1,97 @@
+"""Why a voxel is not to be trusted: one code per voxel, the first reason that holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+NEGLIGIBLE_F = 0.02
+"""Perfusion fraction below which D* has no meaning (the blood signal is under 2 % of S0)."""
+
+BOUND_MARGIN = 0.005
+"""A parameter within this share of its interval from an end counts as at the bound."""
+
+RESIDUAL_FACTOR = 3.0
+"""A residual above this multiple of the expected noise is not explained by noise."""
+
+MIN_SIGNAL_TO_NOISE = 3.0
+"""S0 / sigma below which Rician noise is no longer near Gaussian (Gudbjartsson and Patz 1995)."""
+
+
+@dataclass(frozen=True)
+class FlagSpec:
+    """One reason: its code in the segmentation, its name and what it says."""
+
+    code: int
+    name: str
+    color: str
+    description: str
+
+
+FLAGS: tuple[FlagSpec, ...] = (
+    FlagSpec(1, "parameter_at_bound", "#e69f00", "F at its upper end, or D or D* at an end, of the allowed interval"),
+    FlagSpec(
+        2, "residual_above_noise", "#d55e00", "Root mean squared residual more than 3 times the expected noise"
+    ),
+    FlagSpec(3, "dstar_undefined", "#56b4e9", "F below 0.02: D* has no meaning"),
+    FlagSpec(4, "outside_noise_model", "#cc79a7", "S0 below 3 times the noise: the noise is not near Gaussian"),
+    FlagSpec(5, "no_similar_neighbour", "#009e73", "No similar neighbour in the search window besides the voxel itself"),
+)
+"""Reasons in the order in which the first one that holds is written."""
+
+
+def flag_voxels(
+    maps: dict[str, np.ndarray],
+    mask: np.ndarray,
+    bounds: dict[str, tuple[float, float]],
+    sigma: float,
+    sigma_per_bval: np.ndarray,
+    neighbour_count: np.ndarray | None,
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Label every voxel with the first reason not to trust it.
+
+    Parameters
+    ----------
+    maps : dict of str to ndarray, shape (X, Y, Z)
+        ``f``, ``d``, ``dstar``, ``s0`` (source units) and ``rmse`` (relative to S0).
+    mask : ndarray, shape (X, Y, Z), bool
+    bounds : dict
+        Interval of ``f``, ``d`` and ``dstar``.
+    sigma : float
+        Noise standard deviation of one volume, source units.
+    sigma_per_bval : ndarray, shape (B,)
+        Noise standard deviation of every averaged signal, source units.
+    neighbour_count : ndarray, shape (X, Y, Z), or None
+
+    Returns
+    -------
+    flags : ndarray, shape (X, Y, Z), uint8
+        0 where nothing is flagged and outside the mask.
+    counts : dict of str to int
+        Voxels for which each reason holds, whether or not an earlier one does.
+    """
+
+    def near(value: np.ndarray, bound: float, interval: tuple[float, float]) -> np.ndarray:
+        return np.abs(value - bound) <= BOUND_MARGIN * (interval[1] - interval[0])
+
+    expected = np.sqrt(np.mean(np.square(sigma_per_bval)))
+    s0 = np.where(mask, maps["s0"], 0.0)
+    at_bound = near(maps["f"], bounds["f"][1], bounds["f"])
+    for label in ("d", "dstar"):
+        for end in bounds[label]:
+            at_bound = at_bound | near(maps[label], end, bounds[label])
+    reasons = {
+        "parameter_at_bound": at_bound,
+        "residual_above_noise": maps["rmse"] * s0 > RESIDUAL_FACTOR * expected,
+        "dstar_undefined": maps["f"] < NEGLIGIBLE_F,
+        "outside_noise_model": s0 < MIN_SIGNAL_TO_NOISE * sigma,
+        "no_similar_neighbour": np.zeros_like(mask) if neighbour_count is None else neighbour_count <= 1,
+    }
+    flags = np.zeros(mask.shape, dtype=np.uint8)
+    counts = {}
+    for spec in FLAGS:
+        holds = reasons[spec.name] & mask
+        counts[spec.name] = int(holds.sum())
+        flags[holds & (flags == 0)] = spec.code
+    return flags, counts

@@ -1,0 +1,89 @@
+"""The maps the app writes, and what an estimator returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class MapSpec:
+    """One parameter map: file label, unit, what it means and how it is shown.
+
+    Attributes
+    ----------
+    label : str
+        Value of the ``param`` entity.
+    symbol : str
+        How texts and figures name it.
+    unit : str
+        BIDS ``Units``.
+    description : str
+    display_range : tuple of float or None
+        Fixed colour range of figures, in ``unit``; None: taken from the data.
+    """
+
+    label: str
+    symbol: str
+    unit: str
+    description: str
+    display_range: tuple[float, float] | None
+
+
+MAPS: tuple[MapSpec, ...] = (
+    MapSpec("f", "F", "arbitrary", "Perfusion fraction F of the IVIM model, a fraction between 0 and 1", (0.0, 0.5)),
+    MapSpec("d", "D", "mm^2/s", "Diffusion coefficient D of the tissue", (0.0, 0.003)),
+    MapSpec(
+        "dstar",
+        "D*",
+        "mm^2/s",
+        "Pseudo-diffusion coefficient D* of the blood: the full second exponent, not D* - D. "
+        "It has no meaning where F is close to 0; those voxels are flagged",
+        (0.0, 0.1),
+    ),
+    MapSpec("s0", "S0", "arbitrary", "Signal at b = 0 in the units of the source image", None),
+    MapSpec(
+        "rmse",
+        "RMSE",
+        "arbitrary",
+        "Root mean squared difference between predicted and averaged measured signals over b-values, relative to S0",
+        (0.0, 0.2),
+    ),
+)
+"""Every map of the contract, in the order in which it is written and shown."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What every estimator returns.
+
+    Attributes
+    ----------
+    maps : dict of str to ndarray, shape (X, Y, Z), float32
+        One array per :data:`MAPS` label: finite inside the mask, NaN outside.
+    predicted : ndarray, shape (X, Y, Z, B), float32, units of the source image
+        Signals the maps predict; 0 outside the mask.
+    history : list of dict
+        One row per data iteration (one row for least squares); same keys in every row.
+    losses : list of tuple (data_iteration, epoch, loss)
+        Training curve; empty for least squares.
+    neighbour_count : ndarray, shape (X, Y, Z), int, or None
+        Similar neighbours of each voxel at the end, itself included; None when not searched.
+    parameters : dict
+        Settings as resolved for these data (thresholds, bounds, iterations done,
+        stop reason, seed ...), JSON-serialisable, for the sidecar.
+    algorithm : str
+        One sentence for ``EstimationAlgorithm``.
+    device : str
+        Where it was estimated ("cpu", "cuda:0 NVIDIA H200").
+    """
+
+    maps: dict[str, np.ndarray]
+    predicted: np.ndarray
+    history: list[dict]
+    parameters: dict
+    algorithm: str
+    device: str = "cpu"
+    losses: list[tuple[int, int, float]] = field(default_factory=list)
+    neighbour_count: np.ndarray | None = None

@@ -1,0 +1,123 @@
+"""One unit of work: the source images of a run, and everything that came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sicnn_app.ivim.maps import Estimate
+from sicnn_app.ivim.series import AveragedSignals, DwiSeries
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """One DWI image file and the files associated with it by inheritance.
+
+    Attributes
+    ----------
+    image : Path
+    bval, bvec : Path or None
+    sidecars : tuple of Path
+        JSON sidecars that apply, farthest first; later ones override earlier ones.
+    metadata : dict
+        The merged sidecars.
+    """
+
+    image: Path
+    bval: Path | None
+    bvec: Path | None
+    sidecars: tuple[Path, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DwiRun:
+    """One run to process; several source images when runs are combined.
+
+    Attributes
+    ----------
+    entities : dict of str to str
+        Short BIDS entity keys (``sub``, ``ses``, ``acq``, ``dir``, ``run``, ``part`` ...) in
+        BIDS order to their labels as written in the file name (``run-01`` stays ``01``).
+        For combined runs the entities they share.
+    parts : tuple of SourceImage
+    mask : Path or None
+        Mask found in a derivative dataset.
+    preprocessed : bool
+        The image is a ``desc-preproc_dwi`` of a derivative dataset.
+    """
+
+    entities: dict[str, str]
+    parts: tuple[SourceImage, ...]
+    mask: Path | None = None
+    preprocessed: bool = False
+
+    @property
+    def name(self) -> str:
+        """The stem ``<src>`` of every output, for example ``sub-01_ses-1_acq-T70``."""
+        return "_".join(f"{key}-{label}" for key, label in self.entities.items())
+
+    @property
+    def subject(self) -> str:
+        return self.entities["sub"]
+
+    @property
+    def session(self) -> str | None:
+        return self.entities.get("ses")
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Metadata of the first source image."""
+        return self.parts[0].metadata
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Everything a finished run writes.
+
+    Attributes
+    ----------
+    run : DwiRun
+    header : nibabel header
+        Header of the (first) source image: geometry is copied from it.
+    series : DwiSeries
+        The preprocessed 4-D series before averaging.
+    averaged : AveragedSignals
+    estimate : Estimate
+    flags : ndarray, shape (X, Y, Z), uint8
+        Codes of :data:`sicnn_app.ivim.flags.FLAGS`; 0 where nothing is flagged.
+    flag_counts : dict of str to int
+        Voxels for which each reason holds, also where an earlier reason is shown.
+    anatomy : str
+        ``brain`` or ``body``: also the ``desc`` of the mask.
+    anatomy_source : str
+        What decided it, in words.
+    mask_source : str
+        How the mask was made, or the path of the file it came from.
+    steps : list of dict
+        Preprocessing steps in order: ``{"Name": str, "Description": str, ...numbers}``.
+    warnings : list of str
+        What was assumed or left out, one line each.
+    settings : dict
+        Every flag that can change a map, as resolved; JSON-serialisable.
+    fingerprint : str
+        Hash over the settings, the source files and the app's minor version.
+    """
+
+    run: DwiRun
+    header: Any
+    series: DwiSeries
+    averaged: AveragedSignals
+    estimate: Estimate
+    flags: np.ndarray
+    flag_counts: dict[str, int]
+    anatomy: str
+    anatomy_source: str
+    mask_source: str
+    steps: list[dict[str, Any]]
+    warnings: list[str]
+    settings: dict[str, Any]
+    fingerprint: str

@@ -1,0 +1,116 @@
+"""Bounded bi-exponential least squares for tensors of voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+
+from sicnn_app.lsq.levenberg_marquardt import minimise
+from sicnn_app.lsq.starts import grid_starts, limits, segmented_start
+from sicnn_app.settings import Bounds
+
+DEFAULT_BOUNDS = Bounds()
+
+MAX_ITERATIONS = 500
+"""Steps per voxel: noisy voxels need tens, nearly equal exponents without noise hundreds."""
+
+ROUNDS = ((3, 2), (5, 1))
+"""(Steps, starts of each voxel that go on). On 48000 simulated voxels (8 and 16 b-values, SNR 10 to 50)
+0.07 % end more than 0.1 % above the residual of all starts carried to the end."""
+
+CHUNK_ELEMENTS = {"cpu": 2**19, "cuda": 2**24}
+"""Signals times (about) starts fitted at once: what fits into caches, or fills a GPU with some GB."""
+
+
+@dataclass(frozen=True)
+class LsqFit:
+    """Fitted parameters of V voxels, float64, on the device of the signals.
+
+    Attributes
+    ----------
+    f, d, dstar, s0 : Tensor, shape (V,)
+        Fraction, mm^2/s, mm^2/s, relative to the normaliser; inside the bounds.
+    rss : Tensor, shape (V,)
+        Residual sum of squares over b of the normalised signals.
+    converged : Tensor, shape (V,), bool
+    iterations : Tensor, shape (V,), int64
+        Steps tried from the start that won, counting those of the rounds in full.
+    """
+
+    f: torch.Tensor
+    d: torch.Tensor
+    dstar: torch.Tensor
+    s0: torch.Tensor
+    rss: torch.Tensor
+    converged: torch.Tensor
+    iterations: torch.Tensor
+
+
+def fit_biexponential(
+    normalised: torch.Tensor,
+    bvals: torch.Tensor,
+    bounds: Bounds = DEFAULT_BOUNDS,
+    *,
+    max_iterations: int = MAX_ITERATIONS,
+    progress: Callable[[int, int], None] | None = None,
+) -> LsqFit:
+    """Fit F, D, D* and S0 to every voxel by bounded least squares.
+
+    A segmented fit and the best points of a grid start the full bi-exponential fit; the lowest
+    residual wins. Voxels do not influence each other, and all arithmetic is in float64.
+
+    Parameters
+    ----------
+    normalised : Tensor, shape (V, B), finite, relative to the signal at the lowest b-value
+    bvals : Tensor, shape (B,), s/mm^2
+        At least two distinct values.
+    bounds : Bounds
+        Closed intervals; S0 relative to the normaliser.
+    max_iterations : int
+        Most steps per voxel after the rounds that choose its start.
+    progress : callable, optional
+        Called with (voxels done, voxels in all) after every chunk.
+
+    Returns
+    -------
+    LsqFit
+
+    References
+    ----------
+    Le Bihan et al., Radiology 1988;168:497-505 (model); More, Lect Notes Math 1978;630:105-116
+    (Levenberg-Marquardt).
+    """
+    y, b = normalised.detach().double(), bvals.to(normalised.device, torch.float64)
+    elements = CHUNK_ELEMENTS.get(y.device.type, CHUNK_ELEMENTS["cpu"])
+    parts, done = [], 0
+    for chunk in y.split(max(1, elements // (8 * len(b)))):
+        parts.append(_fit_chunk(chunk, b, bounds, max_iterations))
+        done += len(chunk)
+        if progress is not None:
+            progress(done, len(y))
+    return LsqFit(*(torch.cat([getattr(part, item.name) for part in parts]) for item in fields(LsqFit)))
+
+
+def _fit_chunk(y: torch.Tensor, b: torch.Tensor, bounds: Bounds, max_iterations: int) -> LsqFit:
+    lower, upper = limits(bounds, y)
+    points = torch.cat((segmented_start(y, b, bounds)[None], grid_starts(y, b, bounds)))
+    for steps, survivors in ROUNDS:
+        count, voxels, columns = points.shape
+        race = minimise(y.repeat(count, 1), b, points.view(-1, columns), lower, upper, max_iterations=steps)
+        ranks = race.rss.view(count, voxels).argsort(dim=0, stable=True)[:survivors]
+        points = race.parameters.view(count, voxels, columns).gather(
+            0, ranks[:, :, None].expand(-1, -1, columns)
+        )
+    final = minimise(y, b, points[0], lower, upper, max_iterations=max_iterations)
+    s0, f, d, dstar = final.parameters.unbind(dim=1)
+    return LsqFit(
+        f=f,
+        d=d,
+        dstar=dstar,
+        s0=s0,
+        rss=final.rss,
+        converged=final.converged,
+        iterations=final.iterations + sum(steps for steps, _ in ROUNDS),
+    )

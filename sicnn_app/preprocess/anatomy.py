@@ -1,0 +1,45 @@
+"""Brain or body: which kind of mask the data need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+BODY_PART_KEYS = ("BodyPart", "BodyPartExamined")
+"""Sidecar fields that name the scanned part: the one of BIDS first, then the one of DICOM."""
+
+BRAIN_NAMES = ("BRAIN", "HEAD")
+
+
+def choose_anatomy(requested: str, metadata: Mapping[str, Any]) -> tuple[str, str]:
+    """Decide between ``brain`` and ``body``.
+
+    Parameters
+    ----------
+    requested : str
+        ``auto``, ``brain`` or ``body``, the value of ``--anatomy``.
+    metadata : mapping
+        Merged JSON sidecars of the run.
+
+    Returns
+    -------
+    anatomy : str
+        ``brain`` or ``body``.
+    source : str
+        What decided it, in words.
+
+    Examples
+    --------
+    >>> choose_anatomy("auto", {"BodyPartExamined": "HEAD"})
+    ('brain', 'BodyPartExamined HEAD of the sidecar')
+    >>> choose_anatomy("auto", {})
+    ('body', 'the sidecar names no body part')
+    """
+    if requested != "auto":
+        return requested, f"--anatomy {requested}"
+    for key in BODY_PART_KEYS:
+        name = str(metadata.get(key) or "").strip()
+        if name:
+            anatomy = "brain" if name.upper() in BRAIN_NAMES else "body"
+            return anatomy, f"{key} {name} of the sidecar"
+    return "body", "the sidecar names no body part"

@@ -1,0 +1,254 @@
+"""Repeats and directions of every b-value to one signal per voxel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.sparse.csgraph import connected_components
+
+from sicnn_app.errors import DataError
+from sicnn_app.ivim.bvalues import group_bvalues
+from sicnn_app.ivim.series import DwiSeries
+
+SAME_DIRECTION = 1.0
+"""Degrees; gradient vectors closer than this, up to sign, are repeats of one direction."""
+
+MIN_DIRECTION_NORM = 1e-3
+"""A gradient vector shorter than this states no direction."""
+
+UNWEIGHTED_BVAL = 0.5
+"""s/mm^2; at or below it there is no diffusion weighting and directions mean nothing."""
+
+
+@dataclass(frozen=True)
+class VolumeGroups:
+    """Which volumes are repeats of which direction of which b-value.
+
+    Attributes
+    ----------
+    bvals : ndarray, shape (B,), float64, s/mm^2, strictly ascending
+    members : tuple (one entry per b-value) of tuples (one per direction) of ndarray of int
+        Indices of the volumes that repeat the direction, ascending.
+    """
+
+    bvals: np.ndarray
+    members: tuple[tuple[np.ndarray, ...], ...]
+
+    @property
+    def repeats(self) -> np.ndarray:
+        """Volumes per b-value, shape (B,)."""
+        return np.array([sum(volumes.size for volumes in directions) for directions in self.members])
+
+    @property
+    def directions(self) -> np.ndarray:
+        """Distinct directions per b-value, shape (B,)."""
+        return np.array([len(directions) for directions in self.members])
+
+    @property
+    def noise_factors(self) -> np.ndarray:
+        """Noise of every averaged signal relative to one volume, shape (B,).
+
+        With n_d repeats of each of K directions: sqrt(sum_d 1 / n_d) / K, which is 1 / sqrt(n) for
+        n volumes in balanced numbers. For the geometric mean it holds to first order in the noise,
+        for directions of similar signal.
+        """
+        return np.array(
+            [
+                np.sqrt(sum(1.0 / volumes.size for volumes in directions)) / len(directions)
+                for directions in self.members
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class RepeatAverage:
+    """One signal per nominal b-value.
+
+    Attributes
+    ----------
+    signals : ndarray, shape (X, Y, Z, B), float32, units of the source image
+        Finite inside ``mask``, 0 outside.
+    mask : ndarray, shape (X, Y, Z), bool
+        The given mask less the voxels without usable data.
+    groups : VolumeGroups
+    record : dict
+        One row of the preprocessing steps.
+    warnings : list of str
+    """
+
+    signals: np.ndarray
+    mask: np.ndarray
+    groups: VolumeGroups
+    record: dict[str, Any]
+    warnings: list[str]
+
+
+def group_volumes(series: DwiSeries) -> VolumeGroups:
+    """Sort the volumes of a series by nominal b-value and direction.
+
+    Without a .bvec, and without diffusion weighting, all volumes of a b-value are repeats of one
+    direction. Vectors at most :data:`SAME_DIRECTION` apart up to sign are one direction, chains of
+    such vectors too; zero and non-finite vectors together are one direction of their own.
+
+    Parameters
+    ----------
+    series : DwiSeries
+
+    Returns
+    -------
+    VolumeGroups
+    """
+    nominal, index = group_bvalues(series.bvals)
+    members = []
+    for b, bval in enumerate(nominal):
+        volumes = np.flatnonzero(index == b)
+        if series.bvecs is None or bval <= UNWEIGHTED_BVAL:
+            members.append((volumes,))
+        else:
+            labels = _direction_labels(series.bvecs[volumes])
+            members.append(tuple(volumes[labels == label] for label in dict.fromkeys(labels.tolist())))
+    return VolumeGroups(bvals=nominal, members=tuple(members))
+
+
+def mean_of_volumes(signals: np.ndarray, volumes: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
+    """Arithmetic mean over the finite values of some volumes, one volume in memory at a time.
+
+    Parameters
+    ----------
+    signals : ndarray, shape (X, Y, Z, N)
+    volumes : ndarray of int
+    where : ndarray, shape (X, Y, Z), bool, or None
+        Voxels wanted; None: all.
+
+    Returns
+    -------
+    ndarray, shape (X, Y, Z), or (M,) for the M voxels of ``where``, float64
+        NaN where no volume is finite.
+    """
+    total: np.ndarray | float = 0.0
+    count: np.ndarray | int = 0
+    for volume in volumes:
+        values = signals[..., volume] if where is None else signals[..., volume][where]
+        finite = np.isfinite(values)
+        total = total + np.where(finite, values, 0.0).astype(np.float64)
+        count = count + finite
+    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=np.asarray(count) > 0)
+
+
+def average_repeats(series: DwiSeries, mask: np.ndarray) -> RepeatAverage:
+    """Average the repeats, then the directions, of every b-value.
+
+    Repeats r of a direction d arithmetically, S_d = mean_r S_dr; directions by the geometric mean,
+    S = (prod_d S_d)^(1/K) = exp(mean_d ln S_d), which makes a tensor's mono-exponential decays one of
+    the mean diffusivity. In a voxel where any S_d of a b-value is not positive its directions are
+    averaged arithmetically. Values that are not finite are left out of the means.
+
+    A voxel is taken out of the mask when a b-value has no finite value in it, when it is the same at
+    every b-value (zero, padding), or when its signal at the lowest b-value is not positive.
+
+    Parameters
+    ----------
+    series : DwiSeries
+    mask : ndarray, shape (X, Y, Z), bool
+
+    Returns
+    -------
+    RepeatAverage
+
+    Raises
+    ------
+    DataError
+        When no voxel of the mask has usable data.
+    """
+    groups = group_volumes(series)
+    inside = np.zeros((int(mask.sum()), groups.bvals.size))
+    arithmetic_voxels = np.zeros(inside.shape[0], dtype=bool)
+    for b, directions in enumerate(groups.members):
+        inside[:, b], arithmetic = _mean_over_directions(series.signals, directions, mask)
+        arithmetic_voxels |= arithmetic
+    inside = inside.astype(np.float32)
+
+    reasons = {
+        "without a finite value at some b-value": ~np.isfinite(inside).all(axis=1),
+        "with the same signal at every b-value": (inside == inside[:, :1]).all(axis=1),
+        f"without positive signal at b = {groups.bvals[0]:g}": inside[:, 0] <= 0,
+    }
+    unusable = np.zeros(inside.shape[0], dtype=bool)
+    counts = {}
+    for reason, holds in reasons.items():
+        holds = holds & ~unusable
+        unusable |= holds
+        if holds.any():
+            counts[reason] = int(holds.sum())
+    removed = "; ".join(f"{count} {reason}" for reason, count in counts.items())
+    if unusable.all():
+        raise DataError(f"no voxel of the mask has usable data ({removed or 'the mask is empty'})")
+    used = mask.copy()
+    used[mask] = ~unusable
+    signals = np.zeros((*mask.shape, groups.bvals.size), dtype=np.float32)
+    signals[used] = inside[~unusable]
+
+    arithmetic_voxels &= ~unusable
+    record = {
+        "Name": "Averaging of repeats and directions",
+        "Description": _describe(series, groups),
+        "BValues": [float(bval) for bval in groups.bvals],
+        "VolumesPerBValue": groups.repeats.tolist(),
+        "DirectionsPerBValue": groups.directions.tolist(),
+        "VoxelsAveragedArithmetically": int(arithmetic_voxels.sum()),
+        "VoxelsWithoutData": int(unusable.sum()),
+    }
+    warnings = (
+        [f"{int(unusable.sum())} voxels without usable data were taken out of the mask: {removed}"]
+        if counts
+        else []
+    )
+    return RepeatAverage(signals=signals, mask=used, groups=groups, record=record, warnings=warnings)
+
+
+def _direction_labels(bvecs: np.ndarray) -> np.ndarray:
+    """One label per vector, shape (n,); -1 where there is no direction."""
+    norms = np.linalg.norm(bvecs, axis=1)
+    known = np.isfinite(norms) & (norms > MIN_DIRECTION_NORM)
+    labels = np.full(norms.size, -1)
+    if known.any():
+        unit = bvecs[known] / norms[known, None]
+        close = np.abs(unit @ unit.T) >= np.cos(np.deg2rad(SAME_DIRECTION))
+        labels[known] = connected_components(close, directed=False)[1]
+    return labels
+
+
+def _mean_over_directions(
+    signals: np.ndarray, directions: tuple[np.ndarray, ...], mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of one b-value in the voxels of the mask, and where it had to be arithmetic."""
+    total = log_total = np.zeros(int(mask.sum()))
+    count = np.zeros(total.size, dtype=int)
+    positive = np.ones(total.size, dtype=bool)
+    for volumes in directions:
+        mean = mean_of_volumes(signals, volumes, mask)
+        finite = np.isfinite(mean)
+        above = mean > 0
+        total = total + np.where(finite, mean, 0.0)
+        log_total = log_total + np.log(mean, out=np.zeros_like(mean), where=above)
+        count += finite
+        positive &= above | ~finite
+    arithmetic = ~positive if len(directions) > 1 else np.zeros(total.size, dtype=bool)
+    with np.errstate(invalid="ignore"):
+        geometric = np.exp(log_total / np.where(count > 0, count, np.nan))
+        return np.where(positive, geometric, total / np.where(count > 0, count, np.nan)), arithmetic
+
+
+def _describe(series: DwiSeries, groups: VolumeGroups) -> str:
+    if groups.repeats.max() == 1:
+        return "One volume per b-value: nothing to average"
+    if series.bvecs is None:
+        return "Arithmetic mean of the volumes of every b-value; there are no gradient directions"
+    if groups.directions.max() == 1:
+        return "Arithmetic mean of the repeats of every b-value; there is one direction per b-value"
+    return (
+        "Arithmetic mean of the repeats of a direction, then geometric mean over the directions of a b-value "
+        "(arithmetic in voxels where a direction is not positive)"
+    )

@@ -1,0 +1,240 @@
+"""Where the body or the brain is: masks from the mean image at low b."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from dipy.segment.mask import median_otsu
+from dipy.segment.threshold import otsu
+from scipy import ndimage
+
+from sicnn_app.errors import DataError
+
+SMOOTHING_WIDTH = 3
+"""Voxels; side of the in-plane median filter before the threshold. Unlike a Gaussian filter it
+does not spread bright edges outwards."""
+
+SIGNAL_FLOOR = 0.01
+"""Share of the 99th percentile added before the logarithm, so that zeros and negative voxels stay finite."""
+
+MAX_BACKGROUND_LEVEL = 0.2
+"""A class below this share of the brighter one may be background whatever its decay (air, zero filling)."""
+
+MIN_BACKGROUND_RATIO = 0.65
+"""S(high b) / S(low b) above which a class does not decay. Magnitude noise has 1, tissue at b >= 400 s/mm^2
+about exp(-400 * 0.0012) = 0.6 or less."""
+
+HISTOGRAM_BINS = 256
+
+MAX_SPLITS = 3
+"""Bright organs, dark tissue and background are at most three classes apart."""
+
+MIN_COMPONENT_SHARE = 0.2
+"""Components of at least this share of the largest one are body too (a second leg, arms)."""
+
+MIN_MASK_SHARE = 0.01
+"""A brain below this share of the image, or a tenth of the body mask, is a failure of the method."""
+
+MEDIAN_PASSES = 4
+MAX_MEDIAN_RADIUS = 4
+"""Passes and voxels of the median filter: the defaults of ``dipy.segment.mask.median_otsu``."""
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask and how it was made.
+
+    Attributes
+    ----------
+    voxels : ndarray, shape (X, Y, Z), bool
+    method : str
+        In words, for the sidecar.
+    warnings : list of str
+    """
+
+    voxels: np.ndarray
+    method: str
+    warnings: list[str] = field(default_factory=list)
+
+
+def check_mask(mask: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Binarise a given mask (> 0) and compare it with the image.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (X, Y, Z), any type; NaN counts as outside
+        Trailing singleton dimensions may be added or missing.
+    shape : tuple of int
+        Spatial shape of the series.
+
+    Returns
+    -------
+    ndarray, shape (X, Y, Z), bool
+
+    Raises
+    ------
+    DataError
+        When the shapes differ or no voxel is inside.
+    """
+    mask = np.asarray(mask)
+
+    def significant(dimensions: tuple[int, ...]) -> tuple[int, ...]:
+        sizes = list(dimensions)
+        while sizes and sizes[-1] == 1:
+            sizes.pop()
+        return tuple(sizes)
+
+    if significant(mask.shape) != significant(tuple(shape)):
+        raise DataError(
+            f"the mask has shape {mask.shape}, the image {tuple(shape)}: give a mask on the grid of the image"
+        )
+    inside = np.greater(mask, 0).reshape(shape)
+    if not inside.any():
+        raise DataError("the mask is empty: no voxel is above 0")
+    return inside
+
+
+def body_mask(low: np.ndarray, high: np.ndarray | None = None) -> Mask:
+    """Everything that gives signal, wherever it lies in the image.
+
+    1. Take the median of 3 x 3 voxels in the slice plane and L = log(S + floor): in the logarithm
+       dark tissue lies nearer to the bright organs than to the background.
+    2. Split L by Otsu's threshold. The darker class is background when it is dark and does not
+       decay from low to high b, as tissue does and the noise floor does not; otherwise it is dark
+       tissue, and is split again. If no class is background the tissue fills the image.
+    3. Drop specks (opening), keep components of at least 20 % of the largest, fill holes in
+       3-D and in every slice.
+
+    The slice axis is the one with the fewest voxels (the last of equals). Nothing is assumed about
+    position, number or shape of the parts.
+
+    Parameters
+    ----------
+    low : ndarray, shape (X, Y, Z)
+        Mean image at low b; may hold NaN and negative values.
+    high : ndarray, shape (X, Y, Z), or None
+        Mean image at the highest b, same units; without it the first split is taken as it is.
+
+    Returns
+    -------
+    Mask
+        Empty only when ``low`` has no positive voxel.
+
+    References
+    ----------
+    Otsu, IEEE Trans Syst Man Cybern 1979;9:62-66.
+    """
+    finite = np.isfinite(low)
+    low = np.where(finite, np.maximum(np.nan_to_num(low, posinf=0.0), 0.0), 0.0).astype(np.float64)
+    plane = _in_plane(low.shape)
+    smooth = ndimage.median_filter(low, size=[SMOOTHING_WIDTH if axis in plane else 1 for axis in range(3)])
+    threshold = _background_threshold(smooth, None if high is None else np.nan_to_num(high))
+    if threshold is None:
+        return Mask(
+            voxels=finite & (low > 0),
+            method="every voxel with signal: no background was found in the image",
+            warnings=["no background was found in the image: the mask holds every voxel with signal"],
+        )
+    above = smooth > threshold
+    opened = _open(above, plane)
+    voxels = _fill(_large_components(opened if opened.any() else above), plane)
+    return Mask(
+        voxels=voxels,
+        method="body mask: Otsu threshold on the logarithm of the smoothed mean image at low b, "
+        f"components of at least {MIN_COMPONENT_SHARE:.0%} of the largest, holes filled",
+    )
+
+
+def brain_mask(low: np.ndarray, high: np.ndarray | None = None) -> Mask:
+    """Brain by ``dipy.segment.mask.median_otsu``: median filters, Otsu threshold, largest component.
+
+    The radius of the median filter shrinks with the matrix, so that small images keep their shape.
+    When the result is empty or implausibly small the body mask is used instead, with a warning.
+
+    Parameters
+    ----------
+    low, high : ndarray, shape (X, Y, Z)
+        As in :func:`body_mask`.
+
+    Returns
+    -------
+    Mask
+    """
+    plane = _in_plane(low.shape)
+    radius = int(np.clip(min(low.shape[axis] for axis in plane) // 24, 1, MAX_MEDIAN_RADIUS))
+    image = np.maximum(np.nan_to_num(low, posinf=0.0, neginf=0.0), 0.0).astype(np.float64)
+    body = body_mask(low, high)
+    if np.ptp(image) > 0:
+        # The median filter can leave a tiny image without contrast, where Otsu's method divides 0 by 0.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            _, voxels = median_otsu(image, median_radius=radius, numpass=MEDIAN_PASSES)
+        voxels = _fill(_large_components(voxels, share=1.0), plane)
+    else:
+        voxels = np.zeros(low.shape, dtype=bool)
+    if voxels.sum() < max(MIN_MASK_SHARE * voxels.size, 0.1 * body.voxels.sum(), 1):
+        warning = (
+            f"median_otsu found a brain of {int(voxels.sum())} voxels, too few to be one: "
+            "the body mask is used; a mask can be given with --derivatives"
+        )
+        return Mask(body.voxels, f"{body.method} (median_otsu failed)", [*body.warnings, warning])
+    return Mask(
+        voxels, f"brain mask: dipy median_otsu, radius {radius}, {MEDIAN_PASSES} passes, holes filled"
+    )
+
+
+def _in_plane(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Axes of the slice plane: all but the one with the fewest voxels, the last of equals."""
+    slice_axis = max(range(3), key=lambda axis: (-shape[axis], axis))
+    return tuple(axis for axis in range(3) if axis != slice_axis)  # type: ignore[return-value]
+
+
+def _background_threshold(smooth: np.ndarray, high: np.ndarray | None) -> float | None:
+    """Signal below which a voxel is background; None when there is no background."""
+    if not smooth.any():
+        return None
+    floor = SIGNAL_FLOOR * np.percentile(smooth[smooth > 0], 99)
+    logarithm = np.log(smooth + floor)
+    candidates = np.ones(smooth.shape, dtype=bool)
+    for _ in range(MAX_SPLITS):
+        if np.ptp(logarithm[candidates]) == 0:
+            return None
+        # dipy returns the lower edge of the last bin of the darker class, which still belongs to it.
+        cut = (
+            otsu(logarithm[candidates], nbins=HISTOGRAM_BINS) + np.ptp(logarithm[candidates]) / HISTOGRAM_BINS
+        )
+        dark, bright = candidates & (logarithm <= cut), candidates & (logarithm > cut)
+        dark_level, bright_level = np.median(smooth[dark]), np.median(smooth[bright])
+        decays = high is not None and np.median(high[dark]) < MIN_BACKGROUND_RATIO * dark_level
+        if not decays or dark_level < MAX_BACKGROUND_LEVEL * bright_level:
+            return float(smooth[dark].max() + smooth[bright].min()) / 2
+        candidates = dark
+    return None
+
+
+def _open(mask: np.ndarray, plane: tuple[int, int]) -> np.ndarray:
+    """Opening by a cross in the slice plane; the border of the image does not count as outside."""
+    cross = ndimage.generate_binary_structure(3, 1)
+    for axis in range(3):
+        if axis not in plane or mask.shape[axis] == 1:
+            cross = cross & np.expand_dims(np.array([False, True, False]), [a for a in range(3) if a != axis])
+    padded = np.pad(mask, 1, mode="edge")
+    return ndimage.binary_opening(padded, cross)[1:-1, 1:-1, 1:-1] & mask
+
+
+def _large_components(mask: np.ndarray, share: float = MIN_COMPONENT_SHARE) -> np.ndarray:
+    labels, count = ndimage.label(mask)
+    if count == 0:
+        return mask
+    sizes = np.bincount(labels.ravel())[1:]
+    return np.isin(labels, 1 + np.flatnonzero(sizes >= share * sizes.max()))
+
+
+def _fill(mask: np.ndarray, plane: tuple[int, int]) -> np.ndarray:
+    """Fill cavities closed in 3-D or within one slice."""
+    in_plane = ndimage.generate_binary_structure(3, 1)
+    slice_axis = next(axis for axis in range(3) if axis not in plane)
+    in_plane = in_plane & np.expand_dims(
+        np.array([False, True, False]), [a for a in range(3) if a != slice_axis]
+    )
+    return ndimage.binary_fill_holes(ndimage.binary_fill_holes(mask), in_plane)

@@ -1,0 +1,112 @@
+"""Which volumes of a series are used: by b-value, and only those that hold data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sicnn_app.errors import DataError
+from sicnn_app.ivim.bvalues import group_bvalues
+from sicnn_app.ivim.series import MAX_LOW_BVAL, MIN_DISTINCT_BVALS, DwiSeries
+
+SAME_BVAL = 5.0
+"""s/mm^2; a b-value named by the user means the nominal one at most this far away."""
+
+
+def select_volumes(
+    series: DwiSeries, *, max_bval: float, ignore_bvals: Sequence[float] = ()
+) -> tuple[DwiSeries, dict[str, Any], list[str]]:
+    """Leave out volumes that were not asked for or hold no data.
+
+    Parameters
+    ----------
+    series : DwiSeries
+    max_bval : float
+        s/mm^2; volumes of a nominal b-value more than :data:`SAME_BVAL` above it are left out.
+    ignore_bvals : sequence of float
+        s/mm^2; volumes of the nominal b-value nearest to each are left out.
+
+    Returns
+    -------
+    selected : DwiSeries
+    record : dict
+        One row of the preprocessing steps.
+    warnings : list of str
+        One line for every reason for which volumes were left out.
+
+    Raises
+    ------
+    DataError
+        When fewer than 4 distinct b-values, or none at or below 200 s/mm^2, remain.
+    """
+    nominal, index = group_bvalues(series.bvals)
+    warnings = []
+    ignored = np.zeros(index.size, dtype=bool)
+    for bval in ignore_bvals:
+        nearest = int(np.argmin(np.abs(nominal - bval)))
+        if abs(nominal[nearest] - bval) > SAME_BVAL:
+            warnings.append(f"--ignore-bvals {bval:g}: the series has no such b-value ({_list(nominal)})")
+        else:
+            ignored |= index == nearest
+    reasons = {
+        f"above --max-bval {max_bval:g}": nominal[index] > max_bval + SAME_BVAL,
+        "named by --ignore-bvals": ignored,
+        "without data (all zero or not finite)": ~_volumes_with_data(series.signals),
+    }
+    left_out = np.zeros(index.size, dtype=bool)
+    named = []
+    for reason, applies in reasons.items():
+        applies = applies & ~left_out
+        left_out |= applies
+        if applies.any():
+            bvals = f"b = {_list(np.unique(nominal[index[applies]]))} s/mm^2"
+            named.append(f"{bvals} {reason}")
+            warnings.append(
+                f"left out {int(applies.sum())} volumes {reason}: {bvals}, "
+                f"volumes {_ranges(series.source_volumes[applies])} (counted from 0)"
+            )
+    _require_ivim_information(nominal[np.unique(index[~left_out])], named)
+    record = {
+        "Name": "Volume selection",
+        "Description": f"{int((~left_out).sum())} of {index.size} volumes used"
+        + (f"; left out: {'; '.join(named)}" if named else ""),
+        "VolumesLeftOut": [int(volume) for volume in series.source_volumes[left_out]],
+        "BValuesLeftOut": [float(bval) for bval in series.bvals[left_out]],
+        "MaximumBValue": float(max_bval),
+    }
+    return series.select(~left_out), record, warnings
+
+
+def _volumes_with_data(signals: np.ndarray) -> np.ndarray:
+    has_data = np.empty(signals.shape[3], dtype=bool)
+    for volume in range(signals.shape[3]):
+        values = signals[..., volume]
+        has_data[volume] = bool(np.any(np.isfinite(values) & (values != 0)))
+    return has_data
+
+
+def _require_ivim_information(bvals: np.ndarray, named: list[str]) -> None:
+    cause = f"; left out: {'; '.join(named)}" if named else ""
+    if bvals.size < MIN_DISTINCT_BVALS:
+        found = f"({_list(bvals)} s/mm^2) " if bvals.size else ""
+        raise DataError(
+            f"{bvals.size} distinct b-values {found}are left, "
+            f"the IVIM model needs at least {MIN_DISTINCT_BVALS}{cause}"
+        )
+    if bvals.min() > MAX_LOW_BVAL:
+        raise DataError(
+            f"the lowest b-value left is {bvals.min():g} s/mm^2, the IVIM model needs one at or below "
+            f"{MAX_LOW_BVAL:g}{cause}"
+        )
+
+
+def _list(bvals: np.ndarray) -> str:
+    return ", ".join(f"{bval:g}" for bval in bvals)
+
+
+def _ranges(volumes: np.ndarray) -> str:
+    """Ascending indices as text, runs shortened: ``3, 7-9``."""
+    runs = np.split(volumes, np.flatnonzero(np.diff(volumes) != 1) + 1)
+    return ", ".join(f"{run[0]}" if run.size == 1 else f"{run[0]}-{run[-1]}" for run in runs)

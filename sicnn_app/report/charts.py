@@ -1,0 +1,227 @@
+"""Numbers -> charts (SVG): signal decay, histograms, training."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from sicnn_app.ivim.signal import ivim_signal_maps
+from sicnn_app.report.quantities import Quantity
+from sicnn_app.report.style import BLUE, INK, LIGHT_BLUE, MUTED, ORANGE, plain_style
+
+SIZE = (4.4, 2.9)
+"""Inches; near the width of a phone, so that letters are not shrunk there."""
+
+AXES = (0.155, 0.17, 0.8, 0.71)
+"""Left, bottom, width and height of the axes in the figure, with room for labels and a legend above."""
+
+HISTOGRAM_BINS = 50
+MAX_CURVE_VOXELS = 20_000
+"""Voxels, evenly spread over the mask, that the medians of the predicted curve are taken over."""
+
+
+def decay_chart(
+    bvals: np.ndarray, in_mask: np.ndarray, f: np.ndarray, d: np.ndarray, dstar: np.ndarray, s0: np.ndarray
+) -> bytes:
+    """Measured and predicted signal, relative to S0, over the b-value.
+
+    Parameters
+    ----------
+    bvals : ndarray, shape (B,), s/mm^2
+    in_mask : ndarray, shape (B, M), signals in units of the image
+    f, d, dstar, s0 : ndarray, shape (M,)
+        Maps at the same voxels: fraction, mm^2/s, mm^2/s, units of the image.
+
+    Returns
+    -------
+    bytes
+        SVG.
+    """
+    low, median, high = signal_quartiles(in_mask, s0)
+    step = max(1, f.size // MAX_CURVE_VOXELS)
+    usable = np.flatnonzero(s0 > 0)[::step]
+    smooth = np.unique(np.concatenate([np.linspace(0, bvals[-1], 121), np.linspace(0, bvals[-1] / 8, 60)]))
+    curves = ivim_signal_maps(smooth, f[usable], d[usable], dstar[usable])
+    with plain_style():
+        figure, axes = _axes()
+        axes.errorbar(
+            bvals,
+            median,
+            yerr=(median - low, high - median),
+            fmt="o",
+            color=INK,
+            markersize=4,
+            elinewidth=1.1,
+            capsize=2.5,
+            label="measured, median and quartiles",
+        )
+        if usable.size:
+            axes.plot(smooth, np.median(curves, axis=0), color=ORANGE, label="predicted, median")
+        axes.set_xlabel("b (s/mm²)")
+        axes.set_ylabel("signal / S0")
+        axes.set_ylim(bottom=0)
+        axes.set_xlim(left=-0.02 * bvals[-1])
+        _legend(figure)
+        return _svg(figure)
+
+
+def signal_quartiles(in_mask: np.ndarray, s0: np.ndarray) -> np.ndarray:
+    """Quartiles over voxels of the signal relative to S0.
+
+    Parameters
+    ----------
+    in_mask : ndarray, shape (B, M)
+    s0 : ndarray, shape (M,)
+
+    Returns
+    -------
+    ndarray, shape (3, B)
+        Lower quartile, median, upper quartile; NaN when no voxel has a positive S0.
+    """
+    usable = s0 > 0
+    if not usable.any():
+        return np.full((3, in_mask.shape[0]), np.nan)
+    return np.percentile(in_mask[:, usable] / s0[usable], (25, 50, 75), axis=1)
+
+
+def histogram_chart(values: np.ndarray, flagged: np.ndarray, quantity: Quantity) -> bytes:
+    """Distribution of a parameter over the mask, flagged voxels apart, SVG.
+
+    Parameters
+    ----------
+    values : ndarray, shape (M,), in the unit of the file
+    flagged : ndarray, shape (M,), bool
+    quantity : Quantity
+        Values past its range are counted in the last bin.
+    """
+    low, high = quantity.limits(values)
+    shown = np.clip(values * quantity.factor, low, high)
+    edges = np.linspace(low, high, HISTOGRAM_BINS + 1)
+    share = np.full(shown.size, 100.0 / max(shown.size, 1))
+    with plain_style():
+        figure, axes = _axes()
+        axes.hist(
+            [shown[~flagged], shown[flagged]],
+            bins=edges,
+            weights=[share[~flagged], share[flagged]],
+            stacked=True,
+            color=[BLUE, LIGHT_BLUE],
+            label=["not flagged", "flagged"],
+        )
+        if shown.size:
+            median = float(np.median(values) * quantity.factor)
+            axes.axvline(median, color=ORANGE, linestyle="--", label=f"median {median:.3g}")
+        axes.set_xlim(low, high)
+        axes.set_xlabel(f"{quantity.spec.symbol} ({quantity.unit})")
+        axes.set_ylabel("voxels (%)")
+        _legend(figure)
+        return _svg(figure)
+
+
+def loss_chart(losses: Sequence[tuple[float, float, float]], epochs_done: Mapping[int, int]) -> bytes:
+    """Training loss per epoch with the borders of the data iterations, SVG.
+
+    Parameters
+    ----------
+    losses : sequence of (data iteration, epoch, loss)
+        May be thinned out.
+    epochs_done : mapping of int to int
+        Epochs of the data iterations, where known.
+    """
+    values = np.array([row[2] for row in losses], dtype=float)
+    epochs, borders = epoch_axis(losses, epochs_done)
+    with plain_style():
+        figure, axes = _axes()
+        for position, border in enumerate(borders):
+            axes.axvline(
+                border,
+                color=MUTED,
+                linewidth=1.0,
+                linestyle=":",
+                label="training signals rewritten" if position == 0 else None,
+            )
+        axes.plot(epochs, values, color=BLUE, marker="." if values.size < 30 else None, label="training loss")
+        if (values > 0).all():
+            axes.set_yscale("log")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("epoch, counted over all data iterations")
+        axes.set_ylabel("loss")
+        _legend(figure)
+        return _svg(figure)
+
+
+def epoch_axis(
+    losses: Sequence[tuple[float, float, float]], epochs_done: Mapping[int, int]
+) -> tuple[np.ndarray, list[float]]:
+    """Count epochs over all data iterations.
+
+    Parameters
+    ----------
+    losses, epochs_done
+        As for :func:`loss_chart`. Epochs may start anew in each data iteration or go on.
+
+    Returns
+    -------
+    epochs : ndarray, shape (P,)
+    borders : list of float
+        Where one data iteration ends and the next begins.
+
+    Examples
+    --------
+    >>> epoch_axis([(0, 0, 1.0), (0, 1, 0.5), (1, 0, 0.4)], {0: 2})[0].tolist()
+    [0.0, 1.0, 2.0]
+    """
+    iterations, own = np.array([row[:2] for row in losses], dtype=float).T
+    epochs, borders = own.copy(), []
+    restarts = bool((np.diff(own) <= 0).any())
+    offset = 0.0
+    for previous, current in pairwise(np.unique(iterations)):
+        if restarts:
+            offset += epochs_done.get(int(previous), own[iterations == previous].max() + 1)
+            epochs[iterations == current] = own[iterations == current] + offset
+        borders.append((epochs[iterations == previous].max() + epochs[iterations == current].min()) / 2)
+    return epochs, borders
+
+
+def iteration_chart(iterations: np.ndarray, values: np.ndarray, label: str) -> bytes:
+    """One number per data iteration, SVG.
+
+    Parameters
+    ----------
+    iterations, values : ndarray, shape (K,)
+        Values that are not finite are left out.
+    label : str
+        Of the upright axis, with unit.
+    """
+    finite = np.isfinite(values)
+    with plain_style():
+        figure, axes = _axes()
+        axes.plot(iterations[finite], values[finite], color=BLUE, marker="o", markersize=4)
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("data iteration")
+        axes.set_ylabel(label)
+        return _svg(figure)
+
+
+def _axes():
+    figure = Figure(figsize=SIZE, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_axes(AXES)
+
+
+def _legend(figure: Figure) -> None:
+    # Above the axes it can hide no data, whatever the data are.
+    figure.legend(loc="upper center", ncols=3, columnspacing=1.2, handlelength=1.6)
+
+
+def _svg(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()

@@ -1,0 +1,289 @@
+"""Volumes -> pictures (PNG): parameter maps, mask outline, b-value images and flags over the b = 0 image."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import Colormap, Normalize, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from PIL import Image
+
+from sicnn_app.report.display import Display, grid_columns
+from sicnn_app.report.quantities import Quantity
+from sicnn_app.report.style import plain_style
+
+WIDTH = 5.0
+"""Inches; shown about as wide on paper and on a phone, so that its letters stay readable."""
+
+DPI = 240
+MAX_TILES = 12
+TILE_GAP = 0.02
+"""Gap between tiles as a share of their width."""
+
+UNDERLAY_BRIGHTNESS = 0.5
+"""Of the b = 0 image outside the mask of a map, so that the map stands out in grey print too."""
+
+UNCOLOURED_BRIGHTNESS = 0.25
+"""Of the b = 0 image inside the mask where a map shows no colour: darker than any grey of a colour map."""
+
+UNDERLAY_PERCENTILE = 99.5
+
+CMAP_SHADES = 176
+"""Of the 256 colours of a picture; the others are greys."""
+
+_OUTLINE = "#ffd92f"
+_DARK = "#141414"
+
+
+def map_picture(
+    values: np.ndarray,
+    mask: np.ndarray,
+    baseline: np.ndarray | None,
+    display: Display,
+    quantity: Quantity,
+    *,
+    shown: np.ndarray | None = None,
+) -> bytes:
+    """One parameter map with the mask outline over the b = 0 image, and its colour bar.
+
+    Parameters
+    ----------
+    values : ndarray, shape (X, Y, Z), in the unit of the file
+    mask : ndarray, shape (X, Y, Z), bool
+    baseline : ndarray, shape (X, Y, Z), or None
+    display : Display
+    quantity : Quantity
+        Colour map, range, factor and unit of what is shown.
+    shown : ndarray, shape (X, Y, Z), bool, optional
+        Voxels of the mask that get a colour; all of them by default.
+
+    Returns
+    -------
+    bytes
+        PNG.
+    """
+    coloured = mask if shown is None else mask & shown
+    low, high = quantity.limits(values[coloured])
+    norm = Normalize(low, high)
+    cmap = colormaps[quantity.cmap]
+    scaled = np.nan_to_num(values * quantity.factor, nan=low)
+    underlay = _grey(baseline, mask) * np.where(mask, UNCOLOURED_BRIGHTNESS, UNDERLAY_BRIGHTNESS)
+    tiles = []
+    for index in display.slices:
+        colours = cmap(norm(scaled[..., index]))[..., :3]
+        tiles.append(np.where(coloured[..., index, None], colours, underlay[..., index, None]))
+    return _mosaic(
+        tiles,
+        display,
+        labels=[str(index + 1) for index in display.slices],
+        outlines=[mask[..., index] for index in display.slices],
+        colours=cmap(np.linspace(0, 1, CMAP_SHADES))[:, :3],
+        outline_colour="white",
+        outline_width=0.5,
+        bar=(norm, cmap, quantity.axis_label, _extend(values[coloured] * quantity.factor, low, high)),
+    )
+
+
+def mask_picture(mask: np.ndarray, baseline: np.ndarray | None, display: Display) -> bytes:
+    """The b = 0 image with the outline of the mask, PNG; arguments as for :func:`map_picture`."""
+    grey = _grey(baseline, mask)
+    return _mosaic(
+        [np.repeat(grey[..., index, None], 3, axis=-1) for index in display.slices],
+        display,
+        labels=[str(index + 1) for index in display.slices],
+        outlines=[mask[..., index] for index in display.slices],
+        colours=np.array([to_rgb(_OUTLINE)]),
+        outline_colour=_OUTLINE,
+        outline_width=1.1,
+    )
+
+
+def bvalue_picture(slices: np.ndarray, bvals: np.ndarray, display: Display) -> bytes:
+    """One slice at up to ``MAX_TILES`` b-values, each b-value with its own grey scale, PNG.
+
+    Parameters
+    ----------
+    slices : ndarray, shape (B, X, Y)
+    bvals : ndarray, shape (B,), s/mm^2
+    display : Display
+    """
+    chosen = np.round(np.linspace(0, len(bvals) - 1, min(len(bvals), MAX_TILES))).astype(int)
+    tiles = [np.repeat(_grey(slices[position], None)[..., None], 3, axis=-1) for position in chosen]
+    labels = [f"b = {bvals[position]:g}" for position in chosen]
+    return _mosaic(tiles, display, labels=labels, colours=np.array([to_rgb(_DARK)]), with_edges=False)
+
+
+def flag_picture(
+    flags: np.ndarray,
+    colours: dict[int, str],
+    mask: np.ndarray,
+    baseline: np.ndarray | None,
+    display: Display,
+) -> bytes:
+    """Flagged voxels in their colours over the b = 0 image, PNG.
+
+    Parameters
+    ----------
+    flags : ndarray, shape (X, Y, Z), int, 0 where nothing is flagged
+    colours : dict of int to str
+        Colour of every code.
+    mask, baseline, display
+        As for :func:`map_picture`.
+    """
+    grey = _grey(baseline, mask)
+    tiles = []
+    for index in display.slices:
+        tile = np.repeat(grey[..., index, None], 3, axis=-1)
+        for code, colour in colours.items():
+            tile[flags[..., index] == code] = to_rgb(colour)
+        tiles.append(tile)
+    return _mosaic(
+        tiles,
+        display,
+        labels=[str(index + 1) for index in display.slices],
+        outlines=[mask[..., index] for index in display.slices],
+        colours=np.array([to_rgb(colour) for colour in colours.values()]),
+        outline_colour="white",
+        outline_width=0.5,
+    )
+
+
+def _mosaic(
+    tiles: Sequence[np.ndarray],
+    display: Display,
+    *,
+    labels: Sequence[str],
+    colours: np.ndarray,
+    outlines: Sequence[np.ndarray] = (),
+    outline_colour: str = "white",
+    outline_width: float = 0.5,
+    with_edges: bool = True,
+    bar: tuple[Normalize, Colormap, str, str] | None = None,
+) -> bytes:
+    pictures = [np.clip(display.picture(tile), 0.0, 1.0) for tile in tiles]
+    rows_px, columns_px = pictures[0].shape[:2]
+    tile_ratio = float(np.clip(rows_px * display.aspect / columns_px, 0.05, 20.0))
+    columns = grid_columns(len(pictures), tile_ratio)
+    rows = math.ceil(len(pictures) / columns)
+
+    # A lone tall tile is narrowed instead of growing past a screen's height.
+    tile_width = min(WIDTH / (columns + (columns - 1) * TILE_GAP), 1.15 * WIDTH / (rows * tile_ratio))
+    tile_height, gap = tile_width * tile_ratio, tile_width * TILE_GAP
+    grid_width = columns * tile_width + (columns - 1) * gap
+    left = (WIDTH - grid_width) / 2
+    bar_height = 0.68 if bar else 0.0
+    height = rows * tile_height + (rows - 1) * gap + bar_height
+
+    with plain_style():
+        figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor=_DARK)
+        FigureCanvasAgg(figure)
+        # One set of axes in inches from the top left: axes for every tile take several times longer.
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_axis_off()
+        for position, picture in enumerate(pictures):
+            row, column = divmod(position, columns)
+            x, y = left + column * (tile_width + gap), row * (tile_height + gap)
+            extent = (x, x + tile_width, y + tile_height, y)
+            axes.imshow(picture, interpolation="nearest", aspect="auto", extent=extent)
+            if outlines:
+                segments = outline_segments(display.picture(outlines[position]))
+                scaled = segments * (tile_width / columns_px, tile_height / rows_px) + (x, y)
+                for line, width in ((_DARK, outline_width + 0.9), (outline_colour, outline_width)):
+                    axes.add_collection(
+                        LineCollection(scaled, colors=line, linewidths=width, capstyle="projecting")
+                    )
+            _write(axes, x + 0.05, y + 0.04, labels[position], "left", "top")
+            if position == 0 and display.edges and with_edges:
+                left_end, _, top_end, _ = display.edges
+                _write(axes, x + 0.05, y + tile_height / 2, left_end, "left", "center")
+                _write(axes, x + tile_width / 2, y + 0.04, top_end, "center", "top")
+        axes.set(xlim=(0, WIDTH), ylim=(height, 0))
+        if bar:
+            _draw_bar(figure, height, bar)
+        return _png(figure, np.atleast_2d(colours))
+
+
+def _draw_bar(figure: Figure, height: float, bar: tuple[Normalize, Colormap, str, str]) -> None:
+    norm, cmap, label, extend = bar
+    axes = figure.add_axes((0.07, 0.45 / height, 0.86, 0.13 / height))
+    colorbar = figure.colorbar(
+        ScalarMappable(norm=norm, cmap=cmap),
+        cax=axes,
+        orientation="horizontal",
+        extend=extend,
+        extendfrac=0.03,
+    )
+    colorbar.outline.set_edgecolor("white")
+    colorbar.outline.set_linewidth(0.5)
+    axes.tick_params(colors="white", labelsize=11, length=2.5, pad=1.5)
+    axes.set_xlabel(label, color="white", fontsize=11.5, labelpad=1)
+
+
+def outline_segments(mask: np.ndarray) -> np.ndarray:
+    """Edges between voxels inside and outside a mask.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (rows, columns), bool
+
+    Returns
+    -------
+    ndarray, shape (E, 2, 2)
+        Start and end (x, y) of every edge; x counts columns, y rows, a pixel is one unit wide.
+    """
+    padded = np.pad(mask.astype(bool), 1)
+    rows, columns = np.nonzero(padded[1:-1, 1:] != padded[1:-1, :-1])
+    upright = np.stack([np.stack([columns, rows], -1), np.stack([columns, rows + 1], -1)], 1)
+    rows, columns = np.nonzero(padded[1:, 1:-1] != padded[:-1, 1:-1])
+    level = np.stack([np.stack([columns, rows], -1), np.stack([columns + 1, rows], -1)], 1)
+    return np.concatenate([upright, level]).astype(float)
+
+
+def _write(axes, x: float, y: float, text: str, horizontal: str, vertical: str) -> None:
+    axes.text(
+        x,
+        y,
+        text,
+        color="white",
+        fontsize=10.5,
+        ha=horizontal,
+        va=vertical,
+        path_effects=[withStroke(linewidth=1.8, foreground="black")],
+    )
+
+
+def _grey(image: np.ndarray | None, mask: np.ndarray | None) -> np.ndarray:
+    """Scale an image to 0..1; without one, a plain grey of the mask's shape."""
+    if image is None:
+        return np.full(mask.shape, 0.25)
+    finite = np.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)
+    positive = finite[finite > 0]
+    top = np.percentile(positive, UNDERLAY_PERCENTILE) if positive.size else 1.0
+    return np.clip(finite / top, 0.0, 1.0)
+
+
+def _extend(shown: np.ndarray, low: float, high: float) -> str:
+    below, above = bool((shown < low).any()), bool((shown > high).any())
+    return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[
+        below, above
+    ]
+
+
+def _png(figure: Figure, colours: np.ndarray) -> bytes:
+    figure.canvas.draw()
+    drawn = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+    buffer = io.BytesIO()
+    greys = np.linspace(0.0, 1.0, 256 - len(colours))[:, None].repeat(3, axis=1)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(np.round(255 * np.concatenate([colours, greys])).astype(np.uint8).tobytes())
+    # With a palette the file is a third of the size, and its colours are known beforehand.
+    drawn.quantize(palette=palette, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

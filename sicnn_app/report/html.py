@@ -1,0 +1,155 @@
+"""Derivatives on disk -> one self-contained HTML page per subject or session."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from sicnn_app import __version__
+from sicnn_app.errors import OutputError
+from sicnn_app.report.collect import app_version, collect_run, run_names
+from sicnn_app.report.facts import MISSING
+from sicnn_app.report.pictures import Picture, RunPictures, draw_run
+from sicnn_app.report.tables import SUMMARY_HEAD, SUMMARY_WORDS, RunTables, tabulate_run
+
+_MIME = {".png": "image/png", ".svg": "image/svg+xml"}
+
+
+@dataclass(frozen=True)
+class _Figure:
+    title: str
+    alt: str
+    caption: str
+    uri: str
+    dark: bool
+
+
+def build_report(
+    output_dir: Path,
+    subject: str,
+    session: str | None,
+    *,
+    errors: Sequence[str] = (),
+    write_bytes: Callable[[Path, bytes], object] = Path.write_bytes,
+) -> Path:
+    """Write the report of one subject or session from what is on disk.
+
+    The same derivatives give the same bytes: the page names no date, host or folder.
+
+    Parameters
+    ----------
+    output_dir : Path
+        Derivative dataset written by the app.
+    subject : str
+        Label without ``sub-``.
+    session : str or None
+        Label without ``ses-``.
+    errors : sequence of str
+        Runs that failed and why, one line each.
+    write_bytes : callable
+        Writes bytes to a path; the caller passes one that leaves no half-written file.
+
+    Returns
+    -------
+    Path
+        ``<output_dir>/sub-<subject>[_ses-<session>].html``.
+
+    Raises
+    ------
+    OutputError
+        When the folder of the figures cannot be made.
+    """
+    name = f"sub-{subject}" if session is None else f"sub-{subject}_ses-{session}"
+    figures_dir = output_dir / f"sub-{subject}" / "figures"
+    version = app_version(output_dir)
+    runs = []
+    for run_name in run_names(output_dir, subject, session):
+        run = collect_run(output_dir, subject, session, run_name)
+        version = version or next(
+            (run.software[key] for key in ("sicnn-app", "sicnn_app") if key in run.software), None
+        )
+        pictures = draw_run(run)
+        _write_figures(pictures, figures_dir, write_bytes)
+        runs.append(_run_context(run_name, tabulate_run(run), pictures, prefix=name))
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("sicnn_app.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    css = environment.loader.get_source(environment, "report.css")[0]
+    page = environment.get_template("report.html.j2").render(
+        title=name.replace("_", " "),
+        subject=subject,
+        session=session,
+        version=version or __version__,
+        css=jinja2.utils.markupsafe.Markup(css),
+        errors=list(errors),
+        runs=runs,
+        summary_head=SUMMARY_HEAD,
+        summary_words=SUMMARY_WORDS,
+        summary_rows=[run["summary"] for run in runs],
+    )
+    path = output_dir / f"{name}.html"
+    write_bytes(path, page.lstrip().encode("utf-8"))
+    return path
+
+
+def _write_figures(pictures: RunPictures, folder: Path, write_bytes: Callable[[Path, bytes], object]) -> None:
+    if not pictures.all:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: cannot be created ({error.strerror}): name another output folder"
+        ) from error
+    for picture in pictures.all:
+        write_bytes(folder / picture.file_name, picture.content)
+
+
+def _figures(pictures: Sequence[Picture]) -> list[_Figure]:
+    return [
+        _Figure(
+            title=picture.title,
+            alt=picture.alt,
+            caption=picture.caption,
+            uri=f"data:{_MIME[Path(picture.file_name).suffix]};base64,{base64.b64encode(picture.content).decode()}",
+            dark=picture.file_name.endswith(".png"),
+        )
+        for picture in pictures
+    ]
+
+
+def _run_context(name: str, tables: RunTables, pictures: RunPictures, *, prefix: str) -> dict:
+    context = {
+        "name": name,
+        # The rest of a run's name says enough in a list below the subject's own heading.
+        "title": name.removeprefix(prefix).lstrip("_").replace("_", " ") or name,
+        "anchor": f"run-{name}",
+        **tables.__dict__,
+        "convention": pictures.convention,
+        "map_figures": _figures(pictures.maps),
+        "histograms": _figures(pictures.histograms),
+        "signal_figures": _figures(pictures.signals),
+        "flag_figures": _figures(pictures.flags),
+        "training_figures": _figures(pictures.training),
+    }
+    sections = (
+        ("done", "What was done", True),
+        ("maps", "Maps", bool(context["map_figures"])),
+        ("signals", "Signals", bool(context["signal_figures"] or context["bvalue_rows"])),
+        ("flags", "Flags", bool(context["flag_rows"])),
+        ("training", "Training", bool(context["training_figures"] or context["history_rows"])),
+        ("methods", "Methods text", True),
+        ("settings", "Settings", True),
+    )
+    context["sections"] = [(anchor, words) for anchor, words, present in sections if present]
+    context["summary"] = [context["title"] if context["title"] != MISSING else name, *tables.summary]
+    return context

@@ -1,0 +1,288 @@
+"""Run record -> methods text for a paper, and the references behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sicnn_app.report.facts import MISSING, Facts, count_of, format_number, in_words
+from sicnn_app.report.references import REFERENCES
+
+_LIBRARIES = {
+    "pybids": "PyBIDS",
+    "dipy": "DIPY",
+    "nibabel": "NiBabel",
+    "nilearn": "Nilearn",
+    "torch": "PyTorch",
+}
+_STEP_REFERENCES = {
+    "mppca": "veraart",
+    "mp-pca": "veraart",
+    "patch2self": "fadnavis",
+    "gibbs": "kellner",
+    "unring": "kellner",
+}
+_UPDATE_RULES = {
+    "observed-neighbours": "the mean of the measured signals of voxels with similar predicted curves",
+    "predicted-neighbours": "the mean of the predicted signals of voxels with similar predicted curves",
+    "own-prediction": "the network's own prediction",
+}
+_APP_NAMES = ("sicnn-app", "sicnn_app")
+
+
+def methods_text(parameters: dict[str, Any], software: dict[str, str]) -> str:
+    """Describe one run in the past tense, with the settings that were used.
+
+    Parameters
+    ----------
+    parameters : dict
+        ``Model.Parameters`` of the sidecar of a map; whatever is missing is left out of the text.
+    software : dict of str to str
+        ``SoftwareVersions``: name to version.
+
+    Returns
+    -------
+    str
+        Markdown: paragraphs, then a list of references.
+    """
+    references = references_of(parameters, software)
+    listed = "\n".join(f"{number}. {text}" for number, text in enumerate(references, start=1))
+    return "\n\n".join([*methods_paragraphs(parameters, software), "### References", listed]) + "\n"
+
+
+def methods_paragraphs(parameters: Mapping[str, Any], software: Mapping[str, str]) -> list[str]:
+    """The paragraphs of :func:`methods_text` without the references."""
+    facts = Facts(parameters)
+    return [
+        paragraph
+        for paragraph in (
+            _data(facts, software),
+            _preparation(facts),
+            _model(facts),
+            _estimation(facts),
+            _quality(facts),
+            _software(software),
+        )
+        if paragraph
+    ]
+
+
+def references_of(parameters: Mapping[str, Any], software: Mapping[str, str]) -> list[str]:
+    """The references that the methods text of a run cites, in the order of :data:`REFERENCES`."""
+    facts = Facts(parameters)
+    cited = {"lebihan", "bids", "gudbjartsson"}
+    if _method(facts) != "lsq":
+        cited |= {"huang", "supplement"} if _method(facts) in ("si-cnn", "di-cnn") else {"huang"}
+    steps = " ".join(in_words(step) for step in _steps(facts)).lower()
+    cited |= {key for word, key in _STEP_REFERENCES.items() if word in steps}
+    cited |= {key for key in _LIBRARIES if key in {name.lower() for name in software}}
+    return [text for key, text in REFERENCES.items() if key in cited]
+
+
+def citation_markdown() -> str:
+    """The ``CITATION.md`` of an output folder: what to say and what to cite.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
+    listed = "\n".join(f"- {text}" for text in REFERENCES.values())
+    return (
+        "# How to cite\n\nThe maps were estimated with sicnn-app. Its default method is SI-CNN, "
+        "reconstructed from the supplement of the method's authors; please say so, and give the version of "
+        "the app, the method and the settings that the sidecar of every map records under "
+        "`Model.Parameters`. The HTML report of each subject holds a methods text with the settings of "
+        "each run, ready to be used.\n\nPlease cite the works behind the steps that your run used (the "
+        f"report lists just these):\n\n{listed}\n"
+    )
+
+
+def _method(facts: Facts) -> str:
+    return str(facts.get("method") or "").lower()
+
+
+def _steps(facts: Facts) -> list[Any]:
+    steps = facts.get("preprocessing_steps")
+    return steps if isinstance(steps, list) else []
+
+
+def step_in_words(step: Any) -> str:
+    """One preprocessing step: its name and what it did."""
+    if not isinstance(step, Mapping):
+        return in_words(step)
+    name, description = in_words(step.get("Name")), in_words(step.get("Description")).rstrip(".")
+    if description == MISSING:
+        return name
+    return description if name == MISSING else f"{name[0].upper()}{name[1:]}: {description}"
+
+
+def has_step(steps: Any, word: str) -> bool:
+    """Whether the name of a step contains ``word``."""
+    names = [str(step.get("Name", "")) for step in steps or [] if isinstance(step, Mapping)]
+    return any(word in name.lower() for name in names)
+
+
+def _data(facts: Facts, software: Mapping[str, str]) -> str:
+    version = next((software[name] for name in _APP_NAMES if name in software), None)
+    app = f"sicnn-app {version}" if version else "sicnn-app"
+    bvals = facts.numbers("b_values_used")
+    repeats = facts.numbers("b_value_repeats")
+    used = f" with {count_of(len(bvals), 'b-value')} ({in_words(bvals)} s/mm²)" if bvals else ""
+    volumes = f" in {count_of(int(sum(repeats)), 'volume')}" if repeats else ""
+    return (
+        f"Diffusion-weighted images{used}{volumes}, organised by the Brain Imaging Data Structure "
+        f"(Gorgolewski et al., 2016), were processed with {app}."
+    )
+
+
+def _preparation(facts: Facts) -> str:
+    sentences = []
+    steps = _steps(facts)
+    if steps:
+        listed = "; ".join(f"({number}) {step_in_words(step)}" for number, step in enumerate(steps, start=1))
+        sentences.append(f"Preprocessing consisted of: {listed}.")
+    if not has_step(steps, "averag"):
+        sentences.append("All volumes of one b-value were averaged to one signal per voxel.")
+    anatomy = facts.get("anatomy")
+    if (source := facts.get("mask_source")) is not None:
+        named = f"{anatomy} mask" if anatomy else "mask"
+        sentences.append(f"The estimation was restricted to a {named} ({in_words(source)}).")
+    if (sigma := facts.number("noise_sigma")) is not None:
+        how = facts.get("noise_method")
+        sentence = (
+            f"The noise standard deviation of a single volume was estimated as {format_number(sigma)} image "
+            "units"
+        )
+        sentence += f" ({in_words(how)})" if how else ""
+        snr = facts.numbers("signal_to_noise_ratio_per_b_value")
+        ratio = (
+            f", a median signal-to-noise ratio of {format_number(snr[0])} at the lowest b-value"
+            if snr
+            else ""
+        )
+        sentences.append(f"{sentence}{ratio}.")
+    return " ".join(sentences)
+
+
+def _model(facts: Facts) -> str:
+    text = (
+        "The signals were described by the bi-exponential model of intravoxel incoherent motion, S(b) = S0 "
+        "[F exp(-b D*) + (1 - F) exp(-b D)] (Le Bihan et al., 1988), with perfusion fraction F, diffusion "
+        "coefficient D and pseudo-diffusion coefficient D*, the full second exponent."
+    )
+    bounds = facts.get("bounds")
+    if isinstance(bounds, Mapping):
+        named = {"f": ("F", ""), "d": ("D", " mm²/s"), "dstar": ("D*", " mm²/s")}
+        intervals = [
+            f"{symbol} to {in_words(bounds[key][0])}-{in_words(bounds[key][1])}{unit}"
+            for key, (symbol, unit) in named.items()
+            if isinstance(bounds.get(key), list | tuple) and len(bounds[key]) == 2
+        ]
+        text += f" The parameters were limited: {', '.join(intervals)}." if intervals else ""
+    return text
+
+
+def _estimation(facts: Facts) -> str:
+    method = _method(facts)
+    if method == "lsq":
+        return "F, D, D* and S0 were estimated voxel by voxel by least squares, without any neural network."
+    if method not in ("si-cnn", "di-cnn", "cnn"):
+        return ""
+    scope = (
+        "the images of all subjects together"
+        if facts.get("training_scope") == "study"
+        else "this subject's own images"
+    )
+    network = (
+        f"an unsupervised convolutional neural network (after Huang, 2022), trained on {scope} without any "
+        "reference maps, turned the signals of all b-values into maps of F, D and D*; the IVIM equation "
+        "turned the maps back into signals, and the difference from the training signals was the loss"
+    )
+    if method == "cnn":
+        text = (
+            f"F, D and D* were estimated with a plain network: {network}. Training signals were not "
+            "rewritten."
+        )
+    else:
+        text = (
+            f"F, D and D* were estimated with {method.upper()}, reconstructed from the supplement of the "
+            f"method's authors (Supplementary materials of SI-CNN): {network}. {_rewriting(facts, method)} "
+            "As the network and further details are not published in the supplement, this is a "
+            "reconstruction, not the authors' own implementation."
+        )
+    return " ".join(filter(None, [text, _training_settings(facts)]))
+
+
+def _rewriting(facts: Facts, method: str) -> str:
+    default_rule = "own-prediction" if method == "di-cnn" else "observed-neighbours"
+    rule = str(facts.get("update_rule") or default_rule)
+    fitting = facts.get("fitting_threshold")
+    over = f"exceeded {_threshold(fitting)}" if fitting is not None else "was large"
+    sentence = (
+        "Training and rewriting alternated: after each training, training signals whose fitting error "
+        f"{over} were replaced by {_UPDATE_RULES.get(rule, rule)}"
+    )
+    if "neighbours" in rule:
+        limits = []
+        if (neighbour := facts.get("neighbour_threshold")) is not None:
+            limits.append(f"root-mean-square difference below {_threshold(neighbour)}")
+        if (radius := facts.get("neighbour_radius")) is not None:
+            limits.append(f"search window of radius {in_words(radius)} voxels")
+        sentence += f" ({', '.join(limits)})" if limits else ""
+    done = facts.number("data_iterations", "iterations")
+    reason = facts.get("stop_reason")
+    if done is not None:
+        sentence += (
+            f"; {count_of(int(done), 'data iteration')} were done"
+            if done != 1
+            else "; one data iteration was done"
+        )
+    limit = facts.number("max_iterations")
+    sentence += f", at most {limit:.0f} allowed" if limit is not None and done is not None else ""
+    return f"{sentence} (stop: {in_words(reason).rstrip('.')})." if reason else f"{sentence}."
+
+
+def _threshold(value: Any) -> str:
+    text = in_words(value)
+    return (
+        text.replace("sigma", " times the noise")
+        if text.endswith("sigma")
+        else f"{text} of the normalised signal"
+    )
+
+
+def _training_settings(facts: Facts) -> str:
+    named = (
+        ("learning rate", "learning_rate"),
+        ("batch size", "batch_size"),
+        ("dropout", "dropout"),
+        ("lambda", "lambda"),
+        ("delta", "delta"),
+        ("network input", "network_input"),
+        ("random seed", "random_seed"),
+    )
+    given = [
+        f"{words} {in_words(value)}" for words, *keys in named if (value := facts.get(*keys)) is not None
+    ]
+    ensemble = facts.number("ensemble", "ensemble_size")
+    if ensemble is not None and ensemble > 1:
+        given.append(f"mean of an ensemble of {ensemble:.0f} networks")
+    if facts.get("rician_model", "rician") is True:
+        given.append("a Rician noise model in the loss")
+    return f"Settings: {', '.join(given)}." if given else ""
+
+
+def _quality(facts: Facts) -> str:
+    lonely = " or no similar neighbour was found" if _method(facts) == "si-cnn" else ""
+    return (
+        "Voxels in which a parameter reached its limit, the residual exceeded the noise, F was too small "
+        "to define D* or the signal was too weak for near-Gaussian noise (Gudbjartsson and Patz, "
+        f"1995){lonely} were flagged."
+    )
+
+
+def _software(software: Mapping[str, str]) -> str:
+    lowered = {name.lower(): version for name, version in software.items()}
+    used = [f"{name} {lowered[key]}" for key, name in _LIBRARIES.items() if key in lowered]
+    return f"Software: {', '.join(used)}." if used else ""

@@ -1,0 +1,257 @@
+"""One run's derivatives -> all its pictures with titles, captions and texts for those who cannot see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
+from sicnn_app.report import charts, figures
+from sicnn_app.report.collect import RunDerivatives
+from sicnn_app.report.display import Display, plan_display
+from sicnn_app.report.facts import as_number, count_of, format_number, in_words
+from sicnn_app.report.quantities import HISTOGRAM_LABELS, Quantity, shown_quantities
+
+_PER_ITERATION = (
+    ("training_signal_change", 1.0, "relative change", "Change of the training signals", "signalchange"),
+    ("replaced_fraction", 100.0, "replaced (%)", "Replaced training signals", "replaced"),
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture file and the words around it."""
+
+    file_name: str
+    content: bytes
+    title: str
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class RunPictures:
+    """Pictures of one run by section; ``convention`` says how slices are turned."""
+
+    convention: str = ""
+    maps: list[Picture] = field(default_factory=list)
+    histograms: list[Picture] = field(default_factory=list)
+    signals: list[Picture] = field(default_factory=list)
+    flags: list[Picture] = field(default_factory=list)
+    training: list[Picture] = field(default_factory=list)
+
+    @property
+    def all(self) -> list[Picture]:
+        """Every picture in the order of the page."""
+        return [*self.maps, *self.histograms, *self.signals, *self.flags, *self.training]
+
+
+def draw_run(run: RunDerivatives) -> RunPictures:
+    """Draw whatever the files of a run allow."""
+    training = _training(run)
+    if not run.has_voxels:
+        return RunPictures(training=training)
+    display = plan_display(run.mask, run.affine, run.zooms)
+    shown = [quantity for quantity in shown_quantities(run.mask_label) if quantity.spec.label in run.maps]
+    return RunPictures(
+        convention=display.convention,
+        maps=[_mask(run, display), *(_map(run, display, quantity) for quantity in shown)],
+        histograms=[
+            _histogram(run, quantity) for quantity in shown if quantity.spec.label in HISTOGRAM_LABELS
+        ],
+        signals=_signals(run, display),
+        flags=[] if run.flags is None else [_flags(run, display)],
+        training=training,
+    )
+
+
+def _name(run: RunDerivatives, desc: str, ending: str) -> str:
+    return f"{run.name}_desc-{desc}_dwi.{ending}"
+
+
+def _baseline(run: RunDerivatives) -> np.ndarray | None:
+    if run.measured is not None:
+        return run.measured.baseline
+    return run.maps.get("s0")
+
+
+def _map(run: RunDerivatives, display: Display, quantity: Quantity) -> Picture:
+    label = quantity.spec.label
+    coloured = run.meaningful(label)
+    inside = run.inside(label)[coloured]
+    low, high = quantity.limits(inside)
+    outside = (inside * quantity.factor < low) | (inside * quantity.factor > high)
+    caption = [f"Colour range {in_words(low)} to {quantity.with_unit(high)}, {_range_words(run, quantity)}."]
+    if outside.any():
+        caption.append(f"{_percent(100.0 * float(outside.mean()))} of the voxels lie outside it.")
+    if not coloured.all():
+        caption.append(f"Without colour where F is below {100 * NEGLIGIBLE_F:g} %: no meaning there.")
+    return Picture(
+        file_name=_name(run, f"{label}map", "png"),
+        content=figures.map_picture(
+            run.maps[label], run.mask, _baseline(run), display, quantity, shown=_volume_of(run, coloured)
+        ),
+        title=f"{quantity.spec.symbol}, {quantity.title}",
+        caption=" ".join(caption),
+        alt=(
+            f"Map of {quantity.spec.symbol}, {quantity.title}, on {count_of(len(display.slices), 'slice')}: "
+            f"{_median_words(inside, quantity)}."
+        ),
+    )
+
+
+def _range_words(run: RunDerivatives, quantity: Quantity) -> str:
+    if quantity.fixed_range is None:
+        return "chosen from the data"
+    return f"the same in every {run.mask_label} report" if run.mask_label else "the same in every report"
+
+
+def _histogram(run: RunDerivatives, quantity: Quantity) -> Picture:
+    selected = run.meaningful(quantity.spec.label)
+    values = run.inside(quantity.spec.label)[selected]
+    symbol = quantity.spec.symbol
+    return Picture(
+        file_name=_name(run, f"{quantity.spec.label}histogram", "svg"),
+        content=charts.histogram_chart(values, run.flagged[selected], quantity),
+        title=f"Distribution of {symbol}",
+        caption=f"Over {_where(quantity)}; values beyond the ends are counted in the first or last bar.",
+        alt=f"Histogram of {symbol} over {_where(quantity)}, {_median_words(values, quantity)}.",
+    )
+
+
+def _where(quantity: Quantity) -> str:
+    return (
+        "the mask"
+        if quantity.spec.label != "dstar"
+        else f"voxels with F of at least {100 * NEGLIGIBLE_F:g} %"
+    )
+
+
+def _median_words(values: np.ndarray, quantity: Quantity) -> str:
+    if values.size == 0:
+        return "no voxels"
+    low, median, high = np.percentile(values, (25, 50, 75)) * quantity.factor
+    ends = f"{format_number(low)} and {format_number(high)}"
+    return f"median {format_number(median)}, quartiles {ends}, in {quantity.unit}"
+
+
+def _volume_of(run: RunDerivatives, inside: np.ndarray) -> np.ndarray:
+    volume = np.zeros(run.mask.shape, dtype=bool)
+    volume[run.mask] = inside
+    return volume
+
+
+def _mask(run: RunDerivatives, display: Display) -> Picture:
+    voxels = count_of(int(run.mask.sum()), "voxel")
+    return Picture(
+        file_name=_name(run, "maskoutline", "png"),
+        content=figures.mask_picture(run.mask, _baseline(run), display),
+        title="Mask" if run.mask_label is None else f"{run.mask_label.capitalize()} mask",
+        caption=f"Its outline over the image at the lowest b-value; {voxels} inside.",
+        alt=f"Image at the lowest b-value with the outline of the mask around {voxels}.",
+    )
+
+
+def _signals(run: RunDerivatives, display: Display) -> list[Picture]:
+    pictures: list[Picture] = []
+    measured = run.measured
+    if measured is None:
+        return pictures
+    bvals = ", ".join(format_number(b, 4) for b in measured.bvals)
+    pictures.append(
+        Picture(
+            file_name=_name(run, "bvalues", "png"),
+            content=figures.bvalue_picture(measured.slices, measured.bvals, display),
+            title=f"Slice {measured.slice_index + 1} by b-value",
+            caption="Mean of the volumes of each b-value (s/mm²), each with a grey scale of its own.",
+            alt=f"One slice at the b-values {bvals} s/mm².",
+        )
+    )
+    if {"f", "d", "dstar", "s0"} <= run.maps.keys():
+        inside = {label: run.inside(label) for label in ("f", "d", "dstar", "s0")}
+        pictures.append(
+            Picture(
+                file_name=_name(run, "decay", "svg"),
+                content=charts.decay_chart(measured.bvals, measured.in_mask, **inside),
+                title="Signal decay",
+                caption=(
+                    "Signal relative to S0 of each voxel: points are the median over the mask with the "
+                    "quartiles, from the arithmetic mean of the volumes; the line is the median of what "
+                    "the maps predict."
+                ),
+                alt="Measured signal over the b-value, with the signal predicted by the maps.",
+            )
+        )
+    return pictures
+
+
+def _flags(run: RunDerivatives, display: Display) -> Picture:
+    share = 100.0 * float(run.flagged.mean())
+    return Picture(
+        file_name=_name(run, "ivimflags", "png"),
+        content=figures.flag_picture(
+            run.flags, {spec.code: spec.color for spec in FLAGS}, run.mask, _baseline(run), display
+        ),
+        title="Flags",
+        caption=f"{_percent(share)} of the voxels are flagged; the colours are those of the table.",
+        alt=f"Flagged voxels in colour over the image at the lowest b-value; {_percent(share)} are flagged.",
+    )
+
+
+def _training(run: RunDerivatives) -> list[Picture]:
+    pictures = []
+    losses = loss_rows(run)
+    if losses:
+        pictures.append(
+            Picture(
+                file_name=_name(run, "loss", "svg"),
+                content=charts.loss_chart(losses, _epochs(run)),
+                title="Training loss",
+                caption=(
+                    "Dotted lines: the training signals were rewritten, so the loss may step there."
+                    if len({row[0] for row in losses}) > 1
+                    else "Per epoch."
+                ),
+                alt=f"Training loss from {format_number(losses[0][2])} to {format_number(losses[-1][2])}.",
+            )
+        )
+    for column, factor, label, title, desc in _PER_ITERATION:
+        pairs = [
+            (index if number is None else number, value * factor)
+            for index, row in enumerate(run.history)
+            if (value := as_number(row.get(column))) is not None
+            for number in (as_number(row.get("data_iteration")),)
+        ]
+        if len(pairs) < 2:
+            continue
+        iterations, values = np.array(pairs).T
+        pictures.append(
+            Picture(
+                file_name=_name(run, desc, "svg"),
+                content=charts.iteration_chart(iterations, values, label),
+                title=title,
+                caption="Per data iteration.",
+                alt=f"{title}, {label}, from {format_number(values[0])} to {format_number(values[-1])}.",
+            )
+        )
+    return pictures
+
+
+def loss_rows(run: RunDerivatives) -> list[tuple[float, float, float]]:
+    """The training curve as (data iteration, epoch, loss); rows that are not three numbers are left out."""
+    rows = run.training.get("TrainingLoss")
+    numbers = [
+        [as_number(value) for value in row] for row in rows or [] if isinstance(row, list) and len(row) == 3
+    ]
+    return [tuple(row) for row in numbers if None not in row]
+
+
+def _epochs(run: RunDerivatives) -> dict[int, int]:
+    """Epochs of every data iteration that the history counts."""
+    pairs = [(as_number(row.get("data_iteration")), as_number(row.get("epochs"))) for row in run.history]
+    return {int(iteration): int(epochs) for iteration, epochs in pairs if None not in (iteration, epochs)}
+
+
+def _percent(share: float) -> str:
+    return "less than 0.1 %" if 0 < share < 0.1 else f"{share:.1f} %"

@@ -1,0 +1,63 @@
+"""The works behind the steps of the app."""
+
+from __future__ import annotations
+
+REFERENCES: dict[str, str] = {
+    "supplement": (
+        "Supplementary materials of SI-CNN: Proof process of Differences in Signal Quality, convergence, "
+        "ablation study and related experimental logs."
+    ),
+    "huang": (
+        "Huang HM. An unsupervised convolutional neural network method for estimation of intravoxel "
+        "incoherent motion parameters. Physics in Medicine & Biology 2022;67(21):215018."
+    ),
+    "lebihan": (
+        "Le Bihan D, Breton E, Lallemand D, Aubin ML, Vignaud J, Laval-Jeantet M. Separation of diffusion "
+        "and perfusion in intravoxel incoherent motion MR imaging. Radiology 1988;168(2):497-505. "
+        "https://doi.org/10.1148/radiology.168.2.3393671"
+    ),
+    "gudbjartsson": (
+        "Gudbjartsson H, Patz S. The Rician distribution of noisy MRI data. Magnetic Resonance in Medicine "
+        "1995;34(6):910-914. https://doi.org/10.1002/mrm.1910340618"
+    ),
+    "veraart": (
+        "Veraart J, Novikov DS, Christiaens D, Ades-aron B, Sijbers J, Fieremans E. Denoising of diffusion "
+        "MRI using random matrix theory. NeuroImage 2016;142:394-406. "
+        "https://doi.org/10.1016/j.neuroimage.2016.08.016"
+    ),
+    "fadnavis": (
+        "Fadnavis S, Batson J, Garyfallidis E. Patch2Self: denoising diffusion MRI with self-supervised "
+        "learning. Advances in Neural Information Processing Systems 2020;33:16293-16303."
+    ),
+    "kellner": (
+        "Kellner E, Dhital B, Kiselev VG, Reisert M. Gibbs-ringing artifact removal based on local "
+        "subvoxel-shifts. Magnetic Resonance in Medicine 2016;76(5):1574-1581. "
+        "https://doi.org/10.1002/mrm.26054"
+    ),
+    "bids": (
+        "Gorgolewski KJ, Auer T, Calhoun VD, et al. The brain imaging data structure, a format for "
+        "organizing and describing outputs of neuroimaging experiments. Scientific Data 2016;3:160044. "
+        "https://doi.org/10.1038/sdata.2016.44"
+    ),
+    "pybids": (
+        "Yarkoni T, Markiewicz CJ, de la Vega A, et al. PyBIDS: Python tools for BIDS datasets. Journal of "
+        "Open Source Software 2019;4(40):1294. https://doi.org/10.21105/joss.01294"
+    ),
+    "dipy": (
+        "Garyfallidis E, Brett M, Amirbekian B, et al. Dipy, a library for the analysis of diffusion MRI "
+        "data. Frontiers in Neuroinformatics 2014;8:8. https://doi.org/10.3389/fninf.2014.00008"
+    ),
+    "nibabel": (
+        "Brett M, Markiewicz CJ, Hanke M, et al. NiBabel: access a cacophony of neuro-imaging file "
+        "formats. Zenodo. https://doi.org/10.5281/zenodo.591597"
+    ),
+    "nilearn": (
+        "Abraham A, Pedregosa F, Eickenberg M, et al. Machine learning for neuroimaging with scikit-learn. "
+        "Frontiers in Neuroinformatics 2014;8:14. https://doi.org/10.3389/fninf.2014.00014"
+    ),
+    "torch": (
+        "Paszke A, Gross S, Massa F, et al. PyTorch: an imperative style, high-performance deep learning "
+        "library. Advances in Neural Information Processing Systems 2019;32:8024-8035."
+    ),
+}
+"""Every reference the texts can cite, in the order in which they are listed."""

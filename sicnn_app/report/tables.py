@@ -1,0 +1,283 @@
+"""One run's derivatives -> the words and tables of its part of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sicnn_app.ivim.flags import FLAGS
+from sicnn_app.report.collect import RunDerivatives
+from sicnn_app.report.facts import MISSING, Facts, as_number, count_of, format_number, in_words
+from sicnn_app.report.methods import has_step, methods_paragraphs, references_of, step_in_words
+from sicnn_app.report.quantities import HISTOGRAM_LABELS, shown_quantities
+
+HIGH_SNR = 50.0
+"""Signal-to-noise ratio above which least squares is reported to do as well as IVIM networks."""
+
+_ALL = shown_quantities(None)
+_MAIN = [quantity for quantity in _ALL if quantity.spec.label in HISTOGRAM_LABELS]
+SUMMARY_HEAD = (
+    "Run",
+    "Method",
+    "Voxels",
+    "SNR",
+    *(f"{quantity.spec.symbol} ({quantity.unit})" for quantity in _MAIN),
+    "Flagged",
+    "Ended because",
+)
+SUMMARY_WORDS = (1, len(SUMMARY_HEAD) - 1)
+STATISTICS_HEAD = ("Map", "Median", "Quartiles", "Median, no flag", "Quartiles, no flag")
+BVALUE_HEAD = (
+    "b (s/mm²)",
+    "Volumes",
+    "Directions",
+    "Mean signal",
+    "Relative to S0",
+    "Noise",
+    "Signal / noise",
+)
+METHOD_NAMES = {
+    "si-cnn": "SI-CNN",
+    "di-cnn": "DI-CNN",
+    "cnn": "CNN",
+    "lsq": "Least squares",
+}
+
+
+@dataclass(frozen=True)
+class RunTables:
+    """Everything written, not drawn, about one run; rows are lists of text."""
+
+    summary: list[str]
+    tiles: list[dict[str, str]]
+    problems: list[str]
+    warnings: list[str]
+    done: list[str]
+    statistics: list[list[str]]
+    statistics_head: tuple[str, ...]
+    bvalue_rows: list[list[str]]
+    bvalue_head: tuple[str, ...]
+    flag_rows: list[dict[str, str]]
+    history_rows: list[list[str]]
+    history_head: list[str]
+    methods: list[str]
+    references: list[str]
+    settings: list[tuple[str, str]]
+
+
+def tabulate_run(run: RunDerivatives) -> RunTables:
+    """Put one run into words; what is missing reads ``n/a``."""
+    facts = _facts(run)
+    head = list(run.history[0]) if run.history else []
+    return RunTables(
+        summary=_summary(run, facts),
+        tiles=_tiles(run, facts),
+        problems=list(run.problems),
+        warnings=_warnings(facts),
+        done=_done(run, facts),
+        statistics=_statistics(run),
+        statistics_head=STATISTICS_HEAD,
+        bvalue_rows=_bvalue_rows(run, facts),
+        bvalue_head=BVALUE_HEAD,
+        flag_rows=_flag_rows(run, facts),
+        history_rows=[[_cell(row.get(column)) for column in head] for row in run.history],
+        history_head=[column.replace("_", " ") for column in head],
+        methods=methods_paragraphs(run.parameters, run.software),
+        references=references_of(run.parameters, run.software),
+        settings=_settings(run),
+    )
+
+
+def _facts(run: RunDerivatives) -> Facts:
+    settings = run.qc.get("Settings")
+    return Facts(
+        run.parameters, run.qc_row, run.qc, settings if isinstance(settings, Mapping) else {}, run.sidecar
+    )
+
+
+def _method(facts: Facts) -> str:
+    method = facts.text("method")
+    return METHOD_NAMES.get(method, method)
+
+
+def _snr(facts: Facts) -> float | None:
+    """Signal-to-noise ratio of one volume at the lowest b-value."""
+    per_bvalue = facts.numbers("signal_to_noise_ratio_per_b_value")
+    return per_bvalue[0] if per_bvalue else facts.number("snr_b0")
+
+
+def _median(run: RunDerivatives, label: str, factor: float) -> float | None:
+    if label not in run.maps or not run.has_voxels:
+        return None
+    values = run.inside(label)[run.meaningful(label)]
+    return float(np.median(values)) * factor if values.size else None
+
+
+def _voxels(run: RunDerivatives) -> str:
+    return MISSING if run.mask is None else f"{int(run.mask.sum()):,}"
+
+
+def _flagged(run: RunDerivatives) -> str:
+    if run.flags is None or not run.has_voxels:
+        return MISSING
+    return f"{100.0 * run.flagged.mean():.1f} %"
+
+
+def _summary(run: RunDerivatives, facts: Facts) -> list[str]:
+    medians = [format_number(_median(run, quantity.spec.label, quantity.factor)) for quantity in _MAIN]
+    snr = format_number(_snr(facts))
+    return [_method(facts), _voxels(run), snr, *medians, _flagged(run), facts.text("stop_reason")]
+
+
+def _tiles(run: RunDerivatives, facts: Facts) -> list[dict[str, str]]:
+    tiles = [
+        {"name": "Method", "value": _method(facts)},
+        {"name": "Voxels", "value": _voxels(run)},
+        {"name": "SNR", "value": format_number(_snr(facts))},
+    ]
+    for quantity in _MAIN:
+        value = format_number(_median(run, quantity.spec.label, quantity.factor))
+        tiles.append({"name": f"{quantity.spec.symbol}, median ({quantity.unit})", "value": value})
+    return [*tiles, {"name": "Flagged", "value": _flagged(run)}]
+
+
+def _warnings(facts: Facts) -> list[str]:
+    warnings = facts.strings("warnings")
+    snr = _snr(facts)
+    if snr is not None and snr > HIGH_SNR and facts.text("method") in ("si-cnn", "di-cnn", "cnn"):
+        warnings.append(
+            f"The signal-to-noise ratio is above {HIGH_SNR:g}: least squares (--method lsq) is reported to "
+            "do as well there, look at it beside these maps."
+        )
+    return warnings
+
+
+def _done(run: RunDerivatives, facts: Facts) -> list[str]:
+    steps = facts.get("preprocessing_steps")
+    steps = steps if isinstance(steps, list) else []
+    done = [f"{step_in_words(step)}." for step in steps] or ["No preprocessing step is recorded."]
+    if anatomy := facts.get("anatomy") or run.mask_label:
+        how = facts.get("anatomy_source")
+        done.append(f"Treated as {in_words(anatomy)}{f' ({in_words(how)})' if how else ''}.")
+    source = facts.text("mask_source")
+    if f"mask: {source}.".lower() not in (line.lower() for line in done):
+        done.append(f"Mask: {source}.")
+    bvals = facts.numbers("b_values_used")
+    if bvals and not has_step(steps, "averag"):
+        volumes = count_of(int(sum(facts.numbers("b_value_repeats"))), "volume")
+        done.append(f"{volumes} averaged to one signal at each of {count_of(len(bvals), 'b-value')}.")
+    if (noise := facts.get("noise_sigma")) is not None:
+        how = None if has_step(steps, "noise") else facts.get("noise_method")
+        done.append(
+            f"Noise of one volume: {format_number(noise)} image units{f' ({in_words(how)})' if how else ''}."
+        )
+    algorithm = run.sidecar.get("EstimationAlgorithm")
+    done.append(f"Estimation: {in_words(algorithm) if algorithm else _method(facts)}".rstrip(".") + ".")
+    iterations = facts.get("data_iterations", "iterations")
+    if facts.get("stop_reason") is not None:
+        networks = facts.text("method") != "lsq" and as_number(iterations)
+        after = f" after {count_of(int(iterations), 'data iteration')}" if networks else ""
+        done.append(f"Ended{after}: {facts.text('stop_reason').rstrip('.')}.")
+    return done
+
+
+def _quartiles(values: np.ndarray) -> tuple[str, str]:
+    if values.size == 0:
+        return MISSING, MISSING
+    low, median, high = (format_number(value) for value in np.percentile(values, (25, 50, 75)))
+    return median, f"{low} – {high}"
+
+
+def _statistics(run: RunDerivatives) -> list[list[str]]:
+    if not run.has_voxels:
+        return []
+    rows = []
+    for quantity in _ALL:
+        if quantity.spec.label in run.maps:
+            selected = run.meaningful(quantity.spec.label)
+            values = run.inside(quantity.spec.label)[selected] * quantity.factor
+            unflagged = (
+                (MISSING, MISSING) if run.flags is None else _quartiles(values[~run.flagged[selected]])
+            )
+            rows.append([f"{quantity.spec.symbol} ({quantity.unit})", *_quartiles(values), *unflagged])
+    return rows
+
+
+def _bvalue_rows(run: RunDerivatives, facts: Facts) -> list[list[str]]:
+    used = facts.numbers("b_values_used")
+    bvals = list(run.measured.bvals) if run.measured is not None else used
+
+    def column(name: str) -> dict[float, float]:
+        values = facts.numbers(name)
+        return dict(zip(used, values, strict=True)) if len(values) == len(used) else {}
+
+    repeats = column("b_value_repeats")
+    directions = column("b_value_directions")
+    noise = column("noise_sigma_per_b_value")
+    s0 = run.maps["s0"][run.mask] if "s0" in run.maps else None
+    rows = []
+    for position, b in enumerate(bvals):
+        nearest = min(used, key=lambda value: abs(value - b)) if used else b
+        volumes, mean = repeats.get(nearest), None
+        if run.measured is not None:
+            volumes = int(run.measured.volumes[position])
+            mean = float(run.measured.in_mask[position].mean())
+        relative = None if mean is None or s0 is None else mean / float(s0.mean())
+        sigma = noise.get(nearest)
+        rows.append(
+            [
+                f"{b:g}",
+                in_words(volumes),
+                in_words(directions.get(nearest)),
+                format_number(mean, 4),
+                format_number(relative),
+                format_number(sigma),
+                format_number(mean / sigma if mean is not None and sigma else None),
+            ]
+        )
+    return rows
+
+
+def _flag_rows(run: RunDerivatives, facts: Facts) -> list[dict[str, str]]:
+    if run.flags is None or not run.has_voxels:
+        return []
+    codes = run.flags[run.mask]
+    rows = []
+    for spec in FLAGS:
+        shown = int((codes == spec.code).sum())
+        share = 100.0 * shown / codes.size
+        held = facts.number(f"{spec.name}_count")
+        rows.append(
+            {
+                "name": spec.name.replace("_", " ").replace("dstar", "D*"),
+                "meaning": spec.description,
+                "colour": spec.color,
+                "shown": f"{shown:,}",
+                "share": f"{share:.1f} %",
+                "width": f"{share:.1f}",
+                "holds": MISSING if held is None else f"{int(held):,}",
+            }
+        )
+    return rows
+
+
+def _settings(run: RunDerivatives) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    settings = run.qc.get("Settings")
+    for source in (settings if isinstance(settings, Mapping) else {}, run.parameters):
+        rows += [(str(key), _cell(value)) for key, value in source.items()]
+    for name, version in run.software.items():
+        rows.append((f"version of {name}", in_words(version)))
+    rows.append(("estimated on", in_words(run.sidecar.get("EstimatedOn"))))
+    rows.append(("fingerprint of settings and sources", in_words(run.qc.get("Fingerprint"))))
+    return rows
+
+
+def _cell(value: Any) -> str:
+    number = as_number(value)
+    if number is not None and not isinstance(value, str):
+        return f"{number:.6g}"
+    return format_number(number, 4) if number is not None else in_words(value)

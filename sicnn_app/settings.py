@@ -1,0 +1,197 @@
+"""What a run was asked to do: frozen, validated dataclasses without defaults hidden elsewhere."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sicnn_app.errors import UsageError
+
+METHODS = ("si-cnn", "di-cnn", "cnn", "lsq")
+ANATOMIES = ("auto", "brain", "body")
+COMBINE = ("none", "acquisition", "run", "direction")
+UPDATE_RULES = ("observed-neighbours", "predicted-neighbours", "own-prediction")
+NETWORK_INPUTS = ("noisy", "training")
+PRESETS = ("default", "supplement", "supplement-table")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UsageError(message)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A threshold on normalised signals: absolute, or a multiple of the noise.
+
+    Examples
+    --------
+    >>> Threshold.parse("0.03")
+    Threshold(value=0.03, unit='absolute')
+    >>> str(Threshold.parse("2.5sigma"))
+    '2.5sigma'
+    """
+
+    value: float
+    unit: str
+
+    def __post_init__(self) -> None:
+        _require(self.unit in ("absolute", "sigma"), f"unknown threshold unit {self.unit!r}")
+        _require(
+            math.isfinite(self.value) and self.value >= 0, f"a threshold must be a number >= 0, not {self.value!r}"
+        )
+
+    @classmethod
+    def parse(cls, text: str) -> Threshold:
+        """Read ``0.03`` or ``2.5sigma``; raises UsageError for anything else."""
+        match = re.fullmatch(r"\s*([0-9.eE+-]+)\s*(sigma)?\s*", text)
+        try:
+            value = float(match.group(1))  # type: ignore[union-attr]
+        except (AttributeError, ValueError):
+            raise UsageError(f"a threshold is a number (0.03), a multiple of the noise (2.5sigma) or auto, not {text!r}") from None
+        return cls(value, "sigma" if match.group(2) else "absolute")  # type: ignore[union-attr]
+
+    def __str__(self) -> str:
+        return f"{self.value:g}sigma" if self.unit == "sigma" else f"{self.value:g}"
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Closed intervals of the parameters (F fraction; D, D* mm^2/s; S0 relative to the normaliser)."""
+
+    f: tuple[float, float] = (0.0, 1.0)
+    d: tuple[float, float] = (0.0, 0.005)
+    dstar: tuple[float, float] = (0.005, 0.2)
+    s0: tuple[float, float] = (0.5, 1.5)
+
+
+@dataclass(frozen=True)
+class SelectionSettings:
+    """Which runs of the dataset to process; labels without ``sub-``/``ses-`` prefixes."""
+
+    participant_label: tuple[str, ...] = ()
+    session_id: tuple[str, ...] = ()
+    acquisition_label: tuple[str, ...] = ()
+    run_label: tuple[str, ...] = ()
+    bids_filters: dict = field(default_factory=dict)
+    skip_bids_validation: bool = False
+    bids_database_dir: Path | None = None
+    combine: str = "none"
+
+    def __post_init__(self) -> None:
+        _require(self.combine in COMBINE, f"--combine must be one of {', '.join(COMBINE)}, not {self.combine!r}")
+
+
+@dataclass(frozen=True)
+class InputSettings:
+    """Data besides the BIDS dataset: derivative datasets by name, b-values for trace images."""
+
+    derivatives: dict[str, Path] = field(default_factory=dict)
+    mask_desc: str | None = None
+    bvals: Path | None = None
+
+
+@dataclass(frozen=True)
+class PreprocessingSettings:
+    """What happens to the series before the estimation.
+
+    ``max_bval`` and ``ignore_bvals`` in s/mm^2.
+    """
+
+    anatomy: str = "auto"
+    ignore_bvals: tuple[float, ...] = ()
+    max_bval: float = 1000.0
+
+    def __post_init__(self) -> None:
+        _require(self.anatomy in ANATOMIES, f"--anatomy must be one of {', '.join(ANATOMIES)}, not {self.anatomy!r}")
+        _require(self.max_bval > 0, f"--max-bval must be above 0, not {self.max_bval:g}")
+        _require(all(b >= 0 for b in self.ignore_bvals), "--ignore-bvals takes b-values of 0 or more")
+
+
+@dataclass(frozen=True)
+class EstimationSettings:
+    """How F, D and D* are estimated; the vocabulary is that of the SI-CNN supplement.
+
+    Attributes
+    ----------
+    method : {'si-cnn', 'di-cnn', 'cnn', 'lsq'}
+    preset : {'default', 'supplement', 'supplement-table'}
+        Where the values below came from; recorded, never interpreted again.
+    fitting_threshold, neighbour_threshold : Threshold
+        Signals whose fitting error exceeds the first are rewritten; voxels whose predicted
+        curves differ by less than the second (root mean square over b-values) are similar.
+    neighbour_radius : int
+        Half width, in voxels, of the square in-slice window searched for similar neighbours.
+    update_rule : str or None
+        What replaces a training signal; None: ``observed-neighbours`` for si-cnn,
+        ``own-prediction`` for di-cnn.
+    network_input : {'noisy', 'training'}
+        Whether the network keeps seeing the noisy signals or the rewritten ones.
+    rician : bool
+        Predict the mean of the Rician distribution instead of the noise-free signal.
+    lambda_ : float
+        Stop when the relative change of the training signals falls below it.
+    delta : float
+        Training within a data iteration stops when its relative improvement falls below it.
+    max_iterations : int
+        Most data iterations after the first training.
+    learning_rate, dropout : float
+    batch_size : int
+        Tiles per optimiser step.
+    random_seed : int
+    epochs : int or None
+        Total epochs of ``cnn``; None: as many as the schedule of si-cnn allows at most.
+    bounds : Bounds
+    """
+
+    method: str = "si-cnn"
+    preset: str = "default"
+    fitting_threshold: Threshold = Threshold(0.5, "sigma")
+    neighbour_threshold: Threshold = Threshold(0.6, "sigma")
+    neighbour_radius: int = 5
+    update_rule: str | None = None
+    network_input: str = "noisy"
+    rician: bool = False
+    lambda_: float = 0.005
+    delta: float = 0.02
+    max_iterations: int = 12
+    learning_rate: float = 1e-3
+    batch_size: int = 1
+    dropout: float = 0.0
+    random_seed: int = 0
+    epochs: int | None = None
+    bounds: Bounds = Bounds()
+
+    def __post_init__(self) -> None:
+        _require(self.method in METHODS, f"--method must be one of {', '.join(METHODS)}, not {self.method!r}")
+        _require(self.preset in PRESETS, f"--preset must be one of {', '.join(PRESETS)}, not {self.preset!r}")
+        _require(
+            self.update_rule is None or self.update_rule in UPDATE_RULES,
+            f"--update-rule must be one of {', '.join(UPDATE_RULES)}, not {self.update_rule!r}",
+        )
+        _require(
+            self.network_input in NETWORK_INPUTS,
+            f"--network-input must be one of {', '.join(NETWORK_INPUTS)}, not {self.network_input!r}",
+        )
+        if self.update_rule is not None:
+            allowed = {"si-cnn": UPDATE_RULES[:2], "di-cnn": UPDATE_RULES[2:]}.get(self.method, ())
+            _require(
+                self.update_rule in allowed, f"--update-rule {self.update_rule} contradicts --method {self.method}"
+            )
+        _require(self.neighbour_radius >= 1, f"--neighbour-radius must be at least 1, not {self.neighbour_radius}")
+        _require(self.lambda_ >= 0, f"--lambda must be 0 or more, not {self.lambda_:g}")
+        _require(0 <= self.delta < 1, f"--delta must be at least 0 and below 1, not {self.delta:g}")
+        _require(self.max_iterations >= 0, f"--max-iterations must be 0 or more, not {self.max_iterations}")
+        _require(self.learning_rate > 0, f"--learning-rate must be above 0, not {self.learning_rate:g}")
+        _require(self.batch_size >= 1, f"--batch-size must be at least 1, not {self.batch_size}")
+        _require(0 <= self.dropout < 1, f"--dropout must be at least 0 and below 1, not {self.dropout:g}")
+        _require(self.random_seed >= 0, f"--random-seed must be 0 or more, not {self.random_seed}")
+
+    @property
+    def resolved_update_rule(self) -> str | None:
+        """The update rule in force; None for methods that rewrite nothing."""
+        if self.update_rule is not None:
+            return self.update_rule
+        return {"si-cnn": "observed-neighbours", "di-cnn": "own-prediction"}.get(self.method)

@@ -1,0 +1,1 @@
+"""SI-CNN, reconstructed from the paper's supplement: network, training and data iterations."""

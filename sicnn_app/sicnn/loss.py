@@ -1,0 +1,56 @@
+"""Forward models and the loss: re-synthesise the signals and compare."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sicnn_app.ivim.signal import ivim_signal_torch
+from sicnn_app.sicnn.network import Parameters
+
+ForwardModel = Callable[[Parameters, Tensor], Tensor]
+"""(parameters of shape (slices, X, Y), noise of shape (slices, X, Y)) -> signals (slices, B, X, Y)."""
+
+
+def noise_free_model(bvals: Tensor) -> ForwardModel:
+    """Forward model of the IVIM equation for ``bvals`` of shape (B,), s/mm^2."""
+    b = bvals[None, :, None, None]
+
+    def forward(parameters: Parameters, sigma: Tensor) -> Tensor:
+        f, d, dstar, s0 = (value[:, None] for value in parameters)
+        return ivim_signal_torch(b, f, d, dstar, s0)
+
+    return forward
+
+
+def rician_model(bvals: Tensor) -> ForwardModel:
+    """Forward model of the mean magnitude under Rician noise of one volume.
+
+    The mean of |s + noise| is sigma sqrt(pi/2) L_{1/2}(-s^2 / (2 sigma^2)) (Gudbjartsson and
+    Patz, Magn Reson Med 1995;34:910-914), written with exponentially scaled Bessel functions so
+    that it stays finite at any signal-to-noise ratio.
+    """
+    noise_free = noise_free_model(bvals)
+
+    def forward(parameters: Parameters, sigma: Tensor) -> Tensor:
+        sigma = sigma[:, None].clamp_min(1e-6)
+        z = (noise_free(parameters, sigma[:, 0]) / (2.0 * sigma)).square()
+        bessel = (1.0 + 2.0 * z) * torch.special.i0e(z) + 2.0 * z * torch.special.i1e(z)
+        return math.sqrt(math.pi / 2.0) * sigma * bessel
+
+    return forward
+
+
+def mean_squared_difference(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean squared difference over voxels and b-values.
+
+    Parameters
+    ----------
+    predicted, target : Tensor, shape (slices, B, X, Y)
+    weight : Tensor, shape (slices, X, Y), 0 outside the mask
+    """
+    squared = (predicted - target).square().mean(dim=1)
+    return (squared * weight).sum() / weight.sum()

@@ -1,0 +1,106 @@
+"""The network: noisy signals of a slice in, bounded IVIM parameters of every voxel out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sicnn_app.settings import Bounds
+
+TYPICAL = {"f": 0.15, "d": 1.3e-3, "dstar": 0.03, "s0": 1.0}
+"""Typical tissue (mean of the abdominal consensus values, Ljimani et al. 2020): where the outputs start."""
+
+HEAD_GAIN = 0.5
+"""Initial shrinkage of the output layer, so that training starts near typical tissue and off the bounds."""
+
+
+class Parameters(NamedTuple):
+    """Maps of one batch, each of shape (slices, X, Y); ``s0`` relative to the normaliser."""
+
+    f: Tensor
+    d: Tensor
+    dstar: Tensor
+    s0: Tensor
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Shape of the network.
+
+    Attributes
+    ----------
+    n_bvals : int
+        Input channels.
+    width : int
+        Channels of every hidden layer.
+    depth : int
+        Hidden layers; the receptive field is 2 * depth + 1 voxels for 3 x 3 kernels.
+    kernel_size : int
+        Odd; 1 makes a voxelwise network.
+    dropout : float
+    bounds : Bounds
+    """
+
+    n_bvals: int
+    width: int = 32
+    depth: int = 4
+    kernel_size: int = 3
+    dropout: float = 0.0
+    bounds: Bounds = Bounds()
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Normalise every voxel over its channels.
+
+    Batch normalisation over one or few slices flickers between training and evaluation mode;
+    this depends neither on the batch nor on how much of the image is background.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class IvimNetwork(nn.Module):
+    """Convolutional network from normalised signals to F, D, D* and S0.
+
+    The supplement does not give Huang's layers; this one is a plain stack of 3 x 3 convolutions
+    with residual connections. Outputs are sigmoids scaled to the bounds.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        blocks = []
+        channels = config.n_bvals
+        for _ in range(config.depth):
+            layers: list[nn.Module] = [
+                nn.Conv2d(channels, config.width, config.kernel_size, padding=config.kernel_size // 2),
+                ChannelNorm(config.width),
+                nn.ELU(),
+            ]
+            if config.dropout:
+                layers.append(nn.Dropout(config.dropout))
+            blocks.append(nn.Sequential(*layers))
+            channels = config.width
+        self.blocks = nn.ModuleList(blocks)
+        self.head = nn.Conv2d(channels, len(Parameters._fields), 1)
+        with torch.no_grad():
+            self.head.weight.mul_(HEAD_GAIN)
+            for index, name in enumerate(Parameters._fields):
+                low, high = getattr(config.bounds, name)
+                self.head.bias[index] = torch.logit(torch.tensor((TYPICAL[name] - low) / (high - low)))
+
+    def forward(self, signals: Tensor) -> Parameters:
+        """Map normalised signals, shape (slices, B, X, Y), to parameters of shape (slices, X, Y)."""
+        hidden = self.blocks[0](signals)
+        for block in self.blocks[1:]:
+            hidden = hidden + block(hidden)
+        outputs = torch.sigmoid(self.head(hidden))
+        scaled = []
+        for index, name in enumerate(Parameters._fields):
+            low, high = getattr(self.config.bounds, name)
+            scaled.append(low + (high - low) * outputs[:, index])
+        return Parameters(*scaled)

@@ -1,0 +1,1 @@
+"""Digital phantoms with known F, D and D*: maps, noisy acquisitions and BIDS datasets of them."""

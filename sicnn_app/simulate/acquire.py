@@ -1,0 +1,163 @@
+"""From true maps to a noisy diffusion-weighted series."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sicnn_app.errors import UsageError
+from sicnn_app.ivim.signal import ivim_signal_maps
+from sicnn_app.simulate.phantom import Phantom
+
+SNR_DEFINITION = (
+    "mean true S0 over the body or brain mask, divided by the standard deviation of the Gaussian noise "
+    "of one channel (real or imaginary), for a single volume at b = 0 before any averaging"
+)
+"""What the number called SNR means wherever this package says it."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Which volumes are acquired.
+
+    Attributes
+    ----------
+    bvals : tuple of float, s/mm^2
+        In the order of acquisition; a value given twice is acquired twice.
+    repeats : int
+        Volumes per b-value above 0 and direction.
+    b0_repeats : int
+        Volumes per b-value of 0.
+    directions : int
+        Gradient directions per b-value above 0. The phantoms are isotropic: directions
+        differ in their noise only.
+
+    Raises
+    ------
+    UsageError
+        For no b-values, a negative or infinite one, or a count below 1.
+    """
+
+    bvals: tuple[float, ...]
+    repeats: int = 1
+    b0_repeats: int = 1
+    directions: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.bvals or not all(math.isfinite(b) and b >= 0 for b in self.bvals):
+            raise UsageError(f"b-values must be numbers of 0 or more in s/mm^2, not {list(self.bvals)}")
+        for flag, count in (
+            ("--repeats", self.repeats),
+            ("--b0-repeats", self.b0_repeats),
+            ("--directions", self.directions),
+        ):
+            if count < 1:
+                raise UsageError(f"{flag} must be 1 or more, not {count}")
+
+    def gradient_table(self) -> tuple[np.ndarray, np.ndarray]:
+        """B-value and direction of every volume.
+
+        Returns
+        -------
+        bvals : ndarray, shape (N,), s/mm^2
+        bvecs : ndarray, shape (N, 3)
+            Unit vectors; zeros where b is 0.
+        """
+        bvals: list[float] = []
+        bvecs: list[np.ndarray] = []
+        for b in self.bvals:
+            vectors = directions(self.directions) if b > 0 else np.zeros((1, 3))
+            count = self.repeats if b > 0 else self.b0_repeats
+            for vector in vectors:
+                bvals += [float(b)] * count
+                bvecs += [vector] * count
+        return np.array(bvals), np.array(bvecs)
+
+
+def directions(count: int) -> np.ndarray:
+    """Unit vectors spread over a half-sphere.
+
+    Parameters
+    ----------
+    count : int, 1 or more
+        Up to three are the axes x, y and z, more are a golden-angle spiral.
+
+    Returns
+    -------
+    ndarray, shape (count, 3)
+    """
+    if count <= 3:
+        return np.eye(3)[:count]
+    z = (np.arange(count) + 0.5) / count
+    turn = np.pi * (3.0 - np.sqrt(5.0)) * np.arange(count)
+    ring = np.sqrt(1.0 - z**2)
+    return np.stack([ring * np.cos(turn), ring * np.sin(turn), z], axis=1)
+
+
+def noise_sigma(phantom: Phantom, snr: float) -> float:
+    """Standard deviation of one noise channel, image units: see :data:`SNR_DEFINITION`.
+
+    Parameters
+    ----------
+    phantom : Phantom
+    snr : float
+        Above 0; infinity gives 0.
+
+    Raises
+    ------
+    UsageError
+        For an SNR that is not above 0, or a phantom without a voxel of tissue.
+    """
+    if not snr > 0:
+        raise UsageError(f"the SNR must be above 0 (inf: no noise), not {snr:g}")
+    if not phantom.mask.any():
+        raise UsageError(
+            f"a {phantom.preset} of shape {phantom.mask.shape} has no voxel of tissue: ask for more voxels"
+        )
+    return float(phantom.s0[phantom.mask].mean() / snr)
+
+
+def acquire(
+    phantom: Phantom,
+    bvals: Sequence[float] | np.ndarray,
+    *,
+    snr: float = math.inf,
+    seed: int | Sequence[int] = 0,
+) -> np.ndarray:
+    """Acquire one volume per b-value with Rician noise.
+
+    The magnitude of the true signal plus complex Gaussian noise, ``|s + sigma (n1 + i n2)|``,
+    with a sigma that :func:`noise_sigma` takes from the SNR. Where there is no signal
+    that is Rayleigh noise. Repeats and directions are repeated entries of ``bvals``
+    (:meth:`Protocol.gradient_table`).
+
+    Parameters
+    ----------
+    phantom : Phantom
+    bvals : array_like, shape (N,), s/mm^2
+    snr : float
+        Mean true S0 over the mask divided by the sigma of one channel, for a single volume
+        at b = 0 before any averaging. Infinity: no noise.
+    seed : int or sequence of int
+        Seed of the noise.
+
+    Returns
+    -------
+    ndarray, shape (X, Y, Z, N), float64, image units
+
+    Raises
+    ------
+    UsageError
+        As :func:`noise_sigma`.
+    """
+    sigma = noise_sigma(phantom, snr)
+    signals = ivim_signal_maps(np.asarray(bvals), phantom.f, phantom.d, phantom.dstar, phantom.s0)
+    if sigma == 0:
+        return signals
+    rng = np.random.default_rng(seed)
+    real = signals + sigma * rng.standard_normal(signals.shape)
+    imaginary = sigma * rng.standard_normal(signals.shape)
+    return np.sqrt(real**2 + imaginary**2)

@@ -1,0 +1,217 @@
+"""The ``sicnn-simulate`` command: phantoms as BIDS datasets."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from sicnn_app import __version__
+from sicnn_app.errors import InternalError, SicnnAppError, UsageError
+from sicnn_app.simulate.acquire import SNR_DEFINITION, Protocol
+from sicnn_app.simulate.dataset import GENERATOR, SimulationSettings, write_dataset
+from sicnn_app.simulate.phantom import DEFAULT_SHAPE
+
+DEFAULT_BVALS = {
+    "abdomen": (0, 10, 20, 30, 40, 50, 75, 100, 150, 250, 400, 600),
+    "brain": (0, 10, 20, 40, 80, 110, 140, 170, 200, 300, 400, 500, 600, 700, 800, 900),
+}
+"""s/mm^2: schemes used for IVIM of the pancreas and of the brain."""
+
+INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of ``sicnn-simulate``; every default stands in its help."""
+    shapes = ", ".join(f"{name} {' '.join(map(str, shape))}" for name, shape in DEFAULT_SHAPE.items())
+    schemes = "; ".join(f"{name} {' '.join(map(str, bvals))}" for name, bvals in DEFAULT_BVALS.items())
+    parser = _Parser(
+        prog=GENERATOR,
+        allow_abbrev=False,
+        description="Write a simulated IVIM dataset in BIDS, with the true maps in derivatives/truth. "
+        "The same command gives the same files.",
+    )
+    parser.add_argument(
+        "out_bids", metavar="OUT_BIDS", type=Path, help="folder of the dataset; missing or empty"
+    )
+    parser.add_argument("--preset", choices=tuple(DEFAULT_SHAPE), required=True, help="anatomy (required)")
+    parser.add_argument(
+        "--snr", type=float, default=20.0, help=f"SNR: {SNR_DEFINITION}; inf: no noise (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--bvals", type=float, nargs="+", metavar="B", help=f"b-values, s/mm^2 (default: {schemes})"
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=1,
+        metavar="N",
+        help="volumes per b > 0 and direction (default: %(default)d)",
+    )
+    parser.add_argument(
+        "--b0-repeats", type=int, metavar="N", help="volumes per b = 0 (default: as --repeats)"
+    )
+    parser.add_argument(
+        "--directions",
+        type=int,
+        default=1,
+        metavar="N",
+        help="directions per b > 0; they differ in their noise only (default: %(default)d)",
+    )
+    parser.add_argument(
+        "--shape", type=int, nargs=3, metavar=("X", "Y", "Z"), help=f"voxels per axis (default: {shapes})"
+    )
+    parser.add_argument(
+        "--subjects", type=int, default=1, metavar="N", help="subjects (default: %(default)d)"
+    )
+    parser.add_argument(
+        "--sessions",
+        type=int,
+        default=0,
+        metavar="N",
+        help="sessions per subject, same body, other noise; 0: no session level (default: %(default)d)",
+    )
+    parser.add_argument(
+        "--texture",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="relative standard deviation of F, D, D* and S0 within a tissue (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--between-subject-variation",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="relative standard deviation of a subject's tissue values around the literature's; "
+        "0: none (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--random-seed", type=int, default=0, metavar="SEED", help="seed (default: %(default)d)"
+    )
+    parser.add_argument(
+        "--inherit-bval",
+        action="store_true",
+        help="one dwi.bval, dwi.bvec and dwi.json at the top of the dataset (default: beside every image)",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help=f"replace a dataset of {GENERATOR}, not other derivatives (default: refuse)",
+    )
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="count",
+        default=0,
+        help="-v lists the files, -vv shows tracebacks (default: neither)",
+    )
+    parser.add_argument("--version", action="version", version=f"{GENERATOR} {__version__}")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``sicnn-simulate``.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments after the command's name; default: those of the process.
+
+    Returns
+    -------
+    int
+        Exit code: 0 written, 64 usage, 73 the output cannot be written, 70 a bug, 130 interrupted.
+    """
+    arguments = [_hyphenated(word) for word in (sys.argv[1:] if argv is None else argv)]
+    verbose = "-vv" in arguments
+    try:
+        options = build_parser().parse_args(arguments)
+        verbose = options.verbose >= 2
+        settings = _settings(options)
+        files = write_dataset(
+            options.out_bids, settings, command=_command(settings), overwrite=options.overwrite
+        )
+    except KeyboardInterrupt:
+        print(f"{GENERATOR}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if verbose:
+            traceback.print_exc()
+        known = isinstance(error, SicnnAppError)
+        message = (
+            str(error) if known else f"internal error ({type(error).__name__}: {error}); -vv shows where"
+        )
+        print(f"{GENERATOR}: error: {message}", file=sys.stderr)
+        return error.exit_code if known else InternalError.exit_code
+    if options.verbose:
+        print("\n".join(map(str, files)))
+    print(
+        f"{options.out_bids}: {len(files)} files, {sum(path.stat().st_size for path in files) / 1024:.0f} kB"
+    )
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> SimulationSettings:
+    preset = options.preset
+    return SimulationSettings(
+        preset=preset,
+        protocol=Protocol(
+            bvals=tuple(options.bvals or map(float, DEFAULT_BVALS[preset])),
+            repeats=options.repeats,
+            b0_repeats=options.repeats if options.b0_repeats is None else options.b0_repeats,
+            directions=options.directions,
+        ),
+        snr=options.snr,
+        shape=tuple(options.shape or DEFAULT_SHAPE[preset]),
+        subjects=options.subjects,
+        sessions=options.sessions,
+        seed=options.random_seed,
+        texture=options.texture,
+        subject_variation=options.between_subject_variation,
+        inherit_bval=options.inherit_bval,
+    )
+
+
+def _hyphenated(word: str) -> str:
+    """Spell a long flag with hyphens; its value and other words stay as they are."""
+    if not word.startswith("--"):
+        return word
+    flag, equals, value = word.partition("=")
+    return flag.replace("_", "-") + equals + value
+
+
+def _command(settings: SimulationSettings) -> str:
+    """The shortest command line with these settings; the folder is left open, files must not depend on it."""
+    preset, protocol = settings.preset, settings.protocol
+    words = ["--preset", preset, "--snr", f"{settings.snr:.10g}"]
+    optional = (
+        ("--bvals", [f"{b:.10g}" for b in protocol.bvals], [str(b) for b in DEFAULT_BVALS[preset]]),
+        ("--repeats", [protocol.repeats], [1]),
+        ("--b0-repeats", [protocol.b0_repeats], [protocol.repeats]),
+        ("--directions", [protocol.directions], [1]),
+        ("--shape", list(settings.shape), list(DEFAULT_SHAPE[preset])),
+        ("--subjects", [settings.subjects], [1]),
+        ("--sessions", [settings.sessions], [0]),
+        ("--texture", [f"{settings.texture:.10g}"], ["0.1"]),
+        ("--between-subject-variation", [f"{settings.subject_variation:.10g}"], ["0.05"]),
+        ("--random-seed", [settings.seed], [0]),
+    )
+    for flag, values, default in optional:
+        if values != default:
+            words += [flag, *map(str, values)]
+    if settings.inherit_bval:
+        words.append("--inherit-bval")
+    return " ".join([GENERATOR, "OUT_BIDS", *words])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,343 @@
+"""Write simulated subjects as a BIDS dataset, with the true maps as a derivatives dataset."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from sicnn_app import __version__
+from sicnn_app.errors import OutputError, UsageError
+from sicnn_app.ivim.maps import MAPS
+from sicnn_app.simulate.acquire import SNR_DEFINITION, Protocol, acquire, noise_sigma
+from sicnn_app.simulate.phantom import Phantom, make_phantom
+from sicnn_app.simulate.texts import dataset_readme, truth_readme
+
+BIDS_VERSION = "1.11.1"
+GENERATOR = "sicnn-simulate"
+TRUTH = Path("derivatives") / "truth"
+
+PARTIAL = ".simulating-"
+"""Start of the folder's name in which a dataset grows before it gets its final names."""
+
+OWN_NAMES = (
+    f"{PARTIAL}*",
+    "dataset_description.json",
+    "README.md",
+    "participants.tsv",
+    "dwi.*",
+    "sub-*",
+    TRUTH.as_posix(),
+)
+"""What a dataset of this command consists of; the first are remains of a killed run."""
+
+QUANTISATION = 16
+"""Image steps per sigma: rounding adds 1/(12 * 16^2) = 0.03 % to the noise variance."""
+
+MASK_DESC = {"abdomen": "body", "brain": "brain"}
+ACQUISITION = {
+    "abdomen": {"BodyPart": "ABDOMEN", "EchoTime": 0.06, "RepetitionTime": 4.0},
+    "brain": {"BodyPart": "BRAIN", "EchoTime": 0.08, "RepetitionTime": 6.0},
+}
+"""Metadata of a typical acquisition; the simulation has no relaxation and does not use the times."""
+
+TISSUE_COLUMNS = {
+    "f": {"Description": "Mean perfusion fraction of this subject's tissue"},
+    "d": {"Description": "Mean diffusion coefficient of this subject's tissue", "Units": "mm^2/s"},
+    "dstar": {"Description": "Mean pseudo-diffusion coefficient of this subject's tissue", "Units": "mm^2/s"},
+    "s0": {"Description": "Brightness at b = 0 relative to 1: chosen, not measured"},
+    "source": {
+        "Description": "Where the values of F, D and D* were taken from, before the subject's variation"
+    },
+}
+"""Columns of the table of tissues beyond those of BIDS."""
+
+TRUTH_BIDSIGNORE = "*_dwimap.*\n"
+"""Parameter maps have no name in the released BIDS: the suffix is that of BEP016."""
+
+
+@dataclass(frozen=True)
+class SimulationSettings:
+    """Everything that decides the content of a dataset.
+
+    Attributes
+    ----------
+    preset : {"abdomen", "brain"}
+    protocol : Protocol
+    snr : float
+        See :data:`sicnn_app.simulate.acquire.SNR_DEFINITION`.
+    shape : tuple of int, (X, Y, Z)
+    subjects : int
+    sessions : int
+        0: no session level. Sessions of a subject show the same body with other noise.
+    seed : int
+    texture : float
+        See :func:`sicnn_app.simulate.phantom.make_phantom`.
+    subject_variation : float
+        The same function's ``tissue_variation``.
+    inherit_bval : bool
+        One gradient table at the top of the dataset instead of one beside every image.
+
+    Raises
+    ------
+    UsageError
+    """
+
+    preset: str
+    protocol: Protocol
+    snr: float
+    shape: tuple[int, int, int]
+    subjects: int = 1
+    sessions: int = 0
+    seed: int = 0
+    texture: float = 0.1
+    subject_variation: float = 0.05
+    inherit_bval: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.snr > 0:
+            raise UsageError(f"--snr must be above 0 (inf: no noise), not {self.snr:g}")
+        if self.subjects < 1:
+            raise UsageError(f"--subjects must be 1 or more, not {self.subjects}")
+        if self.sessions < 0:
+            raise UsageError(f"--sessions must be 0 (no session level) or more, not {self.sessions}")
+        if self.seed < 0:
+            raise UsageError(f"--random-seed must be 0 or more, not {self.seed}")
+
+
+def write_dataset(
+    out: Path, settings: SimulationSettings, *, command: str, overwrite: bool = False
+) -> list[Path]:
+    """Write a simulated BIDS dataset and its truth below ``derivatives/truth``.
+
+    The dataset grows in a hidden folder inside ``out`` and gets its final names at the
+    end, ``dataset_description.json`` last.
+
+    Parameters
+    ----------
+    out : Path
+        Made if missing; must be empty otherwise.
+    settings : SimulationSettings
+    command : str
+        Command line to state in the README.
+    overwrite : bool
+        Replace a dataset that this function wrote before; files beside it, such as other
+        derivatives, stay. A folder with any other content is refused.
+
+    Returns
+    -------
+    list of Path
+        The files written, sorted.
+
+    Raises
+    ------
+    UsageError
+        When ``out`` holds something that may not be replaced.
+    OutputError
+        When it cannot be written.
+    """
+    _check_replaceable(out, overwrite)
+    partial = out / f"{PARTIAL}{os.getpid()}"
+    try:
+        partial.mkdir(parents=True)
+        try:
+            _write_raw(partial, settings, command)
+            files = sorted(out / path.relative_to(partial) for path in partial.rglob("*") if path.is_file())
+            _replace(partial, out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(
+            f"{out}: cannot write the dataset ({error.strerror or error}); name a writable folder"
+        ) from error
+    return files
+
+
+def _replace(partial: Path, out: Path) -> None:
+    """Move the finished dataset to its place instead of an older one; what else lies there stays."""
+    for old in (path for pattern in OWN_NAMES for path in out.glob(pattern)):
+        if old != partial:
+            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+    (out / TRUTH.parent).mkdir(exist_ok=True)
+    (partial / TRUTH).rename(out / TRUTH)
+    (partial / TRUTH.parent).rmdir()
+    for path in sorted(partial.iterdir(), key=lambda path: path.name == "dataset_description.json"):
+        path.rename(out / path.name)
+
+
+def _check_replaceable(out: Path, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out}: is a file; name a folder for the dataset")
+    try:
+        content = (
+            [path for path in out.iterdir() if not path.name.startswith(PARTIAL)] if out.exists() else []
+        )
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be read ({error.strerror}); name another folder") from error
+    if not content:
+        return
+    if not overwrite:
+        raise UsageError(f"{out}: is not empty; name another folder or give --overwrite")
+    try:
+        description = json.loads((out / "dataset_description.json").read_text(encoding="utf-8"))
+        ours = description["GeneratedBy"][0]["Name"] == GENERATOR
+    except (OSError, ValueError, LookupError, TypeError):
+        ours = False
+    if not ours:
+        raise UsageError(
+            f"{out}: is not a dataset of {GENERATOR}, which --overwrite may replace; name another folder"
+        )
+
+
+def _write_raw(root: Path, settings: SimulationSettings, command: str) -> None:
+    """Write raw dataset and truth."""
+    bvals, bvecs = settings.protocol.gradient_table()
+    bval_text = " ".join(np.format_float_positional(b, trim="-") for b in bvals) + "\n"
+    bvec_text = "".join(" ".join(f"{value:.6g}" for value in row) + "\n" for row in bvecs.T)
+    truth = root / TRUTH
+    truth.mkdir(parents=True)
+    _write_json(root / "dataset_description.json", _description(settings, "raw", command))
+    _write_json(truth / "dataset_description.json", _description(settings, "derivative", command))
+    (truth / ".bidsignore").write_text(TRUTH_BIDSIGNORE, encoding="utf-8")
+
+    subjects = [f"{number + 1:02d}" for number in range(settings.subjects)]
+    sessions = [str(number + 1) for number in range(settings.sessions)] or [None]
+    (root / "participants.tsv").write_text(
+        "participant_id\n" + "".join(f"sub-{name}\n" for name in subjects), encoding="utf-8"
+    )
+    common = {
+        **ACQUISITION[settings.preset],
+        "Manufacturer": "none (simulated)",
+        "SimulatedSNR": settings.snr if np.isfinite(settings.snr) else "infinite",
+        "SimulatedSNRDefinition": SNR_DEFINITION,
+        "SimulatedTexture": settings.texture,
+        "SimulatedSubjectVariation": settings.subject_variation,
+    }
+    if settings.inherit_bval:
+        (root / "dwi.bval").write_text(bval_text, encoding="utf-8")
+        (root / "dwi.bvec").write_text(bvec_text, encoding="utf-8")
+        _write_json(root / "dwi.json", common)
+        common = {}
+
+    for number, subject in enumerate(subjects):
+        # A seed of its own for every subject and session: adding more leaves the others as they are.
+        anatomy_seed = [settings.seed, number]
+        phantom = make_phantom(
+            settings.preset,
+            settings.shape,
+            seed=anatomy_seed,
+            texture=settings.texture,
+            tissue_variation=settings.subject_variation,
+        )
+        sigma = noise_sigma(phantom, settings.snr)
+        for index, session in enumerate(sessions):
+            noise_seed = [*anatomy_seed, index + 1]
+            folder = Path(f"sub-{subject}", *([f"ses-{session}"] if session else []), "dwi")
+            stem = f"sub-{subject}" + (f"_ses-{session}" if session else "")
+            signals = acquire(phantom, bvals, snr=settings.snr, seed=noise_seed)
+            base = root / folder / f"{stem}_dwi"
+            base.parent.mkdir(parents=True)
+            _write_signals(base.with_suffix(".nii.gz"), signals, phantom, sigma)
+            own = {
+                "SimulatedSigma": sigma,
+                "SimulatedSubjectSeed": anatomy_seed,
+                "SimulatedNoiseSeed": noise_seed,
+            }
+            _write_json(base.with_suffix(".json"), {**common, **own})
+            if not settings.inherit_bval:
+                base.with_suffix(".bval").write_text(bval_text, encoding="utf-8")
+                base.with_suffix(".bvec").write_text(bvec_text, encoding="utf-8")
+            _write_truth(truth, folder, stem, phantom)
+
+    (root / "README.md").write_text(
+        dataset_readme(
+            settings.preset, command, settings.snr, phantom, settings.subject_variation, settings.texture
+        ),
+        encoding="utf-8",
+    )
+    (truth / "README.md").write_text(truth_readme(settings.preset), encoding="utf-8")
+
+
+def _description(settings: SimulationSettings, kind: str, command: str) -> dict:
+    title = f"Simulated IVIM diffusion MRI of the {settings.preset}"
+    generator = {"Name": GENERATOR, "Version": __version__, "Description": command}
+    description = {
+        "Name": title if kind == "raw" else f"{title}: true maps",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": kind,
+        "License": "CC0",
+        "Authors": ["sicnn-app contributors"],
+        "GeneratedBy": [generator],
+    }
+    if kind == "derivative":
+        description["DatasetLinks"] = {"raw": "../.."}
+    return description
+
+
+def _write_truth(truth: Path, folder: Path, stem: str, phantom: Phantom) -> None:
+    """True maps, mask and tissue labels of one run; NaN in maps where there is no tissue."""
+    target = truth / folder
+    target.mkdir(parents=True)
+    source = {"Sources": [f"bids:raw:{(folder / f'{stem}_dwi.nii.gz').as_posix()}"]}
+    for spec in MAPS:
+        values = getattr(phantom, spec.label, None)
+        if values is None:
+            continue
+        base = target / f"{stem}_model-ivim_param-{spec.label}_dwimap"
+        _save(base.with_suffix(".nii.gz"), np.where(phantom.mask, values, np.nan).astype(np.float32), phantom)
+        _write_json(
+            base.with_suffix(".json"),
+            {"Description": f"True value. {spec.description}", "Units": spec.unit, **source},
+        )
+
+    desc = MASK_DESC[phantom.preset]
+    base = target / f"{stem}_desc-{desc}_mask"
+    _save(base.with_suffix(".nii.gz"), phantom.mask.astype(np.uint8), phantom)
+    _write_json(
+        base.with_suffix(".json"),
+        {"Description": "Voxels that hold tissue", "Type": "Brain" if desc == "brain" else "ROI", **source},
+    )
+
+    base = target / f"{stem}_desc-tissues_dseg"
+    _save(base.with_suffix(".nii.gz"), phantom.labels.astype(np.uint8), phantom)
+    _write_json(
+        base.with_suffix(".json"), {"Description": "Tissue of every voxel", **source, **TISSUE_COLUMNS}
+    )
+    columns = ("index", "name", "color", *TISSUE_COLUMNS)
+    rows = [
+        (t.code, t.name, t.color, f"{t.f:.6g}", f"{t.d:.6g}", f"{t.dstar:.6g}", f"{t.s0:.6g}", t.source)
+        for t in phantom.tissues
+    ]
+    lines = ["\t".join(map(str, row)) for row in (columns, *rows)]
+    base.with_suffix(".tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _write_signals(path: Path, signals: np.ndarray, phantom: Phantom, sigma: float) -> None:
+    """Write the series as 16-bit integers fine enough for the noise; as floats when there is none."""
+    if sigma == 0:
+        _save(path, signals.astype(np.float32), phantom)
+        return
+    step = float(np.float32(max(sigma / QUANTISATION, signals.max() / np.iinfo(np.int16).max)))
+    steps = np.rint(signals / step).clip(0, np.iinfo(np.int16).max).astype(np.int16)
+    _save(path, steps, phantom, step=step)
+
+
+def _save(path: Path, data: np.ndarray, phantom: Phantom, *, step: float | None = None) -> None:
+    """Write an image; with a step, the data are counts of it and the header says so."""
+    image = nib.Nifti1Image(data, phantom.affine)
+    image.header.set_xyzt_units("mm", "sec")
+    image.set_sform(phantom.affine, code=1)
+    image.set_qform(phantom.affine, code=1)
+    if step is not None:
+        # nibabel stores the array as it is when the header already has a slope.
+        image.header.set_slope_inter(step, 0.0)
+    image.to_filename(path)
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

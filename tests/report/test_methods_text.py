@@ -1,0 +1,133 @@
+"""The methods text says what was done with the settings used, and cites what is behind it."""
+
+from __future__ import annotations
+
+import pytest
+
+from sicnn_app.report import citation_markdown, methods_text
+from sicnn_app.report.references import REFERENCES
+
+SOFTWARE = {
+    "sicnn-app": "9.8.7",
+    "torch": "2.13.0",
+    "nibabel": "5.4.2",
+    "pybids": "0.22.0",
+    "dipy": "1.12.1",
+    "nilearn": "0.14",
+}
+PARAMETERS = {
+    "Method": "si-cnn",
+    "UpdateRule": "observed-neighbours",
+    "FittingThreshold": "2.5sigma",
+    "NeighbourThreshold": "0.02",
+    "NeighbourRadius": 7,
+    "NetworkInput": "noisy",
+    "RicianModel": True,
+    "Lambda": 0.0125,
+    "Delta": 0.05,
+    "MaxIterations": 33,
+    "LearningRate": 0.0003,
+    "BatchSize": 25,
+    "Dropout": 0.01,
+    "RandomSeed": 42,
+    "Bounds": {"f": [0.0, 1.0], "d": [0.0, 0.005], "dstar": [0.005, 0.2], "s0": [0.5, 1.5]},
+    "DataIterations": 11,
+    "StopReason": "the training signals settled",
+    "BValuesUsed": [0.0, 10.0, 400.0, 800.0],
+    "BValueRepeats": [3, 6, 6, 6],
+    "NoiseSigma": 17.25,
+    "NoiseMethod": "differences of repeats",
+    "SignalToNoiseRatioPerBValue": [23.4, 20.0, 12.0, 8.0],
+    "Anatomy": "body",
+    "MaskSource": "bids:masks:sub-01/anat/sub-01_mask.nii.gz",
+    "PreprocessingSteps": [
+        {"Name": "Volume selection", "Description": "21 of 24 volumes used"},
+        {"Name": "Denoising", "Description": "MP-PCA, patch radius 2"},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        "sicnn-app 9.8.7",
+        "4 b-values (0, 10, 400, 800 s/mm²) in 21 volumes",
+        "(1) Volume selection: 21 of 24 volumes used; (2) Denoising: MP-PCA, patch radius 2",
+        "body mask (bids:masks:sub-01/anat/sub-01_mask.nii.gz)",
+        "17.2 image units (differences of repeats)",
+        "ratio of 23.4",
+        "D* to 0.005-0.2 mm²/s",
+        "reconstructed from the supplement",
+        "exceeded 2.5 times the noise",
+        "difference below 0.02 of the normalised signal",
+        "radius 7 voxels",
+        "mean of the measured signals of voxels with similar predicted curves",
+        "11 data iterations were done, at most 33 allowed (stop: the training signals settled)",
+        "learning rate 0.0003",
+        "batch size 25",
+        "dropout 0.01",
+        "lambda 0.0125",
+        "delta 0.05",
+        "random seed 42",
+        "Rician",
+        "PyTorch 2.13.0",
+    ],
+)
+def test_actual_settings_are_named(expected):
+    assert expected in methods_text(PARAMETERS, SOFTWARE)
+
+
+def test_it_claims_a_reconstruction_only():
+    for method in ("si-cnn", "di-cnn", "cnn", "lsq"):
+        text = methods_text({**PARAMETERS, "Method": method}, SOFTWARE).lower()
+        assert "exact reproduction" not in text
+        assert ("reconstructed from the supplement" in text) == (method in ("si-cnn", "di-cnn"))
+    assert "exact reproduction" not in citation_markdown().lower()
+    assert "reconstructed from the supplement" in citation_markdown()
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("predicted-neighbours", "mean of the predicted signals"),
+        ("own-prediction", "the network's own prediction"),
+    ],
+)
+def test_update_rule_is_described(rule, expected):
+    text = methods_text({**PARAMETERS, "UpdateRule": rule}, SOFTWARE)
+    assert expected in text and "mean of the measured signals" not in text
+    assert ("radius 7" in text) == ("neighbours" in rule)
+
+
+def test_references_follow_the_method_the_steps_and_the_software():
+    full = methods_text(PARAMETERS, SOFTWARE)
+    for key in ("supplement", "huang", "lebihan", "veraart", "pybids", "dipy", "nibabel", "nilearn", "torch"):
+        assert REFERENCES[key] in full, key
+    assert REFERENCES["fadnavis"] not in full and REFERENCES["kellner"] not in full
+    lsq = methods_text({"Method": "lsq"}, {"nibabel": "5"})
+    assert REFERENCES["lebihan"] in lsq and REFERENCES["nibabel"] in lsq
+    assert not any(REFERENCES[key] in lsq for key in ("supplement", "huang", "torch", "veraart"))
+    assert "least squares" in lsq and "network" in lsq.split("### References")[0]
+
+
+def test_huang_is_cited_as_in_the_supplement():
+    assert "67(21):215018" in REFERENCES["huang"] and "Huang" in REFERENCES["huang"]
+
+
+def test_nothing_known_still_gives_a_text():
+    text = methods_text({}, {})
+    assert "n/a" not in text and "None" not in text and "Le Bihan" in text
+
+
+def test_spelling_of_keys_does_not_matter():
+    snake = {"method": "si-cnn", "fitting_threshold": "0.03", "max_iterations": 5, "data_iterations": 2}
+    assert "exceeded 0.03 of the normalised signal" in methods_text(snake, {})
+
+
+def test_citation_lists_every_reference_once():
+    text = citation_markdown()
+    assert text.startswith("# ") and all(text.count(reference) == 1 for reference in REFERENCES.values())
+
+
+def test_text_is_the_same_every_time():
+    assert methods_text(PARAMETERS, SOFTWARE) == methods_text(dict(PARAMETERS), dict(SOFTWARE))
