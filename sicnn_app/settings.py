@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sicnn_app.errors import UsageError
 
@@ -195,3 +196,108 @@ class EstimationSettings:
         if self.update_rule is not None:
             return self.update_rule
         return {"si-cnn": "observed-neighbours", "di-cnn": "own-prediction"}.get(self.method)
+
+
+@dataclass(frozen=True)
+class ResourceSettings:
+    """Where the work is done; none of it changes a map beyond what the determinism promise says.
+
+    ``omp_nthreads`` is a fixed number and not the core count, because sums in another order
+    change the last bits of a map.
+    """
+
+    device: str = "auto"
+    omp_nthreads: int = 2
+    work_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        _require(
+            re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None,
+            f"--device must be auto, cpu, cuda or cuda:N, not {self.device!r}",
+        )
+        _require(self.omp_nthreads >= 1, f"--omp-nthreads must be at least 1, not {self.omp_nthreads}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a call of ``sicnn-app`` asked for."""
+
+    bids_dir: Path
+    output_dir: Path
+    analysis_level: str = "participant"
+    selection: SelectionSettings = SelectionSettings()
+    inputs: InputSettings = InputSettings()
+    preprocessing: PreprocessingSettings = PreprocessingSettings()
+    estimation: EstimationSettings = EstimationSettings()
+    resources: ResourceSettings = ResourceSettings()
+    dry_run: bool = False
+    reports_only: bool = False
+    boilerplate_only: bool = False
+    stop_on_first_crash: bool = False
+    overwrite: bool = False
+    clean_workdir: bool = False
+    verbosity: int = 0
+
+    def __post_init__(self) -> None:
+        exclusive = [
+            flag
+            for flag, on in (
+                ("--dry-run", self.dry_run),
+                ("--reports-only", self.reports_only),
+                ("--boilerplate-only", self.boilerplate_only),
+            )
+            if on
+        ]
+        _require(len(exclusive) <= 1, f"{' and '.join(exclusive)} contradict each other: give one of them")
+        _require(
+            self.inputs.mask_desc is None or bool(self.inputs.derivatives),
+            "--mask-desc chooses among masks of --derivatives: give that too",
+        )
+
+    @property
+    def work_dir(self) -> Path:
+        """Folder for whatever is not finished."""
+        return self.resources.work_dir or self.output_dir / ".work"
+
+    def changing_maps(self) -> dict:
+        """Settings that can change a map, JSON-serialisable: what a fingerprint covers."""
+        estimation = {
+            name: str(value) if isinstance(value, Threshold) else value
+            for name, value in vars(self.estimation).items()
+            if name not in ("bounds", "preset")
+        }
+        estimation["update_rule"] = self.estimation.resolved_update_rule
+        return {
+            **estimation,
+            "bounds": {name: list(value) for name, value in vars(self.estimation.bounds).items()},
+            "anatomy": self.preprocessing.anatomy,
+            "ignore_bvals": sorted(self.preprocessing.ignore_bvals),
+            "max_bval": self.preprocessing.max_bval,
+            "combine": self.selection.combine,
+            "mask_desc": self.inputs.mask_desc,
+        }
+
+
+def preset_settings(name: str) -> dict[str, Any]:
+    """Fields of :class:`EstimationSettings` that a preset sets; the others keep their defaults.
+
+    The values are those of the experimental logs in the supplement: ``supplement`` the pair of thresholds
+    called better at the end, ``supplement-table`` the pair behind the logged table over SNR.
+
+    Parameters
+    ----------
+    name : {'default', 'supplement', 'supplement-table'}
+    """
+    if name == "default":
+        return {}
+    fitting, neighbour = (0.03, 0.02) if name == "supplement" else (0.02, 0.03)
+    return {
+        "fitting_threshold": Threshold(fitting, "absolute"),
+        "neighbour_threshold": Threshold(neighbour, "absolute"),
+        "lambda_": 0.01,
+        "delta": 0.05,
+        "learning_rate": 1e-4,
+        "dropout": 0.01,
+        "batch_size": 25,
+        "max_iterations": 200,
+    }

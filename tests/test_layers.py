@@ -25,7 +25,7 @@ LAYERS = (
 )
 """From top to bottom; a module imports from layers below its own, and from its own package."""
 
-LEAVES = ("__init__", "errors", "settings", "record", "device", "caches")
+LEAVES = ("__init__", "errors", "settings", "record", "device", "caches", "console")
 """Anyone may import these."""
 
 LEAF_IMPORTS = ("__init__", "errors", "settings")

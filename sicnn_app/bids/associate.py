@@ -145,6 +145,9 @@ class Associator:
         candidates = self._candidates(image, entities, extension)
         if not candidates:
             return None
+        own = image.parent / f"{image_stem(image)}{extension}"
+        if own in candidates[0]:
+            return own
         if len(candidates[0]) > 1:
             raise DataError(f"{image}: {_both(candidates[0])} both apply to it: keep one of them")
         return candidates[0][0]
@@ -168,7 +171,7 @@ class Associator:
         Raises
         ------
         DataError
-            Two .bval, or two .bvec, in one folder apply.
+            Two .bval, or two .bvec, in one folder apply and none has the image's own name.
         """
         bval = self._nearest(image, entities, ".bval")
         bvec = self._nearest(image, entities, ".bvec")

@@ -291,6 +291,35 @@ def _require_ivim(name: str, bvals: np.ndarray) -> None:
         )
 
 
+def load_mask(path: Path) -> np.ndarray:
+    """Read a mask.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    ndarray, shape (X, Y, Z), bool
+        True where the image is above 0; trailing axes of length 1 are dropped.
+
+    Raises
+    ------
+    MissingInputError
+        The file is not there, or its content is not fetched.
+    DataError
+        It cannot be read.
+    """
+    image = open_image(path)
+    try:
+        values = np.asanyarray(image.dataobj)
+    except READ_ERRORS as error:
+        raise DataError(f"{path} cannot be read ({error}): copy it again") from None
+    while values.ndim > 3 and values.shape[-1] == 1:
+        values = values[..., 0]
+    return np.nan_to_num(values) > 0
+
+
 def load_run(run: DwiRun, *, bvals_file: Path | None) -> LoadedRun:
     """Read the images of a run and their gradient tables.
 

@@ -12,12 +12,27 @@ from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.signal import ivim_signal_torch
 from sicnn_app.lsq.fit import DEFAULT_BOUNDS, MAX_ITERATIONS, fit_biexponential
 from sicnn_app.lsq.starts import split_bval
-from sicnn_app.settings import Bounds
+from sicnn_app.settings import Bounds, EstimationSettings
 
 ALGORITHM = (
     "Bounded nonlinear least squares per voxel: a segmented fit and a grid over D and D* as starts, then "
     "Levenberg-Marquardt on the full bi-exponential"
 )
+
+
+def estimate(
+    signals: np.ndarray,
+    mask: np.ndarray,
+    bvals: np.ndarray,
+    *,
+    sigma_per_bval: np.ndarray,
+    sigma: float | None = None,
+    settings: EstimationSettings,
+    device: str = "cpu",
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Estimate:
+    """:func:`estimate_lsq` behind the interface that all estimators share; the noise is not used."""
+    return estimate_lsq(signals, mask, bvals, bounds=settings.bounds, device=device, progress=progress)
 
 
 def estimate_lsq(

@@ -129,6 +129,18 @@ class RunDerivatives:
         return versions if isinstance(versions, dict) else {}
 
 
+def reported_sessions(output_dir: Path) -> list[tuple[str, str | None]]:
+    """Subject and session labels of which any output is on disk, sorted; session None without sessions."""
+    found: set[tuple[str, str | None]] = set()
+    for pattern in ("sub-*/dwi", "sub-*/ses-*/dwi"):
+        for folder in output_dir.glob(pattern):
+            labels = [part.partition("-")[2] for part in folder.relative_to(output_dir).parts[:-1]]
+            subject, session = labels[0], labels[1] if len(labels) > 1 else None
+            if run_names(output_dir, subject, session):
+                found.add((subject, session))
+    return sorted(found, key=lambda pair: (pair[0], pair[1] or ""))
+
+
 def run_names(output_dir: Path, subject: str, session: str | None) -> list[str]:
     """Stems of the runs of which any output is on disk, sorted."""
     folder = _dwi_folder(output_dir, subject, session)

@@ -108,12 +108,18 @@ def test_files_of_others_never_apply(dataset, other):
 
 @pytest.mark.parametrize("extension", ["bval", "bvec"])
 def test_two_candidates_in_one_folder_are_an_error_naming_both(dataset, extension):
-    dataset.write(f"{IMAGE}.{extension}", "0")
-    dataset.write(f"sub-01/ses-1/dwi/sub-01_ses-1_dwi.{extension}", "0")
+    dataset.write(f"sub-01/ses-1/dwi/sub-01_ses-1_acq-a_dwi.{extension}", "0")
+    dataset.write(f"sub-01/ses-1/dwi/sub-01_ses-1_run-01_dwi.{extension}", "0")
     with pytest.raises(DataError) as error:
         associate(dataset)
-    assert f"sub-01_ses-1_dwi.{extension}" in str(error.value)
-    assert f"sub-01_ses-1_acq-a_run-01_dwi.{extension}" in str(error.value)
+    assert f"sub-01_ses-1_acq-a_dwi.{extension}" in str(error.value)
+    assert f"sub-01_ses-1_run-01_dwi.{extension}" in str(error.value)
+
+
+def test_a_file_of_the_same_name_belongs_to_the_image_beside_a_more_general_one(dataset):
+    own = dataset.write(f"{IMAGE}.bval", "0")
+    dataset.write("sub-01/ses-1/dwi/sub-01_ses-1_dwi.bval", "0")
+    assert associate(dataset)[0].bval == own
 
 
 def test_two_candidates_farther_up_do_not_matter_when_a_nearer_one_applies(dataset):

@@ -1,0 +1,54 @@
+"""The device asked for, or a clear stop; and the threads that work on it."""
+
+from __future__ import annotations
+
+import torch
+
+from sicnn_app.errors import DeviceError
+
+
+def choose_device(requested: str) -> tuple[str, str]:
+    """Resolve ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Parameters
+    ----------
+    requested : str
+
+    Returns
+    -------
+    device : str
+        ``cpu`` or ``cuda:N``.
+    reason : str
+        What decided it, in words.
+
+    Raises
+    ------
+    DeviceError
+        When a CUDA device was asked for and is not there: it never falls back silently.
+    """
+    if requested == "cpu":
+        return "cpu", "--device cpu"
+    if requested == "auto" and not torch.cuda.is_available():
+        return "cpu", "no CUDA device was found"
+    if not torch.cuda.is_available():
+        raise DeviceError(
+            f"--device {requested}: no CUDA device is available; give the container its GPU "
+            "(docker run --gpus all, apptainer run --nv) or use --device cpu"
+        )
+    index = int(requested.partition(":")[2] or 0) if requested != "auto" else 0
+    count = torch.cuda.device_count()
+    if index >= count:
+        raise DeviceError(f"--device {requested}: there are {count} CUDA devices, numbered from 0")
+    return f"cuda:{index}", f"{torch.cuda.get_device_name(index)} was found"
+
+
+def describe_device(device: str) -> str:
+    """``cuda:0 NVIDIA H200`` for a CUDA device, ``cpu`` unchanged."""
+    return device if device == "cpu" else f"{device} {torch.cuda.get_device_name(torch.device(device))}"
+
+
+def limit_threads(threads: int) -> None:
+    """Use this many CPU threads, and sums of one order on CUDA as far as it offers them."""
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
