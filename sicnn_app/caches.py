@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from sicnn_app.errors import OutputError
@@ -21,7 +23,11 @@ CACHE_VARIABLES = {
 }
 """Environment variables of the libraries, and the folder each gets."""
 
-FOLDER_PREFIX = "caches-"
+OWNER_FILE = ".owner"
+"""File in every folder of :func:`owned_folder`, locked as long as its process lives."""
+
+ATTEMPTS = 20
+"""Another job may remove an empty parent between the two calls that make parent and folder."""
 
 
 def ensure_home() -> None:
@@ -36,6 +42,58 @@ def limit_library_threads(threads: int) -> None:
 
 
 @contextmanager
+def owned_folder(parent: Path, kind: str) -> Iterator[Path]:
+    """A new folder of this process below ``parent``, removed at the end with its parent when empty.
+
+    Parameters
+    ----------
+    parent : Path
+    kind : str
+        Start of the folder's name, before host and process number.
+
+    Raises
+    ------
+    OSError
+        When it cannot be created.
+    """
+    folder = _make_folder(parent, f"{kind}-{socket.gethostname()}-{os.getpid()}-")
+    try:
+        with (folder / OWNER_FILE).open("wb") as owner:
+            # Without locks on the file system clean_work_folder leaves the folder alone.
+            with suppress(OSError):
+                fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            parent.rmdir()
+
+
+def _make_folder(parent: Path, prefix: str) -> Path:
+    for _ in range(ATTEMPTS):
+        parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    raise FileNotFoundError(errno.ENOENT, "another process keeps removing the folder")
+
+
+def clean_work_folder(work_dir: Path) -> None:
+    """Remove what killed processes left there; nothing of a living one, nothing a user put there."""
+    for owner in work_dir.glob(f"*/{OWNER_FILE}"):
+        if not _is_locked(owner):
+            shutil.rmtree(owner.parent, ignore_errors=True)
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open("r+b") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
+
+
+@contextmanager
 def private_caches(work_dir: Path) -> Iterator[Path]:
     """Point every cache into a folder of this process below ``work_dir``; remove it at the end.
 
@@ -47,26 +105,24 @@ def private_caches(work_dir: Path) -> Iterator[Path]:
         When the folder cannot be created.
     """
     ensure_home()
-    folder = work_dir / f"{FOLDER_PREFIX}{socket.gethostname()}-{os.getpid()}"
     before = {name: os.environ.get(name) for name in CACHE_VARIABLES}
-    try:
-        for name, part in CACHE_VARIABLES.items():
-            (folder / part).mkdir(parents=True, exist_ok=True)
-            os.environ[name] = str(folder / part)
-    except OSError as error:
-        raise OutputError(
-            f"{work_dir}: cannot be created ({error.strerror}): choose a writable output or --work-dir"
-        ) from error
-    tempfile.tempdir = str(folder / CACHE_VARIABLES["TMPDIR"])
-    try:
-        yield folder
-    finally:
-        tempfile.tempdir = None
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):
-            work_dir.rmdir()
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(owned_folder(work_dir, "caches"))
+            for part in CACHE_VARIABLES.values():
+                (folder / part).mkdir()
+        except OSError as error:
+            raise OutputError(
+                f"{work_dir}: cannot be created ({error.strerror}): choose a writable output or --work-dir"
+            ) from error
+        os.environ.update({name: str((folder / part).resolve()) for name, part in CACHE_VARIABLES.items()})
+        tempfile.tempdir = os.environ["TMPDIR"]
+        try:
+            yield folder
+        finally:
+            tempfile.tempdir = None
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value

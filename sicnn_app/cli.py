@@ -15,13 +15,21 @@ from typing import Any, NoReturn
 
 from sicnn_app import __version__
 from sicnn_app.caches import ensure_home, limit_library_threads
-from sicnn_app.errors import InternalError, MissingInputError, SicnnAppError, TryAgainError, UsageError
+from sicnn_app.errors import (
+    InternalError,
+    MissingInputError,
+    SicnnAppError,
+    TryAgainError,
+    UsageError,
+    one_line,
+)
 from sicnn_app.settings import (
     ANATOMIES,
     COMBINE,
     METHODS,
     NETWORK_INPUTS,
     PRESETS,
+    REPORT_LEVELS,
     UPDATE_RULES,
     EstimationSettings,
     InputSettings,
@@ -47,7 +55,6 @@ LATER = {
     "--nprocs": "processing participants in parallel",
     "--mem": "memory limits",
     "--dask-scheduler": "processing participants in parallel",
-    "--report-level": "the interactive report",
 }
 """Flags that later versions add: refused by name, so that nobody believes they took effect."""
 
@@ -64,15 +71,19 @@ class _Parser(argparse.ArgumentParser):
 def _label(prefix: str):
     def strip(text: str) -> str:
         label = text.removeprefix(prefix)
-        if not label.isalnum():
-            raise argparse.ArgumentTypeError(f"{text!r} is no BIDS label: letters and digits only")
+        if not re.fullmatch(r"[0-9A-Za-z+]+", label):
+            raise argparse.ArgumentTypeError(f"{text!r} is no BIDS label: letters, digits and + only")
         return label
 
     return strip
 
 
 def _threshold(text: str) -> Threshold | None:
-    return None if text == "auto" else Threshold.parse(text)
+    try:
+        return None if text == "auto" else Threshold.parse(text)
+    except UsageError as error:
+        # argparse names the flag.
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
@@ -88,9 +99,11 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=PROGRAM,
         allow_abbrev=False,
+        add_help=positionals,
         argument_default=argparse.SUPPRESS,
         description="BIDS-App: maps of the perfusion fraction F, the diffusion coefficient D and the "
-        "pseudo-diffusion coefficient D* from IVIM MRI, by SI-CNN (reconstructed from the paper's supplement).",
+        "pseudo-diffusion coefficient D* from IVIM MRI, by SI-CNN (reconstructed from the paper's "
+        "supplement).",
         epilog="Underscores may stand for the hyphens inside a flag. Exit codes: 0 done, 1 some runs failed, "
         "16 not a BIDS dataset, 18 no DWI run, 64 usage, 65 bad data, 66 no such input, 69 no such device, "
         "70 internal error, 73 cannot write, 75 try again, 130 interrupted.",
@@ -198,7 +211,8 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
     group.add_argument(
         "--update-rule",
         choices=UPDATE_RULES,
-        help="what a signal is replaced with (default: observed-neighbours for si-cnn, own-prediction for di-cnn)",
+        help="what a signal is replaced with "
+        "(default: observed-neighbours for si-cnn, own-prediction for di-cnn)",
     )
     group.add_argument(
         "--network-input",
@@ -236,7 +250,8 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
         "--omp-nthreads",
         type=int,
         metavar="N",
-        help=f"CPU threads; another number may change the last bits of a map (default: {resources.omp_nthreads})",
+        help="CPU threads; another number may change the last bits of a map "
+        f"(default: {resources.omp_nthreads})",
     )
     group.add_argument(
         "-w", "--work-dir", type=Path, metavar="DIR", help="folder for caches (default: OUTPUT_DIR/.work)"
@@ -255,6 +270,11 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
         ("--clean-workdir", "first remove what earlier calls left in the work directory"),
     ):
         group.add_argument(flag, action="store_true", help=what)
+    group.add_argument(
+        "--report-level",
+        choices=REPORT_LEVELS,
+        help="full adds pages in which one can move through the maps (default: default)",
+    )
     group.add_argument("-v", dest="verbosity", action="count", help="say more; -vv shows tracebacks")
     if positionals:
         parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
@@ -280,16 +300,20 @@ def parse(argv: Sequence[str]) -> Settings:
         A file named by a flag is not there.
     """
     argv = [_hyphenated(token) for token in argv]
-    for token in argv:
-        flag = token.partition("=")[0]
-        if flag in LATER:
-            raise UsageError(f"{flag}: {LATER[flag]} is not part of version {__version__} yet")
+    _refuse_later(argv)
     given = vars(build_parser().parse_args(argv))
     if "config_file" in given:
         given = {**_read_config(given["config_file"]), **given}
     if given["analysis_level"] == "group":
         raise UsageError(f"the analysis level group is not part of version {__version__} yet")
     return _to_settings(given)
+
+
+def _refuse_later(argv: Sequence[str]) -> None:
+    for token in argv:
+        flag = token.partition("=")[0]
+        if flag in LATER:
+            raise UsageError(f"{flag}: {LATER[flag]} is not part of version {__version__} yet")
 
 
 def _hyphenated(token: str) -> str:
@@ -321,6 +345,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         else:
             argv += [flag, *(str(item) for item in (value if isinstance(value, list) else [value]))]
     try:
+        _refuse_later(argv)
         return vars(build_parser(positionals=False).parse_args(argv))
     except UsageError as error:
         raise UsageError(f"--config-file {path}: {error}") from None
@@ -341,7 +366,8 @@ def _read_derivatives(items: Sequence[str]) -> dict[str, Path]:
     for item in items:
         match = re.fullmatch(r"([A-Za-z0-9._-]+)=(.+)", item)
         path = Path(match[2]) if match else Path(item)
-        name = match[1] if match else (path.resolve().name or "derivative")
+        # The name becomes part of BIDS URIs, which take no space and no letter beyond ASCII.
+        name = match[1] if match else re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().name) or "derivative"
         if name in datasets:
             raise UsageError(f"--derivatives: two datasets are named {name!r}: name them as NAME=PATH")
         datasets[name] = path
@@ -381,7 +407,15 @@ def _to_settings(given: dict[str, Any]) -> Settings:
     if "bvals" in inputs and not inputs["bvals"].exists():
         raise MissingInputError(f"--bvals: {inputs['bvals']} does not exist")
     return Settings(
-        **take("bids_dir", "output_dir", "analysis_level", "dry_run", "reports_only", "boilerplate_only"),
+        **take(
+            "bids_dir",
+            "output_dir",
+            "analysis_level",
+            "dry_run",
+            "reports_only",
+            "report_level",
+            "boilerplate_only",
+        ),
         **take("stop_on_first_crash", "overwrite", "clean_workdir", "verbosity"),
         selection=SelectionSettings(
             participant_label=labels("participant_label"),
@@ -401,6 +435,8 @@ def _to_settings(given: dict[str, Any]) -> Settings:
 
 
 def _terminate(*_: object) -> NoReturn:
+    # A second signal must not break off the cleaning up after the first.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated
 
 
@@ -438,11 +474,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             TryAgainError("stopped by SIGTERM: finished runs are kept, the same command goes on"),
             show_traceback,
         )
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
     except Exception as error:
-        text = f"internal error ({type(error).__name__}: {error}): repeat with -vv and report what it prints"
+        text = f"internal error ({one_line(error)}): repeat with -vv and report what it prints"
         return _fail(InternalError(text), show_traceback)
     finally:
         signal.signal(signal.SIGTERM, previous)

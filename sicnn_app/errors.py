@@ -64,3 +64,14 @@ class TryAgainError(SicnnAppError):
     """Stopped by SIGTERM, out of device memory, or a lock held by a live process."""
 
     exit_code = 75
+
+
+def one_line(error: BaseException) -> str:
+    """Kind and first line of an error that was not made for users.
+
+    Examples
+    --------
+    >>> one_line(ValueError("no such axis\\n  at frame 0"))
+    'ValueError: no such axis'
+    """
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -15,7 +15,11 @@ ANATOMIES = ("auto", "brain", "body")
 COMBINE = ("none", "acquisition", "run", "direction")
 UPDATE_RULES = ("observed-neighbours", "predicted-neighbours", "own-prediction")
 NETWORK_INPUTS = ("noisy", "training")
+REPORT_LEVELS = ("default", "full")
 PRESETS = ("default", "supplement", "supplement-table")
+
+MAX_SEED = 2**32 - 1
+"""Every random generator in use takes a seed of 32 bits."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -41,7 +45,8 @@ class Threshold:
     def __post_init__(self) -> None:
         _require(self.unit in ("absolute", "sigma"), f"unknown threshold unit {self.unit!r}")
         _require(
-            math.isfinite(self.value) and self.value >= 0, f"a threshold must be a number >= 0, not {self.value!r}"
+            math.isfinite(self.value) and self.value >= 0,
+            f"a threshold must be a number >= 0, not {self.value!r}",
         )
 
     @classmethod
@@ -51,7 +56,9 @@ class Threshold:
         try:
             value = float(match.group(1))  # type: ignore[union-attr]
         except (AttributeError, ValueError):
-            raise UsageError(f"a threshold is a number (0.03), a multiple of the noise (2.5sigma) or auto, not {text!r}") from None
+            raise UsageError(
+                f"a threshold is a number (0.03), a multiple of the noise (2.5sigma) or auto, not {text!r}"
+            ) from None
         return cls(value, "sigma" if match.group(2) else "absolute")  # type: ignore[union-attr]
 
     def __str__(self) -> str:
@@ -82,7 +89,9 @@ class SelectionSettings:
     combine: str = "none"
 
     def __post_init__(self) -> None:
-        _require(self.combine in COMBINE, f"--combine must be one of {', '.join(COMBINE)}, not {self.combine!r}")
+        _require(
+            self.combine in COMBINE, f"--combine must be one of {', '.join(COMBINE)}, not {self.combine!r}"
+        )
 
 
 @dataclass(frozen=True)
@@ -106,9 +115,18 @@ class PreprocessingSettings:
     max_bval: float = 1000.0
 
     def __post_init__(self) -> None:
-        _require(self.anatomy in ANATOMIES, f"--anatomy must be one of {', '.join(ANATOMIES)}, not {self.anatomy!r}")
-        _require(self.max_bval > 0, f"--max-bval must be above 0, not {self.max_bval:g}")
-        _require(all(b >= 0 for b in self.ignore_bvals), "--ignore-bvals takes b-values of 0 or more")
+        _require(
+            self.anatomy in ANATOMIES,
+            f"--anatomy must be one of {', '.join(ANATOMIES)}, not {self.anatomy!r}",
+        )
+        _require(
+            math.isfinite(self.max_bval) and self.max_bval > 0,
+            f"--max-bval must be a number above 0, not {self.max_bval:g}",
+        )
+        _require(
+            all(math.isfinite(b) and b >= 0 for b in self.ignore_bvals),
+            "--ignore-bvals takes b-values of 0 or more",
+        )
 
 
 @dataclass(frozen=True)
@@ -143,21 +161,21 @@ class EstimationSettings:
         Tiles per optimiser step.
     random_seed : int
     epochs : int or None
-        Total epochs of ``cnn``; None: as many as the schedule of si-cnn allows at most.
+        Total epochs of ``cnn``; None: as many as si-cnn takes when every training converges at once.
     bounds : Bounds
     """
 
     method: str = "si-cnn"
     preset: str = "default"
-    fitting_threshold: Threshold = Threshold(0.5, "sigma")
-    neighbour_threshold: Threshold = Threshold(0.6, "sigma")
+    fitting_threshold: Threshold = Threshold(0.1, "sigma")
+    neighbour_threshold: Threshold = Threshold(0.8, "sigma")
     neighbour_radius: int = 5
     update_rule: str | None = None
-    network_input: str = "noisy"
+    network_input: str = "training"
     rician: bool = False
     lambda_: float = 0.005
     delta: float = 0.02
-    max_iterations: int = 12
+    max_iterations: int = 8
     learning_rate: float = 1e-3
     batch_size: int = 1
     dropout: float = 0.0
@@ -179,16 +197,28 @@ class EstimationSettings:
         if self.update_rule is not None:
             allowed = {"si-cnn": UPDATE_RULES[:2], "di-cnn": UPDATE_RULES[2:]}.get(self.method, ())
             _require(
-                self.update_rule in allowed, f"--update-rule {self.update_rule} contradicts --method {self.method}"
+                self.update_rule in allowed,
+                f"--update-rule {self.update_rule} contradicts --method {self.method}",
             )
-        _require(self.neighbour_radius >= 1, f"--neighbour-radius must be at least 1, not {self.neighbour_radius}")
-        _require(self.lambda_ >= 0, f"--lambda must be 0 or more, not {self.lambda_:g}")
+        _require(
+            self.neighbour_radius >= 1, f"--neighbour-radius must be at least 1, not {self.neighbour_radius}"
+        )
+        _require(
+            math.isfinite(self.lambda_) and self.lambda_ >= 0,
+            f"--lambda must be a number of 0 or more, not {self.lambda_:g}",
+        )
         _require(0 <= self.delta < 1, f"--delta must be at least 0 and below 1, not {self.delta:g}")
         _require(self.max_iterations >= 0, f"--max-iterations must be 0 or more, not {self.max_iterations}")
-        _require(self.learning_rate > 0, f"--learning-rate must be above 0, not {self.learning_rate:g}")
+        _require(
+            math.isfinite(self.learning_rate) and self.learning_rate > 0,
+            f"--learning-rate must be a number above 0, not {self.learning_rate:g}",
+        )
         _require(self.batch_size >= 1, f"--batch-size must be at least 1, not {self.batch_size}")
         _require(0 <= self.dropout < 1, f"--dropout must be at least 0 and below 1, not {self.dropout:g}")
-        _require(self.random_seed >= 0, f"--random-seed must be 0 or more, not {self.random_seed}")
+        _require(
+            0 <= self.random_seed <= MAX_SEED,
+            f"--random-seed must be between 0 and {MAX_SEED}, not {self.random_seed}",
+        )
 
     @property
     def resolved_update_rule(self) -> str | None:
@@ -232,6 +262,7 @@ class Settings:
     resources: ResourceSettings = ResourceSettings()
     dry_run: bool = False
     reports_only: bool = False
+    report_level: str = "default"
     boilerplate_only: bool = False
     stop_on_first_crash: bool = False
     overwrite: bool = False

@@ -8,25 +8,31 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import logging
-import shutil
-import traceback
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from sicnn_app import __version__, record
-from sicnn_app.bids.atomic import output_errors, write_bytes
+from sicnn_app.bids.atomic import WORK_FOLDER, output_errors, write_bytes
 from sicnn_app.bids.dataset import prepare_output
 from sicnn_app.bids.describe import describe
-from sicnn_app.bids.discover import Discovery, discover
+from sicnn_app.bids.discover import Discovery, discover, natural_key
 from sicnn_app.bids.load import load_mask, load_run
 from sicnn_app.bids.validate import check_dataset
 from sicnn_app.bids.write import expected_outputs, finished_fingerprint, write_run
-from sicnn_app.caches import FOLDER_PREFIX, private_caches
-from sicnn_app.console import LOGGER, Console
-from sicnn_app.errors import InternalError, NoRunsError, SicnnAppError, UsageError
+from sicnn_app.caches import clean_work_folder, private_caches
+from sicnn_app.console import Console, LogFile
+from sicnn_app.errors import (
+    InternalError,
+    NoRunsError,
+    SicnnAppError,
+    TryAgainError,
+    UsageError,
+    one_line,
+)
 from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.run import DwiRun, RunResult
 from sicnn_app.preprocess.anatomy import choose_anatomy
@@ -50,6 +56,34 @@ class Outcome:
     run: DwiRun
     status: str
     error: SicnnAppError | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all runs of one call share.
+
+    Attributes
+    ----------
+    settings : Settings
+    console : Console
+    device : str
+        ``cpu`` or ``cuda:N``.
+    log : Path
+    fingerprints : dict of str to str
+        Of every run that can be loaded, by its name.
+    finished : list of DwiRun
+        Runs whose outputs are there already.
+    problems : dict of str to SicnnAppError
+        What keeps a run from being loaded, by its name.
+    """
+
+    settings: Settings
+    console: Console
+    device: str
+    log: Path
+    fingerprints: dict[str, str]
+    finished: list[DwiRun]
+    problems: dict[str, SicnnAppError]
 
 
 def run(settings: Settings, console: Console) -> int:
@@ -114,7 +148,7 @@ def show_plan(settings: Settings, discovery: Discovery, console: Console) -> Non
 
 
 def process(settings: Settings, discovery: Discovery, console: Console) -> int:
-    """Process every run, write the reports and say how it went."""
+    """Process every run, write every report as soon as it is complete, and say how it went."""
     from sicnn_app.device import choose_device, limit_threads
 
     device, reason = choose_device(settings.resources.device)
@@ -123,50 +157,85 @@ def process(settings: Settings, discovery: Discovery, console: Console) -> int:
     fingerprints = fingerprint_all(settings, discovery.runs)
     finished = finished_runs(settings, discovery.runs, fingerprints)
     if settings.clean_workdir:
-        clean_work_folder(settings.work_dir)
+        for folder in {settings.work_dir, settings.output_dir / WORK_FOLDER}:
+            clean_work_folder(folder)
     prepare_folder(settings)
-    with private_caches(settings.work_dir), log_file(settings) as log:
-        outcomes = [failed(item, error, console) for item, error in discovery.problems]
-        for item in discovery.runs:
-            if settings.stop_on_first_crash and any(outcome.status == "failed" for outcome in outcomes):
+    with private_caches(settings.work_dir), log_file(settings, console) as log:
+        problems = {item.name: error for item, error in discovery.problems}
+        job = Job(settings, console, device, log, fingerprints, finished, problems)
+        outcomes: list[Outcome] = []
+        for session in by_session([*discovery.runs, *(item for item, _ in discovery.problems)]):
+            outcomes += process_session(session, job)
+            if settings.stop_on_first_crash and any(outcome.error for outcome in outcomes):
                 break
-            if item in finished:
-                console.line(f"{item.name}: skipped, finished before with the same settings")
-                outcomes.append(Outcome(item, "skipped"))
-                continue
-            outcomes.append(attempt(item, settings, fingerprints[item.name], device, console))
-        report_outcomes(settings, outcomes, console)
-        return summarise(outcomes, settings, log, console)
+        return summarise(outcomes, job)
 
 
-def attempt(item: DwiRun, settings: Settings, fingerprint: str, device: str, console: Console) -> Outcome:
+def by_session(runs: Sequence[DwiRun]) -> list[list[DwiRun]]:
+    """Runs that share a report, in natural order."""
+    sessions: dict[tuple[str, str | None], list[DwiRun]] = defaultdict(list)
+    for item in sorted(runs, key=lambda item: natural_key(item.name)):
+        sessions[item.subject, item.session].append(item)
+    return list(sessions.values())
+
+
+def process_session(runs: Sequence[DwiRun], job: Job) -> list[Outcome]:
+    """Process the runs of a session and write its report; without that none of them counts as done."""
+    from sicnn_app.report.html import report_path
+
+    outcomes: list[Outcome] = []
+    for item in runs:
+        outcomes.append(attempt(item, job))
+        if job.settings.stop_on_first_crash and outcomes[-1].error:
+            break
+    subject, session = runs[0].subject, runs[0].session
+    complete = report_path(job.settings.output_dir, subject, session).exists()
+    if complete and all(outcome.status == "skipped" for outcome in outcomes):
+        return outcomes
+    errors = [f"{outcome.run.name}: {outcome.error}" for outcome in outcomes if outcome.error]
+    error = caught(lambda: write_report(job.settings, subject, session, job.console, errors), job.log)
+    if error is None:
+        return outcomes
+    job.console.error(f"the report of {runs[0].name}: {error}", error)
+    return [item if item.error else Outcome(item.run, "failed", error) for item in outcomes]
+
+
+def attempt(item: DwiRun, job: Job) -> Outcome:
     """Process one run; an error becomes an outcome instead of ending the others."""
-    try:
-        process_run(item, settings, fingerprint, device, console)
-    except SicnnAppError as error:
-        return failed(item, error, console)
-    except Exception as error:
-        LOGGER.error("%s", traceback.format_exc())
-        if settings.verbosity > 1:
-            traceback.print_exc()
-        text = f"internal error ({type(error).__name__}: {error}); please report it with the log"
-        return failed(item, InternalError(text), console)
-    return Outcome(item, "done")
-
-
-def failed(item: DwiRun, error: SicnnAppError, console: Console) -> Outcome:
-    """Say that a run failed."""
-    console.error(f"{item.name}: {error}")
-    LOGGER.debug("", exc_info=error)
+    if item in job.finished:
+        job.console.line(f"{item.name}: skipped, finished before with the same settings")
+        return Outcome(item, "skipped")
+    error = job.problems.get(item.name) or caught(lambda: process_run(item, job), job.log)
+    if error is None:
+        return Outcome(item, "done")
+    job.console.error(f"{item.name}: {error}", error)
     return Outcome(item, "failed", error)
 
 
-def process_run(item: DwiRun, settings: Settings, fingerprint: str, device: str, console: Console) -> None:
+def caught(action: Callable[[], object], log: Path) -> SicnnAppError | None:
+    """Do something and return the error it ends with, as one a user can act on; None for success."""
+    try:
+        action()
+    except SicnnAppError as error:
+        return error
+    except MemoryError as error:
+        wrapped: SicnnAppError = TryAgainError("out of memory: try again on a machine with more")
+        wrapped.__cause__ = error
+        return wrapped
+    except Exception as error:
+        wrapped = InternalError(f"internal error ({one_line(error)}): please report it with {log}")
+        wrapped.__cause__ = error
+        return wrapped
+    return None
+
+
+def process_run(item: DwiRun, job: Job) -> None:
     """Load, prepare, estimate and write one run."""
     from sicnn_app.device import describe_device
     from sicnn_app.ivim.flags import flag_voxels
     from sicnn_app.preprocess.steps import prepare
 
+    settings, console = job.settings, job.console
     anatomy, anatomy_source = choose_anatomy(settings.preprocessing.anatomy, item.metadata)
     loaded = load_run(item, bvals_file=settings.inputs.bvals)
     external_mask = None if item.mask is None else load_mask(item.mask)
@@ -189,10 +258,10 @@ def process_run(item: DwiRun, settings: Settings, fingerprint: str, device: str,
             sigma_per_bval=averaged.sigma_per_bval,
             sigma=averaged.sigma,
             settings=settings.estimation,
-            device=device,
+            device=job.device,
             progress=progress,
         )
-    estimate = replace(estimate, device=describe_device(device))
+    estimate = replace(estimate, device=describe_device(job.device))
     flags, flag_counts = flag_voxels(
         estimate.maps,
         averaged.mask,
@@ -215,7 +284,7 @@ def process_run(item: DwiRun, settings: Settings, fingerprint: str, device: str,
         steps=prepared.steps,
         warnings=warnings,
         settings={**settings.changing_maps(), "bvals_file": settings.inputs.bvals},
-        fingerprint=fingerprint,
+        fingerprint=job.fingerprints[item.name],
     )
     write_run(
         result, settings.output_dir, bids_dir=settings.bids_dir, dataset_links=settings.inputs.derivatives
@@ -281,95 +350,70 @@ def prepare_folder(settings: Settings) -> None:
     )
 
 
-def clean_work_folder(work_dir: Path) -> None:
-    """Remove what earlier calls left in the work directory, and nothing a user may have put there."""
-    for pattern in (f"{FOLDER_PREFIX}*", "write-*"):
-        for folder in work_dir.glob(pattern):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-class log_file:
+@contextmanager
+def log_file(settings: Settings, console: Console) -> Iterator[Path]:
     """Context in which everything said goes into a file of its own below ``logs/``."""
-
-    def __init__(self, settings: Settings) -> None:
-        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
-        self.path = settings.output_dir / "logs" / f"sicnn-app_{moment}.log"
-
-    def __enter__(self) -> Path:
-        with output_errors(self.path):
-            self.handler = logging.FileHandler(self.path, encoding="utf-8")
-        self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        LOGGER.setLevel(logging.DEBUG)
-        LOGGER.addHandler(self.handler)
-        LOGGER.info("sicnn-app %s: %s", __version__, record.software_versions())
-        return self.path
-
-    def __exit__(self, *exception: object) -> None:
-        LOGGER.removeHandler(self.handler)
-        self.handler.close()
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+    path = settings.output_dir / "logs" / f"sicnn-app_{moment}.log"
+    with output_errors(path):
+        handler = LogFile(path)
+    with console.log_to(handler):
+        console.note(f"software: {record.software_versions()}")
+        yield path
 
 
-def report_outcomes(settings: Settings, outcomes: Sequence[Outcome], console: Console) -> None:
-    """Write the report of every subject or session that has anything to show."""
+def write_report(
+    settings: Settings, subject: str, session: str | None, console: Console, errors: Sequence[str] = ()
+) -> None:
+    """Write one report from the derivatives."""
     from sicnn_app.report.html import build_report
 
-    for subject, session in dict.fromkeys((item.run.subject, item.run.session) for item in outcomes):
-        here = [item for item in outcomes if (item.run.subject, item.run.session) == (subject, session)]
-        if all(item.status == "skipped" for item in here):
-            continue
-        errors = [f"{item.run.name}: {item.error}" for item in here if item.status == "failed"]
-        path = build_report(
-            settings.output_dir,
-            subject,
-            session,
-            errors=errors,
-            write_bytes=lambda target, content: write_bytes(target, content, output_dir=settings.output_dir),
-        )
-        console.line(f"report: {path}")
+    path = build_report(
+        settings.output_dir,
+        subject,
+        session,
+        errors=errors,
+        interactive=settings.report_level == "full",
+        write_bytes=lambda target, content: write_bytes(target, content, output_dir=settings.output_dir),
+    )
+    console.line(f"report: {path}")
 
 
-def summarise(outcomes: Sequence[Outcome], settings: Settings, log: Path, console: Console) -> int:
+def summarise(outcomes: Sequence[Outcome], job: Job) -> int:
     """Say how many runs were written, skipped and failed, and which exit code that makes."""
     count = {
         status: sum(item.status == status for item in outcomes) for status in ("done", "skipped", "failed")
     }
-    console.line(
-        f"{count['done']} runs written, {count['skipped']} skipped, {count['failed']} failed; log: {log}"
+    job.console.line(
+        f"runs: {count['done']} written, {count['skipped']} skipped, {count['failed']} failed; log: {job.log}"
     )
     codes = {item.error.exit_code for item in outcomes if item.error is not None}
     if not codes:
         return 0
     for item in outcomes:
         if item.error is not None:
-            console.line(f"failed: {item.run.name}: {item.error}")
-    alone = len(codes) == 1 and (count["failed"] == len(outcomes) or settings.stop_on_first_crash)
+            job.console.line(f"failed: {item.run.name}: {item.error}")
+    alone = len(codes) == 1 and (count["failed"] == len(outcomes) or job.settings.stop_on_first_crash)
     return codes.pop() if alone else SOME_FAILED
 
 
 def rebuild_reports(settings: Settings, console: Console) -> int:
     """Write all reports anew from the derivatives; the dataset is never opened."""
     from sicnn_app.report.collect import reported_sessions
-    from sicnn_app.report.html import build_report
 
-    wanted = settings.selection.participant_label
+    subjects, sessions = settings.selection.participant_label, settings.selection.session_id
     found = [
         (subject, session)
         for subject, session in reported_sessions(settings.output_dir)
-        if not wanted or subject in wanted
+        if (not subjects or subject in subjects) and (not sessions or session in sessions)
     ]
     if not found:
-        raise NoRunsError(f"{settings.output_dir} holds no maps to report on: process the dataset first")
+        raise NoRunsError(
+            f"{settings.output_dir} holds no maps to report on that were asked for: process the dataset first"
+        )
     with private_caches(settings.work_dir):
         for subject, session in found:
-            path = build_report(
-                settings.output_dir,
-                subject,
-                session,
-                write_bytes=lambda target, content: write_bytes(
-                    target, content, output_dir=settings.output_dir
-                ),
-            )
-            console.line(f"report: {path}")
+            write_report(settings, subject, session, console)
     return 0
 
 

@@ -14,16 +14,15 @@ import io
 import json
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 
+from sicnn_app.caches import owned_folder
 from sicnn_app.errors import OutputError
 
 WORK_FOLDER = ".work"
@@ -71,24 +70,10 @@ def scratch_folder(output_dir: Path) -> Iterator[Path]:
         When it cannot be created.
     """
     work = Path(output_dir) / WORK_FOLDER
-    folder = _make_scratch(work)
-    try:
+    with ExitStack() as stack:
+        with output_errors(work):
+            folder = stack.enter_context(owned_folder(work, "write"))
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        remove_if_empty(work)
-
-
-def _make_scratch(work: Path, attempts: int = 20) -> Path:
-    with output_errors(work):
-        for _ in range(attempts):
-            work.mkdir(parents=True, exist_ok=True)
-            try:
-                return Path(tempfile.mkdtemp(prefix="write-", dir=work))
-            except FileNotFoundError:
-                # Another job removed the empty parent between the two calls.
-                continue
-        raise FileNotFoundError(errno.ENOENT, "another process keeps removing the folder")
 
 
 def remove_if_empty(folder: Path) -> None:

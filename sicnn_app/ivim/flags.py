@@ -30,13 +30,28 @@ class FlagSpec:
 
 
 FLAGS: tuple[FlagSpec, ...] = (
-    FlagSpec(1, "parameter_at_bound", "#e69f00", "F at its upper end, or D or D* at an end, of the allowed interval"),
     FlagSpec(
-        2, "residual_above_noise", "#d55e00", "Root mean squared residual more than 3 times the expected noise"
+        1,
+        "parameter_at_bound",
+        "#e69f00",
+        "F at its upper end, or D or D* at an end, of the allowed interval",
+    ),
+    FlagSpec(
+        2,
+        "residual_above_noise",
+        "#d55e00",
+        "Root mean squared residual more than 3 times the expected noise",
     ),
     FlagSpec(3, "dstar_undefined", "#56b4e9", "F below 0.02: D* has no meaning"),
-    FlagSpec(4, "outside_noise_model", "#cc79a7", "S0 below 3 times the noise: the noise is not near Gaussian"),
-    FlagSpec(5, "no_similar_neighbour", "#009e73", "No similar neighbour in the search window besides the voxel itself"),
+    FlagSpec(
+        4, "outside_noise_model", "#cc79a7", "S0 below 3 times the noise: the noise is not near Gaussian"
+    ),
+    FlagSpec(
+        5,
+        "no_similar_neighbour",
+        "#009e73",
+        "No similar neighbour in the search window besides the voxel itself",
+    ),
 )
 """Reasons in the order in which the first one that holds is written."""
 

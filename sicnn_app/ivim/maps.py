@@ -32,7 +32,13 @@ class MapSpec:
 
 
 MAPS: tuple[MapSpec, ...] = (
-    MapSpec("f", "F", "arbitrary", "Perfusion fraction F of the IVIM model, a fraction between 0 and 1", (0.0, 0.5)),
+    MapSpec(
+        "f",
+        "F",
+        "arbitrary",
+        "Perfusion fraction F of the IVIM model, a fraction between 0 and 1",
+        (0.0, 0.5),
+    ),
     MapSpec("d", "D", "mm^2/s", "Diffusion coefficient D of the tissue", (0.0, 0.003)),
     MapSpec(
         "dstar",
@@ -47,7 +53,8 @@ MAPS: tuple[MapSpec, ...] = (
         "rmse",
         "RMSE",
         "arbitrary",
-        "Root mean squared difference between predicted and averaged measured signals over b-values, relative to S0",
+        "Root mean squared difference between predicted and averaged measured signals over b-values, "
+        "relative to S0",
         (0.0, 0.2),
     ),
 )

@@ -49,7 +49,9 @@ class DwiSeries:
         if self.bvals.shape != (volumes,):
             raise DataError(f"the image has {volumes} volumes but there are {self.bvals.size} b-values")
         if self.bvecs is not None and self.bvecs.shape != (volumes, 3):
-            raise DataError(f"the image has {volumes} volumes but the directions have shape {self.bvecs.shape}")
+            raise DataError(
+                f"the image has {volumes} volumes but the directions have shape {self.bvecs.shape}"
+            )
         if self.source_volumes is None:
             object.__setattr__(self, "source_volumes", np.arange(volumes))
 

@@ -15,6 +15,7 @@ from sicnn_app.report.collect import app_version, collect_run, run_names
 from sicnn_app.report.facts import MISSING
 from sicnn_app.report.pictures import Picture, RunPictures, draw_run
 from sicnn_app.report.tables import SUMMARY_HEAD, SUMMARY_WORDS, RunTables, tabulate_run
+from sicnn_app.report.viewer import view_run
 
 _MIME = {".png": "image/png", ".svg": "image/svg+xml"}
 
@@ -28,12 +29,22 @@ class _Figure:
     dark: bool
 
 
+def _name(subject: str, session: str | None) -> str:
+    return f"sub-{subject}" if session is None else f"sub-{subject}_ses-{session}"
+
+
+def report_path(output_dir: Path, subject: str, session: str | None) -> Path:
+    """Where the report of a subject or session lies."""
+    return output_dir / f"{_name(subject, session)}.html"
+
+
 def build_report(
     output_dir: Path,
     subject: str,
     session: str | None,
     *,
     errors: Sequence[str] = (),
+    interactive: bool = False,
     write_bytes: Callable[[Path, bytes], object] = Path.write_bytes,
 ) -> Path:
     """Write the report of one subject or session from what is on disk.
@@ -50,6 +61,8 @@ def build_report(
         Label without ``ses-``.
     errors : sequence of str
         Runs that failed and why, one line each.
+    interactive : bool
+        Also write a page per map in which one can move through the volume, linked from the report.
     write_bytes : callable
         Writes bytes to a path; the caller passes one that leaves no half-written file.
 
@@ -63,7 +76,7 @@ def build_report(
     OutputError
         When the folder of the figures cannot be made.
     """
-    name = f"sub-{subject}" if session is None else f"sub-{subject}_ses-{session}"
+    name = _name(subject, session)
     figures_dir = output_dir / f"sub-{subject}" / "figures"
     version = app_version(output_dir)
     runs = []
@@ -73,8 +86,13 @@ def build_report(
             (run.software[key] for key in ("sicnn-app", "sicnn_app") if key in run.software), None
         )
         pictures = draw_run(run)
-        _write_figures(pictures, figures_dir, write_bytes)
-        runs.append(_run_context(run_name, tabulate_run(run), pictures, prefix=name))
+        views = view_run(run) if interactive else {}
+        files = [(picture.file_name, picture.content) for picture in pictures.all]
+        _write_figures([*files, *views.values()], figures_dir, write_bytes)
+        context = _run_context(run_name, tabulate_run(run), pictures, prefix=name)
+        folder = figures_dir.relative_to(output_dir).as_posix()
+        context["views"] = [(symbol, f"{folder}/{file_name}") for symbol, (file_name, _) in views.items()]
+        runs.append(context)
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("sicnn_app.report"),
@@ -96,13 +114,15 @@ def build_report(
         summary_words=SUMMARY_WORDS,
         summary_rows=[run["summary"] for run in runs],
     )
-    path = output_dir / f"{name}.html"
+    path = report_path(output_dir, subject, session)
     write_bytes(path, page.lstrip().encode("utf-8"))
     return path
 
 
-def _write_figures(pictures: RunPictures, folder: Path, write_bytes: Callable[[Path, bytes], object]) -> None:
-    if not pictures.all:
+def _write_figures(
+    files: Sequence[tuple[str, bytes]], folder: Path, write_bytes: Callable[[Path, bytes], object]
+) -> None:
+    if not files:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,8 +130,8 @@ def _write_figures(pictures: RunPictures, folder: Path, write_bytes: Callable[[P
         raise OutputError(
             f"{folder}: cannot be created ({error.strerror}): name another output folder"
         ) from error
-    for picture in pictures.all:
-        write_bytes(folder / picture.file_name, picture.content)
+    for file_name, content in files:
+        write_bytes(folder / file_name, content)
 
 
 def _figures(pictures: Sequence[Picture]) -> list[_Figure]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -12,21 +14,55 @@ from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.normalise import normalise
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn.iterate import IterationResult, iterate
-from sicnn_app.sicnn.loss import noise_free_model, rician_model
+from sicnn_app.sicnn.loss import noise_free_model, rician_model, voxel_weights
 from sicnn_app.sicnn.neighbours import crop_to_mask
 from sicnn_app.sicnn.network import IvimNetwork, NetworkConfig
 from sicnn_app.sicnn.train import EMA_DECAY, TILE_SIZE, Trainer, TrainingData
+from sicnn_app.sicnn.whitening import Whitening
 
 NORMALISED_LIMITS = (-1.0, 3.0)
 """Normalised signals beyond these are noise over noise (S0 is fitted within 0.5..1.5) and are clipped."""
 
 ALGORITHM = {
-    "si-cnn": "SI-CNN, reconstructed from the supplement: unsupervised convolutional network whose training "
-    "signals of large fitting error are replaced by the mean observed signal of similar neighbours",
-    "di-cnn": "DI-CNN, reconstructed from the supplement: unsupervised convolutional network whose training "
-    "signals of large fitting error are replaced by its own predictions",
-    "cnn": "Unsupervised convolutional network without rewriting of training signals",
+    "observed-neighbours": "SI-CNN, reconstructed from the supplement: unsupervised convolutional network "
+    "whose training signals of large fitting error are replaced by the mean observed signal of similar "
+    "neighbours",
+    "predicted-neighbours": "SI-CNN, reconstructed from the supplement: unsupervised convolutional network "
+    "whose training signals of large fitting error are replaced by the mean predicted signal of similar "
+    "neighbours",
+    "own-prediction": "DI-CNN, reconstructed from the supplement: unsupervised convolutional network "
+    "whose training signals of large fitting error are replaced by its own predictions",
+    None: "Unsupervised convolutional network without rewriting of training signals",
 }
+"""One sentence per update rule."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """The part of the volume that the network sees: slices with mask voxels, cut to their bounding box."""
+
+    mask: np.ndarray
+    slices: torch.Tensor
+    x: slice
+    y: slice
+
+    @classmethod
+    def around(cls, mask: np.ndarray) -> Box:
+        return cls(mask, *crop_to_mask(torch.from_numpy(mask).permute(2, 0, 1)))
+
+    def cut(self, values: np.ndarray, device: torch.device) -> torch.Tensor:
+        """(X, Y, Z, ...) -> (slices, box X, box Y, ...) on the device."""
+        moved = torch.from_numpy(np.ascontiguousarray(values)).movedim(2, 0)
+        return moved[self.slices][:, self.x, self.y].to(device)
+
+    def put_back(self, values: torch.Tensor, outside: float, dtype: type) -> np.ndarray:
+        """(slices, box X, box Y, ...) -> (X, Y, Z, ...) with ``outside`` wherever the mask is not."""
+        volume = np.full(self.mask.shape + tuple(values.shape[3:]), outside, dtype=dtype)
+        part = values.cpu().numpy().astype(dtype)
+        for index, z in enumerate(self.slices.tolist()):
+            volume[self.x, self.y, z] = part[index]
+        volume[~self.mask] = outside
+        return volume
 
 
 def estimate(
@@ -72,121 +108,114 @@ def estimate(
     Bit-identical for one seed on one CPU model with one number of threads. On CUDA the
     convolution gradients may be summed in another order.
     """
-    sigma = float(np.max(sigma_per_bval)) if sigma is None else sigma
+    sigma_per_bval = np.asarray(sigma_per_bval, dtype=np.float64)
+    # Noise-free signals have a ratio of 0 / 0 below; the smallest number makes it 0.
+    sigma = max(float(sigma_per_bval.max() if sigma is None else sigma), np.finfo(np.float32).tiny)
+    where = torch.device(device)
     try:
-        return _estimate(signals, mask, bvals, sigma_per_bval, sigma, settings, torch.device(device), progress)
+        box = Box.around(mask)
+        data, scale = _training_data(signals, box, sigma, where)
+        b = torch.tensor(bvals, dtype=torch.float32, device=where)
+        config = NetworkConfig(n_bvals=len(bvals), dropout=settings.dropout, bounds=settings.bounds)
+        with _reproducible(where, settings.random_seed):
+            trainer = Trainer(
+                network=IvimNetwork(config).to(where, memory_format=torch.channels_last),
+                whitening=Whitening.of(data.signals, data.weight),
+                forward_model=rician_model(b) if settings.rician else noise_free_model(b),
+                learning_rate=settings.learning_rate,
+                batch_size=settings.batch_size,
+                generator=torch.Generator().manual_seed(settings.random_seed),
+            )
+            ratio = torch.tensor(sigma_per_bval / sigma, dtype=torch.float32, device=where)
+            result = iterate(trainer, data, b, ratio, settings, progress)
     except torch.OutOfMemoryError as error:
         raise TryAgainError(
             f"{device} ran out of memory: lower --batch-size, free the device, or use --device cpu"
         ) from error
-
-
-def _estimate(signals, mask, bvals, sigma_per_bval, sigma, settings, device, progress) -> Estimate:
-    kept, box_x, box_y = crop_to_mask(torch.from_numpy(mask).permute(2, 0, 1))
-    normalised, normaliser = normalise(signals, mask)
-
-    def to_slices(values: np.ndarray) -> torch.Tensor:
-        moved = torch.from_numpy(np.ascontiguousarray(values)).movedim(2, 0)[kept][:, box_x, box_y]
-        return moved.to(device)
-
-    inside = to_slices(mask)
-    scale = to_slices(normaliser)
-    relative_sigma = torch.where(inside, sigma / scale.clamp_min(1e-12), 0.0)
-    data = TrainingData(
-        signals=to_slices(normalised).movedim(-1, 1).clamp(*NORMALISED_LIMITS).contiguous(),
-        mask=inside,
-        normaliser=scale / scale[inside].mean(),
-        sigma=relative_sigma,
-        weight=_W(scale, inside),
-    )
-    b = torch.tensor(bvals, dtype=torch.float32, device=device)
-    config = NetworkConfig(n_bvals=len(bvals), dropout=settings.dropout, bounds=settings.bounds)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(settings.random_seed)
-        trainer = Trainer(
-            network=IvimNetwork(config).to(device, memory_format=torch.channels_last),
-            forward_model=rician_model(b) if settings.rician else noise_free_model(b),
-            learning_rate=settings.learning_rate,
-            batch_size=settings.batch_size,
-            generator=torch.Generator().manual_seed(settings.random_seed),
-        )
-        ratio = torch.tensor(np.asarray(sigma_per_bval) / sigma, dtype=torch.float32, device=device)
-        result = iterate(trainer, data, b, ratio, settings, progress)
-    return _to_estimate(result, data, scale, mask, (kept, box_x, box_y), bvals, config, trainer, settings, device)
-
-
-def _to_estimate(result, data, scale, mask, crop, bvals, config, trainer, settings, device) -> Estimate:
-    kept, box_x, box_y = crop
-
-    def to_volume(values: torch.Tensor, fill: float, dtype) -> np.ndarray:
-        volume = np.full(mask.shape + tuple(values.shape[3:]), fill, dtype=dtype)
-        part = values.cpu().numpy().astype(dtype)
-        for index, z in enumerate(kept.tolist()):
-            volume[box_x, box_y, z] = part[index]
-        volume[~mask] = fill
-        return volume
-
-    parameters = result.parameters
-    predicted = result.predicted
-    residual = (predicted - data.signals).square().mean(dim=1).sqrt() / parameters.s0
-    maps = {
-        "f": parameters.f,
-        "d": parameters.d,
-        "dstar": parameters.dstar,
-        "s0": parameters.s0 * scale,
-        "rmse": residual,
-    }
     count = result.neighbour_count
     return Estimate(
-        maps={label: to_volume(values, np.nan, np.float32) for label, values in maps.items()},
-        predicted=to_volume((predicted * scale[:, None]).movedim(1, -1), 0.0, np.float32),
+        maps={
+            label: box.put_back(values, np.nan, np.float32)
+            for label, values in _maps(result, data, scale).items()
+        },
+        predicted=box.put_back((result.predicted * scale[:, None]).movedim(1, -1), 0.0, np.float32),
         history=result.history,
         losses=result.losses,
-        neighbour_count=None if count is None else to_volume(count, 0, np.int32),
-        parameters=_describe(result, config, trainer, settings, bvals),
-        algorithm=ALGORITHM[settings.method],
-        device=str(device),
+        neighbour_count=None if count is None else box.put_back(count, 0, np.int32),
+        parameters=_describe(result, config, settings),
+        algorithm=ALGORITHM[settings.resolved_update_rule],
+        device=device,
     )
 
 
-def _describe(
-    result: IterationResult,
-    config: NetworkConfig,
-    trainer: Trainer,
-    settings: EstimationSettings,
-    bvals: np.ndarray,
-) -> dict:
-    rewriting = settings.resolved_update_rule is not None
-    return {
-        "Method": settings.method,
-        "Preset": settings.preset,
-        "UpdateRule": settings.resolved_update_rule,
-        "FittingThreshold": str(settings.fitting_threshold) if rewriting else None,
-        "NeighbourThreshold": str(settings.neighbour_threshold) if settings.method == "si-cnn" else None,
-        "NeighbourRadius": settings.neighbour_radius if settings.method == "si-cnn" else None,
-        "NetworkInput": settings.network_input,
-        "RicianModel": settings.rician,
-        "Lambda": settings.lambda_,
-        "Delta": settings.delta,
-        "MaxIterations": settings.max_iterations,
-        "LearningRate": settings.learning_rate,
-        "BatchSize": settings.batch_size,
-        "TileSize": TILE_SIZE,
-        "Dropout": settings.dropout,
-        "NetworkWidth": config.width,
-        "NetworkDepth": config.depth,
-        "KernelSize": config.kernel_size,
-        "WeightAverageDecay": EMA_DECAY,
-        "RandomSeed": settings.random_seed,
-        "Bounds": {name: list(getattr(settings.bounds, name)) for name in ("f", "d", "dstar", "s0")},
-        "DataIterations": len(result.history) - 1,
-        "Epochs": trainer.epochs_done,
-        "StopReason": result.stop_reason,
-    }
+def _training_data(
+    signals: np.ndarray, box: Box, sigma: float, device: torch.device
+) -> tuple[TrainingData, torch.Tensor]:
+    """What the network sees, and the normaliser in source units, shape (slices, box X, box Y)."""
+    normalised, normaliser = normalise(signals, box.mask)
+    scale = box.cut(normaliser, device)
+    usable = scale > 0
+    return TrainingData(
+        signals=box.cut(normalised, device).movedim(-1, 1).clamp(*NORMALISED_LIMITS).contiguous(),
+        mask=box.cut(box.mask, device),
+        normaliser=scale / scale[usable].mean(),
+        sigma=torch.where(usable, sigma / torch.where(usable, scale, 1.0), 0.0),
+        weight=voxel_weights(scale),
+    ), scale
 
-import os
-def _W(scale, inside):
-    e=float(os.environ.get('WEXP','0'))
-    top=torch.quantile(scale[inside].cpu(),0.9)
-    w=(scale/top).clamp(0.05,2.0)**e*inside
-    return w/w[inside].mean()
+
+def _maps(result: IterationResult, data: TrainingData, scale: torch.Tensor) -> dict[str, torch.Tensor]:
+    f, d, dstar, s0 = result.parameters
+    rmse = (result.predicted - data.signals).square().mean(dim=1).sqrt() / s0
+    return {"f": f, "d": d, "dstar": dstar, "s0": s0 * scale, "rmse": rmse}
+
+
+@contextmanager
+def _reproducible(device: torch.device, seed: int) -> Iterator[None]:
+    """Seeded generators and, on the CPU, deterministic algorithms; both as before afterwards."""
+    on_cuda = device.type == "cuda"
+    algorithms = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if on_cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        else:
+            torch.use_deterministic_algorithms(True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+
+
+def _describe(result: IterationResult, config: NetworkConfig, settings: EstimationSettings) -> dict:
+    rewriting = settings.resolved_update_rule is not None
+    similar = settings.method == "si-cnn"
+    return {
+        "method": settings.method,
+        "preset": settings.preset,
+        "update_rule": settings.resolved_update_rule,
+        "fitting_threshold": str(settings.fitting_threshold) if rewriting else None,
+        "neighbour_threshold": str(settings.neighbour_threshold) if similar else None,
+        "neighbour_radius": settings.neighbour_radius if similar else None,
+        "network_input": settings.network_input if rewriting else None,
+        "rician_model": settings.rician,
+        "lambda": settings.lambda_ if rewriting else None,
+        "delta": settings.delta if rewriting else None,
+        "max_iterations": settings.max_iterations if rewriting else None,
+        "learning_rate": settings.learning_rate,
+        "batch_size": settings.batch_size,
+        "tile_size": TILE_SIZE,
+        "dropout": settings.dropout,
+        "network_width": config.width,
+        "network_depth": config.depth,
+        "kernel_size": config.kernel_size,
+        "weight_average_decay": EMA_DECAY,
+        "normaliser": "signal at the lowest b-value",
+        "random_seed": settings.random_seed,
+        "bounds": {name: list(interval) for name, interval in asdict(settings.bounds).items()},
+        "data_iterations": len(result.history) - 1,
+        "epochs": sum(row["epochs"] for row in result.history),
+        "stop_reason": result.stop_reason,
+    }

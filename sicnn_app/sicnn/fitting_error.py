@@ -21,7 +21,9 @@ def threshold_map(threshold: Threshold, sigma: Tensor) -> Tensor:
     -------
     Tensor, shape of ``sigma``
     """
-    return sigma * threshold.value if threshold.unit == "sigma" else sigma.new_full(sigma.shape, threshold.value)
+    return (
+        sigma * threshold.value if threshold.unit == "sigma" else sigma.new_full(sigma.shape, threshold.value)
+    )
 
 
 def fitting_error(predicted: Tensor, noisy: Tensor) -> Tensor:

@@ -16,16 +16,19 @@ from sicnn_app.sicnn.neighbours import similar_neighbour_sum
 from sicnn_app.sicnn.network import Parameters
 from sicnn_app.sicnn.train import MIN_EPOCHS, Trainer, TrainingData
 
-FIRST_PERIOD_STEPS = 300
-"""Optimiser steps per period of the first training: rewriting while the network underfits locks its bias in."""
+FIRST_PERIOD_STEPS = 150
+"""Optimiser steps per period of the first training: rewriting an underfitted network locks its bias in."""
 
 PERIOD_STEPS = 100
 """Optimiser steps per period of every later training, which starts from a converged network."""
 
-MAX_FIRST_PERIODS = 3
+MAX_FIRST_PERIODS = 20
+"""A bound on the first training; small learning rates need many periods, the default two or three."""
+
 MAX_PERIODS = 3
 
 EMPTY = 1e-6
+"""Sums of normalised signals below this hold none."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -91,20 +94,22 @@ def iterate(
     first_period = epochs_per_period(trainer, data, FIRST_PERIOD_STEPS)
     period = epochs_per_period(trainer, data, PERIOD_STEPS)
     if rule is None:
-        total = settings.epochs or MAX_FIRST_PERIODS * first_period + settings.max_iterations * MAX_PERIODS * period
+        total = settings.epochs or first_period + settings.max_iterations * period
         return _train_plain(trainer, data, total, progress)
 
     signal_threshold = threshold_map(
         settings.fitting_threshold, data.sigma[:, None] * sigma_per_bval[None, :, None, None]
     )
-    curve_threshold = threshold_map(settings.neighbour_threshold, data.sigma * sigma_per_bval.square().mean().sqrt())
+    curve_threshold = threshold_map(
+        settings.neighbour_threshold, data.sigma * sigma_per_bval.square().mean().sqrt()
+    )
     target = data.signals
     history, losses = [], []
     stop_reason = "max_iterations"
     neighbour_count = None
     for iteration in range(settings.max_iterations + 1):
         network_input = target if settings.network_input == "training" else data.signals
-        epochs_before = trainer.epochs_done
+        before = trainer.epochs_done
         loss = trainer.train_until_converged(
             data,
             network_input,
@@ -114,7 +119,7 @@ def iterate(
             max_periods=MAX_FIRST_PERIODS if iteration == 0 else MAX_PERIODS,
         )
         losses += [
-            (iteration, epoch + 1, trainer.losses[epoch]) for epoch in range(epochs_before, trainer.epochs_done)
+            (iteration, epoch + 1, trainer.losses[epoch]) for epoch in range(before, trainer.epochs_done)
         ]
         parameters, predicted = trainer.predict(data, network_input)
         rewritten = signals_to_rewrite(predicted, data.signals, signal_threshold, data.mask)
@@ -132,7 +137,16 @@ def iterate(
         next_target = torch.where(rewritten, replacement, data.signals)
         change = float((next_target - target).norm() / target.norm())
         history.append(
-            _history_row(iteration, trainer, loss, data, predicted, change, rewritten, neighbour_count)
+            _history_row(
+                iteration,
+                trainer.epochs_done - before,
+                loss,
+                data,
+                predicted,
+                change,
+                rewritten,
+                neighbour_count,
+            )
         )
         if progress is not None:
             progress(f"data iteration {iteration}", iteration + 1, settings.max_iterations + 1)
@@ -182,9 +196,12 @@ def neighbour_mean(
     curves = ivim_signal_torch(b, f, d, dstar) * data.mask[:, None]
     scale = s0 * data.normaliser[:, None]
     values = data.signals * data.normaliser[:, None] if observed else curves * scale
-    sums, counts = similar_neighbour_sum(curves, torch.cat([values, scale], dim=1), data.mask, threshold, radius)
+    sums, counts = similar_neighbour_sum(
+        curves, torch.cat([values, scale], dim=1), data.mask, threshold, radius
+    )
     shapes = sums[:, :-1] / sums[:, -1:].clamp_min(EMPTY)
-    own_scale = (data.signals * shapes).sum(dim=1, keepdim=True) / shapes.square().sum(dim=1, keepdim=True).clamp_min(EMPTY)
+    power = shapes.square().sum(dim=1, keepdim=True)
+    own_scale = (data.signals * shapes).sum(dim=1, keepdim=True) / power.clamp_min(EMPTY)
     return own_scale * shapes * data.mask[:, None], counts
 
 
@@ -197,14 +214,14 @@ def _train_plain(
             progress("epoch", epoch + 1, epochs)
     parameters, predicted = trainer.predict(data, data.signals)
     nothing = torch.zeros_like(data.signals, dtype=torch.bool)
-    row = _history_row(0, trainer, loss, data, predicted, 0.0, nothing, None)
+    row = _history_row(0, epochs, loss, data, predicted, 0.0, nothing, None)
     losses = [(0, epoch + 1, value) for epoch, value in enumerate(trainer.losses)]
     return IterationResult(parameters, predicted, None, [row], losses, "epochs")
 
 
 def _history_row(
     iteration: int,
-    trainer: Trainer,
+    epochs: int,
     loss: float,
     data: TrainingData,
     predicted: Tensor,
@@ -215,7 +232,7 @@ def _history_row(
     difference = fitting_error(predicted, data.signals).movedim(1, -1)[data.mask]
     return {
         "data_iteration": iteration,
-        "epochs": trainer.epochs_done,
+        "epochs": epochs,
         "training_loss": loss,
         "noisy_loss": float(difference.square().mean()),
         "fitting_error": float(difference.mean()),

@@ -5,11 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sicnn_app.ivim.signal import ivim_signal_torch
 from sicnn_app.sicnn.network import Parameters
+
+BRIGHT_QUANTILE = 0.9
+"""The normaliser of a bright voxel: fluid and vessels must not set the scale of the weights."""
+
+WEIGHT_LIMITS = (0.05, 2.0)
+"""Of the weight relative to that of a bright voxel: every voxel counts, none rules."""
 
 ForwardModel = Callable[[Parameters, Tensor], Tensor]
 """(parameters of shape (slices, X, Y), noise of shape (slices, X, Y)) -> signals (slices, B, X, Y)."""
@@ -54,3 +61,26 @@ def mean_squared_difference(predicted: Tensor, target: Tensor, weight: Tensor) -
     """
     squared = (predicted - target).square().mean(dim=1)
     return (squared * weight).sum() / weight.sum()
+
+
+def voxel_weights(normaliser: Tensor) -> Tensor:
+    """Weight of every voxel in the loss: proportional to its normaliser, within limits.
+
+    Noise is equal in source units, so the errors of normalised signals grow with 1 / normaliser.
+    Equal weights let dark voxels rule the training; the squared normaliser, the maximum-likelihood
+    weight of independent voxels, leaves them to the bright ones. The first power lies between.
+
+    Parameters
+    ----------
+    normaliser : Tensor, shape (slices, X, Y), source units
+        0 outside the mask, above 0 somewhere.
+
+    Returns
+    -------
+    Tensor, shape (slices, X, Y)
+        Mean 1 inside the mask, 0 outside.
+    """
+    inside = normaliser > 0
+    bright = float(np.quantile(normaliser[inside].cpu().numpy(), BRIGHT_QUANTILE))
+    weight = (normaliser / bright).clamp(*WEIGHT_LIMITS) * inside
+    return weight / weight[inside].mean()

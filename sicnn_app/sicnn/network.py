@@ -1,4 +1,4 @@
-"""The network: noisy signals of a slice in, bounded IVIM parameters of every voxel out."""
+"""The network: whitened signals of a slice in, bounded IVIM parameters of every voxel out."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from sicnn_app.settings import Bounds
 
 TYPICAL = {"f": 0.15, "d": 1.3e-3, "dstar": 0.03, "s0": 1.0}
 """Typical tissue (mean of the abdominal consensus values, Ljimani et al. 2020): where the outputs start."""
+
+START_LIMITS = (0.02, 0.98)
+"""Of the interval, where the bounds leave typical tissue out: at an end the gradient would vanish."""
 
 HEAD_GAIN = 0.5
 """Initial shrinkage of the output layer, so that training starts near typical tissue and off the bounds."""
@@ -46,7 +49,7 @@ class NetworkConfig:
 
     n_bvals: int
     width: int = 32
-    depth: int = 4
+    depth: int = 3
     kernel_size: int = 3
     dropout: float = 0.0
     bounds: Bounds = Bounds()
@@ -64,37 +67,27 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class IvimNetwork(nn.Module):
-    """Convolutional network from normalised signals to F, D, D* and S0.
+    """Convolutional network from whitened signals to F, D, D* and S0.
 
     The supplement does not give Huang's layers; this one is a plain stack of 3 x 3 convolutions
-    with residual connections. Outputs are sigmoids scaled to the bounds.
+    with residual connections. The first layer is not normalised: that would discard how far a
+    voxel lies from the mean. Outputs are sigmoids scaled to the bounds.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        blocks = []
-        channels = config.n_bvals
-        for _ in range(config.depth):
-            layers: list[nn.Module] = [
-                nn.Conv2d(channels, config.width, config.kernel_size, padding=config.kernel_size // 2),
-                ChannelNorm(config.width),
-                nn.ELU(),
-            ]
-            if config.dropout:
-                layers.append(nn.Dropout(config.dropout))
-            blocks.append(nn.Sequential(*layers))
-            channels = config.width
-        self.blocks = nn.ModuleList(blocks)
-        self.head = nn.Conv2d(channels, len(Parameters._fields), 1)
+        self.blocks = nn.ModuleList(_block(config, first=index == 0) for index in range(config.depth))
+        self.head = nn.Conv2d(config.width, len(Parameters._fields), 1)
         with torch.no_grad():
             self.head.weight.mul_(HEAD_GAIN)
             for index, name in enumerate(Parameters._fields):
                 low, high = getattr(config.bounds, name)
-                self.head.bias[index] = torch.logit(torch.tensor((TYPICAL[name] - low) / (high - low)))
+                share = torch.tensor((TYPICAL[name] - low) / (high - low))
+                self.head.bias[index] = torch.logit(share.clamp(*START_LIMITS))
 
     def forward(self, signals: Tensor) -> Parameters:
-        """Map normalised signals, shape (slices, B, X, Y), to parameters of shape (slices, X, Y)."""
+        """Map whitened signals, shape (slices, B, X, Y), to parameters of shape (slices, X, Y)."""
         hidden = self.blocks[0](signals)
         for block in self.blocks[1:]:
             hidden = hidden + block(hidden)
@@ -104,3 +97,16 @@ class IvimNetwork(nn.Module):
             low, high = getattr(self.config.bounds, name)
             scaled.append(low + (high - low) * outputs[:, index])
         return Parameters(*scaled)
+
+
+def _block(config: NetworkConfig, *, first: bool) -> nn.Sequential:
+    channels = config.n_bvals if first else config.width
+    layers: list[nn.Module] = [
+        nn.Conv2d(channels, config.width, config.kernel_size, padding=config.kernel_size // 2)
+    ]
+    if not first:
+        layers.append(ChannelNorm(config.width))
+    layers.append(nn.ELU())
+    if config.dropout:
+        layers.append(nn.Dropout(config.dropout))
+    return nn.Sequential(*layers)

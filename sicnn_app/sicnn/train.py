@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sicnn_app.sicnn.loss import ForwardModel, mean_squared_difference
 from sicnn_app.sicnn.network import IvimNetwork, Parameters
+from sicnn_app.sicnn.whitening import Whitening
 
 MIN_EPOCHS = 10
 """The supplement's metrics settle after epoch 10."""
@@ -55,12 +56,13 @@ class TrainingData:
 
 @dataclass
 class Trainer:
-    """A network with its optimiser, its averaged weights and its random generator.
+    """A network with the whitening of its input, its optimiser, averaged weights and random generator.
 
     The weights, the optimiser and the generator carry on from one data iteration to the next.
     """
 
     network: IvimNetwork
+    whitening: Whitening
     forward_model: ForwardModel
     learning_rate: float
     batch_size: int
@@ -93,7 +95,14 @@ class Trainer:
         return self.losses[-1]
 
     def train_until_converged(
-        self, data: TrainingData, network_input: Tensor, target: Tensor, *, delta: float, period: int, max_periods: int
+        self,
+        data: TrainingData,
+        network_input: Tensor,
+        target: Tensor,
+        *,
+        delta: float,
+        period: int,
+        max_periods: int,
     ) -> float:
         """Train in periods until the loss improves by less than ``delta`` within one.
 
@@ -139,7 +148,7 @@ class Trainer:
         maps, signals = [], []
         for index in range(len(network_input)):
             one = slice(index, index + 1)
-            parameters = self.averaged(network_input[one])
+            parameters = self.averaged(self.whitening(network_input[one], data.mask[one]))
             maps.append(parameters)
             signals.append(self.forward_model(parameters, data.sigma[one]))
         parameters = Parameters(*(torch.cat(values) for values in zip(*maps, strict=True)))
@@ -150,10 +159,13 @@ class Trainer:
         (count_x, _), (count_y, _) = (tile_grid(length) for length in data.mask.shape[1:])
         return math.ceil(len(data.mask) * count_x * count_y / self.batch_size)
 
-    def _batches(self, data: TrainingData, network_input: Tensor, target: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    def _batches(
+        self, data: TrainingData, network_input: Tensor, target: Tensor
+    ) -> Iterator[tuple[Tensor, ...]]:
         shift = torch.randint(2**31, (2,), generator=self.generator).tolist()
+        seen = self.whitening(network_input, data.mask)
         tiles = [
-            cut_tiles(values, shift) for values in (network_input, target, data.sigma[:, None], data.weight[:, None])
+            cut_tiles(values, shift) for values in (seen, target, data.sigma[:, None], data.weight[:, None])
         ]
         occupied = torch.nonzero(tiles[3].flatten(1).any(dim=1)).flatten()
         order = torch.randperm(len(occupied), generator=self.generator).to(occupied.device)
@@ -165,9 +177,7 @@ class Trainer:
     def _update_average(self) -> None:
         self.steps_done += 1
         decay = min(EMA_DECAY, (1 + self.steps_done) / (10 + self.steps_done))
-        torch._foreach_lerp_(
-            list(self.averaged.parameters()), list(self.network.parameters()), 1.0 - decay
-        )
+        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), 1.0 - decay)
 
 
 def tile_grid(length: int) -> tuple[int, int]:

@@ -240,8 +240,9 @@ def test_the_order_of_names():
 def test_problems_are_returned_run_by_run(dataset):
     dataset.image("sub-01/dwi/sub-01_dwi")
     dataset.image("sub-02/dwi/sub-02_dwi", bvals=None)
-    dataset.image("sub-03/dwi/sub-03_acq-a_dwi")
-    dataset.write("sub-03/dwi/sub-03_dwi.bval", "0 1 2 3 4")
+    dataset.image("sub-03/dwi/sub-03_acq-a_run-1_dwi", bvals=None)
+    dataset.write("sub-03/dwi/sub-03_acq-a_dwi.bval", "0 1 2 3 4")
+    dataset.write("sub-03/dwi/sub-03_run-1_dwi.bval", "0 1 2 3 4")
     gone = dataset.image("sub-04/dwi/sub-04_dwi")
     gone.unlink()
     gone.symlink_to("../../.git/annex/objects/gone")
@@ -255,7 +256,7 @@ def test_problems_are_returned_run_by_run(dataset):
     assert names(discovery) == ["sub-01"]
     assert {name: type(error) for name, error in errors.items()} == {
         "sub-02": MissingInputError,
-        "sub-03_acq-a": DataError,
+        "sub-03_acq-a_run-1": DataError,
         "sub-04": MissingInputError,
         "sub-05": MissingInputError,
         "sub-06": DataError,

@@ -1,0 +1,204 @@
+"""Fitting error, update rules, tiles, training in periods and the reasons to stop."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sicnn_app.ivim.signal import ivim_signal_torch
+from sicnn_app.settings import EstimationSettings, Threshold
+from sicnn_app.sicnn import iterate as module
+from sicnn_app.sicnn.fitting_error import fitting_error, signals_to_rewrite, threshold_map
+from sicnn_app.sicnn.iterate import epochs_per_period, iterate, neighbour_mean
+from sicnn_app.sicnn.loss import noise_free_model
+from sicnn_app.sicnn.network import IvimNetwork, NetworkConfig
+from sicnn_app.sicnn.train import MIN_EPOCHS, TILE_GAP, TILE_SIZE, Trainer, TrainingData, cut_tiles, tile_grid
+from sicnn_app.sicnn.whitening import Whitening
+
+BVALS = torch.tensor([0.0, 20.0, 80.0, 200.0, 600.0])
+
+
+@pytest.fixture(autouse=True)
+def short_trainings(monkeypatch):
+    """These tests ask when signals are rewritten, not how well they are learnt."""
+    monkeypatch.setattr(module, "FIRST_PERIOD_STEPS", 20)
+    monkeypatch.setattr(module, "PERIOD_STEPS", 10)
+    monkeypatch.setattr(module, "MAX_FIRST_PERIODS", 2)
+
+
+def noisy_data(size_x: int = 9, size_y: int = 7, slices: int = 1, sigma: float = 0.1) -> TrainingData:
+    generator = torch.Generator().manual_seed(0)
+    clean = ivim_signal_torch(BVALS, 0.2, 0.0012, 0.03)[None, :, None, None]
+    noise = sigma * torch.randn((slices, 5, size_x, size_y), generator=generator)
+    mask = torch.ones(slices, size_x, size_y, dtype=torch.bool)
+    mask[:, 0, 0] = False
+    return TrainingData(
+        signals=(clean + noise) * mask[:, None],
+        mask=mask,
+        normaliser=mask.float(),
+        sigma=sigma * mask,
+        weight=mask.float(),
+    )
+
+
+def make_trainer(data: TrainingData, *, batch_size: int = 1, learning_rate: float = 1e-3) -> Trainer:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = IvimNetwork(NetworkConfig(n_bvals=5, width=8, depth=2))
+    return Trainer(
+        network=network,
+        whitening=Whitening.of(data.signals, data.weight),
+        forward_model=noise_free_model(BVALS),
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def run(data: TrainingData, **options):
+    chosen = replace(EstimationSettings(), max_iterations=2, **options)
+    return iterate(make_trainer(data), data, BVALS, torch.ones(5), chosen)
+
+
+def test_thresholds_are_absolute_or_follow_the_noise():
+    sigma = torch.tensor([0.1, 0.4])
+    assert threshold_map(Threshold(0.03, "absolute"), sigma).tolist() == pytest.approx([0.03, 0.03])
+    assert threshold_map(Threshold(2.5, "sigma"), sigma).tolist() == pytest.approx([0.25, 1.0])
+
+
+def test_signals_beyond_the_threshold_inside_the_mask_are_rewritten():
+    noisy = torch.tensor([1.0, 1.0, 1.0, 1.0]).reshape(1, 1, 4, 1)
+    predicted = torch.tensor([1.2, 0.7, 1.05, 9.0]).reshape(1, 1, 4, 1)
+    mask = torch.tensor([True, True, True, False]).reshape(1, 4, 1)
+    assert fitting_error(predicted, noisy).flatten().tolist() == pytest.approx([0.2, 0.3, 0.05, 8.0])
+    rewritten = signals_to_rewrite(predicted, noisy, torch.full_like(noisy, 0.1), mask)
+    assert rewritten.flatten().tolist() == [True, True, False, False]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 200), st.integers(1, 200)),
+    shift=st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1)),
+    slices=st.integers(1, 2),
+)
+def test_tiles_hold_every_voxel_once(size, shift, slices):
+    numbers = torch.arange(1, slices * size[0] * size[1] + 1).reshape(slices, 1, *size)
+    tiles = cut_tiles(numbers, list(shift))
+    held = tiles[tiles > 0]
+    assert torch.equal(held.sort().values, numbers.flatten())
+    assert max(tiles.shape[2:]) <= 1.5 * TILE_SIZE
+    # The network never sees the two ends of a shifted slice side by side.
+    for length in size:
+        count, tile = tile_grid(length)
+        assert count == 1 or count * tile >= length + TILE_GAP
+
+
+def test_an_epoch_trains_on_every_voxel_once():
+    data = noisy_data(70, 130, slices=2)
+    trainer = make_trainer(data, batch_size=3)
+    seen = torch.cat([weight.flatten() for *_, weight in trainer._batches(data, data.signals, data.signals)])
+    assert seen.sum() == data.mask.sum()
+    trainer.train_epoch(data, data.signals, data.signals)
+    assert trainer.steps_done == trainer.steps_per_epoch(data) == math.ceil(2 * 1 * 2 / 3)
+
+
+def test_a_period_has_its_steps_and_at_least_the_least_epochs():
+    data = noisy_data(70, 130, slices=2)
+    trainer = make_trainer(data)
+    assert epochs_per_period(trainer, data, 100) == 25
+    assert epochs_per_period(trainer, data, 8) == MIN_EPOCHS
+
+
+def test_training_lowers_the_loss_and_ends_when_it_has_converged():
+    data = noisy_data()
+    trainer = make_trainer(data, learning_rate=3e-3)
+    options = {"delta": 0.02, "period": 20, "max_periods": 30}
+    final = trainer.train_until_converged(data, data.signals, data.signals, **options)
+    assert final < 0.5 * trainer.losses[0]
+    assert 20 <= trainer.epochs_done < 600 and trainer.epochs_done % 20 == 0
+    assert len(trainer.losses) == trainer.epochs_done
+
+
+def test_a_spike_at_the_end_never_reaches_the_predictions():
+    data = noisy_data()
+    trainer = make_trainer(data)
+    options = {"delta": 0.0, "max_periods": 1, "period": 20}
+    trainer.train_until_converged(data, data.signals, data.signals, **options)
+    before, _ = trainer.predict(data, data.signals)
+    first_half = trainer.train_epoch
+
+    def spike(*arguments):
+        loss = first_half(*arguments)
+        with torch.no_grad():
+            for weights in trainer.averaged.parameters():
+                weights.add_(1.0)
+        return loss + trainer.epochs_done
+
+    trainer.train_epoch = spike
+    kept = {name: value.clone() for name, value in trainer.averaged.state_dict().items()}
+    trainer.train_until_converged(data, data.signals, data.signals, **options)
+    # The first half of the period is the better one; ten spikes are in it, not twenty.
+    change = trainer.averaged.state_dict()["head.bias"] - kept["head.bias"]
+    assert change.mean() < 11
+    assert torch.isfinite(before.f).all()
+
+
+def test_the_rules_replace_by_what_they_say():
+    data = noisy_data()
+    trainer = make_trainer(data)
+    trainer.train_until_converged(data, data.signals, data.signals, delta=0.02, period=20, max_periods=10)
+    parameters, predicted = trainer.predict(data, data.signals)
+    wide = torch.full_like(data.sigma, 10.0)
+    observed, counts = neighbour_mean(parameters, data, BVALS, wide, radius=20, observed=True)
+    # Everything is similar: the shape of every replacement is that of the mean observed signal.
+    mean = data.signals.movedim(1, -1)[data.mask].mean(0)
+    shapes = observed.movedim(1, -1)[data.mask]
+    torch.testing.assert_close(shapes / shapes[:, :1], (mean / mean[0]).expand_as(shapes), atol=1e-5, rtol=0)
+    assert (counts[data.mask] == data.mask.sum()).all()
+    alone = torch.zeros_like(data.sigma)
+    own, counts = neighbour_mean(parameters, data, BVALS, alone, radius=20, observed=True)
+    torch.testing.assert_close(own, data.signals, atol=1e-5, rtol=0)
+    assert (counts[data.mask] == 1).all()
+    own_curve, _ = neighbour_mean(parameters, data, BVALS, alone, radius=20, observed=False)
+    inside = own_curve.movedim(1, -1)[data.mask]
+    curve = predicted.movedim(1, -1)[data.mask]
+    torch.testing.assert_close(inside / inside[:, :1], curve / curve[:, :1], atol=1e-4, rtol=0)
+
+
+def test_lambda_ends_the_data_iterations():
+    result = run(noisy_data(), lambda_=10.0)
+    assert result.stop_reason == "lambda" and len(result.history) == 1
+
+
+def test_the_limit_ends_the_data_iterations():
+    result = run(noisy_data(), lambda_=0.0)
+    assert result.stop_reason == "max_iterations"
+    assert [row["data_iteration"] for row in result.history] == [0, 1, 2]
+    assert sum(row["epochs"] for row in result.history) == len(result.losses)
+    assert [epoch for _, epoch, _ in result.losses] == list(range(1, len(result.losses) + 1))
+
+
+def test_a_threshold_of_no_signal_rewrites_none_and_of_zero_all():
+    none = run(noisy_data(), fitting_threshold=Threshold(100.0, "absolute"))
+    assert none.history[0]["replaced_fraction"] == 0 and none.stop_reason == "lambda"
+    every = run(noisy_data(), fitting_threshold=Threshold(0.0, "absolute"), lambda_=0.0)
+    assert every.history[-1]["replaced_fraction"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("rule", ["observed-neighbours", "predicted-neighbours"])
+def test_rewriting_makes_the_network_see_less_noise(rule):
+    data = noisy_data(20, 20, sigma=0.2)
+    result = run(data, update_rule=rule, lambda_=0.0)
+    assert result.history[-1]["training_loss"] < 0.5 * result.history[0]["training_loss"]
+    assert result.history[-1]["mean_neighbours"] > 30
+
+
+def test_the_noisy_input_and_the_training_input_differ_after_a_rewrite():
+    one, other = (run(noisy_data(), network_input=name, lambda_=0.0) for name in ("noisy", "training"))
+    assert one.history[0] == other.history[0]
+    assert one.history[2]["training_loss"] != other.history[2]["training_loss"]
