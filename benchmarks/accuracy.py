@@ -9,7 +9,6 @@ taken where the true F is above 0.02, errors of D outside of vessels, where F is
 from __future__ import annotations
 
 import argparse
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -39,7 +38,7 @@ def errors(phantom: Phantom, mask: np.ndarray, maps: dict[str, np.ndarray]) -> t
 
 
 def measure(preset: str, shape: tuple[int, int, int], snr: float, seed: int) -> list[tuple]:
-    """(method, RMSE of F, D and D*, epochs, seconds) for every method on one noisy phantom."""
+    """(method, RMSE of F, D and D*, epochs) for every method on one noisy phantom."""
     phantom = make_phantom(preset, shape, seed=seed)
     bvals = np.array(DEFAULT_BVALS[preset], dtype=np.float64)
     signals = acquire(phantom, bvals, snr=snr, seed=seed + 100).astype(np.float32)
@@ -49,7 +48,6 @@ def measure(preset: str, shape: tuple[int, int, int], snr: float, seed: int) -> 
     rows, epochs = [], None
     for method in reversed(METHODS):
         chosen = replace(settings, method=method, epochs=epochs if method == "cnn" else None)
-        start = time.perf_counter()
         estimate = load_estimator(method)(
             signals,
             mask,
@@ -58,10 +56,9 @@ def measure(preset: str, shape: tuple[int, int, int], snr: float, seed: int) -> 
             sigma=sigma,
             settings=chosen,
         )
-        seconds = time.perf_counter() - start
         done = sum(row["epochs"] for row in estimate.history)
         epochs = done if method == "si-cnn" else epochs
-        rows.append((method, *errors(phantom, mask, estimate.maps), done, seconds))
+        rows.append((method, *errors(phantom, mask, estimate.maps), done))
     return rows[::-1]
 
 
@@ -76,16 +73,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print("| SNR | seed | method | RMSE F | RMSE D (1e-4) | RMSE D* (1e-3) | epochs or steps | s |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| SNR | seed | method | RMSE F | RMSE D (1e-4) | RMSE D* (1e-3) | epochs or steps |")
+    print("|---|---|---|---|---|---|---|")
     for snr in options.snr:
         for seed in options.seeds:
-            for method, f, d, dstar, epochs, seconds in measure(
-                options.preset, tuple(options.shape), snr, seed
-            ):
+            for method, f, d, dstar, epochs in measure(options.preset, tuple(options.shape), snr, seed):
                 print(
                     f"| {snr:g} | {seed} | {method} | {f:.4f} | {1e4 * d:.2f} | {1e3 * dstar:.1f} "
-                    f"| {epochs} | {seconds:.0f} |",
+                    f"| {epochs} |",
                     flush=True,
                 )
 

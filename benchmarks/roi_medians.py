@@ -1,9 +1,9 @@
 """Medians of F, D and D* per organ of the measured abdomens, beside the fit of each organ's mean signal.
 
-    DATA=../shared/data/ivim-abdomen
-    sicnn-app $DATA out/si-cnn participant -d rois=$DATA/derivatives/rois
-    sicnn-app $DATA out/lsq participant -d rois=$DATA/derivatives/rois --method lsq
-    python -m benchmarks.roi_medians $DATA si-cnn=out/si-cnn lsq=out/lsq
+DATA=../shared/data/ivim-abdomen
+sicnn-app $DATA out/si-cnn participant -d rois=$DATA/derivatives/rois
+sicnn-app $DATA out/lsq participant -d rois=$DATA/derivatives/rois --method lsq
+python -m benchmarks.roi_medians $DATA si-cnn=out/si-cnn lsq=out/lsq
 """
 
 from __future__ import annotations

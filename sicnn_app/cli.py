@@ -9,7 +9,8 @@ import signal
 import sys
 import tomllib
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -45,6 +46,8 @@ PROGRAM = "sicnn-app"
 
 INTERRUPTED = 130
 
+GO_ON = "finished runs are kept, the same command goes on"
+
 LATER = {
     "--denoise": "denoising",
     "--unring": "Gibbs unringing",
@@ -59,8 +62,16 @@ LATER = {
 """Flags that later versions add: refused by name, so that nobody believes they took effect."""
 
 
-class Terminated(BaseException):
-    """Raised in the main thread on SIGTERM; no handler for ordinary errors may swallow it."""
+class Stopped(BaseException):
+    """Raised in the main thread by a signal; no handler for ordinary errors may swallow it.
+
+    Also for SIGINT: Python ends a process by that signal, whatever code it returns, when a
+    ``KeyboardInterrupt`` has passed through code that a library runs from a string.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class _Parser(argparse.ArgumentParser):
@@ -125,7 +136,12 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
         (("--run-label",), "run-", "runs (run-)"),
     ):
         group.add_argument(
-            *flags, nargs="+", type=_label(prefix), metavar="LABEL", help=f"{what} to process (default: all)"
+            *flags,
+            nargs="+",
+            action="extend",
+            type=_label(prefix),
+            metavar="LABEL",
+            help=f"{what} to process (default: all)",
         )
     group.add_argument(
         "--bids-filter-file",
@@ -153,6 +169,7 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
         "-d",
         "--derivatives",
         nargs="+",
+        action="extend",
         metavar="[NAME=]PATH",
         help="derivative datasets whose masks and preprocessed images are used (default: none)",
     )
@@ -168,6 +185,7 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
     group.add_argument(
         "--ignore-bvals",
         nargs="+",
+        action="extend",
         type=float,
         metavar="B",
         help="b-values to leave out, s/mm^2 (default: none)",
@@ -239,6 +257,13 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
         group.add_argument(
             flag, type=kind, metavar="N" if kind is int else "X", help=f"{what} (default: {value:g})"
         )
+    group.add_argument(
+        "--epochs",
+        type=int,
+        metavar="N",
+        help="total epochs of --method cnn; give those of an si-cnn run to compare the two "
+        "(default: as many as si-cnn takes when every training converges at once)",
+    )
 
     group = parser.add_argument_group("resources")
     group.add_argument(
@@ -396,6 +421,7 @@ def _to_settings(given: dict[str, Any]) -> Settings:
         "batch_size",
         "dropout",
         "random_seed",
+        "epochs",
         lambda_="lambda",
     )
     for name in ("fitting_threshold", "neighbour_threshold"):
@@ -434,10 +460,25 @@ def _to_settings(given: dict[str, Any]) -> Settings:
     )
 
 
-def _terminate(*_: object) -> NoReturn:
-    # A second signal must not break off the cleaning up after the first.
+def _stop(number: int, _: object) -> NoReturn:
+    # A second SIGTERM must not break off the cleaning up; a second Ctrl-C is meant to.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise Terminated
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    raise Stopped(number)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Turn SIGTERM and SIGINT into :class:`Stopped`; one that is ignored, as below nohup, stays so."""
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number, handler in previous.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -455,30 +496,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     show_traceback = any(re.fullmatch(r"-v{2,}", token) for token in arguments) or arguments.count("-v") > 1
-    previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        settings = parse(arguments)
-        ensure_home()
-        limit_library_threads(settings.resources.omp_nthreads)
-        from sicnn_app import workflow
-        from sicnn_app.console import Console
+        with _stoppable():
+            settings = parse(arguments)
+            ensure_home()
+            limit_library_threads(settings.resources.omp_nthreads)
+            from sicnn_app import workflow
+            from sicnn_app.console import Console
 
-        return workflow.run(settings, Console(settings.verbosity))
+            return workflow.run(settings, Console(settings.verbosity))
     except SicnnAppError as error:
         return _fail(error, show_traceback)
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted: finished runs are kept, the same command goes on", file=sys.stderr)
-        return INTERRUPTED
-    except Terminated:
-        return _fail(
-            TryAgainError("stopped by SIGTERM: finished runs are kept, the same command goes on"),
-            show_traceback,
-        )
+    except Stopped as stop:
+        if stop.number == signal.SIGINT:
+            print(f"{PROGRAM}: interrupted: {GO_ON}", file=sys.stderr)
+            return INTERRUPTED
+        return _fail(TryAgainError(f"stopped by SIGTERM: {GO_ON}"), show_traceback)
     except Exception as error:
         text = f"internal error ({one_line(error)}): repeat with -vv and report what it prints"
         return _fail(InternalError(text), show_traceback)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _fail(error: SicnnAppError, show_traceback: bool) -> int:

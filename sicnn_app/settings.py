@@ -214,6 +214,10 @@ class EstimationSettings:
             f"--learning-rate must be a number above 0, not {self.learning_rate:g}",
         )
         _require(self.batch_size >= 1, f"--batch-size must be at least 1, not {self.batch_size}")
+        _require(
+            self.epochs is None or (self.method == "cnn" and self.epochs >= 1),
+            f"--epochs is for --method cnn and must be at least 1, not {self.epochs} for {self.method}",
+        )
         _require(0 <= self.dropout < 1, f"--dropout must be at least 0 and below 1, not {self.dropout:g}")
         _require(
             0 <= self.random_seed <= MAX_SEED,
@@ -287,7 +291,7 @@ class Settings:
 
     @property
     def work_dir(self) -> Path:
-        """Folder for whatever is not finished."""
+        """Folder of the caches; outputs are prepared in ``OUTPUT_DIR/.work``, from where they are renamed."""
         return self.resources.work_dir or self.output_dir / ".work"
 
     def changing_maps(self) -> dict:

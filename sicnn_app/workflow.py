@@ -22,7 +22,7 @@ from sicnn_app.bids.describe import describe
 from sicnn_app.bids.discover import Discovery, discover, natural_key
 from sicnn_app.bids.load import load_mask, load_run
 from sicnn_app.bids.validate import check_dataset
-from sicnn_app.bids.write import expected_outputs, finished_fingerprint, write_run
+from sicnn_app.bids.write import expected_outputs, recorded_fingerprint, write_run
 from sicnn_app.caches import clean_work_folder, private_caches
 from sicnn_app.console import Console, LogFile
 from sicnn_app.errors import (
@@ -159,8 +159,7 @@ def process(settings: Settings, discovery: Discovery, console: Console) -> int:
     if settings.clean_workdir:
         for folder in {settings.work_dir, settings.output_dir / WORK_FOLDER}:
             clean_work_folder(folder)
-    prepare_folder(settings)
-    with private_caches(settings.work_dir), log_file(settings, console) as log:
+    with private_caches(settings.work_dir), output_and_log(settings, console) as log:
         problems = {item.name: error for item, error in discovery.problems}
         job = Job(settings, console, device, log, fingerprints, finished, problems)
         outcomes: list[Outcome] = []
@@ -238,7 +237,9 @@ def process_run(item: DwiRun, job: Job) -> None:
     settings, console = job.settings, job.console
     anatomy, anatomy_source = choose_anatomy(settings.preprocessing.anatomy, item.metadata)
     loaded = load_run(item, bvals_file=settings.inputs.bvals)
-    external_mask = None if item.mask is None else load_mask(item.mask)
+    external_mask, mask_warnings = (
+        (None, []) if item.mask is None else load_mask(item.mask, loaded.series.affine)
+    )
     prepared = prepare(
         loaded.series, anatomy=anatomy, external_mask=external_mask, settings=settings.preprocessing
     )
@@ -247,7 +248,7 @@ def process_run(item: DwiRun, job: Job) -> None:
         f"{item.name}: {int(averaged.mask.sum())} voxels ({anatomy}), {len(prepared.series.bvals)} volumes, "
         f"{len(averaged.bvals)} b-values, noise {averaged.sigma:.3g}"
     )
-    warnings = [*loaded.warnings, *prepared.warnings]
+    warnings = [*loaded.warnings, *mask_warnings, *prepared.warnings]
     for text in warnings:
         console.warning(f"{item.name}: {text}")
     with console.progress(item.name) as progress:
@@ -269,6 +270,7 @@ def process_run(item: DwiRun, job: Job) -> None:
         averaged.sigma,
         averaged.sigma_per_bval,
         estimate.neighbour_count,
+        averaged.signals[..., 0],
     )
     result = RunResult(
         run=item,
@@ -328,10 +330,13 @@ def finished_runs(settings: Settings, runs: Sequence[DwiRun], fingerprints: dict
     """Runs that need no work; refuses, before any run starts, to mix outputs of different settings."""
     finished, other = [], []
     for item in runs:
-        found = finished_fingerprint(settings.output_dir, item)
+        found, complete = recorded_fingerprint(settings.output_dir, item)
         if found is None or settings.overwrite:
             continue
-        (finished if found == fingerprints[item.name] else other).append(item)
+        if found != fingerprints[item.name]:
+            other.append(item)
+        elif complete:
+            finished.append(item)
     if other:
         names = ", ".join(item.name for item in other[:3]) + (" ..." if len(other) > 3 else "")
         raise UsageError(
@@ -351,8 +356,9 @@ def prepare_folder(settings: Settings) -> None:
 
 
 @contextmanager
-def log_file(settings: Settings, console: Console) -> Iterator[Path]:
-    """Context in which everything said goes into a file of its own below ``logs/``."""
+def output_and_log(settings: Settings, console: Console) -> Iterator[Path]:
+    """Context in which everything said goes into a file of its own below ``logs/`` of the output."""
+    prepare_folder(settings)
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
     path = settings.output_dir / "logs" / f"sicnn-app_{moment}.log"
     with output_errors(path):
@@ -411,16 +417,23 @@ def rebuild_reports(settings: Settings, console: Console) -> int:
         raise NoRunsError(
             f"{settings.output_dir} holds no maps to report on that were asked for: process the dataset first"
         )
+    errors = []
     with private_caches(settings.work_dir):
         for subject, session in found:
-            write_report(settings, subject, session, console)
-    return 0
+            try:
+                write_report(settings, subject, session, console)
+            except SicnnAppError as error:
+                console.error(str(error))
+                errors.append(error)
+    codes = {error.exit_code for error in errors}
+    return 0 if not errors else codes.pop() if len(codes) == 1 and len(errors) == len(found) else SOME_FAILED
 
 
 def write_boilerplate(settings: Settings, console: Console) -> int:
     """Write ``CITATION.md`` and print the methods text of these settings."""
     from sicnn_app.report.methods import methods_text
 
-    prepare_folder(settings)
+    with private_caches(settings.work_dir):
+        prepare_folder(settings)
     console.line(methods_text(settings.changing_maps(), record.software_versions()))
     return 0

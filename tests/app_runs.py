@@ -22,10 +22,10 @@ BVALS = (0.0, 0.0, 20.0, 50.0, 100.0, 200.0, 400.0, 800.0)
 TRUTH = {"f": 0.2, "d": 0.0012, "dstar": 0.04, "s0": 1000.0}
 SIGMA = 10.0
 
-QUICK = ("--method", "lsq", "--device", "cpu")
+QUICK = ("--method", "lsq", "--device", "cpu", "--omp-nthreads", "1")
 """The method without training: a run takes a fraction of a second."""
 
-TINY_TRAINING = ("--device", "cpu", "--max-iterations", "1", "--delta", "0.5")
+TINY_TRAINING = ("--device", "cpu", "--omp-nthreads", "1", "--max-iterations", "1", "--delta", "0.99")
 """SI-CNN through all its steps, though not to any result worth having."""
 
 

@@ -16,7 +16,7 @@ from sicnn_app.ivim.signal import ivim_signal_maps
 
 BVALS = (0.0, 10.0, 50.0, 100.0, 400.0, 800.0)
 SIGMA = 20.0
-BOUNDS = {"f": (0.0, 1.0), "d": (0.0, 0.005), "dstar": (0.005, 0.2)}
+BOUNDS = {"f": (0.0, 1.0), "d": (0.0, 0.005), "dstar": (0.005, 0.2), "s0": (0.5, 1.5)}
 
 
 def oblique_affine(zooms: tuple[float, float, float] = (2.0, 2.5, 4.0)) -> np.ndarray:
@@ -159,7 +159,9 @@ def make_result(
     neighbours = np.where(inside, rng.integers(1, 20, shape), 0)
 
     sigma_per_bval = np.full(len(bvals), SIGMA / np.sqrt(repeats))
-    flags, flag_counts = flag_voxels(maps, inside, BOUNDS, SIGMA, sigma_per_bval, neighbours)
+    flags, flag_counts = flag_voxels(
+        maps, inside, BOUNDS, SIGMA, sigma_per_bval, neighbours, averaged[..., 0]
+    )
     source = write_source(tmp_path / "bids", entities, noisy, volume_bvals, bvecs=bvecs, header=header)
     history = [
         {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -394,10 +395,27 @@ def test_a_traceback_shows_with_vv(workflow, capsys, flags):
     assert said.endswith("sicnn-app: wrong\n")
 
 
-def test_an_interruption_is_130(workflow, capsys):
-    workflow(KeyboardInterrupt())
-    assert main(BASE) == 130
-    assert "interrupted" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 75, "SIGTERM")]
+)
+def test_a_signal_is_one_line_and_its_code_and_handlers_come_back(monkeypatch, capsys, number, code, word):
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(workflow_module, "run", lambda settings, console: signal.raise_signal(number))
+    assert main(BASE) == code
+    said = capsys.readouterr().err
+    assert (said.count("\n"), word in said) == (1, True)
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_signal_that_is_ignored_stays_ignored(monkeypatch):
+    monkeypatch.setattr(
+        workflow_module, "run", lambda settings, console: signal.raise_signal(signal.SIGINT) or 0
+    )
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert main(BASE) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_version_is_printed(capsys):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from app_runs import (
     BVALS,
+    QUICK,
     TINY_TRAINING,
     TRUTH,
     App,
@@ -247,7 +248,7 @@ def test_runs_on_different_grids_cannot_be_combined(app, tmp_path):
 @pytest.mark.parametrize("shape", [(12, 10, 1), (13, 7, 3), (9, 31, 1)])
 def test_single_slices_and_odd_sizes(app, tmp_path, shape):
     made = dataset(tmp_path / "bids", shape=shape)
-    for name, options in (("lsq", ("--method", "lsq", "--device", "cpu")), ("cnn", TINY_TRAINING)):
+    for name, options in (("lsq", QUICK), ("cnn", TINY_TRAINING)):
         call = app(made, tmp_path / name, *options)
         assert call.code == 0, call.text
         check_maps(tmp_path / name, shape=shape)
@@ -258,7 +259,7 @@ def test_a_slice_outside_the_mask_has_no_values(app, tmp_path):
     mask = np.zeros((12, 10, 3))
     mask[3:-3, 3:-3, [0, 2]] = 1
     given = add_mask(tmp_path / "masks", "sub-01", mask)
-    for name, options in (("lsq", ("--method", "lsq", "--device", "cpu")), ("cnn", TINY_TRAINING)):
+    for name, options in (("lsq", QUICK), ("cnn", TINY_TRAINING)):
         assert app(made, tmp_path / name, "-d", given, *options).code == 0
         assert np.array_equal(inside(tmp_path / name), mask > 0)
         assert np.isnan(values(tmp_path / name, STEM, "f")[:, :, 1]).all()
@@ -531,7 +532,7 @@ def test_a_second_run_skips_what_is_finished_and_changes_nothing(app, tmp_path):
     made = dataset(tmp_path / "bids", "sub-01", "sub-02")
     assert app.quick(made, tmp_path / "out").code == 0
     before = stamps(tmp_path / "out")
-    call = app.quick(made, tmp_path / "out", "--omp-nthreads", "1", "-w", tmp_path / "work", "-v")
+    call = app.quick(made, tmp_path / "out", "--omp-nthreads", "2", "-w", tmp_path / "work", "-v")
     assert call.code == 0
     assert call.out.count("skipped, finished before") == 2
     assert stamps(tmp_path / "out") == before

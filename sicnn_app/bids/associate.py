@@ -122,7 +122,12 @@ class Associator:
 
     def _listing(self, folder: Path) -> list[tuple[Path, BidsName]]:
         if folder not in self._listings:
-            names = ((path, parse_name(path.name)) for path in sorted(folder.iterdir()))
+            try:
+                names = [(path, parse_name(path.name)) for path in sorted(folder.iterdir())]
+            except OSError as error:
+                raise DataError(
+                    f"{folder} cannot be read ({error.strerror}): check its permissions"
+                ) from None
             self._listings[folder] = [(path, name) for path, name in names if name and name.suffix == "dwi"]
         return self._listings[folder]
 

@@ -125,11 +125,16 @@ def prepare_output(
             )
     make_folder(output_dir)
     with _lock(Path(work_dir) if work_dir else output_dir / WORK_FOLDER):
+        ours = record.APP_NAME in {
+            entry.get("Name")
+            for entry in _entries(_read_description(output_dir / "dataset_description.json"), "GeneratedBy")
+        }
         description = _merged_description(output_dir, bids_dir, derivatives)
         _update(output_dir, "dataset_description.json", json_bytes(description))
         _update(output_dir, ".bidsignore", _merged_bidsignore(output_dir / ".bidsignore"))
         _update(output_dir, "descriptions.tsv", _merged_descriptions(output_dir / "descriptions.tsv"))
-        _update(output_dir, "CITATION.md", citation.encode())
+        if ours or not (output_dir / "CITATION.md").exists():
+            _update(output_dir, "CITATION.md", citation.encode())
         if not (output_dir / "README.md").exists():
             _update(output_dir, "README.md", readme_text().encode())
         make_folder(output_dir / "logs")

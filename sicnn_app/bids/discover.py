@@ -100,6 +100,12 @@ def _index(bids_dir: Path, participants: Iterable[str], database_dir: Path | Non
     indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=[re.compile(rf"^(?!{wanted}$)")])
     try:
         layout = BIDSLayout(bids_dir, validate=False, database_path=database_dir, indexer=indexer)
+        same_dataset = Path(layout.root) == bids_dir
+        if database_dir and same_dataset and not set(participants) <= set(layout.get_subjects()):
+            # Participants came after the database was made.
+            layout = BIDSLayout(
+                bids_dir, validate=False, database_path=database_dir, indexer=indexer, reset_database=True
+            )
         found = [Path(name) for name in layout.get(return_type="filename", suffix="dwi", scope="self")]
     except (SQLAlchemyError, OSError) as error:
         if database_dir is None:
@@ -162,6 +168,9 @@ class _Collector:
                 return DwiRun(entities, (self._source(self.bids_dir, path, entities),))
             own = parse_name(derived.path.name).entities  # type: ignore[union-attr]
             source = self._source(derived.dataset, derived.path, own)
+            # Derivatives seldom repeat what the scanner said, such as the body part.
+            raw = self._source(self.bids_dir, path, entities)
+            source = replace(source, metadata={**raw.metadata, **source.metadata})
         except SicnnAppError as error:
             self.errors[path] = error
             return DwiRun(entities, (SourceImage(path, None, None),))

@@ -25,6 +25,9 @@ NO_DIRECTION_BVAL = 50.0
 GRID_TOLERANCE = 1e-3
 """mm; affines of combined runs that differ less are one grid."""
 
+MASK_GRID_TOLERANCE = 0.1
+"""Share of a voxel by which a mask may lie beside its image: other programs round affines."""
+
 CHUNK = 1 << 16
 """Bytes read at once; deflate expands at most 1032 times, so memory stays below 70 MB."""
 
@@ -291,24 +294,28 @@ def _require_ivim(name: str, bvals: np.ndarray) -> None:
         )
 
 
-def load_mask(path: Path) -> np.ndarray:
-    """Read a mask.
+def load_mask(path: Path, affine: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Read a mask and bring it into the axis order of the image it is for.
 
     Parameters
     ----------
     path : Path
+    affine : ndarray, shape (4, 4)
+        Voxel to world of the image, mm.
 
     Returns
     -------
-    ndarray, shape (X, Y, Z), bool
-        True where the image is above 0; trailing axes of length 1 are dropped.
+    mask : ndarray, shape (X, Y, Z), bool
+        True where the file is above 0; trailing axes of length 1 are dropped.
+    warnings : list of str
+        What was done to its axes, or assumed of them.
 
     Raises
     ------
     MissingInputError
         The file is not there, or its content is not fetched.
     DataError
-        It cannot be read.
+        It cannot be read, or lies on another grid than the image.
     """
     image = open_image(path)
     try:
@@ -317,7 +324,25 @@ def load_mask(path: Path) -> np.ndarray:
         raise DataError(f"{path} cannot be read ({error}): copy it again") from None
     while values.ndim > 3 and values.shape[-1] == 1:
         values = values[..., 0]
-    return np.nan_to_num(values) > 0
+    mask = np.nan_to_num(values) > 0
+    if mask.ndim != 3 or _same_grid(image.affine, affine, mask.shape):
+        return mask, []
+    if int(image.header["qform_code"]) == 0 and int(image.header["sform_code"]) == 0:
+        return mask, [f"{path.name} states no orientation: it is taken to lie as the image does"]
+    axes = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(image.affine), nib.orientations.io_orientation(affine)
+    )
+    turned = nib.Nifti1Image(mask.astype(np.uint8), image.affine).as_reoriented(axes)
+    if not _same_grid(turned.affine, affine, turned.shape):
+        raise DataError(f"{path} lies on another grid than the image: resample it to the image's voxels")
+    return np.asarray(turned.dataobj) > 0, [f"{path.name}: axes were turned to those of the image"]
+
+
+def _same_grid(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether two affines put the corners of a grid at the same place, to a tenth of a voxel."""
+    corners = np.array(np.meshgrid(*((0, size - 1) for size in shape), (1,))).reshape(4, -1)
+    distance = np.abs((first - second) @ corners).max()
+    return bool(distance <= MASK_GRID_TOLERANCE * nib.affines.voxel_sizes(second).min())
 
 
 def load_run(run: DwiRun, *, bvals_file: Path | None) -> LoadedRun:

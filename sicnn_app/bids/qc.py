@@ -92,10 +92,6 @@ _HISTORY_COLUMNS: dict[str, dict[str, str]] = {
         "LongName": "Fitting error",
         "Description": "Mean absolute difference of predicted and measured signals, normalised signal units",
     },
-    "learning_rate": {
-        "LongName": "Learning rate",
-        "Description": "Learning rate at the end of the data iteration",
-    },
 }
 
 

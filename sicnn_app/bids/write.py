@@ -86,14 +86,20 @@ def finished_fingerprint(output_dir: Path, run: DwiRun) -> str | None:
 
     The marker, written last, names the files that belong to it; all of them must exist.
     """
+    fingerprint, complete = recorded_fingerprint(output_dir, run)
+    return fingerprint if complete else None
+
+
+def recorded_fingerprint(output_dir: Path, run: DwiRun) -> tuple[str | None, bool]:
+    """Fingerprint in the completion marker of a run, if there is one, and whether no output is missing."""
     marker = _target(run, output_dir, _MARKER)
     try:
         content = json.loads(marker.read_text(encoding="utf-8"))
         fingerprint, outputs = content["Fingerprint"], content["Outputs"]
         complete = bool(outputs) and all((marker.parent / name).is_file() for name in outputs)
     except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return fingerprint if complete and isinstance(fingerprint, str) else None
+        return None, False
+    return (fingerprint, complete) if isinstance(fingerprint, str) else (None, False)
 
 
 def remove_outputs(run: DwiRun, output_dir: Path) -> None:

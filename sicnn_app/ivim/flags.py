@@ -34,7 +34,7 @@ FLAGS: tuple[FlagSpec, ...] = (
         1,
         "parameter_at_bound",
         "#e69f00",
-        "F at its upper end, or D or D* at an end, of the allowed interval",
+        "F at its upper end, or D, D* or S0 at an end, of the allowed interval",
     ),
     FlagSpec(
         2,
@@ -63,6 +63,7 @@ def flag_voxels(
     sigma: float,
     sigma_per_bval: np.ndarray,
     neighbour_count: np.ndarray | None,
+    normaliser: np.ndarray,
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Label every voxel with the first reason not to trust it.
 
@@ -72,12 +73,14 @@ def flag_voxels(
         ``f``, ``d``, ``dstar``, ``s0`` (source units) and ``rmse`` (relative to S0).
     mask : ndarray, shape (X, Y, Z), bool
     bounds : dict
-        Interval of ``f``, ``d`` and ``dstar``.
+        Interval of ``f``, ``d`` and ``dstar``, and of ``s0`` relative to the normaliser.
     sigma : float
         Noise standard deviation of one volume, source units.
     sigma_per_bval : ndarray, shape (B,)
         Noise standard deviation of every averaged signal, source units.
     neighbour_count : ndarray, shape (X, Y, Z), or None
+    normaliser : ndarray, shape (X, Y, Z)
+        Signal at the lowest b-value, source units, above 0 inside the mask.
 
     Returns
     -------
@@ -93,9 +96,10 @@ def flag_voxels(
     expected = np.sqrt(np.mean(np.square(sigma_per_bval)))
     s0 = np.where(mask, maps["s0"], 0.0)
     at_bound = near(maps["f"], bounds["f"][1], bounds["f"])
-    for label in ("d", "dstar"):
+    relative = {**maps, "s0": s0 / np.where(mask, normaliser, 1.0)}
+    for label in ("d", "dstar", "s0"):
         for end in bounds[label]:
-            at_bound = at_bound | near(maps[label], end, bounds[label])
+            at_bound = at_bound | near(relative[label], end, bounds[label])
     reasons = {
         "parameter_at_bound": at_bound,
         "residual_above_noise": maps["rmse"] * s0 > RESIDUAL_FACTOR * expected,

@@ -8,6 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import torch
 
+from sicnn_app.errors import TryAgainError
 from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.signal import ivim_signal_torch
 from sicnn_app.lsq.fit import DEFAULT_BOUNDS, MAX_ITERATIONS, fit_biexponential
@@ -32,7 +33,10 @@ def estimate(
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Estimate:
     """:func:`estimate_lsq` behind the interface that all estimators share; the noise is not used."""
-    return estimate_lsq(signals, mask, bvals, bounds=settings.bounds, device=device, progress=progress)
+    try:
+        return estimate_lsq(signals, mask, bvals, bounds=settings.bounds, device=device, progress=progress)
+    except torch.OutOfMemoryError as error:
+        raise TryAgainError(f"{device} ran out of memory: free the device or use --device cpu") from error
 
 
 def estimate_lsq(

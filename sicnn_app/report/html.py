@@ -88,7 +88,7 @@ def build_report(
         pictures = draw_run(run)
         views = view_run(run) if interactive else {}
         files = [(picture.file_name, picture.content) for picture in pictures.all]
-        _write_figures([*files, *views.values()], figures_dir, write_bytes)
+        _write_figures(run_name, [*files, *views.values()], figures_dir, write_bytes)
         context = _run_context(run_name, tabulate_run(run), pictures, prefix=name)
         folder = figures_dir.relative_to(output_dir).as_posix()
         context["views"] = [(symbol, f"{folder}/{file_name}") for symbol, (file_name, _) in views.items()]
@@ -120,15 +120,22 @@ def build_report(
 
 
 def _write_figures(
-    files: Sequence[tuple[str, bytes]], folder: Path, write_bytes: Callable[[Path, bytes], object]
+    run_name: str,
+    files: Sequence[tuple[str, bytes]],
+    folder: Path,
+    write_bytes: Callable[[Path, bytes], object],
 ) -> None:
-    if not files:
-        return
+    """Write the figures of a run and remove those an earlier method left."""
+    current = {file_name for file_name, _ in files}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if files:
+            folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob(f"{run_name}_desc-*_dwi.*"):
+            if path.name not in current:
+                path.unlink()
     except OSError as error:
         raise OutputError(
-            f"{folder}: cannot be created ({error.strerror}): name another output folder"
+            f"{folder}: cannot be changed ({error.strerror}): name another output folder"
         ) from error
     for file_name, content in files:
         write_bytes(folder / file_name, content)

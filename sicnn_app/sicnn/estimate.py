@@ -23,6 +23,9 @@ from sicnn_app.sicnn.whitening import Whitening
 NORMALISED_LIMITS = (-1.0, 3.0)
 """Normalised signals beyond these are noise over noise (S0 is fitted within 0.5..1.5) and are clipped."""
 
+VOXELS_PER_THREAD = 8192
+"""Of an optimiser step: with less to share, CPU threads wait for one another more than they compute."""
+
 ALGORITHM = {
     "observed-neighbours": "SI-CNN, reconstructed from the supplement: unsupervised convolutional network "
     "whose training signals of large fitting error are replaced by the mean observed signal of similar "
@@ -105,7 +108,8 @@ def estimate(
 
     Notes
     -----
-    Bit-identical for one seed on one CPU model with one number of threads. On CUDA the
+    Bit-identical for one seed on one CPU model with one number of threads; steps of fewer than 16384
+    voxels, the default, use one thread whatever the limit. On CUDA the
     convolution gradients may be summed in another order.
     """
     sigma_per_bval = np.asarray(sigma_per_bval, dtype=np.float64)
@@ -127,7 +131,8 @@ def estimate(
                 generator=torch.Generator().manual_seed(settings.random_seed),
             )
             ratio = torch.tensor(sigma_per_bval / sigma, dtype=torch.float32, device=where)
-            result = iterate(trainer, data, b, ratio, settings, progress)
+            with _threads(data.mask.numel() // trainer.steps_per_epoch(data) // VOXELS_PER_THREAD):
+                result = iterate(trainer, data, b, ratio, settings, progress)
     except torch.OutOfMemoryError as error:
         raise TryAgainError(
             f"{device} ran out of memory: lower --batch-size, free the device, or use --device cpu"
@@ -189,6 +194,17 @@ def _reproducible(device: torch.device, seed: int) -> Iterator[None]:
             torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
 
 
+@contextmanager
+def _threads(most: int) -> Iterator[None]:
+    """At most so many CPU threads, at least one; as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(before, most)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _describe(result: IterationResult, config: NetworkConfig, settings: EstimationSettings) -> dict:
     rewriting = settings.resolved_update_rule is not None
     similar = settings.method == "si-cnn"
@@ -203,7 +219,7 @@ def _describe(result: IterationResult, config: NetworkConfig, settings: Estimati
         "rician_model": settings.rician,
         "lambda": settings.lambda_ if rewriting else None,
         "delta": settings.delta if rewriting else None,
-        "max_iterations": settings.max_iterations if rewriting else None,
+        "max_iterations": settings.max_iterations,
         "learning_rate": settings.learning_rate,
         "batch_size": settings.batch_size,
         "tile_size": TILE_SIZE,

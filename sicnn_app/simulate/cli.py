@@ -134,6 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [_hyphenated(word) for word in (sys.argv[1:] if argv is None else argv)]
     verbose = "-vv" in arguments
     try:
+        if any(word.partition("=")[0] == "--assess" for word in arguments):
+            raise UsageError(f"--assess: the protocol check is not part of version {__version__} yet")
         options = build_parser().parse_args(arguments)
         verbose = options.verbose >= 2
         settings = _settings(options)

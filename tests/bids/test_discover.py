@@ -262,7 +262,7 @@ def test_problems_are_returned_run_by_run(dataset):
         "sub-06": DataError,
     }
     assert "sub-02_dwi.nii.gz has no .bval" in str(errors["sub-02"])
-    assert "sub-03_acq-a_dwi.bval" in str(errors["sub-03_acq-a"])
+    assert "sub-03_acq-a_dwi.bval" in str(errors["sub-03_acq-a_run-1"])
     assert f"datalad get {gone}" in str(errors["sub-04"])
     assert f"datalad get {table}" in str(errors["sub-05"])
 

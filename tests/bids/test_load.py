@@ -12,7 +12,7 @@ from bids_datasets import AFFINE, BVALS, Dataset, real_dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sicnn_app.bids.load import load_run, open_image, read_bvals, read_bvecs
+from sicnn_app.bids.load import load_mask, load_run, open_image, read_bvals, read_bvecs
 from sicnn_app.errors import DataError, MissingInputError
 from sicnn_app.ivim.bvalues import bvalue_tolerance, group_bvalues
 from sicnn_app.ivim.run import DwiRun, SourceImage
@@ -410,3 +410,49 @@ def test_real_data(name, image, shape):
     series = load(path).series
     assert series.signals.shape == shape
     assert np.isfinite(series.signals).all() and series.signals.max() > 0
+
+
+GRID = np.array([[-2.0, 0, 0, 40], [0, 2.0, 0, -30], [0, 0, 5.0, 7], [0, 0, 0, 1]])
+
+
+def mask_file(path, values, affine):
+    nib.save(nib.Nifti1Image(values.astype(np.uint8), affine), path)
+    return path
+
+
+def test_a_mask_on_the_grid_of_the_image_is_taken_as_it_is(tmp_path):
+    values = np.zeros((6, 5, 3), dtype=bool)
+    values[1, 2, 0] = True
+    shifted = GRID.copy()
+    shifted[0, 3] += 0.01
+    mask, warnings = load_mask(mask_file(tmp_path / "m.nii.gz", values, shifted), GRID)
+    assert np.array_equal(mask, values)
+    assert warnings == []
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPI", "PSR"])
+def test_a_mask_stored_in_other_axes_is_turned(tmp_path, axes):
+    values = np.zeros((6, 5, 3), dtype=bool)
+    values[1, 2:4, 0] = True
+    image = nib.Nifti1Image(values.astype(np.uint8), GRID)
+    turn = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(GRID), nib.orientations.axcodes2ornt(axes)
+    )
+    nib.save(image.as_reoriented(turn), tmp_path / "m.nii.gz")
+    mask, warnings = load_mask(tmp_path / "m.nii.gz", GRID)
+    assert np.array_equal(mask, values)
+    assert len(warnings) == 1
+
+
+def test_a_mask_on_another_grid_is_an_error(tmp_path):
+    moved = GRID.copy()
+    moved[0, 3] += 1.0
+    with pytest.raises(DataError, match="another grid"):
+        load_mask(mask_file(tmp_path / "m.nii.gz", np.ones((6, 5, 3)), moved), GRID)
+
+
+def test_a_mask_without_orientation_is_taken_to_lie_as_the_image(tmp_path):
+    path = mask_file(tmp_path / "m.nii.gz", np.ones((6, 5, 3)), None)
+    mask, warnings = load_mask(path, GRID)
+    assert mask.all()
+    assert "orientation" in warnings[0]

@@ -16,7 +16,13 @@ from sicnn_app import __version__
 from sicnn_app.bids import atomic, qc
 from sicnn_app.bids.atomic import WORK_FOLDER
 from sicnn_app.bids.sidecar import DatasetRoots
-from sicnn_app.bids.write import expected_outputs, finished_fingerprint, remove_outputs, write_run
+from sicnn_app.bids.write import (
+    expected_outputs,
+    finished_fingerprint,
+    recorded_fingerprint,
+    remove_outputs,
+    write_run,
+)
 from sicnn_app.errors import InternalError, OutputError
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
 from sicnn_app.ivim.maps import MAPS
@@ -396,6 +402,8 @@ def test_fingerprint_only_of_complete_outputs(tmp_path: Path):
         content = path.read_bytes()
         path.unlink()
         assert finished_fingerprint(out, result.run) is None, path.name
+        kept = None if path.name.endswith("desc-ivim_qc.json") else result.fingerprint
+        assert recorded_fingerprint(out, result.run) == (kept, False)
         path.write_bytes(content)
     assert finished_fingerprint(out, result.run) == result.fingerprint
     for broken in (

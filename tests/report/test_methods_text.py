@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sicnn_app.report import citation_markdown, methods_text
+from sicnn_app.report.methods import citation_markdown, methods_text
 from sicnn_app.report.references import REFERENCES
 
 SOFTWARE = {

@@ -22,7 +22,7 @@ from PIL import Image
 
 from sicnn_app.bids.write import write_run
 from sicnn_app.errors import OutputError
-from sicnn_app.report import build_report
+from sicnn_app.report.html import build_report
 
 VOID = {"meta", "link", "img", "input", "br"}
 LOADING = {"img": "src", "link": "href", "script": "src", "iframe": "src", "source": "src", "object": "data"}
@@ -369,7 +369,7 @@ def test_no_display_home_or_pyplot_is_needed(tmp_path):
     out = write(tmp_path)
     lighten(out)
     script = (
-        "import sys; from pathlib import Path; from sicnn_app.report import build_report; "
+        "import sys; from pathlib import Path; from sicnn_app.report.html import build_report; "
         "build_report(Path(sys.argv[1]), '01', None); "
         "assert 'matplotlib.pyplot' not in sys.modules and 'torch' not in sys.modules"
     )
@@ -400,7 +400,9 @@ def test_series_read_volume_by_volume_gives_the_true_means(tmp_path):
 def test_interactive_pages_are_linked_complete_and_load_nothing_from_outside(tmp_path):
     out = write(tmp_path, shape=(7, 9, 1))
     text = build_report(out, "01", None, interactive=True).read_text()
-    addresses = [link["href"] for link in Page(text).all("a") if str(link.get("href")).endswith("view_dwi.html")]
+    addresses = [
+        link["href"] for link in Page(text).all("a") if str(link.get("href")).endswith("view_dwi.html")
+    ]
     assert len(addresses) == 3
     for address in addresses:
         view = Page((out / address).read_text())

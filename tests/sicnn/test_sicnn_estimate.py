@@ -168,6 +168,23 @@ def test_deterministic_algorithms_are_on_meanwhile():
     assert seen == [(10, 10, True)]
 
 
+def test_small_steps_use_one_thread_and_the_number_comes_back():
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        estimate(
+            volume((6, 6, 1)),
+            np.ones((6, 6, 1), dtype=bool),
+            BVALS,
+            sigma_per_bval=np.full(BVALS.size, SIGMA),
+            settings=EstimationSettings(method="cnn", epochs=10),
+            progress=lambda *_: seen.append(torch.get_num_threads()),
+        )
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_cnn_trains_exactly_as_long_as_asked():
     result = run(volume((8, 8, 1)), method="cnn", epochs=7)
     assert result.parameters["epochs"] == 7 == len(result.losses)
