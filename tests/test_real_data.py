@@ -7,7 +7,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from app_runs import QUICK, App, files, values
+from app_runs import App, files, values
 from bids_datasets import real_dataset
 from scipy.optimize import curve_fit
 
@@ -35,8 +35,12 @@ difference would change what a reader says about the organ. D* has no useful bou
 its coefficient of variation between repeated scans is 50 % and more.
 """
 
-PLAUSIBLE = {"f": (0.03, 0.5), "d": (0.5e-3, 2.8e-3), "dstar": (0.006, 0.19)}
-"""Where the medians of liver, kidney and spleen lie in every published series: strictly inside the bounds."""
+PLAUSIBLE = {"f": (0.03, 0.5), "d": (0.5e-3, 2.8e-3)}
+"""Where the medians of liver, kidney and spleen lie in every published series."""
+
+ORGANS = {2: "liver", 3: "kidney", 4: "spleen"}
+MIN_VOXELS = 40
+"""Fewer voxels (the kidney of sub-02 has one) make no median."""
 
 
 def mask_of(out, stem, desc="body"):
@@ -76,6 +80,25 @@ def organ_labels(subject: str) -> np.ndarray:
     )
 
 
+def check_organs(out, subject: str, stem: str) -> dict[str, dict[str, float]]:
+    """Compare the medians of the organs with the fits of their mean signals; returns the medians."""
+    series = np.asarray(nib.load(ABDOMEN / f"{stem}_dwi.nii.gz").dataobj, dtype=np.float64)
+    bvals = np.loadtxt(ABDOMEN / f"{stem}_dwi.bval")
+    nominal = np.unique(bvals)
+    maps = {label: values(out, stem, label) for label in ROI_TOLERANCE}
+    medians = {}
+    for code, name in ORGANS.items():
+        inside = (organ_labels(subject).reshape(maps["f"].shape) == code) & np.isfinite(maps["f"])
+        if inside.sum() < MIN_VOXELS:
+            continue
+        fit = fit_of(np.array([series[inside][:, bvals == b].mean() for b in nominal]), nominal)
+        medians[name] = {label: float(np.median(values[inside])) for label, values in maps.items()}
+        for label, tolerance in ROI_TOLERANCE.items():
+            assert medians[name][label] == pytest.approx(fit[label], abs=tolerance), (stem, name, label)
+    assert medians
+    return medians
+
+
 @needs_abdomen
 @pytest.mark.parametrize("with_masks", [False, True])
 def test_least_squares_on_every_run_of_the_abdomen(capsys, tmp_path, with_masks):
@@ -95,14 +118,10 @@ def test_least_squares_on_every_run_of_the_abdomen(capsys, tmp_path, with_masks)
             assert not (mask & ~given).any()
             assert mask.sum() > 0.98 * given.sum()
         else:
-            overlap = 2 * (mask & given).sum() / (mask.sum() + given.sum())
-            assert overlap > 0.85, (stem, overlap)
-        d = values(tmp_path, stem, "d")
-        organs = organ_labels(subject).reshape(d.shape)
-        for code in (2, 3, 4):
-            inside = (organs == code) & mask
-            if inside.sum() >= 40:
-                assert 0.5e-3 < np.median(d[inside]) < 2.8e-3, (stem, code)
+            # The study's own mask; that of sub-01 covers a part of the body only.
+            assert (mask & given).sum() > 0.95 * given.sum()
+            assert mask.sum() < 0.5 * mask.size
+        check_organs(tmp_path, subject, stem)
 
 
 @needs_cord
@@ -134,18 +153,6 @@ def test_si_cnn_agrees_with_the_mean_signal_of_each_organ(capsys, tmp_path):
     )  # fmt: skip
     assert call.code == 0, call.text
     stem = "sub-02/dwi/sub-02_acq-T70"
-    series = np.asarray(nib.load(ABDOMEN / f"{stem}_dwi.nii.gz").dataobj, dtype=np.float64)
-    bvals = np.loadtxt(ABDOMEN / f"{stem}_dwi.bval")
-    maps = {label: values(tmp_path, stem, label) for label in ("f", "d", "dstar")}
-    organs = organ_labels("sub-02").reshape(maps["f"].shape)
-    nominal = np.unique(bvals)
-    for code, name in ((2, "liver"), (3, "kidney"), (4, "spleen")):
-        inside = (organs == code) & np.isfinite(maps["f"])
-        assert inside.sum() > 0, name
-        mean = np.array([series[inside][:, bvals == b].mean() for b in nominal])
-        fit = fit_of(mean, nominal)
-        for label, tolerance in ROI_TOLERANCE.items():
-            median = float(np.median(maps[label][inside]))
-            assert median == pytest.approx(fit[label], abs=tolerance), (name, label)
+    for name, medians in check_organs(tmp_path, "sub-02", stem).items():
         for label, (low, high) in PLAUSIBLE.items():
-            assert low < np.median(maps[label][inside]) < high, (name, label)
+            assert low < medians[label] < high, (name, label)
