@@ -70,10 +70,11 @@ def test_caches_are_absolute_also_when_the_output_is_not(tmp_path, monkeypatch):
 
 
 def test_caches_go_after_an_error_too(tmp_path):
+    before = {name: os.environ.get(name) for name in CACHE_VARIABLES}
     with pytest.raises(ZeroDivisionError), private_caches(tmp_path / "work"):
         _ = 1 / 0
     assert not (tmp_path / "work").exists()
-    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+    assert {name: os.environ.get(name) for name in CACHE_VARIABLES} == before
 
 
 def test_what_a_user_put_into_the_work_directory_stays(tmp_path):

@@ -12,6 +12,8 @@ from bids_datasets import real_dataset
 from scipy.optimize import curve_fit
 
 from sicnn_app.ivim.signal import ivim_signal
+from sicnn_app.report import html
+from sicnn_app.report.pictures import RunPictures
 
 ABDOMEN, CORD = real_dataset("ivim-abdomen"), real_dataset("ivim-cord")
 needs_abdomen = pytest.mark.skipif(
@@ -27,7 +29,7 @@ ABDOMEN_RUNS = [
 MAPS = ("f", "d", "dstar", "s0", "rmse")
 
 ROI_TOLERANCE = {"f": 0.08, "d": 0.35e-3}
-"""Largest difference of an organ's median from the fit of its mean signal.
+"""Largest difference of an organ's mean from the fit of its mean signal.
 
 Chosen from physiology before any result was seen: repeated scans of an abdominal organ differ by
 0.05 to 0.1 in F and 0.2 to 0.4e-3 mm^2/s in D (one slice, free breathing), so that a larger
@@ -36,11 +38,17 @@ its coefficient of variation between repeated scans is 50 % and more.
 """
 
 PLAUSIBLE = {"f": (0.03, 0.5), "d": (0.5e-3, 2.8e-3)}
-"""Where the medians of liver, kidney and spleen lie in every published series."""
+"""Where the means of liver, kidney and spleen lie in every published series."""
 
 ORGANS = {2: "liver", 3: "kidney", 4: "spleen"}
 MIN_VOXELS = 40
-"""Fewer voxels (the kidney of sub-02 has one) make no median."""
+"""Fewer voxels (the kidney of sub-02 has one) make no mean worth comparing."""
+
+
+@pytest.fixture(autouse=True)
+def reports_without_figures(monkeypatch):
+    """Drawing takes most of the time and has tests of its own."""
+    monkeypatch.setattr(html, "draw_run", lambda run: RunPictures())
 
 
 def mask_of(out, stem, desc="body"):
@@ -81,22 +89,30 @@ def organ_labels(subject: str) -> np.ndarray:
 
 
 def check_organs(out, subject: str, stem: str) -> dict[str, dict[str, float]]:
-    """Compare the medians of the organs with the fits of their mean signals; returns the medians."""
+    """Compare the means of the organs with the fits of their mean signals; returns the means.
+
+    A mean signal is sum_v S0_v [F_v exp(-b D*) + (1 - F_v) exp(-b D)]: its F is the mean of the voxels'
+    F weighted by S0, its D nearly that of their D weighted by S0 (1 - F). Medians are something
+    else where vessels make the distribution skewed: in the liver they lie up to 0.1 lower in F.
+    """
     series = np.asarray(nib.load(ABDOMEN / f"{stem}_dwi.nii.gz").dataobj, dtype=np.float64)
     bvals = np.loadtxt(ABDOMEN / f"{stem}_dwi.bval")
     nominal = np.unique(bvals)
-    maps = {label: values(out, stem, label) for label in ROI_TOLERANCE}
-    medians = {}
+    f, d, s0 = (values(out, stem, label).astype(np.float64) for label in ("f", "d", "s0"))
+    means = {}
     for code, name in ORGANS.items():
-        inside = (organ_labels(subject).reshape(maps["f"].shape) == code) & np.isfinite(maps["f"])
+        inside = (organ_labels(subject).reshape(f.shape) == code) & np.isfinite(f)
         if inside.sum() < MIN_VOXELS:
             continue
         fit = fit_of(np.array([series[inside][:, bvals == b].mean() for b in nominal]), nominal)
-        medians[name] = {label: float(np.median(values[inside])) for label, values in maps.items()}
+        means[name] = {
+            "f": float(np.average(f[inside], weights=s0[inside])),
+            "d": float(np.average(d[inside], weights=(s0 * (1 - f))[inside])),
+        }
         for label, tolerance in ROI_TOLERANCE.items():
-            assert medians[name][label] == pytest.approx(fit[label], abs=tolerance), (stem, name, label)
-    assert medians
-    return medians
+            assert means[name][label] == pytest.approx(fit[label], abs=tolerance), (stem, name, label)
+    assert means
+    return means
 
 
 @needs_abdomen
@@ -153,6 +169,6 @@ def test_si_cnn_agrees_with_the_mean_signal_of_each_organ(capsys, tmp_path):
     )  # fmt: skip
     assert call.code == 0, call.text
     stem = "sub-02/dwi/sub-02_acq-T70"
-    for name, medians in check_organs(tmp_path, "sub-02", stem).items():
+    for name, means in check_organs(tmp_path, "sub-02", stem).items():
         for label, (low, high) in PLAUSIBLE.items():
-            assert low < medians[label] < high, (name, label)
+            assert low < means[label] < high, (name, label)
