@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import shutil
@@ -28,6 +27,7 @@ from app_runs import (
     values,
 )
 from bids.layout import BIDSLayout
+from validator import validator_errors
 
 from sicnn_app.bids.dataset import pybids_config_path
 
@@ -60,19 +60,6 @@ def outputs(tmp_path_factory):
 
 def map_bytes(out: Path) -> dict[str, bytes]:
     return {name: content for name, content in files(out).items() if name.endswith(".nii.gz")}
-
-
-def validator_errors(folder: Path) -> set[tuple[str, str]]:
-    program = shutil.which("bids-validator-deno", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    if program is None:
-        pytest.skip("bids-validator-deno is not installed")
-    done = subprocess.run(
-        [program, str(folder), "--format", "json"], capture_output=True, text=True, check=False
-    )
-    report = json.loads(done.stdout)
-    assert report["summary"]["totalFiles"] > 0
-    issues = report["issues"]["issues"]
-    return {(issue["code"], issue.get("location", "")) for issue in issues if issue["severity"] == "error"}
 
 
 def tissue_medians(example: str, stem: str, out: Path, label: str) -> dict[str, tuple[float, float]]:

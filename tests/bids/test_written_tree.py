@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from bids.layout import BIDSLayout, Query
 from factories import make_result
+from validator import validator_errors
 
 from sicnn_app.bids.dataset import prepare_output, pybids_config_path
 from sicnn_app.bids.write import write_run
@@ -50,19 +47,6 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (out / name).parent.mkdir(exist_ok=True)
         (out / name).write_text("{}")
     return out
-
-
-def validator_errors(folder: Path) -> set[tuple[str, str]]:
-    program = shutil.which("bids-validator-deno", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    if program is None:
-        pytest.skip("bids-validator-deno is not installed")
-    done = subprocess.run(
-        [program, str(folder), "--format", "json"], capture_output=True, text=True, check=False
-    )
-    report = json.loads(done.stdout)
-    assert report["summary"]["totalFiles"] > 0
-    found = report["issues"]["issues"]
-    return {(issue["code"], issue.get("location", "")) for issue in found if issue["severity"] == "error"}
 
 
 def test_official_validator_finds_no_error(tree: Path):
