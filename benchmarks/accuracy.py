@@ -15,11 +15,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from sicnn_app.processing import load_estimator
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.simulate.acquire import acquire, noise_sigma
 from sicnn_app.simulate.cli import DEFAULT_BVALS
 from sicnn_app.simulate.phantom import Phantom, make_phantom
-from sicnn_app.workflow import load_estimator
 
 METHODS = ("lsq", "cnn", "di-cnn", "si-cnn")
 

@@ -12,6 +12,8 @@ from sicnn_app.errors import UsageError
 
 METHODS = ("si-cnn", "di-cnn", "cnn", "lsq")
 ANATOMIES = ("auto", "brain", "body")
+DENOISING = ("auto", "none", "mppca", "patch2self")
+MOTION_CORRECTION = ("auto", "none", "rigid", "affine")
 COMBINE = ("none", "acquisition", "run", "direction")
 UPDATE_RULES = ("observed-neighbours", "predicted-neighbours", "own-prediction")
 NETWORK_INPUTS = ("noisy", "training")
@@ -111,6 +113,10 @@ class PreprocessingSettings:
     """
 
     anatomy: str = "auto"
+    denoise: str = "auto"
+    unring: bool = False
+    motion_correction: str = "auto"
+    per_slice: bool = False
     ignore_bvals: tuple[float, ...] = ()
     max_bval: float = 1000.0
 
@@ -118,6 +124,19 @@ class PreprocessingSettings:
         _require(
             self.anatomy in ANATOMIES,
             f"--anatomy must be one of {', '.join(ANATOMIES)}, not {self.anatomy!r}",
+        )
+        _require(
+            self.denoise in DENOISING,
+            f"--denoise must be one of {', '.join(DENOISING)}, not {self.denoise!r}",
+        )
+        _require(
+            self.motion_correction in MOTION_CORRECTION,
+            f"--motion-correction must be one of {', '.join(MOTION_CORRECTION)}, "
+            f"not {self.motion_correction!r}",
+        )
+        _require(
+            not (self.per_slice and self.motion_correction == "none"),
+            "--per-slice says how to correct motion and contradicts --motion-correction none",
         )
         _require(
             math.isfinite(self.max_bval) and self.max_bval > 0,
@@ -242,6 +261,7 @@ class ResourceSettings:
 
     device: str = "auto"
     omp_nthreads: int = 2
+    mem: float | None = None
     work_dir: Path | None = None
 
     def __post_init__(self) -> None:
@@ -250,6 +270,10 @@ class ResourceSettings:
             f"--device must be auto, cpu, cuda or cuda:N, not {self.device!r}",
         )
         _require(self.omp_nthreads >= 1, f"--omp-nthreads must be at least 1, not {self.omp_nthreads}")
+        _require(
+            self.mem is None or (math.isfinite(self.mem) and self.mem > 0),
+            f"--mem must be a number of GB above 0, not {self.mem}",
+        )
 
 
 @dataclass(frozen=True)
@@ -291,7 +315,10 @@ class Settings:
 
     @property
     def work_dir(self) -> Path:
-        """Folder of the caches; outputs are prepared in ``OUTPUT_DIR/.work``, from where they are renamed."""
+        """Folder of locks, checkpoints and caches.
+
+        Outputs are prepared in ``OUTPUT_DIR/.work``, from where they are renamed.
+        """
         return self.resources.work_dir or self.output_dir / ".work"
 
     def changing_maps(self) -> dict:
@@ -306,6 +333,10 @@ class Settings:
             **estimation,
             "bounds": {name: list(value) for name, value in vars(self.estimation.bounds).items()},
             "anatomy": self.preprocessing.anatomy,
+            "denoise": self.preprocessing.denoise,
+            "unring": self.preprocessing.unring,
+            "motion_correction": self.preprocessing.motion_correction,
+            "per_slice": self.preprocessing.per_slice,
             "ignore_bvals": sorted(self.preprocessing.ignore_bvals),
             "max_bval": self.preprocessing.max_bval,
             "combine": self.selection.combine,

@@ -20,12 +20,26 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("workflow",),
+    ("processing",),
+    ("fingerprints",),
     ("bids", "preprocess", "sicnn", "lsq", "report", "group", "simulate"),
     ("ivim",),
 )
 """From top to bottom; a module imports from layers below its own, and from its own package."""
 
-LEAVES = ("__init__", "errors", "settings", "record", "device", "caches", "console")
+LEAVES = (
+    "__init__",
+    "errors",
+    "settings",
+    "arguments",
+    "record",
+    "device",
+    "caches",
+    "checkpoints",
+    "console",
+    "locks",
+    "memory",
+)
 """Anyone may import these."""
 
 LEAF_IMPORTS = ("__init__", "errors", "settings")
@@ -35,7 +49,7 @@ ONLY = {"simulate": ("ivim", "errors", "__init__")}
 """Packages held to less than their layer allows: making data stays apart from processing it."""
 
 TORCH_ANYWHERE = ("sicnn", "lsq", "device")
-TORCH_IN_FUNCTIONS = ("ivim/signal.py",)
+TORCH_IN_FUNCTIONS = ("ivim/signal.py", "checkpoints.py")
 
 RANK = {name: rank for rank, names in enumerate(reversed(LAYERS)) for name in names}
 

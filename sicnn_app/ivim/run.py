@@ -105,6 +105,11 @@ class RunResult:
         Every flag that can change a map, as resolved; JSON-serialisable.
     fingerprint : str
         Hash over the settings, the source files and the app's minor version.
+    motion : list of dict, or None
+        One row per volume of ``series``, see :class:`sicnn_app.preprocess.motion.MotionCorrected`;
+        None when motion was not corrected.
+    peak_memory : float or None
+        Highest resident memory of the process so far, GB (10^9 bytes).
     """
 
     run: DwiRun
@@ -121,3 +126,5 @@ class RunResult:
     warnings: list[str]
     settings: dict[str, Any]
     fingerprint: str
+    motion: list[dict[str, Any]] | None = None
+    peak_memory: float | None = None

@@ -127,14 +127,14 @@ def mean_of_volumes(signals: np.ndarray, volumes: np.ndarray, where: np.ndarray 
     ndarray, shape (X, Y, Z), or (M,) for the M voxels of ``where``, float64
         NaN where no volume is finite.
     """
-    total: np.ndarray | float = 0.0
-    count: np.ndarray | int = 0
+    size = signals.shape[:3] if where is None else (np.count_nonzero(where),)
+    total, count = np.zeros(size), np.zeros(size, dtype=np.int32)
     for volume in volumes:
         values = signals[..., volume] if where is None else signals[..., volume][where]
         finite = np.isfinite(values)
-        total = total + np.where(finite, values, 0.0).astype(np.float64)
-        count = count + finite
-    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=np.asarray(count) > 0)
+        np.add(total, values, out=total, where=finite)
+        count += finite
+    return np.divide(total, count, out=np.full(size, np.nan), where=count > 0)
 
 
 def average_repeats(series: DwiSeries, mask: np.ndarray) -> RepeatAverage:
@@ -143,7 +143,10 @@ def average_repeats(series: DwiSeries, mask: np.ndarray) -> RepeatAverage:
     Repeats r of a direction d arithmetically, S_d = mean_r S_dr; directions by the geometric mean,
     S = (prod_d S_d)^(1/K) = exp(mean_d ln S_d), which makes a tensor's mono-exponential decays one of
     the mean diffusivity. In a voxel where any S_d of a b-value is not positive its directions are
-    averaged arithmetically. Values that are not finite are left out of the means.
+    averaged arithmetically. Values that are not finite are left out of the means, so that
+    a voxel moved out of some volumes keeps its place as long as others of the b-value hold it.
+
+    One volume is in memory at a time besides the result, whatever holds the series.
 
     A voxel is taken out of the mask when a b-value has no finite value in it, when it is the same at
     every b-value (zero, padding), or when its signal at the lowest b-value is not positive.
@@ -163,19 +166,26 @@ def average_repeats(series: DwiSeries, mask: np.ndarray) -> RepeatAverage:
         When no voxel of the mask has usable data.
     """
     groups = group_volumes(series)
-    inside = np.zeros((int(mask.sum()), groups.bvals.size))
-    arithmetic_voxels = np.zeros(inside.shape[0], dtype=bool)
+    signals = np.zeros((*mask.shape, groups.bvals.size), dtype=np.float32)
+    arithmetic_voxels, missing = np.zeros((2, int(mask.sum())), dtype=bool)
+    constant = ~missing
+    lowest = np.zeros(missing.size, dtype=np.float32)
     for b, directions in enumerate(groups.members):
-        inside[:, b], arithmetic = _mean_over_directions(series.signals, directions, mask)
+        mean, arithmetic = _mean_over_directions(series.signals, directions, mask)
+        mean = mean.astype(np.float32)
+        if b == 0:
+            lowest = mean
         arithmetic_voxels |= arithmetic
-    inside = inside.astype(np.float32)
+        missing |= ~np.isfinite(mean)
+        constant &= mean == lowest
+        signals[mask, b] = mean
 
     reasons = {
-        "without a finite value at some b-value": ~np.isfinite(inside).all(axis=1),
-        "with the same signal at every b-value": (inside == inside[:, :1]).all(axis=1),
-        f"without positive signal at b = {groups.bvals[0]:g}": inside[:, 0] <= 0,
+        "without a finite value at some b-value": missing,
+        "with the same signal at every b-value": constant,
+        f"without positive signal at b = {groups.bvals[0]:g}": lowest <= 0,
     }
-    unusable = np.zeros(inside.shape[0], dtype=bool)
+    unusable = np.zeros(missing.size, dtype=bool)
     counts = {}
     for reason, holds in reasons.items():
         holds = holds & ~unusable
@@ -187,8 +197,7 @@ def average_repeats(series: DwiSeries, mask: np.ndarray) -> RepeatAverage:
         raise DataError(f"no voxel of the mask has usable data ({removed or 'the mask is empty'})")
     used = mask.copy()
     used[mask] = ~unusable
-    signals = np.zeros((*mask.shape, groups.bvals.size), dtype=np.float32)
-    signals[used] = inside[~unusable]
+    signals[~used] = 0.0
 
     arithmetic_voxels &= ~unusable
     record = {
@@ -224,15 +233,15 @@ def _mean_over_directions(
     signals: np.ndarray, directions: tuple[np.ndarray, ...], mask: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean of one b-value in the voxels of the mask, and where it had to be arithmetic."""
-    total = log_total = np.zeros(int(mask.sum()))
-    count = np.zeros(total.size, dtype=int)
+    total, log_total = np.zeros((2, int(mask.sum())))
+    count = np.zeros(total.size, dtype=np.int32)
     positive = np.ones(total.size, dtype=bool)
     for volumes in directions:
         mean = mean_of_volumes(signals, volumes, mask)
         finite = np.isfinite(mean)
         above = mean > 0
-        total = total + np.where(finite, mean, 0.0)
-        log_total = log_total + np.log(mean, out=np.zeros_like(mean), where=above)
+        np.add(total, mean, out=total, where=finite)
+        log_total += np.log(mean, out=np.zeros_like(mean), where=above)
         count += finite
         positive &= above | ~finite
     arithmetic = ~positive if len(directions) > 1 else np.zeros(total.size, dtype=bool)

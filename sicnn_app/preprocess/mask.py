@@ -30,6 +30,21 @@ HISTOGRAM_BINS = 256
 MAX_SPLITS = 3
 """Bright organs, dark tissue and background are at most three classes apart."""
 
+MIN_SEPARATION = 5.5
+"""Pooled standard deviations of the logarithm between faint tissue and the air. Noise cut in two lies 2 to
+2.5 apart; suppressed fat of SNR 2 and more over ten volumes 6 or more; the outline of the body in abdominal
+images whose fat is suppressed down to the noise up to 4.8, and those are better left alone."""
+
+MIN_FAINT_LEVEL = 0.1
+"""Share of the signal of the body below which a separate faint class is ghosts rather than tissue."""
+
+MAX_FAINT_RATIO = 0.93
+"""S(high b) / S(low b) from which on a faint class is noise, which has 1, or 0.94 under ghosts; fat with
+D = 0.0002 mm^2/s has 0.85 at b = 800 s/mm^2."""
+
+NO_DATA_LEVEL = 1e-3
+"""Share of the 99th percentile up to which a voxel holds padding and no air; noise is 3e-3 and more."""
+
 MIN_COMPONENT_SHARE = 0.2
 """Components of at least this share of the largest one are body too (a second leg, arms)."""
 
@@ -95,7 +110,7 @@ def check_mask(mask: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     return inside
 
 
-def body_mask(low: np.ndarray, high: np.ndarray | None = None) -> Mask:
+def body_mask(low: np.ndarray, high: np.ndarray | None = None, overall: np.ndarray | None = None) -> Mask:
     """Everything that gives signal, wherever it lies in the image.
 
     1. Take the median of 3 x 3 voxels in the slice plane and L = log(S + floor): in the logarithm
@@ -103,7 +118,10 @@ def body_mask(low: np.ndarray, high: np.ndarray | None = None) -> Mask:
     2. Split L by Otsu's threshold. The darker class is background when it is dark and does not
        decay from low to high b, as tissue does and the noise floor does not; otherwise it is dark
        tissue, and is split again. If no class is background the tissue fills the image.
-    3. Drop specks (opening), keep components of at least 20 % of the largest, fill holes in
+    3. Split the background once more, by L of the mean over all volumes, where noise is lowest. Its
+       brighter part is body too (suppressed fat, and thin muscle behind it) when it stands clear of
+       the rest (:data:`MIN_SEPARATION`), decays, and is no ghost.
+    4. Drop specks (opening), keep components of at least 20 % of the largest, fill holes in
        3-D and in every slice.
 
     The slice axis is the one with the fewest voxels (the last of equals). Nothing is assumed about
@@ -115,6 +133,8 @@ def body_mask(low: np.ndarray, high: np.ndarray | None = None) -> Mask:
         Mean image at low b; may hold NaN and negative values.
     high : ndarray, shape (X, Y, Z), or None
         Mean image at the highest b, same units; without it the first split is taken as it is.
+    overall : ndarray, shape (X, Y, Z), or None
+        Mean image over all volumes, same units; without it ``low`` is searched for faint tissue.
 
     Returns
     -------
@@ -126,10 +146,11 @@ def body_mask(low: np.ndarray, high: np.ndarray | None = None) -> Mask:
     Otsu, IEEE Trans Syst Man Cybern 1979;9:62-66.
     """
     finite = np.isfinite(low)
-    low = np.where(finite, np.maximum(np.nan_to_num(low, posinf=0.0), 0.0), 0.0).astype(np.float64)
+    low = _not_negative(low)
+    high = None if high is None else _not_negative(high)
     plane = _in_plane(low.shape)
-    smooth = ndimage.median_filter(low, size=[SMOOTHING_WIDTH if axis in plane else 1 for axis in range(3)])
-    threshold = _background_threshold(smooth, None if high is None else np.nan_to_num(high))
+    smooth = _smooth(low, plane)
+    threshold = _background_threshold(smooth, high)
     if threshold is None:
         return Mask(
             voxels=finite & (low > 0),
@@ -137,6 +158,10 @@ def body_mask(low: np.ndarray, high: np.ndarray | None = None) -> Mask:
             warnings=["no background was found in the image: the mask holds every voxel with signal"],
         )
     above = smooth > threshold
+    if high is not None:
+        above |= _faint_tissue(
+            smooth if overall is None else _smooth(_not_negative(overall), plane), above, low, high
+        )
     opened = _open(above, plane)
     voxels = _fill(_large_components(opened if opened.any() else above), plane)
     return Mask(
@@ -146,7 +171,7 @@ def body_mask(low: np.ndarray, high: np.ndarray | None = None) -> Mask:
     )
 
 
-def brain_mask(low: np.ndarray, high: np.ndarray | None = None) -> Mask:
+def brain_mask(low: np.ndarray, high: np.ndarray | None = None, overall: np.ndarray | None = None) -> Mask:
     """Brain by ``dipy.segment.mask.median_otsu``: median filters, Otsu threshold, largest component.
 
     The radius of the median filter shrinks with the matrix, so that small images keep their shape.
@@ -154,7 +179,7 @@ def brain_mask(low: np.ndarray, high: np.ndarray | None = None) -> Mask:
 
     Parameters
     ----------
-    low, high : ndarray, shape (X, Y, Z)
+    low, high, overall : ndarray, shape (X, Y, Z)
         As in :func:`body_mask`.
 
     Returns
@@ -163,8 +188,10 @@ def brain_mask(low: np.ndarray, high: np.ndarray | None = None) -> Mask:
     """
     plane = _in_plane(low.shape)
     radius = int(np.clip(min(low.shape[axis] for axis in plane) // 24, 1, MAX_MEDIAN_RADIUS))
-    image = np.maximum(np.nan_to_num(low, posinf=0.0, neginf=0.0), 0.0).astype(np.float64)
-    body = body_mask(low, high)
+    image = _not_negative(low)
+    # median_otsu cuts at the lower edge of a bin, so an even background that is not zero would lie above it.
+    image[image < SIGNAL_FLOOR * np.percentile(image, 99)] = 0.0
+    body = body_mask(low, high, overall)
     if np.ptp(image) > 0:
         # The median filter can leave a tiny image without contrast, where Otsu's method divides 0 by 0.
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -189,6 +216,14 @@ def _in_plane(shape: tuple[int, ...]) -> tuple[int, int]:
     return tuple(axis for axis in range(3) if axis != slice_axis)  # type: ignore[return-value]
 
 
+def _not_negative(image: np.ndarray) -> np.ndarray:
+    return np.maximum(np.nan_to_num(image, posinf=0.0, neginf=0.0), 0.0).astype(np.float64)
+
+
+def _smooth(image: np.ndarray, plane: tuple[int, int]) -> np.ndarray:
+    return ndimage.median_filter(image, size=[SMOOTHING_WIDTH if axis in plane else 1 for axis in range(3)])
+
+
 def _background_threshold(smooth: np.ndarray, high: np.ndarray | None) -> float | None:
     """Signal below which a voxel is background; None when there is no background."""
     if not smooth.any():
@@ -199,10 +234,7 @@ def _background_threshold(smooth: np.ndarray, high: np.ndarray | None) -> float 
     for _ in range(MAX_SPLITS):
         if np.ptp(logarithm[candidates]) == 0:
             return None
-        # dipy returns the lower edge of the last bin of the darker class, which still belongs to it.
-        cut = (
-            otsu(logarithm[candidates], nbins=HISTOGRAM_BINS) + np.ptp(logarithm[candidates]) / HISTOGRAM_BINS
-        )
+        cut = _otsu(logarithm[candidates])
         dark, bright = candidates & (logarithm <= cut), candidates & (logarithm > cut)
         dark_level, bright_level = np.median(smooth[dark]), np.median(smooth[bright])
         decays = high is not None and np.median(high[dark]) < MIN_BACKGROUND_RATIO * dark_level
@@ -210,6 +242,32 @@ def _background_threshold(smooth: np.ndarray, high: np.ndarray | None) -> float 
             return float(smooth[dark].max() + smooth[bright].min()) / 2
         candidates = dark
     return None
+
+
+def _faint_tissue(smooth: np.ndarray, body: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Voxels outside ``body`` that give signal all the same; none when the background is air only."""
+    nothing = np.zeros(body.shape, dtype=bool)
+    dark = ~body & (smooth > NO_DATA_LEVEL * np.percentile(smooth[body], 99))
+    logarithm = np.log(smooth[dark])
+    if logarithm.size == 0 or np.ptp(logarithm) == 0:
+        return nothing
+    is_faint = logarithm > _otsu(logarithm)
+    faint_logarithm, air_logarithm = logarithm[is_faint], logarithm[~is_faint]
+    spread = np.sqrt(
+        np.average([faint_logarithm.var(), air_logarithm.var()], weights=[is_faint.sum(), (~is_faint).sum()])
+    )
+    separated = faint_logarithm.mean() - air_logarithm.mean() >= MIN_SEPARATION * spread
+    faint = nothing.copy()
+    faint[dark] = is_faint
+    decays = high[faint].mean() < MAX_FAINT_RATIO * low[faint].mean()
+    visible = np.median(smooth[faint]) >= MIN_FAINT_LEVEL * np.median(smooth[body])
+    return faint if separated and decays and visible else nothing
+
+
+def _otsu(values: np.ndarray) -> float:
+    """Otsu's threshold; values up to it are the darker class, and neither class is empty."""
+    # dipy returns the lower edge of the last bin of the darker class, which still belongs to it.
+    return float(otsu(values, nbins=HISTOGRAM_BINS) + np.ptp(values) / HISTOGRAM_BINS)
 
 
 def _open(mask: np.ndarray, plane: tuple[int, int]) -> np.ndarray:

@@ -76,7 +76,26 @@ def select_volumes(
         "BValuesLeftOut": [float(bval) for bval in series.bvals[left_out]],
         "MaximumBValue": float(max_bval),
     }
-    return series.select(~left_out), record, warnings
+    return _select(series, ~left_out), record, warnings
+
+
+def _select(series: DwiSeries, keep: np.ndarray) -> DwiSeries:
+    """Series of the volumes to keep, without a copy of their signals where they are evenly spaced.
+
+    A series too large for the memory is mapped from disk, and a slice of it stays there.
+    """
+    kept = np.flatnonzero(keep)
+    steps = np.unique(np.diff(kept))
+    if steps.size != 1:
+        return series.select(keep)
+    step = int(steps[0])
+    return DwiSeries(
+        signals=series.signals[..., kept[0] : kept[-1] + 1 : step],
+        bvals=series.bvals[keep],
+        bvecs=None if series.bvecs is None else series.bvecs[keep],
+        affine=series.affine,
+        source_volumes=series.source_volumes[keep],
+    )
 
 
 def _volumes_with_data(signals: np.ndarray) -> np.ndarray:

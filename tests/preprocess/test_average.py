@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,9 @@ from hypothesis import strategies as st
 from sicnn_app.errors import DataError
 from sicnn_app.ivim.series import DwiSeries
 from sicnn_app.preprocess.average import average_repeats, group_volumes
+from sicnn_app.preprocess.noise import estimate_noise
+from sicnn_app.preprocess.steps import prepare
+from sicnn_app.settings import PreprocessingSettings
 
 X, Y, Z = np.eye(3)
 BVALS = np.array([0.0, 0.0, 50.0, 100.0, 400.0, 400.0, 400.0, 400.0])
@@ -156,6 +161,59 @@ def test_voxels_outside_the_mask_are_zero():
     series = series_of([[100, 110, 80, 70, 40, 60, 20, 80]] * 2)
     mask = np.array([True, False])[:, None, None]
     assert not average_repeats(series, mask).signals[1].any()
+
+
+def test_a_voxel_that_moved_out_of_some_volumes_stays_until_a_bval_has_lost_all():
+    values = np.tile([100.0, 110, 80, 70, 40, 60, 20, 80], (3, 1))
+    values[0, [0, 4, 6]] = np.nan
+    values[1, 4:] = np.nan
+    result = averaged(values)
+    assert result.mask[:, 0, 0].tolist() == [True, False, True]
+    np.testing.assert_allclose(result.signals[0, 0, 0], [110, 80, 70, np.sqrt(60 * 80)], rtol=1e-6)
+    assert not result.signals[1].any()
+
+
+@pytest.fixture
+def long_series(tmp_path):
+    """300 volumes of 64 x 64 x 16 voxels on disk in the order of a NIfTI file, 79 MB."""
+    shape = (64, 64, 16, 300)
+    signals = np.memmap(tmp_path / "series", dtype=np.float32, mode="w+", shape=shape, order="F")
+    bvals = np.repeat([0.0, 10, 20, 50, 100, 200, 300, 400, 600, 800], 30)
+    rng = np.random.default_rng(0)
+    body = np.zeros(shape[:3], dtype=np.float32)
+    body[12:52, 8:56] = 300.0
+    for volume, bval in enumerate(bvals):
+        noise = rng.standard_normal(shape[:3], dtype=np.float32)
+        signals[..., volume] = np.abs(body * np.exp(-0.0015 * bval, dtype=np.float32) + 10 * noise)
+    return DwiSeries(signals, bvals, np.tile(np.repeat(np.eye(3), 10, axis=0), (10, 1)), np.eye(4))
+
+
+def peak_megabytes(function):
+    tracemalloc.start()
+    try:
+        result = function()
+        return tracemalloc.get_traced_memory()[1] / 1e6, result
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_of_averages_and_noise_is_that_of_a_few_volumes(long_series):
+    volume = 64 * 64 * 16 * 8 / 1e6
+    mask = np.ones((64, 64, 16), dtype=bool)
+    peak, average = peak_megabytes(lambda: average_repeats(long_series, mask))
+    assert peak < average.signals.nbytes / 1e6 + 12 * volume
+    peak, noise = peak_megabytes(lambda: estimate_noise(long_series, average))
+    assert peak < 12 * volume
+    assert noise.sigma > 0
+
+
+def test_memory_of_the_whole_preparation_is_far_below_that_of_the_series(long_series):
+    """The corrections need copies of the series; without them it stays on disk."""
+    chosen = PreprocessingSettings(denoise="none", motion_correction="none", max_bval=700)
+    peak, result = peak_megabytes(lambda: prepare(long_series, anatomy="body", settings=chosen))
+    assert result.series.bvals.size == 270
+    assert np.shares_memory(result.series.signals, long_series.signals)
+    assert peak < 0.25 * long_series.signals.nbytes / 1e6
 
 
 @settings(max_examples=40, deadline=None)

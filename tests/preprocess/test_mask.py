@@ -135,11 +135,58 @@ def test_the_images_are_not_changed():
     np.testing.assert_array_equal(high, before[1])
 
 
+def test_faint_tissue_is_found_in_the_mean_of_all_volumes():
+    body, signal = abdomen()
+    u, v = coordinates(signal.shape)
+    ring = ((u / 0.85) ** 2 + (v / 0.65) ** 2 < 1) & ~body
+    signal[ring] = 0.1
+    diffusion = np.where(ring, 0.0002, 0.0015)
+    low, high = measured(signal, 30, diffusion=diffusion)
+    overall, _ = measured(signal, 30, volumes=12, diffusion=diffusion, seed=1)
+    assert dice(body_mask(low, high, overall).voxels, body | ring) > 0.98
+
+
+def test_noise_alone_is_no_faint_tissue():
+    body, signal = abdomen()
+    low, high = measured(signal, 20)
+    overall, _ = measured(signal, 20, volumes=12, seed=1)
+    assert dice(body_mask(low, high, overall).voxels, body) > 0.97
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.2])
+def test_a_separate_background_that_does_not_decay_is_no_tissue(ratio):
+    """Two levels of air, as where a scanner scales its noise from region to region."""
+    body, signal = abdomen()
+    low, high = measured(signal, 120)
+    u, _ = coordinates(signal.shape)
+    loud = (u > 0) & ~body
+    low, high = np.where(loud, 5 * low, low), np.where(loud, 5 * ratio * high, high)
+    assert dice(body_mask(low, high, low).voxels, body) > 0.97
+
+
+@pytest.mark.parametrize("level", [0.0, 0.1, 0.4, 0.9])
+def test_an_even_background_is_not_brain(level):
+    """dipy's Otsu threshold is the lower edge of a bin; here one bin holds all of the background."""
+    brain, signal = head()
+    low = 100 * signal + level
+    low[signal == 0.08] = level
+    assert dice(brain_mask(low, 0.5 * low).voxels, brain) > 0.97
+
+
+@pytest.mark.parametrize("make", [body_mask, brain_mask])
+def test_gaps_and_negative_values_of_the_overall_mean_do_no_harm(make):
+    low, high = measured(head()[1], 20)
+    overall = low - np.percentile(low, 5)
+    expected = make(low, high, overall).voxels
+    overall[30:33, 30:33], overall[0, 0], overall[5, 5] = np.nan, np.inf, -np.inf
+    assert dice(make(low, high, overall).voxels, expected) > 0.98
+
+
 @pytest.mark.parametrize("make", [body_mask, brain_mask])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 40, 1), (2, 2, 2), (1, 40, 3), (5, 4, 1)])
 def test_tiny_and_thin_images_with_signal_give_a_mask(make, shape):
     low, high = measured(np.full(shape, 1.0), 50)
-    found = make(low, high).voxels
+    found = make(low, high, low).voxels
     assert found.shape == shape and found.dtype == bool and found.any()
 
 

@@ -8,7 +8,12 @@ import pytest
 from sicnn_app.ivim.series import DwiSeries
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.preprocess.average import average_repeats
-from sicnn_app.preprocess.noise import estimate_noise, noise_from_decay, noise_from_repeats
+from sicnn_app.preprocess.noise import (
+    estimate_noise,
+    noise_after_denoising,
+    noise_from_decay,
+    noise_from_repeats,
+)
 
 SCHEMES = {
     4: [0, 50, 200, 800],
@@ -42,7 +47,7 @@ def estimate(bvals, snr, *, bvecs=None, voxels=1500, signals=None, seed=0):
 @pytest.mark.parametrize("snr", [8, 20, 50, 100])
 @pytest.mark.parametrize(("count", "tolerance"), [(4, 0.25), (8, 0.1), (12, 0.06), (16, 0.05)])
 def test_bias_of_the_decay_estimate(count, tolerance, snr):
-    estimates = [estimate(SCHEMES[count], snr, seed=seed) for seed in range(4)]
+    estimates = [estimate(SCHEMES[count], snr, seed=seed, voxels=1000) for seed in range(3)]
     ratios = [noise.sigma * snr / SCALE for noise in estimates]
     assert np.mean(ratios) == pytest.approx(1.0, abs=tolerance)
     assert np.ptp(ratios) < 0.2
@@ -130,3 +135,75 @@ def test_data_without_noise_have_almost_none():
     bvals = np.array(SCHEMES[12], dtype=float)
     signals = decays(bvals, 300, np.random.default_rng(0))
     assert noise_from_decay(signals, bvals, np.ones(12)) < 1e-3 * SCALE
+
+
+def low_rank(rank):
+    """Denoising by projection: the first principal components over all voxels."""
+
+    def run(signals):
+        mean = signals.mean(axis=0)
+        left, values, right = np.linalg.svd(signals - mean, full_matrices=False)
+        return (left[:, :rank] * values[:rank]) @ right[:rank] + mean
+
+    return run
+
+
+def from_the_others(signals):
+    """Denoising by prediction: every volume regressed on all others."""
+    centred = signals - signals.mean(axis=0)
+    result = signals.copy()
+    for volume in range(signals.shape[1]):
+        others = np.delete(centred, volume, axis=1)
+        weights = np.linalg.lstsq(others, centred[:, volume], rcond=None)[0]
+        result[:, volume] = others @ weights + signals[:, volume].mean()
+    return result
+
+
+def noise_left(bvals, denoise, snr=25, seed=0):
+    """What is estimated to remain, the scatter and the true error of the averages, as noise of one volume."""
+    rng = np.random.default_rng([len(bvals), seed])
+    bvals = np.asarray(bvals, dtype=float)
+    truth = decays(bvals, 1500, rng)
+    noisy = truth + SCALE / snr * rng.standard_normal(truth.shape)
+    true, before, after = (
+        DwiSeries(signals.astype(np.float32)[:, None, None, :], bvals, None, np.eye(4))
+        for signals in (truth, noisy, denoise(noisy))
+    )
+    mask = np.ones((1500, 1, 1), dtype=bool)
+    average, averaged_truth = average_repeats(after, mask), average_repeats(true, mask)
+    error = (average.signals - averaged_truth.signals)[average.mask] / average.groups.noise_factors
+    scatter = estimate_noise(after, average)
+    noise = noise_after_denoising(before, after, average.mask, scatter)
+    assert noise.sigma == pytest.approx(SCALE / snr, rel=0.06)
+    return noise.remaining, scatter.sigma, float(np.median(np.abs(error)) / 0.6745)
+
+
+@pytest.mark.parametrize("repeats", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("denoise", "tolerance"), [(low_rank(4), 0.15), (from_the_others, 0.35)], ids=["projection", "prediction"]
+)
+def test_what_denoising_leaves_is_told_where_the_scatter_hides_it(denoise, tolerance, repeats):
+    remaining, scatter, true = noise_left(np.repeat(SCHEMES[12], repeats), denoise)
+    assert remaining == pytest.approx(true, rel=tolerance)
+    assert scatter < 0.85 * true
+    assert abs(remaining - true) <= abs(scatter - true)
+
+
+def test_denoising_that_does_nothing_leaves_all_noise():
+    remaining, scatter, true = noise_left(SCHEMES[12], np.copy)
+    assert remaining == pytest.approx(scatter) == pytest.approx(true, rel=0.06)
+
+
+def test_the_estimate_after_denoising_names_both_levels():
+    bvals = np.array([0, 0, 0, 10, 50, 100, 400, 800], dtype=float)
+    rng = np.random.default_rng(3)
+    noisy = decays(bvals, 800, rng) + 5 * rng.standard_normal((800, 8))
+    before, after = (
+        DwiSeries(signals.astype(np.float32)[:, None, None, :], bvals, None, np.eye(4))
+        for signals in (noisy, low_rank(4)(noisy))
+    )
+    average = average_repeats(after, np.ones((800, 1, 1), dtype=bool))
+    noise = noise_after_denoising(before, after, average.mask, estimate_noise(after, average))
+    assert noise.remaining == noise.details["NoiseStandardDeviationRemaining"] < noise.sigma
+    assert noise.remaining >= noise.details["ScatterAfterPreprocessing"]
+    assert "3 repeated volumes (b = 0)" in noise.method and "before denoising" in noise.method

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,14 +14,25 @@ from sicnn_app.errors import DataError
 from sicnn_app.ivim.normalise import normalise
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 from sicnn_app.ivim.signal import ivim_signal_maps
+from sicnn_app.preprocess.average import average_repeats
+from sicnn_app.preprocess.corrected import Corrected
 from sicnn_app.preprocess.steps import prepare
 from sicnn_app.settings import PreprocessingSettings
+from sicnn_app.simulate.acquire import acquire
+from sicnn_app.simulate.phantom import make_phantom
 
 BVALS = np.array([0, 0, 0, 10, 20, 50, 100, 200, 400, 400, 800, 2000], dtype=float)
 SIGMA = 5.0
 _U, _V, _ = np.abs(np.indices((24, 20, 2)) - np.array([11.5, 9.5, 0.5])[:, None, None, None])
 BODY = (_U < 8) & (_V < 6) & (_U + _V < 11)
 """An octagon: the median filter of the mask rounds sharp corners."""
+
+
+CORRECTIONS = ["Denoising", "Gibbs unringing", "Motion correction"]
+
+
+def as_series(signals, bvals) -> DwiSeries:
+    return DwiSeries(signals.astype(np.float32), bvals, None, np.eye(4))
 
 
 def phantom(bvals=BVALS, seed=0, sigma=SIGMA) -> DwiSeries:
@@ -33,10 +45,22 @@ def phantom(bvals=BVALS, seed=0, sigma=SIGMA) -> DwiSeries:
     return DwiSeries(np.hypot(truth + noise[0], noise[1]).astype(np.float32), bvals, None, np.eye(4))
 
 
-def prepared(series, anatomy="body", external_mask=None, **options):
+def prepared(series, anatomy="body", external_mask=None, preprocessed=False, progress=None, **options):
+    """Without the corrections, which have tests of their own, unless they are asked for."""
+    settings = PreprocessingSettings(**{"denoise": "none", "motion_correction": "none", **options})
     return prepare(
-        series, anatomy=anatomy, external_mask=external_mask, settings=PreprocessingSettings(**options)
+        series,
+        anatomy=anatomy,
+        external_mask=external_mask,
+        settings=settings,
+        preprocessed=preprocessed,
+        progress=progress,
     )
+
+
+def step(result, name):
+    (found,) = [step for step in result.steps if step["Name"] == name]
+    return found
 
 
 def test_a_phantom_end_to_end():
@@ -58,6 +82,9 @@ def test_the_steps_are_recorded_in_order_and_serialisable():
     names = [step["Name"] for step in result.steps]
     assert names == [
         "Volume selection",
+        "Denoising",
+        "Gibbs unringing",
+        "Motion correction",
         "Mask",
         "Averaging of repeats and directions",
         "Noise estimate",
@@ -65,8 +92,150 @@ def test_the_steps_are_recorded_in_order_and_serialisable():
     ]
     assert all(step["Description"] for step in result.steps)
     json.dumps(result.steps, allow_nan=False)
-    assert result.steps[1]["Voxels"] == BODY.sum()
-    assert result.steps[3]["MedianSignalToNoiseRatio"] == pytest.approx(200 / SIGMA, rel=0.1)
+    assert step(result, "Mask")["Voxels"] == BODY.sum()
+    assert step(result, "Noise estimate")["MedianSignalToNoiseRatio"] == pytest.approx(200 / SIGMA, rel=0.1)
+
+
+def test_the_signal_to_noise_ratio_is_told_for_every_bval():
+    result = prepared(phantom())
+    record = step(result, "Noise estimate")
+    truth = ivim_signal_maps(result.averaged.bvals, 0.15, 0.0015, 0.03, 200.0) / SIGMA
+    np.testing.assert_allclose(record["SignalToNoiseRatioPerBValue"], truth, rtol=0.1)
+    averaged = truth * np.sqrt(result.averaged.repeats)
+    np.testing.assert_allclose(record["AveragedSignalToNoiseRatioPerBValue"], averaged, rtol=0.1)
+
+
+def test_corrections_that_are_not_done_say_why():
+    result = prepared(phantom())
+    described = {name: step(result, name)["Description"] for name in CORRECTIONS}
+    assert described == {
+        "Denoising": "Not done: --denoise none",
+        "Gibbs unringing": "Not done: --unring was not given",
+        "Motion correction": "Not done: --motion-correction none",
+    }
+    assert result.motion is None
+
+
+def test_preprocessed_images_are_not_corrected_again_unless_asked_to():
+    result = prepared(phantom(), "brain", preprocessed=True, denoise="auto", motion_correction="auto")
+    for name in ("Denoising", "Motion correction"):
+        assert step(result, name)["Description"].startswith("Not done: ")
+        assert "preprocessed" in step(result, name)["Choice"]
+    assert "may hide noise" in step(result, "Noise estimate")["Description"]
+    np.testing.assert_array_equal(result.series.signals, phantom().signals[..., :11])
+    asked = prepared(phantom(), preprocessed=True, denoise="mppca")
+    assert step(asked, "Denoising")["Choice"] == "--denoise mppca"
+    assert not np.array_equal(asked.series.signals, result.series.signals)
+
+
+def test_by_default_a_body_is_denoised_and_not_moved():
+    result = prepared(phantom(), denoise="auto", motion_correction="auto")
+    assert not step(result, "Denoising")["Description"].startswith("Not done")
+    assert step(result, "Motion correction")["Description"].startswith("Not done: automatic")
+    json.dumps(result.steps, allow_nan=False)
+
+
+@pytest.mark.parametrize("snr", [10, 30])
+def test_denoising_brings_the_averages_nearer_to_the_truth_and_the_noise_estimate_follows(snr):
+    bvals = np.array([0, 0, 0, 10, 20, 30, 50, 80, 100, 150, 200, 300, 400, 600, 800], dtype=float)
+    subject = make_phantom("abdomen", (40, 36, 3), seed=1)
+    truth = average_repeats(as_series(acquire(subject, bvals), bvals), subject.mask).signals
+    noisy = as_series(acquire(subject, bvals, snr=snr, seed=2), bvals)
+    sigma = subject.s0[subject.mask].mean() / snr
+
+    def error(result):
+        inside = result.averaged.mask & subject.mask
+        return (result.averaged.signals - truth)[inside] / result.averaged.sigma_per_bval
+
+    def spread(errors):
+        return np.median(np.abs(errors)) / 0.6745
+
+    before, after = (prepared(noisy, denoise=method) for method in ("none", "mppca"))
+    assert spread(error(before)) == pytest.approx(1, abs=0.07)
+    assert 0.65 < spread(error(after)) < 1.15
+    ratio = after.averaged.sigma_per_bval / before.averaged.sigma_per_bval
+    assert spread(error(after)) * ratio[0] < 0.7
+    assert after.averaged.sigma == pytest.approx(sigma, rel=0.07), "the noise floor stays that of a volume"
+    record = step(after, "Noise estimate")
+    assert (
+        record["ScatterAfterPreprocessing"] < 0.75 * record["NoiseStandardDeviationRemaining"] < 0.6 * sigma
+    )
+    assert "before denoising" in record["Description"]
+
+
+def test_volumes_that_moved_are_brought_back_and_their_motion_is_told():
+    bvals = np.array([0, 0, 0, 20, 50, 100, 200, 400, 800], dtype=float)
+    subject = make_phantom("brain", (40, 40, 2), seed=0)
+    still = acquire(subject, bvals, snr=60, seed=1)
+    moved = still.copy()
+    moved[..., [2, 5]] = np.roll(still[..., [2, 5]], 3, axis=0)
+    calls = []
+    results = [
+        prepared(
+            as_series(signals, bvals),
+            "brain",
+            motion_correction=kind,
+            progress=lambda *now: calls.append(now),
+        )
+        for signals, kind in ((still, "none"), (moved, "none"), (moved, "auto"))
+    ]
+    inside = subject.mask & results[2].averaged.mask
+    reference, uncorrected, corrected = (result.averaged.signals[inside] for result in results)
+    assert np.abs(corrected - reference).mean() < 0.3 * np.abs(uncorrected - reference).mean()
+    assert [row["volume"] for row in results[2].motion] == list(range(9))
+    assert abs(results[2].motion[5]["trans_x"]) == pytest.approx(3.0, abs=0.3)
+    assert results[1].motion is None
+    assert calls[-1][1] == calls[-1][2]
+    assert "rigid" in step(results[2], "Motion correction")["Description"].lower()
+    assert results[2].averaged.sigma < 1.3 * results[0].averaged.sigma < 0.5 * results[1].averaged.sigma
+
+
+def test_a_given_mask_belongs_to_the_position_of_the_reference():
+    mask = np.zeros(BODY.shape)
+    mask[6:15, 6:12] = 1
+    result = prepared(phantom(), external_mask=mask, motion_correction="rigid")
+    np.testing.assert_array_equal(result.averaged.mask, mask > 0)
+    assert "reference of the motion correction" in result.mask_method
+
+
+def test_corrections_run_in_order_on_the_selected_volumes_and_pass_their_warnings_on(monkeypatch):
+    from sicnn_app.preprocess import denoise, motion, unring
+
+    seen = []
+
+    def correction(name, made):
+        def run(series, **_):
+            seen.append((name, float(series.signals.flat[0]), series.bvals.size))
+            changed = replace(series, signals=series.signals + np.float32(1.0))
+            return made(changed, {"Name": name, "Description": "Done"}, [f"{name} warns"])
+
+        return run
+
+    monkeypatch.setattr(denoise, "denoise", correction("Denoising", Corrected))
+    monkeypatch.setattr(unring, "unring", correction("Gibbs unringing", Corrected))
+    monkeypatch.setattr(motion, "correct_motion", correction("Motion correction", motion.MotionCorrected))
+    series = phantom()
+    result = prepared(series, denoise="mppca", unring=True, motion_correction="affine")
+    first = float(series.signals.flat[0])
+    assert [name for name, _, _ in seen] == CORRECTIONS
+    np.testing.assert_allclose([value for _, value, _ in seen], first + np.arange(3), rtol=1e-6)
+    assert {count for _, _, count in seen} == {11}
+    np.testing.assert_allclose(result.series.signals, series.signals[..., :11] + 3, rtol=1e-5)
+    assert [text for text in result.warnings if text.endswith("warns")] == [f"{n} warns" for n in CORRECTIONS]
+    assert [step(result, name)["Choice"] for name in CORRECTIONS] == [
+        "--denoise mppca",
+        "--unring",
+        "--motion-correction affine",
+    ]
+
+
+def test_motion_that_cannot_be_estimated_is_a_warning():
+    series = phantom()
+    small = replace(series, signals=series.signals[4:16])
+    result = prepared(small, motion_correction="rigid", external_mask=np.ones(small.signals.shape[:3]))
+    assert result.motion is None and result.mask_method == "given"
+    assert any("motion was not corrected" in warning for warning in result.warnings)
+    assert step(result, "Motion correction")["Description"].startswith("Not done")
 
 
 def test_only_the_left_out_volumes_are_warned_about():
@@ -111,8 +280,9 @@ def test_an_image_without_positive_signal_is_refused(anatomy):
         prepared(series, anatomy)
 
 
-def test_noise_free_data_pass():
-    result = prepared(phantom(sigma=0.0))
+@pytest.mark.parametrize("denoise", ["none", "mppca"])
+def test_noise_free_data_pass(denoise):
+    result = prepared(phantom(sigma=0.0), denoise=denoise)
     np.testing.assert_array_equal(result.averaged.mask, BODY)
     assert np.isfinite(result.averaged.sigma) and result.averaged.sigma < 0.2
     json.dumps(result.steps, allow_nan=False)
@@ -123,7 +293,8 @@ def test_noise_free_data_pass():
 def test_thin_and_tiny_images_pass(shape, anatomy):
     crop = phantom().signals[4:20, 4:16]
     signals = np.tile(crop, (2, 2, 1, 1))[: shape[0], : shape[1], : shape[2]]
-    result = prepared(DwiSeries(signals, BVALS, None, np.eye(4)), anatomy)
+    automatic = {"denoise": "auto", "motion_correction": "auto", "unring": True}
+    result = prepared(DwiSeries(signals, BVALS, None, np.eye(4)), anatomy, **automatic)
     assert result.averaged.mask.any()
     assert np.isfinite(result.averaged.signals).all() and result.averaged.sigma > 0
 

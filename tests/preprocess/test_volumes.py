@@ -93,3 +93,30 @@ def test_the_input_series_is_not_changed():
     select_volumes(series, max_bval=1000)
     np.testing.assert_array_equal(series.signals, before)
     assert series.bvals.size == 5
+
+
+@pytest.mark.parametrize(
+    ("bvals", "ignored", "kept"),
+    [
+        ([0, 10, 100, 500, 800, 2000, 3000], (), [0, 1, 2, 3, 4]),
+        ([0, 2000, 10, 2000, 100, 2000, 500, 2000], (), [0, 2, 4, 6]),
+        ([0, 10, 100, 500], (), [0, 1, 2, 3]),
+        ([5, 10, 100, 500, 800], (5,), [1, 2, 3, 4]),
+    ],
+    ids=["the first", "every other", "all", "the last"],
+)
+def test_evenly_spaced_volumes_are_not_copied(bvals, ignored, kept):
+    series = series_of(bvals)
+    selected, _, _ = select_volumes(series, max_bval=1000, ignore_bvals=ignored)
+    assert np.shares_memory(selected.signals, series.signals)
+    np.testing.assert_array_equal(selected.signals, series.signals[..., kept])
+    assert selected.source_volumes.tolist() == kept and selected.bvals.tolist() == [bvals[k] for k in kept]
+
+
+def test_directions_and_affine_follow_the_selected_volumes():
+    bvals = np.array([0, 10, 100, 500, 2000.0])
+    bvecs = np.arange(15.0).reshape(5, 3)
+    series = DwiSeries(np.ones((2, 2, 1, 5), dtype=np.float32), bvals, bvecs, np.diag([2.0, 3, 4, 1]))
+    selected, _, _ = select_volumes(series, max_bval=1000)
+    np.testing.assert_array_equal(selected.bvecs, bvecs[:4])
+    np.testing.assert_array_equal(selected.affine, series.affine)

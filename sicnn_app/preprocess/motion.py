@@ -1,0 +1,365 @@
+"""Motion between the volumes of a series: rigid or affine, in 3-D or within slices, with dipy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from sicnn_app.ivim.bvalues import group_bvalues
+from sicnn_app.ivim.series import DwiSeries
+from sicnn_app.memory import empty_series
+from sicnn_app.preprocess.corrected import Corrected
+from sicnn_app.preprocess.registration import align, displacements, most_typical, moved
+
+MIN_SLICES = 7
+"""With fewer slices, motion through them changes mostly what was not imaged: it cannot be estimated."""
+
+MIN_IN_PLANE = 16
+"""Voxels per axis of a slice; fewer hold no position."""
+
+REFERENCE_MAX_BVAL = 50.0
+"""s/mm^2; up to it the contrast is that of the lowest b-value but for the blood."""
+
+OUTSIDE = 1.0
+"""Voxels beyond the outermost voxel centres up to which the edge value is taken; NaN further out. With
+half a voxel, the first and last of a few thick slices would be lost to every small motion."""
+
+SPHERE_RADIUS = 50.0
+"""mm; turns rotations into displacements (Power et al., NeuroImage 2012;59:2142-2154)."""
+
+INTERPOLATION = (
+    "Cubic splines, once per volume, clipped to the volume's range; not interpolated where nothing moved; "
+    "not a number more than one voxel outside the field of view"
+)
+
+
+@dataclass(frozen=True)
+class MotionCorrected(Corrected):
+    """A series after motion correction.
+
+    Attributes
+    ----------
+    motion : list of dict
+        One row per volume: ``volume``, ``b_value``, ``trans_x``, ``trans_y``, ``trans_z`` (mm), ``rot_x``,
+        ``rot_y``, ``rot_z`` (degrees), ``framewise_displacement`` (mm): where the volume lay relative to
+        the reference, about the centre of the volume, along the axes of the world. Means over slices when
+        every slice was corrected by itself. Empty when motion could not be estimated.
+    """
+
+    motion: list[dict[str, Any]] = field(default_factory=list)
+
+
+def choose_motion_correction(
+    requested: str, series: DwiSeries, *, anatomy: str, per_slice: bool, preprocessed: bool
+) -> tuple[str, str]:
+    """Resolve ``--motion-correction``.
+
+    Parameters
+    ----------
+    requested : {'auto', 'none', 'rigid', 'affine'}
+    series : DwiSeries
+    anatomy : {'brain', 'body'}
+    per_slice : bool
+        ``--per-slice`` was given, which asks for a correction.
+    preprocessed : bool
+        The image comes from a derivative dataset.
+
+    Returns
+    -------
+    kind : {'none', 'rigid', 'affine'}
+    reason : str
+        What decided it, in words.
+    """
+    if requested != "auto":
+        return requested, f"--motion-correction {requested}"
+    if preprocessed:
+        return "none", "automatic: the image is preprocessed already"
+    obstacle = _obstacle(series)
+    if obstacle:
+        return "none", f"automatic: {obstacle}"
+    if per_slice:
+        return "rigid", "automatic: --per-slice asks for a correction"
+    if anatomy == "brain":
+        return "rigid", "automatic: the brain moves as a rigid body"
+    return "none", "automatic: the organs of the body do not move as one rigid body"
+
+
+def correct_motion(
+    series: DwiSeries,
+    *,
+    kind: str,
+    per_slice: bool = False,
+    mask: np.ndarray | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> MotionCorrected:
+    """Bring every volume to one position.
+
+    The position is that of the volume of the lowest b-value most like the mean of that b-value; how others
+    are found and accepted: :func:`sicnn_app.preprocess.registration.align`. In 3-D with :data:`MIN_SLICES`
+    slices or more, with fewer within the plane of the first two axes, all slices of a volume together, or
+    every slice of a volume by itself (``per_slice``). Volumes that did not move are returned bit by bit.
+    Directions turn with their volume (with the rotation nearest to an affine transform; Leemans and Jones,
+    Magn Reson Med 2009;61:1336-1349), except per slice, where a volume has no single rotation.
+
+    Parameters
+    ----------
+    series : DwiSeries
+    kind : {'rigid', 'affine'}
+    per_slice : bool
+    mask : ndarray, shape (X, Y, Z), bool, or None
+        The object whose position counts; None: found by a threshold.
+    progress : callable (text, done, total), optional
+
+    Returns
+    -------
+    MotionCorrected
+        The unchanged series, a warning and no motion where it cannot be estimated.
+    """
+    obstacle = _obstacle(series)
+    if obstacle:
+        record = {"Name": "Motion correction", "Description": f"Not done: {obstacle}", "Kind": "none"}
+        warning = f"motion was not corrected: {obstacle}"
+        return MotionCorrected(series=series, record=record, warnings=[warning])
+
+    slices, count = series.signals.shape[2:]
+    affine = _usable(series.affine)
+    zooms = np.linalg.norm(affine[:3, :3], axis=0)
+    in_plane = per_slice or slices < MIN_SLICES
+    nominal, groups = group_bvalues(series.bvals)
+    reference_groups = max(1, int((nominal <= REFERENCE_MAX_BVAL).sum()))
+    parts = slices if per_slice else 1
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress("Motion correction", done, parts * (count - 1))
+
+    filled = _without_gaps(series.signals)
+    matrices = np.tile(np.eye(4), (parts, count, 1, 1))
+    size = np.zeros((parts, count))
+    lowest = np.flatnonzero(groups == 0)
+    reference = int(lowest[most_typical(filled[..., lowest])])
+    failed = []
+    for part in range(parts):
+        flat = per_slice or slices == 1
+        found = align(
+            filled[:, :, part] if flat else filled,
+            groups,
+            reference=reference,
+            reference_groups=reference_groups,
+            zooms=zooms[:2] if flat else zooms,
+            kind=kind,
+            in_plane=in_plane,
+            mask=None if mask is None else (mask[:, :, part] if flat else mask),
+            progress=step,
+        )
+        matrices[part] = [_in_three_dimensions(matrix) for matrix in found.matrices]
+        failed += [(part, volume) for volume in found.failed]
+        if found.object_voxels.size:
+            shifts = [displacements(matrix, found.object_voxels) for matrix in found.matrices]
+            scale = zooms[: found.object_voxels.shape[0], None]
+            size[part] = [np.linalg.norm(shift * scale, axis=0).mean() for shift in shifts]
+
+    signals = empty_series(series.signals.shape, like=series.signals)
+    still = (matrices == np.eye(4)).all(axis=(2, 3)).all(axis=0)
+    outside = 0
+    for volume, unmoved in enumerate(still):
+        if unmoved:
+            signals[..., volume] = series.signals[..., volume]
+            continue
+        signals[..., volume], lost = _resampled(
+            series.signals[..., volume], filled[..., volume], matrices[:, volume], in_plane=in_plane
+        )
+        outside += lost
+    turn = series.bvecs is not None and not per_slice
+    bvecs = _turned(series.bvecs, matrices[0], affine) if turn else series.bvecs
+    corrected = replace(series, signals=signals, bvecs=bvecs)
+    record = {
+        "Name": "Motion correction",
+        "Description": _describe(kind, per_slice=per_slice, in_plane=in_plane, slices=slices),
+        "DirectionsRotated": turn,
+        "Kind": kind,
+        "PerSlice": per_slice,
+        "Reference": f"Mean of the aligned volumes at b <= {nominal[reference_groups - 1]:g} s/mm^2, "
+        "in the position of the volume of the lowest b-value most like the mean of that b-value",
+        "ReferenceVolume": int(series.source_volumes[reference]),
+        "Similarity": "Mutual information; a motion is accepted when it explains the volume better than none "
+        "(Bayesian information criterion)",
+        "Interpolation": INTERPOLATION,
+        "VolumesMoved": int((~still).sum()),
+        "RegistrationsRejected": len(failed),
+        "MeanDisplacement": float(size.mean()),
+        "LargestDisplacement": float(size.max()),
+        "ValuesOutsideFieldOfView": int(outside),
+        "FramewiseDisplacement": "Sum of the absolute changes since the volume before, rotations on a "
+        f"sphere of {SPHERE_RADIUS:g} mm (Power et al. 2012)",
+    }
+    return MotionCorrected(
+        series=corrected,
+        record=record,
+        warnings=_warnings(series, failed, per_slice=per_slice),
+        motion=_rows(series, matrices, affine),
+    )
+
+
+def _obstacle(series: DwiSeries) -> str:
+    """Why motion cannot be estimated; empty when it can."""
+    shape = series.signals.shape
+    if min(shape[:2]) < MIN_IN_PLANE:
+        return f"a slice of {shape[0]} x {shape[1]} voxels has fewer than {MIN_IN_PLANE} along an axis"
+    if shape[3] < 2:
+        return "there is one volume"
+    return ""
+
+
+def _usable(affine: np.ndarray) -> np.ndarray:
+    """The affine, or unit voxels where it cannot be inverted."""
+    linear = affine[:3, :3]
+    if not np.isfinite(affine).all() or np.linalg.matrix_rank(linear) < 3:
+        return np.eye(4)
+    return np.asarray(affine, dtype=np.float64)
+
+
+def _without_gaps(signals: np.ndarray) -> np.ndarray:
+    """Signals with the nearest finite value of the volume in place of those that are not finite."""
+    volumes = range(signals.shape[-1])
+    if all(np.isfinite(signals[..., volume]).all() for volume in volumes):
+        return signals
+    filled = empty_series(signals.shape, like=signals)
+    for volume in volumes:
+        values = signals[..., volume]
+        known = np.isfinite(values)
+        if known.any() and not known.all():
+            nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+            values = values[tuple(nearest)]
+        filled[..., volume] = values if known.any() else 0.0
+    return filled
+
+
+def _in_three_dimensions(matrix: np.ndarray) -> np.ndarray:
+    """Voxel-to-voxel matrix of a slice as one of the volume; shape (4, 4)."""
+    if matrix.shape == (4, 4):
+        return matrix
+    full = np.eye(4)
+    full[:2, :2] = matrix[:2, :2]
+    full[:2, 3] = matrix[:2, 2]
+    return full
+
+
+def _resampled(
+    values: np.ndarray, filled: np.ndarray, matrices: np.ndarray, *, in_plane: bool
+) -> tuple[np.ndarray, int]:
+    """One volume in its new position, and how many of its voxels came from outside the field of view."""
+    if not in_plane:
+        return _one_resampled(values, filled, matrices[0])
+    result = values.copy()
+    lost = 0
+    for z in range(values.shape[2]):
+        full = matrices[z if len(matrices) > 1 else 0]
+        matrix = np.eye(3)
+        matrix[:2, :2] = full[:2, :2]
+        matrix[:2, 2] = full[:2, 3]
+        result[:, :, z], outside = _one_resampled(values[:, :, z], filled[:, :, z], matrix)
+        lost += outside
+    return result, lost
+
+
+def _one_resampled(values: np.ndarray, filled: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, int]:
+    dims = values.ndim
+    if np.array_equal(matrix, np.eye(dims + 1)):
+        return values, 0
+    result = moved(filled, matrix).astype(values.dtype)
+    outside = np.zeros(values.shape, dtype=bool)
+    grid = np.ogrid[tuple(slice(0, size) for size in values.shape)]
+    for axis, size in enumerate(values.shape):
+        source = matrix[axis, dims] + sum(matrix[axis, k] * grid[k] for k in range(dims))
+        outside |= (source < -OUTSIDE) | (source > size - 1 + OUTSIDE)
+    missing = outside
+    gaps = ~np.isfinite(values)
+    if gaps.any():
+        share = ndimage.affine_transform(
+            gaps.astype(np.float64), matrix[:dims, :dims], matrix[:dims, dims], order=1, mode="nearest"
+        )
+        missing = outside | (share > 0.5)
+    result[missing] = np.nan
+    return result, int(outside.sum())
+
+
+def _world(matrices: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Voxel-to-voxel matrices as world-to-world ones."""
+    return affine @ matrices @ np.linalg.inv(affine)
+
+
+def _rotation(linear: np.ndarray) -> np.ndarray:
+    """The rotation nearest to a matrix (finite strain), shape (..., 3, 3)."""
+    left, _, right = np.linalg.svd(linear)
+    return left @ right
+
+
+def _turned(bvecs: np.ndarray, matrices: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Directions as the tissue in the reference position saw them, shape (N, 3).
+
+    A .bvec file gives directions along the image axes, the first one reversed when the determinant of the
+    affine is positive (BIDS, after FSL). Tissue turned by R met the direction g as R^-1 g of its own frame.
+    """
+    axes = _rotation(affine[:3, :3]) @ np.diag([-1.0 if np.linalg.det(affine[:3, :3]) > 0 else 1.0, 1.0, 1.0])
+    turned = np.array(bvecs, dtype=np.float64)
+    for volume, matrix in enumerate(_world(matrices, affine)):
+        if not np.array_equal(matrices[volume], np.eye(4)):
+            turned[volume] = axes.T @ _rotation(matrix[:3, :3]).T @ axes @ turned[volume]
+    return turned
+
+
+def _rows(series: DwiSeries, matrices: np.ndarray, affine: np.ndarray) -> list[dict[str, Any]]:
+    centre = (affine @ np.append((np.array(series.signals.shape[:3]) - 1) / 2, 1.0))[:3]
+    world = _world(matrices, affine)
+    translations = world[..., :3, :3] @ centre + world[..., :3, 3] - centre
+    rotations = Rotation.from_matrix(_rotation(world[..., :3, :3]).reshape(-1, 3, 3)).as_euler("xyz")
+    rotations = rotations.reshape(translations.shape)
+    # Volumes are in the order of acquisition only by their index in the source image.
+    order = np.argsort(series.source_volumes, kind="stable")
+    steps = np.abs(np.diff(translations[:, order], axis=1)).sum(axis=2)
+    steps = steps + SPHERE_RADIUS * np.abs(np.diff(rotations[:, order], axis=1)).sum(axis=2)
+    framewise = np.zeros(order.size)
+    framewise[order[1:]] = steps.mean(axis=0)
+    values = np.concatenate([translations.mean(axis=0), np.rad2deg(rotations.mean(axis=0))], axis=1)
+    names = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
+    return [
+        {
+            "volume": int(series.source_volumes[volume]),
+            "b_value": float(series.bvals[volume]),
+            **{name: float(value) for name, value in zip(names, values[volume], strict=True)},
+            "framewise_displacement": float(framewise[volume]),
+        }
+        for volume in range(order.size)
+    ]
+
+
+def _describe(kind: str, *, per_slice: bool, in_plane: bool, slices: int) -> str:
+    name = kind.capitalize()
+    if per_slice:
+        return f"{name} registration within the plane, every slice of a volume by itself"
+    if in_plane:
+        return f"{name} registration within the plane, {slices} slices of a volume together: too few for 3-D"
+    return f"{name} registration in 3-D"
+
+
+def _warnings(series: DwiSeries, failed: list[tuple[int, int]], *, per_slice: bool) -> list[str]:
+    if not failed:
+        return []
+    names = [
+        f"{series.source_volumes[volume]}" + (f" (slice {part})" if per_slice else "")
+        for part, volume in sorted(failed, key=lambda item: (item[1], item[0]))
+    ]
+    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return [
+        f"motion correction failed (implausible, or explains the volume no better than no motion) "
+        f"and was not applied: volumes {shown} (counted from 0)"
+    ]
