@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
 
+from sicnn_app.checkpoints import TrainingCheckpoint
+from sicnn_app.device import is_out_of_memory, release_memory
 from sicnn_app.errors import TryAgainError
-from sicnn_app.ivim.maps import Estimate
+from sicnn_app.ivim.maps import MAPS, Estimate
 from sicnn_app.ivim.signal import ivim_signal_torch
-from sicnn_app.lsq.fit import DEFAULT_BOUNDS, MAX_ITERATIONS, fit_biexponential
+from sicnn_app.lsq.fit import CHUNK_ELEMENTS, DEFAULT_BOUNDS, MAX_ITERATIONS, LsqFit, fit_biexponential
 from sicnn_app.lsq.starts import split_bval
 from sicnn_app.settings import Bounds, EstimationSettings
 
@@ -19,6 +22,26 @@ ALGORITHM = (
     "Bounded nonlinear least squares per voxel: a segmented fit and a grid over D and D* as starts, then "
     "Levenberg-Marquardt on the full bi-exponential"
 )
+
+CHUNK_SHARES = (1.0, 0.125, 0.015625)
+"""Of the usual number of voxels fitted at once: what is tried before a device counts as too small."""
+
+PREDICTED_AT_ONCE = 2**15
+"""Voxels."""
+
+FIXED_BYTES = 25_000_000
+"""Libraries that the fit loads."""
+
+CHUNK_VOXEL_BYTES = 13_300
+"""Per voxel of those fitted at once: the grid of starts, and gradients and Hessians from several of them."""
+
+FITTED_BYTES = 9
+"""Per voxel of the mask and b-value: the signals in float64, and what the allocator keeps."""
+
+VOXEL_BYTES = 120
+"""Per voxel of the mask: parameters, residuals and counts in float64, and their parts before joining."""
+
+Progress = Callable[[str, int, int], None]
 
 
 def estimate(
@@ -30,13 +53,93 @@ def estimate(
     sigma: float | None = None,
     settings: EstimationSettings,
     device: str = "cpu",
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
+    checkpoint: TrainingCheckpoint | None = None,
+    fall_back: bool = False,
+    memory_limit: int | None = None,
 ) -> Estimate:
-    """:func:`estimate_lsq` behind the interface that all estimators share; the noise is not used."""
-    try:
-        return estimate_lsq(signals, mask, bvals, bounds=settings.bounds, device=device, progress=progress)
-    except torch.OutOfMemoryError as error:
-        raise TryAgainError(f"{device} ran out of memory: free the device or use --device cpu") from error
+    """:func:`estimate_lsq` behind the interface that all estimators share.
+
+    The noise and the checkpoint are not used: a fit takes seconds. When the device runs out of memory,
+    fewer voxels are fitted at once and then, with ``fall_back``, the CPU takes over.
+
+    Raises
+    ------
+    TryAgainError
+        When the memory does not suffice for any of that, or ``memory_limit`` (bytes besides what the process
+        holds) not for the fit.
+    """
+    needed = needed_bytes(mask.shape, len(bvals), settings, voxels=int(mask.sum()))
+    if memory_limit is not None and needed > memory_limit:
+        raise TryAgainError(
+            f"the fit takes about {needed / 1e9:.2g} GB of memory, and {max(memory_limit, 0) / 1e9:.2g} are "
+            "left for it: allow more with --mem"
+        )
+    attempts = [(device, share) for share in CHUNK_SHARES]
+    if fall_back and torch.device(device).type == "cuda":
+        attempts += [("cpu", share) for share in CHUNK_SHARES]
+    given_up: list[str] = []
+    while True:
+        where, share = attempts.pop(0)
+        try:
+            found = estimate_lsq(
+                signals,
+                mask,
+                bvals,
+                bounds=settings.bounds,
+                device=where,
+                chunk_share=share,
+                progress=progress,
+            )
+            break
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if not attempts:
+                advice = (
+                    "use a machine with more" if where == "cpu" else "free it, or use --device cpu or auto"
+                )
+                raise TryAgainError(
+                    f"{where} ran out of memory even with few voxels at once: {advice}"
+                ) from error
+        given_up.append(f"{where} ran out of memory with {share:.3g} of the usual number of voxels at once")
+        release_memory(where)
+    return replace(found, parameters={**found.parameters, "out_of_memory": given_up})
+
+
+def needed_bytes(
+    shape: tuple[int, int, int], n_bvals: int, settings: EstimationSettings, *, voxels: int | None = None
+) -> int:
+    """Host memory that :func:`estimate` takes besides its arguments.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the volume.
+    n_bvals : int
+    settings : EstimationSettings
+        Not used: the fit has one way.
+    voxels : int, optional
+        In the mask; by default all.
+
+    Returns
+    -------
+    int
+        Bytes; measured peaks lie between 0.65 and 1.15 times this.
+    """
+    everywhere = math.prod(shape)
+    voxels = everywhere if voxels is None else voxels
+    return (
+        FIXED_BYTES
+        + CHUNK_VOXEL_BYTES * min(voxels, CHUNK_ELEMENTS["cpu"] // (8 * n_bvals))
+        + FITTED_BYTES * voxels * n_bvals
+        + VOXEL_BYTES * voxels
+        + np.dtype(np.float32).itemsize * everywhere * (n_bvals + len(MAPS))
+    )
+
+
+least_bytes = needed_bytes
+"""The least that the fit takes is what it takes."""
 
 
 def estimate_lsq(
@@ -46,7 +149,8 @@ def estimate_lsq(
     *,
     bounds: Bounds = DEFAULT_BOUNDS,
     device: str = "cpu",
-    progress: Callable[[str, int, int], None] | None = None,
+    chunk_share: float = 1.0,
+    progress: Progress | None = None,
 ) -> Estimate:
     """Estimate F, D, D* and S0 of every voxel by itself.
 
@@ -61,6 +165,8 @@ def estimate_lsq(
         Closed intervals; S0 relative to the signal at the lowest b-value.
     device : str
         Torch device: ``cpu``, ``cuda`` or ``cuda:N``.
+    chunk_share : float
+        Of the usual number of voxels fitted at once.
     progress : callable, optional
         Called with (what is done, voxels done, voxels in all).
 
@@ -69,20 +175,22 @@ def estimate_lsq(
     Estimate
         Its ``history`` has one row; ``epochs`` is the largest number of steps a voxel took.
     """
-    y = torch.from_numpy(signals[mask].astype(np.float64)).to(device)
+    y = torch.from_numpy(signals[mask]).to(device, torch.float64)
     b = torch.as_tensor(np.asarray(bvals, dtype=np.float64), device=device)
-    normaliser = y[:, b.argmin()]
+    normaliser = y[:, b.argmin()].clone()
+    y /= normaliser[:, None]
     report = None if progress is None else lambda done, total: progress("least-squares fit", done, total)
-    fit = fit_biexponential(y / normaliser[:, None], b, bounds, progress=report)
+    fit = fit_biexponential(y, b, bounds, chunk_share=chunk_share, progress=report)
+    del y
     s0 = fit.s0 * normaliser
-    predicted = ivim_signal_torch(b, *(value[:, None] for value in (fit.f, fit.d, fit.dstar, s0)))
     rmse = (fit.rss / len(b)).sqrt() / fit.s0
     values = {"f": fit.f, "d": fit.d, "dstar": fit.dstar, "s0": s0, "rmse": rmse}
+    voxels = len(s0)
     failed = int((~fit.converged).sum())
     iterations = int(fit.iterations.max())
     return Estimate(
         maps={label: _into_volume(value, mask, np.nan) for label, value in values.items()},
-        predicted=_into_volume(predicted, mask, 0.0),
+        predicted=_into_volume(_predicted(b, fit, s0), mask, 0.0),
         history=[
             {
                 "data_iteration": 0,
@@ -99,8 +207,8 @@ def estimate_lsq(
             "max_iterations": MAX_ITERATIONS,
             "iterations_done": iterations,
             "iterations_mean": fit.iterations.double().mean().item(),
-            "not_converged_share": failed / len(y),
-            "stop_reason": f"iteration limit reached in {failed} of {len(y)} voxels"
+            "not_converged_share": failed / voxels,
+            "stop_reason": f"iteration limit reached in {failed} of {voxels} voxels"
             if failed
             else "converged",
         },
@@ -109,9 +217,21 @@ def estimate_lsq(
     )
 
 
+def _predicted(bvals: torch.Tensor, fit: LsqFit, s0: torch.Tensor) -> torch.Tensor:
+    """Predicted signals, shape (V, B), float32; voxels in parts, because float64 takes several copies."""
+    parts = zip(*(values.split(PREDICTED_AT_ONCE) for values in (fit.f, fit.d, fit.dstar, s0)), strict=True)
+    return torch.cat(
+        [_float32(ivim_signal_torch(bvals, *(values[:, None] for values in part))) for part in parts]
+    )
+
+
+def _float32(values: torch.Tensor) -> torch.Tensor:
+    largest = np.finfo(np.float32).max
+    return values.clamp(-largest, largest).float()
+
+
 def _into_volume(values: torch.Tensor, mask: np.ndarray, outside: float) -> np.ndarray:
     """``values`` (shape (V,) or (V, B)) at the voxels of ``mask``, ``outside`` elsewhere; finite float32."""
     volume = np.full(mask.shape + tuple(values.shape[1:]), outside, dtype=np.float32)
-    largest = np.finfo(np.float32).max
-    volume[mask] = values.clamp(-largest, largest).float().cpu().numpy()
+    volume[mask] = _float32(values).cpu().numpy()
     return volume

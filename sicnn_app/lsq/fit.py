@@ -54,6 +54,7 @@ def fit_biexponential(
     bounds: Bounds = DEFAULT_BOUNDS,
     *,
     max_iterations: int = MAX_ITERATIONS,
+    chunk_share: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> LsqFit:
     """Fit F, D, D* and S0 to every voxel by bounded least squares.
@@ -70,6 +71,8 @@ def fit_biexponential(
         Closed intervals; S0 relative to the normaliser.
     max_iterations : int
         Most steps per voxel after the rounds that choose its start.
+    chunk_share : float
+        Of the usual number of voxels fitted at once; below 1 where memory is short.
     progress : callable, optional
         Called with (voxels done, voxels in all) after every chunk.
 
@@ -83,7 +86,7 @@ def fit_biexponential(
     (Levenberg-Marquardt).
     """
     y, b = normalised.detach().double(), bvals.to(normalised.device, torch.float64)
-    elements = CHUNK_ELEMENTS.get(y.device.type, CHUNK_ELEMENTS["cpu"])
+    elements = int(chunk_share * CHUNK_ELEMENTS.get(y.device.type, CHUNK_ELEMENTS["cpu"]))
     parts, done = [], 0
     for chunk in y.split(max(1, elements // (8 * len(b)))):
         parts.append(_fit_chunk(chunk, b, bounds, max_iterations))

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
+from sicnn_app.checkpoints import TrainingCheckpoint
+from sicnn_app.device import is_out_of_memory, release_memory
 from sicnn_app.errors import TryAgainError
 from sicnn_app.ivim.maps import Estimate
-from sicnn_app.ivim.normalise import normalise
 from sicnn_app.settings import EstimationSettings
-from sicnn_app.sicnn.iterate import IterationResult, iterate
-from sicnn_app.sicnn.loss import noise_free_model, rician_model, voxel_weights
-from sicnn_app.sicnn.neighbours import crop_to_mask
+from sicnn_app.sicnn.attempts import Attempt, smaller
+from sicnn_app.sicnn.box import Box, training_data
+from sicnn_app.sicnn.iterate import IterationResult, Progress, iterate
+from sicnn_app.sicnn.loss import noise_free_model, rician_model
+from sicnn_app.sicnn.memory_need import least_bytes, needed_bytes, within_limit
 from sicnn_app.sicnn.network import IvimNetwork, NetworkConfig
-from sicnn_app.sicnn.train import EMA_DECAY, TILE_SIZE, Trainer, TrainingData
+from sicnn_app.sicnn.train import EMA_DECAY, Trainer, TrainingData
 from sicnn_app.sicnn.whitening import Whitening
 
-NORMALISED_LIMITS = (-1.0, 3.0)
-"""Normalised signals beyond these are noise over noise (S0 is fitted within 0.5..1.5) and are clipped."""
+__all__ = ["estimate", "least_bytes", "needed_bytes"]
 
 VOXELS_PER_THREAD = 8192
 """Of an optimiser step: with less to share, CPU threads wait for one another more than they compute."""
+
+STATE_LAYOUT = 1
+"""Raised whenever the meaning of a saved state changes."""
 
 ALGORITHM = {
     "observed-neighbours": "SI-CNN, reconstructed from the supplement: unsupervised convolutional network "
@@ -41,31 +48,35 @@ ALGORITHM = {
 
 
 @dataclass(frozen=True)
-class Box:
-    """The part of the volume that the network sees: slices with mask voxels, cut to their bounding box."""
+class Problem:
+    """What is estimated from what; the same for every attempt.
 
-    mask: np.ndarray
-    slices: torch.Tensor
-    x: slice
-    y: slice
+    Attributes
+    ----------
+    data : TrainingData
+        On the CPU.
+    bvals : ndarray, shape (B,), s/mm^2
+    sigma_ratio : ndarray, shape (B,)
+        Noise of every averaged signal relative to that of one volume.
+    settings : EstimationSettings
+    """
 
-    @classmethod
-    def around(cls, mask: np.ndarray) -> Box:
-        return cls(mask, *crop_to_mask(torch.from_numpy(mask).permute(2, 0, 1)))
+    data: TrainingData
+    bvals: np.ndarray
+    sigma_ratio: np.ndarray
+    settings: EstimationSettings
 
-    def cut(self, values: np.ndarray, device: torch.device) -> torch.Tensor:
-        """(X, Y, Z, ...) -> (slices, box X, box Y, ...) on the device."""
-        moved = torch.from_numpy(np.ascontiguousarray(values)).movedim(2, 0)
-        return moved[self.slices][:, self.x, self.y].to(device)
-
-    def put_back(self, values: torch.Tensor, outside: float, dtype: type) -> np.ndarray:
-        """(slices, box X, box Y, ...) -> (X, Y, Z, ...) with ``outside`` wherever the mask is not."""
-        volume = np.full(self.mask.shape + tuple(values.shape[3:]), outside, dtype=dtype)
-        part = values.cpu().numpy().astype(dtype)
-        for index, z in enumerate(self.slices.tolist()):
-            volume[self.x, self.y, z] = part[index]
-        volume[~self.mask] = outside
-        return volume
+    def identity(self, first: Attempt) -> str:
+        """Hash of all that decides the bits of the result, besides the CPU model and CUDA."""
+        found = hashlib.sha256()
+        for values in vars(self.data).values():
+            found.update(values.numpy())
+        for array in (self.bvals, self.sigma_ratio):
+            found.update(np.ascontiguousarray(array, dtype=np.float64))
+        found.update(
+            repr((STATE_LAYOUT, torch.__version__, torch.get_num_threads(), first, self.settings)).encode()
+        )
+        return found.hexdigest()
 
 
 def estimate(
@@ -77,7 +88,10 @@ def estimate(
     sigma: float | None = None,
     settings: EstimationSettings,
     device: str = "cpu",
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
+    checkpoint: TrainingCheckpoint | None = None,
+    fall_back: bool = False,
+    memory_limit: int | None = None,
 ) -> Estimate:
     """Train on one subject's own images and return the maps.
 
@@ -96,47 +110,68 @@ def estimate(
     device : str
         ``cpu``, ``cuda`` or ``cuda:N``.
     progress : callable (text, done, total), optional
+    checkpoint : TrainingCheckpoint, optional
+        Where an earlier process left the state of the same training, this one goes on from there, with
+        bit for bit the result of one that was not interrupted. The caller removes it in the end.
+    fall_back : bool
+        Whether the CPU may take over when a CUDA device has too little memory.
+    memory_limit : int, optional
+        Bytes of host memory that the estimation may take besides what the process holds when it is
+        called; batches and tiles are made small enough, as far as that helps.
 
     Returns
     -------
     Estimate
+        Its ``device`` is where the training ended. Its ``parameters`` hold ``batch_size`` and ``tile_size``
+        as used, and ``out_of_memory``: what was given up for want of memory, one line each.
 
     Raises
     ------
     TryAgainError
-        When the device runs out of memory.
+        When the memory is too small for the smallest batches and tiles.
 
     Notes
     -----
     Bit-identical for one seed on one CPU model with one number of threads; steps of fewer than 16384
     voxels, the default, use one thread whatever the limit. On CUDA the
-    convolution gradients may be summed in another order.
+    convolution gradients may be summed in another order. Smaller batches or tiles change the numbers.
     """
     sigma_per_bval = np.asarray(sigma_per_bval, dtype=np.float64)
     # Noise-free signals have a ratio of 0 / 0 below; the smallest number makes it 0.
     sigma = max(float(sigma_per_bval.max() if sigma is None else sigma), np.finfo(np.float32).tiny)
-    where = torch.device(device)
-    try:
-        box = Box.around(mask)
-        data, scale = _training_data(signals, box, sigma, where)
-        b = torch.tensor(bvals, dtype=torch.float32, device=where)
-        config = NetworkConfig(n_bvals=len(bvals), dropout=settings.dropout, bounds=settings.bounds)
-        with _reproducible(where, settings.random_seed):
-            trainer = Trainer(
-                network=IvimNetwork(config).to(where, memory_format=torch.channels_last),
-                whitening=Whitening.of(data.signals, data.weight),
-                forward_model=rician_model(b) if settings.rician else noise_free_model(b),
-                learning_rate=settings.learning_rate,
-                batch_size=settings.batch_size,
-                generator=torch.Generator().manual_seed(settings.random_seed),
-            )
-            ratio = torch.tensor(sigma_per_bval / sigma, dtype=torch.float32, device=where)
-            with _threads(data.mask.numel() // trainer.steps_per_epoch(data) // VOXELS_PER_THREAD):
-                result = iterate(trainer, data, b, ratio, settings, progress)
-    except torch.OutOfMemoryError as error:
-        raise TryAgainError(
-            f"{device} ran out of memory: lower --batch-size, free the device, or use --device cpu"
-        ) from error
+    box = Box.around(mask)
+    asked = Attempt(device, settings.batch_size)
+    attempt = within_limit(asked, box.shape, len(bvals), settings, memory_limit)
+    given_up = (
+        [] if attempt == asked else [f"{attempt} instead of {asked}, to stay within the memory allowed"]
+    )
+    data, scale = training_data(signals, box, sigma)
+    problem = Problem(data, np.asarray(bvals), sigma_per_bval / sigma, settings)
+    identity, saved = problem.identity(attempt), None
+    if checkpoint is not None:
+        saved = checkpoint.load()
+        if saved is not None and saved.get("identity") == identity:
+            attempt, given_up = Attempt(**saved["attempt"]), saved["given_up"]
+        else:
+            saved = None
+    while True:
+        offer = None
+        if checkpoint is not None:
+            offer = _labelled(checkpoint, identity, attempt, given_up)
+        try:
+            result = _train(problem, attempt, progress, offer, saved and saved["training"])
+            break
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            following = _after(attempt, asked, box.shape, len(bvals), settings, fall_back, memory_limit)
+            if following is None:
+                raise TryAgainError(_no_memory(attempt)) from error
+        given_up = [*given_up, f"{attempt.device} ran out of memory with {attempt}"]
+        release_memory(attempt.device)
+        attempt, saved = following, None
+        if progress is not None:
+            progress(f"out of memory: again on {attempt.device}, {attempt}", 0, 1)
     count = result.neighbour_count
     return Estimate(
         maps={
@@ -147,26 +182,88 @@ def estimate(
         history=result.history,
         losses=result.losses,
         neighbour_count=None if count is None else box.put_back(count, 0, np.int32),
-        parameters=_describe(result, config, settings),
+        parameters=_describe(result, attempt, given_up, len(bvals), settings),
         algorithm=ALGORITHM[settings.resolved_update_rule],
-        device=device,
+        device=attempt.device,
     )
 
 
-def _training_data(
-    signals: np.ndarray, box: Box, sigma: float, device: torch.device
-) -> tuple[TrainingData, torch.Tensor]:
-    """What the network sees, and the normaliser in source units, shape (slices, box X, box Y)."""
-    normalised, normaliser = normalise(signals, box.mask)
-    scale = box.cut(normaliser, device)
-    usable = scale > 0
-    return TrainingData(
-        signals=box.cut(normalised, device).movedim(-1, 1).clamp(*NORMALISED_LIMITS).contiguous(),
-        mask=box.cut(box.mask, device),
-        normaliser=scale / scale[usable].mean(),
-        sigma=torch.where(usable, sigma / torch.where(usable, scale, 1.0), 0.0),
-        weight=voxel_weights(scale),
-    ), scale
+def _labelled(
+    checkpoint: TrainingCheckpoint, identity: str, attempt: Attempt, given_up: list[str]
+) -> Callable[[Callable[[], dict]], None]:
+    """Offer states to the checkpoint together with what they belong to."""
+
+    def offer(training: Callable[[], dict]) -> None:
+        checkpoint.offer(
+            lambda: {
+                "identity": identity,
+                "attempt": asdict(attempt),
+                "given_up": given_up,
+                "training": training(),
+            }
+        )
+
+    return offer
+
+
+def _after(
+    attempt: Attempt,
+    asked: Attempt,
+    shape: tuple[int, int, int],
+    n_bvals: int,
+    settings: EstimationSettings,
+    fall_back: bool,
+    memory_limit: int | None,
+) -> Attempt | None:
+    """What to try after an attempt ran out of memory; None when nothing is left."""
+    following = next(smaller(attempt, shape), None)
+    if following is None and fall_back and torch.device(attempt.device).type == "cuda":
+        return within_limit(replace(asked, device="cpu"), shape, n_bvals, settings, memory_limit)
+    return following
+
+
+def _no_memory(attempt: Attempt) -> str:
+    advice = "use a machine with more memory"
+    if torch.device(attempt.device).type == "cuda":
+        advice = "free the device, choose another one, or use --device cpu or auto"
+    return f"{attempt.device} ran out of memory even with {attempt}: {advice}"
+
+
+def _train(
+    problem: Problem,
+    attempt: Attempt,
+    progress: Progress | None,
+    offer: Callable[[Callable[[], dict]], None] | None,
+    saved: dict[str, Any] | None,
+) -> IterationResult:
+    """One attempt from its begin, or from a saved state, to its end; the result lies on the CPU."""
+    settings, where = problem.settings, torch.device(attempt.device)
+    data = problem.data.to(where)
+    bvals, ratio = (
+        torch.tensor(values, dtype=torch.float32, device=where)
+        for values in (problem.bvals, problem.sigma_ratio)
+    )
+    with _reproducible(where, settings.random_seed):
+        trainer = Trainer(
+            network=IvimNetwork(_network_config(len(bvals), settings)).to(
+                where, memory_format=torch.channels_last
+            ),
+            whitening=Whitening.of(data.signals, data.weight),
+            forward_model=rician_model(bvals) if settings.rician else noise_free_model(bvals),
+            learning_rate=settings.learning_rate,
+            batch_size=attempt.batch_size,
+            tile_size=attempt.tile_size,
+            generator=torch.Generator().manual_seed(settings.random_seed),
+        )
+        if saved is not None and progress is not None:
+            progress(f"resumed after {saved['trainer']['epochs_done']} epochs", 0, 1)
+        with _threads(data.mask.numel() // trainer.steps_per_epoch(data) // VOXELS_PER_THREAD):
+            result = iterate(trainer, data, bvals, ratio, settings, progress, offer=offer, saved=saved)
+    return result.to_cpu()
+
+
+def _network_config(n_bvals: int, settings: EstimationSettings) -> NetworkConfig:
+    return NetworkConfig(n_bvals=n_bvals, dropout=settings.dropout, bounds=settings.bounds)
 
 
 def _maps(result: IterationResult, data: TrainingData, scale: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -205,7 +302,14 @@ def _threads(most: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _describe(result: IterationResult, config: NetworkConfig, settings: EstimationSettings) -> dict:
+def _describe(
+    result: IterationResult,
+    attempt: Attempt,
+    given_up: list[str],
+    n_bvals: int,
+    settings: EstimationSettings,
+) -> dict:
+    config = _network_config(n_bvals, settings)
     rewriting = settings.resolved_update_rule is not None
     similar = settings.method == "si-cnn"
     return {
@@ -221,8 +325,8 @@ def _describe(result: IterationResult, config: NetworkConfig, settings: Estimati
         "delta": settings.delta if rewriting else None,
         "max_iterations": settings.max_iterations,
         "learning_rate": settings.learning_rate,
-        "batch_size": settings.batch_size,
-        "tile_size": TILE_SIZE,
+        "batch_size": attempt.batch_size,
+        "tile_size": attempt.tile_size,
         "dropout": settings.dropout,
         "network_width": config.width,
         "network_depth": config.depth,
@@ -234,4 +338,5 @@ def _describe(result: IterationResult, config: NetworkConfig, settings: Estimati
         "data_iterations": len(result.history) - 1,
         "epochs": sum(row["epochs"] for row in result.history),
         "stop_reason": result.stop_reason,
+        "out_of_memory": given_up,
     }

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
-from sicnn_app.ivim.signal import ivim_signal_torch
 from sicnn_app.settings import EstimationSettings
-from sicnn_app.sicnn.fitting_error import fitting_error, signals_to_rewrite, threshold_map
-from sicnn_app.sicnn.neighbours import similar_neighbour_sum
+from sicnn_app.sicnn.convergence import Convergence
+from sicnn_app.sicnn.fitting_error import fitting_error
 from sicnn_app.sicnn.network import Parameters
+from sicnn_app.sicnn.rewrite import rewrite
 from sicnn_app.sicnn.train import MIN_EPOCHS, Trainer, TrainingData
 
 FIRST_PERIOD_STEPS = 150
@@ -27,10 +26,10 @@ MAX_FIRST_PERIODS = 20
 
 MAX_PERIODS = 3
 
-EMPTY = 1e-6
-"""Sums of normalised signals below this hold none."""
-
 Progress = Callable[[str, int, int], None]
+
+Offer = Callable[[Callable[[], dict]], None]
+"""Takes a function that makes the state, see :meth:`sicnn_app.checkpoints.TrainingCheckpoint.offer`."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,47 @@ class IterationResult:
     losses: list[tuple[int, int, float]]
     stop_reason: str
 
+    def to_cpu(self) -> IterationResult:
+        """The same with its tensors on the CPU."""
+        return replace(
+            self,
+            parameters=Parameters(*(values.cpu() for values in self.parameters)),
+            predicted=self.predicted.cpu(),
+            neighbour_count=None if self.neighbour_count is None else self.neighbour_count.cpu(),
+        )
+
+
+@dataclass
+class Position:
+    """How far the data iterations have come.
+
+    Attributes
+    ----------
+    target : Tensor, shape (slices, B, X, Y)
+        Training signals T of the iteration under way, the noisy ones in the first; never changed in place.
+    convergence : Convergence
+        Of its training.
+    history : list of dict
+        One row per finished iteration.
+    """
+
+    target: Tensor
+    convergence: Convergence = field(default_factory=Convergence)
+    history: list[dict] = field(default_factory=list)
+
+    def state(self) -> dict:
+        """Plain values and tensors on the CPU, for :meth:`from_state`; later epochs leave it as it is."""
+        return {
+            "target": self.target.cpu() if self.history else None,
+            "convergence": self.convergence.state(),
+            "history": [dict(row) for row in self.history],
+        }
+
+    @classmethod
+    def from_state(cls, state: dict, noisy: Tensor) -> Position:
+        target = noisy if state["target"] is None else state["target"].to(noisy.device)
+        return cls(target, Convergence.from_state(state["convergence"]), state["history"])
+
 
 def epochs_per_period(trainer: Trainer, data: TrainingData, steps: int) -> int:
     """Epochs that take at least ``steps`` optimiser steps, and never fewer than MIN_EPOCHS."""
@@ -68,6 +108,9 @@ def iterate(
     sigma_per_bval: Tensor,
     settings: EstimationSettings,
     progress: Progress | None = None,
+    *,
+    offer: Offer | None = None,
+    saved: dict | None = None,
 ) -> IterationResult:
     """Run the data iterations of SI-CNN or DI-CNN, or the one long training of the plain CNN.
 
@@ -80,6 +123,10 @@ def iterate(
         Noise of every averaged signal relative to that of one volume.
     settings : EstimationSettings
     progress : callable (text, done, total), optional
+    offer : callable, optional
+        Gets a function that makes the state, after every epoch.
+    saved : dict, optional
+        Such a state of the same data and settings: what follows is bit for bit what would have followed.
 
     Returns
     -------
@@ -90,26 +137,26 @@ def iterate(
     T starts as the noisy signals n. After every training, T = n where the fitting error |p - n|
     is within its threshold and the replacement elsewhere; T is built afresh from n each time.
     """
-    rule = settings.resolved_update_rule
     first_period = epochs_per_period(trainer, data, FIRST_PERIOD_STEPS)
     period = epochs_per_period(trainer, data, PERIOD_STEPS)
-    if rule is None:
-        total = settings.epochs or first_period + settings.max_iterations * period
-        return _train_plain(trainer, data, total, progress)
+    rewriting = settings.resolved_update_rule is not None
+    position = Position(data.signals)
+    if saved is not None:
+        trainer.restore(saved["trainer"])
+        if rewriting:
+            position = Position.from_state(saved["position"], data.signals)
 
-    signal_threshold = threshold_map(
-        settings.fitting_threshold, data.sigma[:, None] * sigma_per_bval[None, :, None, None]
-    )
-    curve_threshold = threshold_map(
-        settings.neighbour_threshold, data.sigma * sigma_per_bval.square().mean().sqrt()
-    )
-    target = data.signals
-    history, losses = [], []
-    stop_reason = "max_iterations"
-    neighbour_count = None
-    for iteration in range(settings.max_iterations + 1):
+    def epoch_done() -> None:
+        if offer is not None:
+            offer(lambda: {"trainer": trainer.state(), "position": position.state() if rewriting else None})
+
+    if not rewriting:
+        total = settings.epochs or first_period + settings.max_iterations * period
+        return _train_plain(trainer, data, total, progress, epoch_done)
+    while True:
+        iteration = len(position.history)
+        target = position.target
         network_input = target if settings.network_input == "training" else data.signals
-        before = trainer.epochs_done
         loss = trainer.train_until_converged(
             data,
             network_input,
@@ -117,126 +164,79 @@ def iterate(
             delta=settings.delta,
             period=first_period if iteration == 0 else period,
             max_periods=MAX_FIRST_PERIODS if iteration == 0 else MAX_PERIODS,
+            convergence=position.convergence,
+            epoch_done=epoch_done,
         )
-        losses += [
-            (iteration, epoch + 1, trainer.losses[epoch]) for epoch in range(before, trainer.epochs_done)
-        ]
+        epochs = trainer.epochs_done - sum(row["epochs"] for row in position.history)
         parameters, predicted = trainer.predict(data, network_input)
-        rewritten = signals_to_rewrite(predicted, data.signals, signal_threshold, data.mask)
-        if rule == "own-prediction":
-            replacement = predicted
-        else:
-            replacement, neighbour_count = neighbour_mean(
-                parameters,
-                data,
-                bvals,
-                curve_threshold,
-                radius=settings.neighbour_radius,
-                observed=rule == "observed-neighbours",
-            )
-        next_target = torch.where(rewritten, replacement, data.signals)
-        change = float((next_target - target).norm() / target.norm())
-        history.append(
-            _history_row(
-                iteration,
-                trainer.epochs_done - before,
-                loss,
-                data,
-                predicted,
-                change,
-                rewritten,
-                neighbour_count,
-            )
+        errors = _mean_errors(data, predicted)
+        next_target, rewritten, neighbour_count = rewrite(
+            parameters, predicted, data, bvals, sigma_per_bval, settings
         )
+        change = float((next_target - target).norm() / target.norm())
+        row = _history_row(iteration, epochs, loss, errors, change, rewritten, data, neighbour_count)
+        history = [*position.history, row]
         if progress is not None:
             progress(f"data iteration {iteration}", iteration + 1, settings.max_iterations + 1)
-        if change < settings.lambda_:
-            stop_reason = "lambda"
-            break
-        target = next_target
-    return IterationResult(parameters, predicted, neighbour_count, history, losses, stop_reason)
-
-
-def neighbour_mean(
-    parameters: Parameters,
-    data: TrainingData,
-    bvals: Tensor,
-    threshold: Tensor,
-    *,
-    radius: int,
-    observed: bool,
-) -> tuple[Tensor, Tensor]:
-    """Mean signals of the similar neighbours, brought to every voxel's own scale.
-
-    Similarity is judged on the predicted curves at S0 = 1, so that the noise of a voxel's
-    normaliser does not choose its neighbours. The mean curve is a ratio of sums,
-    m(b) = sum_u S(u, b) / sum_u S0(u) in source units: bright voxels count for more because their
-    signals carry less relative noise, and no noisy normaliser is divided by. Its scale is the
-    least-squares one against the voxel's own signals, sum_b n m / sum_b m^2: taking the predicted
-    S0 instead lets its errors feed on themselves from one data iteration to the next.
-
-    Parameters
-    ----------
-    parameters : Parameters, each of shape (slices, X, Y)
-    data : TrainingData
-        Signals are relative to the normaliser; ``data.normaliser`` brings them back.
-    bvals : Tensor, shape (B,)
-    threshold : Tensor, shape (slices, X, Y)
-    radius : int
-    observed : bool
-        Average the observed signals (the default update) or the predicted ones.
-
-    Returns
-    -------
-    means : Tensor, shape (slices, B, X, Y), relative to the normaliser
-    counts : Tensor, shape (slices, X, Y)
-    """
-    b = bvals[None, :, None, None]
-    f, d, dstar, s0 = (value[:, None] for value in parameters)
-    curves = ivim_signal_torch(b, f, d, dstar) * data.mask[:, None]
-    scale = s0 * data.normaliser[:, None]
-    values = data.signals * data.normaliser[:, None] if observed else curves * scale
-    sums, counts = similar_neighbour_sum(
-        curves, torch.cat([values, scale], dim=1), data.mask, threshold, radius
-    )
-    shapes = sums[:, :-1] / sums[:, -1:].clamp_min(EMPTY)
-    power = shapes.square().sum(dim=1, keepdim=True)
-    own_scale = (data.signals * shapes).sum(dim=1, keepdim=True) / power.clamp_min(EMPTY)
-    return own_scale * shapes * data.mask[:, None], counts
+        if change < settings.lambda_ or iteration == settings.max_iterations:
+            stop_reason = "lambda" if change < settings.lambda_ else "max_iterations"
+            losses = _numbered(history, trainer.losses)
+            return IterationResult(parameters, predicted, neighbour_count, history, losses, stop_reason)
+        # Not needed while training goes on, and as large as the data.
+        del parameters, predicted, rewritten
+        position = Position(next_target, history=history)
 
 
 def _train_plain(
-    trainer: Trainer, data: TrainingData, epochs: int, progress: Progress | None
+    trainer: Trainer,
+    data: TrainingData,
+    epochs: int,
+    progress: Progress | None,
+    epoch_done: Callable[[], None],
 ) -> IterationResult:
-    for epoch in range(epochs):
-        loss = trainer.train_epoch(data, data.signals, data.signals)
-        if progress is not None and (epoch + 1) % MIN_EPOCHS == 0:
-            progress("epoch", epoch + 1, epochs)
+    while trainer.epochs_done < epochs:
+        trainer.train_epoch(data, data.signals, data.signals)
+        epoch_done()
+        if progress is not None and trainer.epochs_done % MIN_EPOCHS == 0:
+            progress("epoch", trainer.epochs_done, epochs)
     parameters, predicted = trainer.predict(data, data.signals)
-    nothing = torch.zeros_like(data.signals, dtype=torch.bool)
-    row = _history_row(0, epochs, loss, data, predicted, 0.0, nothing, None)
-    losses = [(0, epoch + 1, value) for epoch, value in enumerate(trainer.losses)]
-    return IterationResult(parameters, predicted, None, [row], losses, "epochs")
+    errors = _mean_errors(data, predicted)
+    row = _history_row(0, epochs, trainer.losses[-1], errors, 0.0, None, data, None)
+    return IterationResult(parameters, predicted, None, [row], _numbered([row], trainer.losses), "epochs")
+
+
+def _numbered(history: list[dict], losses: list[float]) -> list[tuple[int, int, float]]:
+    """(data iteration, epoch counted from 1 on through all of them, loss) of every epoch."""
+    iterations = [row["data_iteration"] for row in history for _ in range(row["epochs"])]
+    return [
+        (iteration, epoch + 1, loss)
+        for epoch, (iteration, loss) in enumerate(zip(iterations, losses, strict=True))
+    ]
+
+
+def _mean_errors(data: TrainingData, predicted: Tensor) -> dict[str, float]:
+    difference = fitting_error(predicted, data.signals).movedim(1, -1)[data.mask]
+    return {"noisy_loss": float(difference.square().mean()), "fitting_error": float(difference.mean())}
 
 
 def _history_row(
     iteration: int,
     epochs: int,
     loss: float,
-    data: TrainingData,
-    predicted: Tensor,
+    errors: dict[str, float],
     change: float,
-    rewritten: Tensor,
+    rewritten: Tensor | None,
+    data: TrainingData,
     neighbour_count: Tensor | None,
 ) -> dict:
-    difference = fitting_error(predicted, data.signals).movedim(1, -1)[data.mask]
     return {
         "data_iteration": iteration,
         "epochs": epochs,
         "training_loss": loss,
-        "noisy_loss": float(difference.square().mean()),
-        "fitting_error": float(difference.mean()),
+        **errors,
         "training_signal_change": change,
-        "replaced_fraction": float(rewritten.movedim(1, -1)[data.mask].float().mean()),
+        "replaced_fraction": 0.0
+        if rewritten is None
+        else float(rewritten.movedim(1, -1)[data.mask].float().mean()),
         "mean_neighbours": math.nan if neighbour_count is None else float(neighbour_count[data.mask].mean()),
     }

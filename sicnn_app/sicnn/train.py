@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
-import torch.nn.functional as functional
 from torch import Tensor
 
+from sicnn_app.sicnn.convergence import Convergence
 from sicnn_app.sicnn.loss import ForwardModel, mean_squared_difference
 from sicnn_app.sicnn.network import IvimNetwork, Parameters
+from sicnn_app.sicnn.tiles import TILE_SIZE, cut_tiles, tile_grid
 from sicnn_app.sicnn.whitening import Whitening
 
 MIN_EPOCHS = 10
@@ -22,12 +24,6 @@ EMA_DECAY = 0.99
 """Per optimiser step; predictions come from the averaged weights, which flicker far less."""
 
 MAX_GRADIENT_NORM = 1.0
-
-TILE_SIZE = 64
-"""Voxels; slices larger than about this are cut, so that an epoch has several optimiser steps."""
-
-TILE_GAP = 4
-"""Zeros between the two ends of a slice that is shifted in a circle: the reach of the kernels."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +49,14 @@ class TrainingData:
     sigma: Tensor
     weight: Tensor
 
+    def to(self, device: torch.device) -> TrainingData:
+        """The same on another device; on the same one nothing is copied."""
+        return TrainingData(*(getattr(self, item.name).to(device) for item in fields(self)))
+
+    def slices(self, some: slice) -> TrainingData:
+        """The data of some slices; nothing is copied."""
+        return TrainingData(*(getattr(self, item.name)[some] for item in fields(self)))
+
 
 @dataclass
 class Trainer:
@@ -67,6 +71,7 @@ class Trainer:
     learning_rate: float
     batch_size: int
     generator: torch.Generator
+    tile_size: int = TILE_SIZE
     epochs_done: int = 0
     losses: list[float] = field(default_factory=list)
 
@@ -103,6 +108,8 @@ class Trainer:
         delta: float,
         period: int,
         max_periods: int,
+        convergence: Convergence | None = None,
+        epoch_done: Callable[[], None] | None = None,
     ) -> float:
         """Train in periods until the loss improves by less than ``delta`` within one.
 
@@ -115,6 +122,10 @@ class Trainer:
         period : int
             Epochs per period.
         max_periods : int
+        convergence : Convergence, optional
+            How far this training has come already; kept up to date. None: it begins.
+        epoch_done : callable, optional
+            Called after every epoch, when trainer and ``convergence`` agree.
 
         Returns
         -------
@@ -126,52 +137,86 @@ class Trainer:
         The averaged weights kept at the end are those of the half-period with the lowest mean
         loss: a late spike of the optimiser never reaches the maps.
         """
-        best_loss, best_weights = math.inf, None
-        second = math.inf
-        for _ in range(max_periods):
-            halves = []
-            for epochs in (period // 2, period - period // 2):
-                losses = [self.train_epoch(data, network_input, target) for _ in range(epochs)]
-                halves.append(sum(losses) / len(losses))
-                if halves[-1] < best_loss:
-                    best_loss, best_weights = halves[-1], copy.deepcopy(self.averaged.state_dict())
-            first, second = halves
-            if first - second < delta * first:
-                break
-        if best_weights is not None and second > best_loss:
-            self.averaged.load_state_dict(best_weights)
-        return second
+        convergence = Convergence() if convergence is None else convergence
+        while not convergence.reached(delta, max_periods):
+            loss = self.train_epoch(data, network_input, target)
+            convergence.add(loss, period, self.averaged.state_dict())
+            if epoch_done is not None:
+                epoch_done()
+        if convergence.best_weights is not None and convergence.halves[-1] > convergence.best_loss:
+            self.averaged.load_state_dict(convergence.best_weights)
+        return convergence.halves[-1]
 
     @torch.no_grad()
     def predict(self, data: TrainingData, network_input: Tensor) -> tuple[Parameters, Tensor]:
-        """Parameters and predicted signals of whole slices, from the averaged weights."""
-        maps, signals = [], []
+        """Parameters and predicted signals of whole slices, from the averaged weights, slice by slice."""
+        maps = Parameters(*(torch.empty_like(data.sigma) for _ in Parameters._fields))
+        signals = torch.empty_like(data.signals)
         for index in range(len(network_input)):
             one = slice(index, index + 1)
             parameters = self.averaged(self.whitening(network_input[one], data.mask[one]))
-            maps.append(parameters)
-            signals.append(self.forward_model(parameters, data.sigma[one]))
-        parameters = Parameters(*(torch.cat(values) for values in zip(*maps, strict=True)))
-        return parameters, torch.cat(signals) * data.mask[:, None]
+            for values, found in zip(maps, parameters, strict=True):
+                values[one] = found
+            signals[one] = self.forward_model(parameters, data.sigma[one]) * data.mask[one, None]
+        return maps, signals
 
     def steps_per_epoch(self, data: TrainingData) -> int:
         """Optimiser steps of one epoch when no tile is empty."""
-        (count_x, _), (count_y, _) = (tile_grid(length) for length in data.mask.shape[1:])
+        (count_x, _), (count_y, _) = (tile_grid(length, self.tile_size) for length in data.mask.shape[1:])
         return math.ceil(len(data.mask) * count_x * count_y / self.batch_size)
+
+    def state(self) -> dict:
+        """Plain values and tensors on the CPU, for :meth:`restore`; later epochs leave it as it is."""
+        device = self._device()
+        return {
+            "network": _copied(self.network.state_dict()),
+            "averaged": _copied(self.averaged.state_dict()),
+            "optimiser": _copied(self.optimiser.state_dict()),
+            "generator": self.generator.get_state(),
+            # Dropout draws from the default generators.
+            "cpu_generator": torch.get_rng_state(),
+            "cuda_generator": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "epochs_done": self.epochs_done,
+            "steps_done": self.steps_done,
+            "losses": list(self.losses),
+        }
+
+    def restore(self, state: dict) -> None:
+        """Go on where another trainer, made in the same way, was when it gave its :meth:`state`."""
+        self.network.load_state_dict(state["network"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["cpu_generator"])
+        if state["cuda_generator"] is not None:
+            torch.cuda.set_rng_state(state["cuda_generator"], self._device())
+        self.epochs_done, self.steps_done = state["epochs_done"], state["steps_done"]
+        self.losses = list(state["losses"])
+
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
 
     def _batches(
         self, data: TrainingData, network_input: Tensor, target: Tensor
     ) -> Iterator[tuple[Tensor, ...]]:
         shift = torch.randint(2**31, (2,), generator=self.generator).tolist()
-        seen = self.whitening(network_input, data.mask)
-        tiles = [
-            cut_tiles(values, shift) for values in (seen, target, data.sigma[:, None], data.weight[:, None])
-        ]
-        occupied = torch.nonzero(tiles[3].flatten(1).any(dim=1)).flatten()
+        given = cut_tiles(network_input, shift, self.tile_size)
+        wanted = given if target is network_input else cut_tiles(target, shift, self.tile_size)
+        mask, sigma, weight = (
+            cut_tiles(values[:, None], shift, self.tile_size)[:, 0]
+            for values in (data.mask, data.sigma, data.weight)
+        )
+        occupied = torch.nonzero(weight.flatten(1).any(dim=1)).flatten()
         order = torch.randperm(len(occupied), generator=self.generator).to(occupied.device)
         for chosen in occupied[order].split(self.batch_size):
-            signals, wanted, sigma, weight = (values[chosen] for values in tiles)
-            yield signals.contiguous(memory_format=torch.channels_last), wanted, sigma[:, 0], weight[:, 0]
+            # Whitened here and not before: that would be one more copy of all signals.
+            seen = self.whitening(given[chosen], mask[chosen])
+            yield (
+                seen.contiguous(memory_format=torch.channels_last),
+                wanted[chosen],
+                sigma[chosen],
+                weight[chosen],
+            )
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -180,32 +225,10 @@ class Trainer:
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), 1.0 - decay)
 
 
-def tile_grid(length: int) -> tuple[int, int]:
-    """Number of tiles along an axis and the size of each; an axis of about one tile is not cut."""
-    count = max(1, round(length / TILE_SIZE))
-    return (1, length) if count == 1 else (count, math.ceil((length + TILE_GAP) / count))
-
-
-def cut_tiles(values: Tensor, shift: list[int]) -> Tensor:
-    """Cut slices into equal tiles after shifting them in a circle.
-
-    The seams move with the shift, so no voxel stays at one, and no tile is padded beyond the gap.
-
-    Parameters
-    ----------
-    values : Tensor, shape (slices, C, X, Y)
-    shift : list of two int
-        Voxels along X and Y, drawn anew in every epoch; ignored along an axis that is not cut.
-
-    Returns
-    -------
-    Tensor, shape (tiles, C, tile X, tile Y)
-    """
-    slices, channels, size_x, size_y = values.shape
-    (count_x, tile_x), (count_y, tile_y) = tile_grid(size_x), tile_grid(size_y)
-    padded = functional.pad(values, (0, count_y * tile_y - size_y, 0, count_x * tile_x - size_x))
-    for axis, count, tile, distance in ((2, count_x, tile_x, shift[0]), (3, count_y, tile_y, shift[1])):
-        if count > 1:
-            padded = padded.roll(distance % (count * tile), dims=axis)
-    tiles = padded.reshape(slices, channels, count_x, tile_x, count_y, tile_y).permute(0, 2, 4, 1, 3, 5)
-    return tiles.reshape(-1, channels, tile_x, tile_y)
+def _copied(values: Any) -> Any:
+    """Nested dicts and lists with every tensor copied to the CPU."""
+    if isinstance(values, Tensor):
+        return values.detach().to("cpu", copy=True)
+    if isinstance(values, dict):
+        return {name: _copied(value) for name, value in values.items()}
+    return [_copied(value) for value in values] if isinstance(values, list) else values

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from sicnn_app.checkpoints import TrainingCheckpoint
+from sicnn_app.errors import TryAgainError
 from sicnn_app.ivim.maps import MAPS, Estimate
 from sicnn_app.ivim.signal import ivim_signal_maps
-from sicnn_app.lsq.estimate import estimate_lsq
-from sicnn_app.settings import Bounds
+from sicnn_app.lsq import estimate as lsq_module
+from sicnn_app.lsq import fit
+from sicnn_app.lsq.estimate import estimate, estimate_lsq, needed_bytes
+from sicnn_app.settings import Bounds, EstimationSettings
 
 BVALS = np.array([0, 10, 30, 60, 100, 200, 400, 600, 800.0])
 TRUTH = {"f": 0.2, "d": 0.0012, "dstar": 0.03}
@@ -126,3 +133,123 @@ def test_cuda_estimate_lies_on_the_host():
     estimate = estimate_lsq(volume(mask.shape), mask, BVALS, device="cuda:0")
     assert estimate.device == "cuda:0"
     np.testing.assert_allclose(estimate.maps["f"], TRUTH["f"], rtol=0.01)
+
+
+def run_estimate(signals: np.ndarray, **options) -> Estimate:
+    return estimate(
+        signals,
+        np.ones(signals.shape[:3], dtype=bool),
+        BVALS,
+        sigma_per_bval=np.full(BVALS.size, 20.0),
+        settings=EstimationSettings(method="lsq"),
+        **options,
+    )
+
+
+def test_the_shared_interface_takes_a_checkpoint_and_leaves_it_alone(tmp_path):
+    checkpoint = TrainingCheckpoint(tmp_path / "c", "key", first_write=0.0)
+    signals = volume((5, 4, 2), snr=20)
+    result = run_estimate(signals, checkpoint=checkpoint, fall_back=True, memory_limit=10**9)
+    expected = estimate_lsq(signals, np.ones((5, 4, 2), dtype=bool), BVALS)
+    for label, values in expected.maps.items():
+        np.testing.assert_array_equal(result.maps[label], values)
+    assert result.parameters == {**expected.parameters, "out_of_memory": []}
+    assert list(tmp_path.iterdir()) == []
+
+
+def short_of_memory(monkeypatch, voxels: int) -> list[int]:
+    """Let fits of more voxels at once fail; returns the sizes of all."""
+    minimise, sizes = fit.minimise, []
+
+    def limited(signals, *arguments, **options):
+        sizes.append(len(signals))
+        if len(signals) > voxels:
+            raise torch.OutOfMemoryError("out of memory")
+        return minimise(signals, *arguments, **options)
+
+    monkeypatch.setattr(fit, "minimise", limited)
+    return sizes
+
+
+def test_with_little_memory_fewer_voxels_are_fitted_at_once(monkeypatch):
+    signals = volume((30, 20, 12), snr=20)
+    expected = run_estimate(signals)
+    sizes = short_of_memory(monkeypatch, 10_000)
+    result = run_estimate(signals)
+    assert max(sizes[1:]) <= 10_000 < sizes[0]
+    for label in ("f", "d", "dstar", "s0"):
+        np.testing.assert_allclose(result.maps[label], expected.maps[label], rtol=1e-3)
+    (text,) = result.parameters["out_of_memory"]
+    assert text.startswith("cpu ran out of memory")
+
+
+def test_no_memory_at_all_is_a_clear_stop(monkeypatch):
+    short_of_memory(monkeypatch, 0)
+    with pytest.raises(TryAgainError, match="cpu ran out of memory") as caught:
+        run_estimate(volume((3, 3, 1)))
+    assert caught.value.exit_code == 75
+
+
+@pytest.mark.parametrize("fall_back", [True, False])
+def test_the_cpu_takes_over_only_where_that_was_allowed(monkeypatch, fall_back):
+    whole = lsq_module.estimate_lsq
+
+    def full_device(*arguments, device, **options):
+        if device.startswith("cuda"):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(*arguments, device=device, **options)
+
+    monkeypatch.setattr(lsq_module, "estimate_lsq", full_device)
+    if fall_back:
+        result = run_estimate(volume((3, 3, 1)), device="cuda:0", fall_back=True)
+        assert result.device == "cpu" and len(result.parameters["out_of_memory"]) == 3
+    else:
+        with pytest.raises(TryAgainError, match="cuda:0 ran out of memory.*--device cpu"):
+            run_estimate(volume((3, 3, 1)), device="cuda:0")
+
+
+def test_a_limit_that_is_too_low_is_told_with_numbers():
+    with pytest.raises(TryAgainError, match=r"about 0\.\d+ GB.*0\.001 are left.*--mem"):
+        run_estimate(volume((3, 3, 1)), memory_limit=1_000_000)
+
+
+PEAK = """
+import re, sys
+from pathlib import Path
+import numpy as np
+import torch
+from sicnn_app.lsq.estimate import estimate
+from sicnn_app.settings import EstimationSettings
+
+def kilobytes(key):
+    return int(re.search(rf"^{key}:\\s+(\\d+)", Path("/proc/self/status").read_text(), re.M)[1])
+
+torch.set_num_threads(1)
+x, y, z, count = (int(text) for text in sys.argv[1:])
+bvals = np.linspace(0, 800, count)
+rng = np.random.default_rng(0)
+signals = np.empty((x, y, z, count), np.float32)
+for index, b in enumerate(bvals):
+    signals[..., index] = 500 * np.exp(-b * 0.001) + 5 * rng.standard_normal((x, y, z), dtype=np.float32)
+before = kilobytes("VmRSS")
+settings = EstimationSettings(method="lsq")
+estimate(signals, np.ones((x, y, z), bool), bvals, sigma_per_bval=np.full(count, 5.0), settings=settings)
+print(1024 * (kilobytes("VmHWM") - before))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (25, 25, 10, 12),
+        (64, 64, 25, 48),
+        (64, 64, 25, 8),
+    ],
+)
+def test_the_need_is_that_of_a_measured_process(shape):
+    command = [sys.executable, "-c", PEAK, *map(str, shape)]
+    peak = int(subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout)
+    need = needed_bytes(shape[:3], shape[3], EstimationSettings(method="lsq"))
+    assert 0.65 * need <= peak <= 1.15 * need, (peak, need)

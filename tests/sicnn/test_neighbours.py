@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sicnn_app.ivim.signal import ivim_signal_torch
-from sicnn_app.sicnn.iterate import neighbour_mean
 from sicnn_app.sicnn.neighbours import crop_to_mask, similar_neighbour_sum
 from sicnn_app.sicnn.network import Parameters
+from sicnn_app.sicnn.rewrite import neighbour_mean
 from sicnn_app.sicnn.train import TrainingData
 
 BVALS = torch.tensor([0.0, 20.0, 80.0, 200.0, 600.0])

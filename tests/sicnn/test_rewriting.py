@@ -15,10 +15,12 @@ from sicnn_app.ivim.signal import ivim_signal_torch
 from sicnn_app.settings import EstimationSettings, Threshold
 from sicnn_app.sicnn import iterate as module
 from sicnn_app.sicnn.fitting_error import fitting_error, signals_to_rewrite, threshold_map
-from sicnn_app.sicnn.iterate import epochs_per_period, iterate, neighbour_mean
+from sicnn_app.sicnn.iterate import epochs_per_period, iterate
 from sicnn_app.sicnn.loss import noise_free_model
 from sicnn_app.sicnn.network import IvimNetwork, NetworkConfig
-from sicnn_app.sicnn.train import MIN_EPOCHS, TILE_GAP, TILE_SIZE, Trainer, TrainingData, cut_tiles, tile_grid
+from sicnn_app.sicnn.rewrite import neighbour_mean
+from sicnn_app.sicnn.tiles import TILE_GAP, cut_tiles, tile_grid
+from sicnn_app.sicnn.train import MIN_EPOCHS, Trainer, TrainingData
 from sicnn_app.sicnn.whitening import Whitening
 
 BVALS = torch.tensor([0.0, 20.0, 80.0, 200.0, 600.0])
@@ -86,16 +88,17 @@ def test_signals_beyond_the_threshold_inside_the_mask_are_rewritten():
     size=st.tuples(st.integers(1, 200), st.integers(1, 200)),
     shift=st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1)),
     slices=st.integers(1, 2),
+    tile_size=st.sampled_from([64, 32, 16]),
 )
-def test_tiles_hold_every_voxel_once(size, shift, slices):
+def test_tiles_hold_every_voxel_once(size, shift, slices, tile_size):
     numbers = torch.arange(1, slices * size[0] * size[1] + 1).reshape(slices, 1, *size)
-    tiles = cut_tiles(numbers, list(shift))
+    tiles = cut_tiles(numbers, list(shift), tile_size)
     held = tiles[tiles > 0]
     assert torch.equal(held.sort().values, numbers.flatten())
-    assert max(tiles.shape[2:]) <= 1.5 * TILE_SIZE
+    assert max(tiles.shape[2:]) <= 1.5 * tile_size
     # The network never sees the two ends of a shifted slice side by side.
     for length in size:
-        count, tile = tile_grid(length)
+        count, tile = tile_grid(length, tile_size)
         assert count == 1 or count * tile >= length + TILE_GAP
 
 

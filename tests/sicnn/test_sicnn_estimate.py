@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from sicnn_app.errors import TryAgainError
 from sicnn_app.ivim.maps import MAPS, Estimate
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.settings import Bounds, EstimationSettings, Threshold, preset_settings
-from sicnn_app.sicnn import estimate as module
 from sicnn_app.sicnn import iterate
 from sicnn_app.sicnn.estimate import estimate
 
@@ -212,16 +210,6 @@ def test_predicted_neighbours_the_rician_model_and_absolute_thresholds_run():
     check_maps(result, np.ones((9, 8, 2), dtype=bool), Bounds())
     assert "predicted signal" in result.algorithm
     assert result.parameters["rician_model"] is True
-
-
-def test_no_memory_asks_to_try_again(monkeypatch):
-    def no_memory(*arguments):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(module, "iterate", no_memory)
-    with pytest.raises(TryAgainError, match="--batch-size") as caught:
-        run(volume((4, 4, 1)))
-    assert caught.value.exit_code == 75
 
 
 @pytest.mark.gpu

@@ -1,0 +1,191 @@
+"""Checkpoints of a training on disk: written whole, read without pickle, cheap."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+MAGIC = b"sicnn-app checkpoint 1\n"
+"""First bytes of every file; a SHA-256 of the rest follows, because torch verifies no checksum."""
+
+DIGEST_SIZE = hashlib.sha256().digest_size
+
+SHARE = 0.02
+"""Largest part of the run time that snapshots and writing together may take."""
+
+SNAPSHOT_INTERVAL = 1.0
+"""Seconds between two snapshots in memory: what a signal to end loses at most, besides one epoch."""
+
+FIRST_WRITE = 5.0
+"""Seconds from the first offer to the first write."""
+
+LEAST_INTERVAL = 10.0
+"""Seconds between two writes, however cheap they are."""
+
+
+class TrainingCheckpoint:
+    """The last consistent state of one training.
+
+    A snapshot in memory is taken about once a second and written when that is due, so that an end by
+    a signal can still write the newest one and a kill loses seconds. A snapshot or write that took
+    ``c`` seconds is followed by none of its kind for ``2 c / share`` seconds.
+
+    Parameters
+    ----------
+    path : Path
+        File of the checkpoint; its folder exists.
+    key : str
+        What the state belongs to; a file with another key is ignored.
+    clock : callable
+        Seconds; decides when to write, never what.
+    share : float
+    least_interval, first_write, snapshot_interval : float
+        Seconds, see the constants of this module.
+
+    Attributes
+    ----------
+    warnings : list of str
+        At most one line: that the state could not be written. A training never stops for that.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        key: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        share: float = SHARE,
+        least_interval: float = LEAST_INTERVAL,
+        first_write: float = FIRST_WRITE,
+        snapshot_interval: float = SNAPSHOT_INTERVAL,
+    ) -> None:
+        self.path = path
+        self.key = key
+        self.warnings: list[str] = []
+        self._clock = clock
+        self._pause_per_cost = 2.0 / share
+        self._least_interval = least_interval
+        self._first_write = first_write
+        self._snapshot_interval = snapshot_interval
+        self._next_snapshot = -math.inf
+        self._next_write: float | None = None
+        self._snapshot: dict[str, Any] | None = None
+        self._written: dict[str, Any] | None = None
+
+    def load(self) -> dict[str, Any] | None:
+        """The state of an earlier, interrupted process; None when there is none that fits.
+
+        A file that is damaged, cut short, foreign or of another key is as good as none. Only tensors
+        and plain values are read; code in a file is never run. What killed processes left half
+        written is removed.
+        """
+        import torch
+
+        self._remove_temporary_files()
+        try:
+            content = self.path.read_bytes()
+        except OSError:
+            return None
+        head, body = content[: len(MAGIC) + DIGEST_SIZE], memoryview(content)[len(MAGIC) + DIGEST_SIZE :]
+        if head != MAGIC + hashlib.sha256(body).digest():
+            return None
+        try:
+            found = torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
+        except Exception:  # A foreign file with a right digest can make the reader raise anything.
+            return None
+        if not isinstance(found, dict) or found.get("key") != self.key:
+            return None
+        state = found.get("state")
+        return state if isinstance(state, dict) else None
+
+    def offer(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Called wherever the training is consistent; takes and writes the state when it is time to.
+
+        Parameters
+        ----------
+        state : callable
+            Makes a dict of tensors and plain values, on the CPU, that later training leaves as it is.
+        """
+        start = self._clock()
+        if self._next_write is None:
+            self._next_write = start + self._first_write
+        if start < self._next_snapshot:
+            return
+        try:
+            self._snapshot = state()
+        except MemoryError as error:
+            self._warn(error)
+        now = self._clock()
+        self._next_snapshot = now + max(self._snapshot_interval, self._pause_per_cost * (now - start))
+        if now < self._next_write:
+            return
+        self.flush()
+        after = self._clock()
+        self._next_write = after + max(self._least_interval, self._pause_per_cost * (after - now))
+
+    def flush(self) -> bool:
+        """Write the newest snapshot, before the process ends; raises nothing when that fails.
+
+        Returns
+        -------
+        bool
+            Whether the newest state known lies on disk.
+        """
+        snapshot = self._snapshot
+        if snapshot is None or snapshot is self._written:
+            return self.path.exists()
+        try:
+            self._write(snapshot)
+        except (OSError, MemoryError) as error:
+            self._warn(error)
+            return False
+        self._written = snapshot
+        return True
+
+    def remove(self) -> None:
+        """Forget the state: the training is complete."""
+        self._snapshot = self._written = None
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+        self._remove_temporary_files()
+
+    def _write(self, snapshot: dict[str, Any]) -> None:
+        import torch
+
+        # Through memory, because only Python's own writing reports a full disk as an OSError.
+        body = io.BytesIO()
+        torch.save({"key": self.key, "state": snapshot}, body)
+        # A name of its own for every write: a signal may interrupt one and flush in the meantime.
+        descriptor, name = tempfile.mkstemp(prefix=f"{self.path.name}.", suffix=".tmp", dir=self.path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(MAGIC + hashlib.sha256(body.getbuffer()).digest())
+                stream.write(body.getbuffer())
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(name, self.path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(name)
+            raise
+
+    def _remove_temporary_files(self) -> None:
+        with suppress(OSError):
+            for path in self.path.parent.iterdir():
+                if path.name.startswith(f"{self.path.name}.") and path.suffix == ".tmp":
+                    path.unlink(missing_ok=True)
+
+    def _warn(self, error: BaseException) -> None:
+        if not self.warnings:
+            reason = getattr(error, "strerror", None) or str(error) or "out of memory"
+            self.warnings.append(
+                f"{self.path}: the training cannot be saved ({reason}): if interrupted, it starts anew"
+            )

@@ -1,0 +1,73 @@
+"""From volumes to the box that the network sees, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sicnn_app.ivim.normalise import normalise
+from sicnn_app.sicnn.loss import voxel_weights
+from sicnn_app.sicnn.neighbours import crop_to_mask
+from sicnn_app.sicnn.train import TrainingData
+
+NORMALISED_LIMITS = (-1.0, 3.0)
+"""Normalised signals beyond these are noise over noise (S0 is fitted within 0.5..1.5) and are clipped."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """The part of the volume that the network sees: slices with mask voxels, cut to their bounding box."""
+
+    mask: np.ndarray
+    slices: np.ndarray
+    x: slice
+    y: slice
+
+    @classmethod
+    def around(cls, mask: np.ndarray) -> Box:
+        slices, x, y = crop_to_mask(torch.from_numpy(mask).permute(2, 0, 1))
+        return cls(mask, slices.numpy(), x, y)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(X, Y, slices)."""
+        return self.x.stop - self.x.start, self.y.stop - self.y.start, len(self.slices)
+
+    def cut(self, values: np.ndarray) -> np.ndarray:
+        """(X, Y, Z, ...) -> (box X, box Y, slices, ...), a copy."""
+        return values[self.x, self.y][:, :, self.slices]
+
+    def put_back(self, values: torch.Tensor, outside: float, dtype: type) -> np.ndarray:
+        """(slices, box X, box Y, ...) -> (X, Y, Z, ...) with ``outside`` wherever the mask is not."""
+        volume = np.full(self.mask.shape + tuple(values.shape[3:]), outside, dtype=dtype)
+        part = values.numpy()
+        for index, z in enumerate(self.slices):
+            volume[self.x, self.y, z] = part[index]
+        volume[~self.mask] = outside
+        return volume
+
+
+def training_data(signals: np.ndarray, box: Box, sigma: float) -> tuple[TrainingData, torch.Tensor]:
+    """What the network sees, and the normaliser in source units, shape (slices, box X, box Y).
+
+    Parameters
+    ----------
+    signals : ndarray, shape (X, Y, Z, B), source units
+    box : Box
+    sigma : float, source units
+        Noise of a single volume.
+    """
+    mask = box.cut(box.mask)
+    normalised, normaliser = normalise(box.cut(signals), mask)
+    np.clip(normalised, *NORMALISED_LIMITS, out=normalised)
+    scale = torch.from_numpy(normaliser).movedim(2, 0).contiguous()
+    usable = scale > 0
+    return TrainingData(
+        signals=torch.from_numpy(normalised).permute(2, 3, 0, 1).contiguous(),
+        mask=torch.from_numpy(mask).movedim(2, 0).contiguous(),
+        normaliser=scale / scale[usable].mean(),
+        sigma=torch.where(usable, sigma / torch.where(usable, scale, 1.0), 0.0),
+        weight=voxel_weights(scale),
+    ), scale

@@ -1,0 +1,108 @@
+"""How much host memory an estimation takes, and how to make do with less."""
+
+from __future__ import annotations
+
+from sicnn_app.errors import TryAgainError
+from sicnn_app.settings import EstimationSettings
+from sicnn_app.sicnn.attempts import Attempt, smaller, tiles_of
+from sicnn_app.sicnn.network import NetworkConfig
+from sicnn_app.sicnn.rewrite import VOXELS_AT_ONCE
+from sicnn_app.sicnn.tiles import tile_grid
+
+FIXED_BYTES = 110_000_000
+"""Libraries that the first convolution loads, and what the allocator keeps."""
+
+VALUE = 4
+"""Bytes of a float32."""
+
+SIGNAL_COPIES = 7
+"""Arrays of the size of all signals in the box at once: signals, training signals, predictions, tiles ..."""
+
+VOXEL_COPIES = 12
+"""Arrays of one value per voxel: mask, weight, noise, normaliser, maps, counts."""
+
+STEP_COPIES = {"width": 11, "bvals": 19, "rician": 11}
+"""Values per voxel of a batch that one optimiser step keeps: times the channels of a hidden layer, and
+times the b-values; the Rician model adds to the latter."""
+
+SLICE_COPIES = {"width": 5, "bvals": 3}
+"""The same per voxel of a slice that is predicted."""
+
+NEIGHBOUR_COPIES = 12
+"""Values per b-value and voxel of the slices that are rewritten together."""
+
+
+def needed_bytes(
+    shape: tuple[int, int, int],
+    n_bvals: int,
+    settings: EstimationSettings,
+    *,
+    attempt: Attempt | None = None,
+) -> int:
+    """Host memory that :func:`sicnn_app.sicnn.estimate.estimate` takes besides its arguments.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (X, Y, slices) of the bounding box of the mask; the whole volume gives an upper limit.
+    n_bvals : int
+    settings : EstimationSettings
+    attempt : Attempt, optional
+        Device, batch and tiles; by default those of the settings on the CPU.
+
+    Returns
+    -------
+    int
+        Bytes. Measured peaks lie between 0.7 and 1.15 times this on the CPU; of a CUDA device, whose own
+        libraries are not counted, only what lies on the host.
+    """
+    attempt = Attempt("cpu", settings.batch_size) if attempt is None else attempt
+    size_x, size_y, slices = shape
+    voxels = size_x * size_y * slices
+    arrays = FIXED_BYTES + VALUE * voxels * (SIGNAL_COPIES * n_bvals + VOXEL_COPIES)
+    if attempt.device != "cpu":
+        return arrays
+    width = NetworkConfig(n_bvals).width
+    per_bval = STEP_COPIES["bvals"] + (STEP_COPIES["rician"] if settings.rician else 0)
+    tile = tile_grid(size_x, attempt.tile_size)[1] * tile_grid(size_y, attempt.tile_size)[1]
+    batch = min(attempt.batch_size, tiles_of(shape, attempt.tile_size))
+    step = batch * tile * (STEP_COPIES["width"] * width + per_bval * n_bvals)
+    one_slice = size_x * size_y * (SLICE_COPIES["width"] * width + SLICE_COPIES["bvals"] * n_bvals)
+    together = max(size_x * size_y, min(voxels, VOXELS_AT_ONCE))
+    rewriting = together * NEIGHBOUR_COPIES * n_bvals if settings.method == "si-cnn" else 0
+    return arrays + VALUE * max(step, one_slice, rewriting)
+
+
+def least_bytes(shape: tuple[int, int, int], n_bvals: int, settings: EstimationSettings) -> int:
+    """:func:`needed_bytes` with the smallest batches and tiles: with less, nothing can be estimated."""
+    asked = Attempt("cpu", settings.batch_size)
+    return min(
+        needed_bytes(shape, n_bvals, settings, attempt=attempt) for attempt in (asked, *smaller(asked, shape))
+    )
+
+
+def within_limit(
+    asked: Attempt,
+    shape: tuple[int, int, int],
+    n_bvals: int,
+    settings: EstimationSettings,
+    limit: int | None,
+) -> Attempt:
+    """The largest attempt from ``asked`` on that takes at most ``limit`` bytes; None: no limit.
+
+    Raises
+    ------
+    TryAgainError
+        When even the smallest one takes more.
+    """
+    if limit is None:
+        return asked
+    needed = 0
+    for attempt in (asked, *smaller(asked, shape)):
+        needed = needed_bytes(shape, n_bvals, settings, attempt=attempt)
+        if needed <= limit:
+            return attempt
+    raise TryAgainError(
+        f"the estimation takes at least about {needed / 1e9:.2g} GB of memory, and {max(limit, 0) / 1e9:.2g} "
+        "are left for it: allow more with --mem"
+    )
