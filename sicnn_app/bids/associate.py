@@ -1,4 +1,4 @@
-"""Which files belong to an image: the BIDS inheritance principle, and masks of other datasets.
+"""Which files belong to an image: names, and the BIDS inheritance principle.
 
 pybids 0.22 compares only the entities two files share, so that an image without a .bval
 of its own is given another run's; here a candidate's entities must all be the image's own.
@@ -6,13 +6,13 @@ of its own is given another run's; here a candidate's entities must all be the i
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sicnn_app.errors import DataError, MissingInputError, SicnnAppError, UsageError
+from sicnn_app.bids.content import read_json, require_content
+from sicnn_app.errors import DataError, MissingInputError, SicnnAppError
 from sicnn_app.ivim.run import SourceImage
 
 ENTITY_ORDER = (
@@ -25,16 +25,11 @@ ENTITY_ORDER = (
 IMAGE_EXTENSIONS = (".nii.gz", ".nii")
 EXTENSIONS = (*IMAGE_EXTENSIONS, ".bval", ".bvec", ".json")
 
-NATIVE_SPACES = ("orig", "native", "dwi")
-"""``space`` labels that mean the grid of the source image."""
+LABEL = re.compile(r"[0-9A-Za-z+]+")
+"""What BIDS allows in a label. Names of outputs are made of labels: no other one gets that far."""
 
-TARGET_ENTITIES = ("space", "res", "desc")
-"""Entities of a derivative that say how it was made, not which run it was made from."""
-
-ANNEX_POINTER = b"/annex/objects/"
-"""Start of the text git-annex leaves in place of an unlocked file that was not fetched."""
-
-PREFERRED_MASKS = ("brain", "body")
+_ENTITY = re.compile(rf"([0-9A-Za-z]+)-({LABEL.pattern})")
+_SUFFIX = re.compile(r"[0-9A-Za-z]+")
 
 
 @dataclass(frozen=True)
@@ -49,14 +44,15 @@ class BidsName:
 def parse_name(name: str) -> BidsName | None:
     """Parse a BIDS file name; None when it is no such name.
 
-    Labels stay as they are written: ``run-1`` and ``run-01`` are two runs.
+    Labels stay as they are written: ``run-1`` and ``run-01`` are two runs. They hold letters,
+    digits and plus signs only, as :data:`LABEL` tells.
 
     Examples
     --------
     >>> parse_name("sub-01_run-01_acq-a_dwi.nii.gz").entities
     {'sub': '01', 'acq': 'a', 'run': '01'}
-    >>> parse_name("notes.txt") is None
-    True
+    >>> parse_name("notes.txt") is None, parse_name("sub-01_acq-a.b_dwi.nii.gz") is None
+    (True, True)
     """
     extension = next((known for known in EXTENSIONS if name.endswith(known)), None)
     if extension is None:
@@ -64,11 +60,11 @@ def parse_name(name: str) -> BidsName | None:
     *pairs, suffix = name.removesuffix(extension).split("_")
     entities: dict[str, str] = {}
     for pair in pairs:
-        key, dash, label = pair.partition("-")
-        if not (key and dash and label) or key in entities:
+        entity = _ENTITY.fullmatch(pair)
+        if entity is None or entity[1] in entities:
             return None
-        entities[key] = label
-    if not suffix or "-" in suffix:
+        entities[entity[1]] = entity[2]
+    if not _SUFFIX.fullmatch(suffix):
         return None
     return BidsName(in_bids_order(entities), suffix, extension)
 
@@ -82,25 +78,6 @@ def in_bids_order(entities: dict[str, str]) -> dict[str, str]:
 def applies(candidate: dict[str, str], entities: dict[str, str]) -> bool:
     """Whether every entity of ``candidate`` is one of ``entities``, with an equal label."""
     return candidate.items() <= entities.items()
-
-
-def require_content(path: Path) -> None:
-    """Raise MissingInputError when a file is absent or is annexed content that was not fetched.
-
-    An annexed file is a dangling link, or (unlocked) a small text pointing into the annex.
-    """
-    not_fetched = f"the content of {path} is not here: fetch it with `datalad get {path}`"
-    try:
-        if path.is_symlink() and not path.exists():
-            raise MissingInputError(not_fetched)
-        if not path.is_file():
-            raise MissingInputError(f"{path} does not exist")
-        with path.open("rb") as stream:
-            start = stream.read(len(ANNEX_POINTER))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
-    if start == ANNEX_POINTER:
-        raise MissingInputError(not_fetched)
 
 
 def _both(paths: list[Path]) -> str:
@@ -180,6 +157,11 @@ class Associator:
         """
         bval = self._nearest(image, entities, ".bval")
         bvec = self._nearest(image, entities, ".bvec")
+        sidecars, metadata, warnings = self.metadata(image, entities)
+        return SourceImage(image, bval, bvec, tuple(sidecars), metadata), warnings
+
+    def metadata(self, image: Path, entities: dict[str, str]) -> tuple[list[Path], dict[str, Any], list[str]]:
+        """Sidecars that apply to an image, farthest first, what they say together, and warnings."""
         sidecars: list[Path] = []
         metadata: dict[str, Any] = {}
         warnings = []
@@ -188,115 +170,13 @@ class Associator:
                 warnings.append(f"{_both(level)} both apply to {image.name}: the last one overrides")
             for path in level:
                 try:
-                    content = json.loads(path.read_text(encoding="utf-8-sig"))
-                    if not isinstance(content, dict):
-                        raise ValueError("no JSON object")
-                except (OSError, ValueError) as error:
-                    warnings.append(f"{path} is left out: it cannot be read as JSON ({error})")
+                    content = read_json(path)
+                except (DataError, MissingInputError) as error:
+                    warnings.append(f"a sidecar is left out: {error}")
                     continue
                 sidecars.append(path)
                 metadata.update(content)
-        return SourceImage(image, bval, bvec, tuple(sidecars), metadata), warnings
-
-
-@dataclass(frozen=True)
-class DerivativeFile:
-    """A file of a derivative dataset: its name's source entities, and how it was made."""
-
-    dataset: Path
-    path: Path
-    source: dict[str, str]
-    space: str | None
-    desc: str | None
-
-
-def _derivative_files(
-    datasets: dict[str, Path], entities: dict[str, str], suffix: str
-) -> list[DerivativeFile]:
-    """Images of a suffix in the datasets' folders of the same subject and session that fit ``entities``."""
-    found = []
-    for root in datasets.values():
-        folder = root / f"sub-{entities['sub']}"
-        if "ses" in entities:
-            folder /= f"ses-{entities['ses']}"
-        # Other datatypes have other grids: a brain mask of anat/ is no mask of the DWI.
-        for path in sorted([*folder.glob(f"*_{suffix}.nii*"), *folder.glob(f"dwi/*_{suffix}.nii*")]):
-            name = parse_name(path.name)
-            if name is None or name.suffix != suffix or name.extension not in IMAGE_EXTENSIONS:
-                continue
-            source = {key: label for key, label in name.entities.items() if key not in TARGET_ENTITIES}
-            if "sub" in source and applies(source, entities):
-                space = name.entities.get("space")
-                space = None if space in NATIVE_SPACES else space
-                found.append(DerivativeFile(root, path, source, space, name.entities.get("desc")))
-    return found
-
-
-def _names(files: Sequence[DerivativeFile]) -> str:
-    return ", ".join(str(file.path) for file in files)
-
-
-def find_preprocessed(datasets: dict[str, Path], entities: dict[str, str]) -> DerivativeFile | None:
-    """The ``*_desc-preproc_dwi`` made from a run, or None.
-
-    Parameters
-    ----------
-    datasets : dict of str to Path
-        Derivative datasets by name.
-    entities : dict of str to str
-        Entities of the raw run.
-
-    Raises
-    ------
-    UsageError
-        Several match.
-    """
-    files = [file for file in _derivative_files(datasets, entities, "dwi") if file.desc == "preproc"]
-    if len(files) > 1:
-        raise UsageError(f"several preprocessed images match: {_names(files)}. Leave one out with -d")
-    return files[0] if files else None
-
-
-def find_mask(
-    datasets: dict[str, Path], entities: dict[str, str], *, space: str | None, desc: str | None
-) -> Path | None:
-    """The mask made for a run and on its grid, or None.
-
-    Parameters
-    ----------
-    datasets : dict of str to Path
-        Derivative datasets by name.
-    entities : dict of str to str
-        Entities of the run.
-    space : str or None
-        ``space`` label of the image; None in native space.
-    desc : str or None
-        The one ``desc`` label wanted. Without it a single ``brain`` or ``body`` mask is preferred.
-
-    Raises
-    ------
-    UsageError
-        Several match and nothing decides between them.
-    MissingInputError
-        The content of the mask is not fetched.
-    """
-    files = [file for file in _derivative_files(datasets, entities, "mask") if file.space == space]
-    narrowings: list[Callable[[DerivativeFile], bool]] = []
-    if desc is not None:
-        files = [file for file in files if file.desc == desc]
-    else:
-        narrowings.append(lambda file: file.desc in PREFERRED_MASKS)
-    most = max((len(file.source) for file in files), default=0)
-    narrowings.append(lambda file: len(file.source) == most)
-    for narrowing in narrowings:
-        if len(files) > 1:
-            files = [file for file in files if narrowing(file)] or files
-    if not files:
-        return None
-    if len(files) > 1:
-        raise UsageError(f"several masks match: {_names(files)}. Choose with --mask-desc")
-    require_content(files[0].path)
-    return files[0].path
+        return sidecars, metadata, warnings
 
 
 def source_error(source: SourceImage, *, has_bvals_file: bool) -> SicnnAppError | None:

@@ -18,12 +18,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import nibabel as nib
+import numpy as np
 
-from sicnn_app.caches import owned_folder
 from sicnn_app.errors import OutputError
+from sicnn_app.locks.owned import owned_folder
+from sicnn_app.memory import release
 
 WORK_FOLDER = ".work"
 """Folder below the output that holds whatever is not finished."""
@@ -74,12 +76,6 @@ def scratch_folder(output_dir: Path) -> Iterator[Path]:
         with output_errors(work):
             folder = stack.enter_context(owned_folder(work, "write"))
         yield folder
-
-
-def remove_if_empty(folder: Path) -> None:
-    """Remove ``folder`` unless it holds something or is gone already."""
-    with suppress(OSError):
-        folder.rmdir()
 
 
 def _sync(path: Path) -> None:
@@ -185,6 +181,24 @@ def save_bytes(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
+class _Releasing(io.BufferedIOBase):
+    """Writes to a stream and gives up the memory of the array that is being written, volume by volume."""
+
+    def __init__(self, stream: BinaryIO, values: np.ndarray) -> None:
+        self._stream = stream
+        self._values = values
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._stream.seek(offset, whence)
+
+    def write(self, content: bytes) -> int:
+        release(self._values)
+        return self._stream.write(content)
+
+
 def save_nifti(path: Path, image: nib.Nifti1Image) -> None:
     """Write ``image`` to ``path`` (.nii or .nii.gz), which is a temporary path.
 
@@ -195,10 +209,10 @@ def save_nifti(path: Path, image: nib.Nifti1Image) -> None:
             path.open("wb") as file,
             gzip.GzipFile("", "wb", COMPRESSION_LEVEL, fileobj=file, mtime=0) as stream,
         ):
-            image.to_stream(stream)
+            image.to_stream(_Releasing(stream, image.dataobj))
     else:
         with path.open("wb") as file:
-            image.to_stream(file)
+            image.to_stream(_Releasing(file, image.dataobj))
 
 
 def write_bytes(target: Path, content: bytes, *, output_dir: Path | None = None) -> None:
@@ -255,7 +269,8 @@ class StagedFiles:
         return [target for _, target in self._staged]
 
     def _add(self, target: Path) -> Path:
-        temporary = self._folder / f"{len(self._staged)}-{target.name}"
+        # Without the name, which may be as long as the file system allows already.
+        temporary = self._folder / f"{len(self._staged)}{''.join(target.suffixes)}"
         self._staged.append((temporary, target))
         return temporary
 

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import csv
-import errno
-import fcntl
 import io
 import json
 import os
-import socket
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +15,18 @@ from sicnn_app.bids.atomic import (
     WORK_FOLDER,
     json_bytes,
     make_folder,
-    output_errors,
-    remove_if_empty,
     tsv_bytes,
     write_bytes,
 )
 from sicnn_app.bids.readme import DESCRIPTIONS, readme_text
 from sicnn_app.bids.sidecar import RAW_DATASET
-from sicnn_app.errors import DataError, TryAgainError, UsageError
+from sicnn_app.errors import DataError, UsageError
+from sicnn_app.locks.shared import locked_folder, shared_folder
 
 BIDS_VERSION = "1.11.1"
 
-LOCK_NAME = "dataset.lock"
 LOCK_TIMEOUT = 60.0
 """Seconds to wait for another job; it holds the lock for milliseconds."""
-
-_LOCK_POLL = 0.05
 
 BIDSIGNORE: tuple[str, ...] = (
     "*.html",
@@ -87,8 +78,7 @@ def prepare_output(
 
     Writes ``dataset_description.json``, ``README.md``, ``CITATION.md``, ``.bidsignore`` and
     ``descriptions.tsv`` and creates ``logs``. Parallel jobs may do so at the same time: a lock is
-    held meanwhile, every file is replaced as a whole, and equal jobs write equal bytes, so that
-    nothing breaks either where the file system knows no locks. Links, rows and lines of earlier
+    held meanwhile, and every file is replaced as a whole. Links, rows and lines of earlier
     jobs are kept, and so is an existing ``README.md``, which a person may have extended.
 
     Parameters
@@ -124,7 +114,8 @@ def prepare_output(
                 f"--derivatives: the name {name!r} is taken by the input dataset: choose another"
             )
     make_folder(output_dir)
-    with _lock(Path(work_dir) if work_dir else output_dir / WORK_FOLDER):
+    place = shared_folder(work_dir or output_dir / WORK_FOLDER, "dataset", output_dir)
+    with locked_folder(place, wait=LOCK_TIMEOUT):
         ours = record.APP_NAME in {
             entry.get("Name")
             for entry in _entries(_read_description(output_dir / "dataset_description.json"), "GeneratedBy")
@@ -244,63 +235,3 @@ def _merged_descriptions(path: Path) -> bytes:
     own = {row["desc_id"] for row in rows}
     rows += [row for row in earlier if row["desc_id"] not in own]
     return tsv_bytes(("desc_id", "description"), rows)
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    path = folder / LOCK_NAME
-    with output_errors(path):
-        descriptor = _acquire(path)
-    try:
-        yield
-    finally:
-        if descriptor is not None:
-            # Removed while still held: whoever waits on the removed file notices and starts anew.
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
-            os.close(descriptor)
-        remove_if_empty(folder)
-
-
-def _acquire(path: Path) -> int | None:
-    deadline = time.monotonic() + LOCK_TIMEOUT
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:
-            # Another job removed the empty folder between the two calls.
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                # No locks on this file system: whole-file replacement has to do.
-                path.unlink(missing_ok=True)
-                return None
-        else:
-            if _is_current(descriptor, path):
-                os.truncate(descriptor, 0)
-                os.write(descriptor, f"{socket.gethostname()} {os.getpid()}\n".encode())
-                return descriptor
-            os.close(descriptor)
-        if time.monotonic() > deadline:
-            raise TryAgainError(
-                f"{path}: held by another process ({_holder(path)}): try again when it has ended"
-            )
-        time.sleep(_LOCK_POLL)
-
-
-def _is_current(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _holder(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip() or "unknown"
-    except OSError:
-        return "unknown"

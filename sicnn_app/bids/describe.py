@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from sicnn_app.bids.discover import Discovery
-from sicnn_app.bids.load import bvals_path, open_image, read_bvals, volume_count
+from sicnn_app.bids.gradients import bvals_path, read_bvals
+from sicnn_app.bids.images import open_image, volume_count
 from sicnn_app.errors import SicnnAppError
 from sicnn_app.ivim.bvalues import group_bvalues
 from sicnn_app.ivim.run import DwiRun

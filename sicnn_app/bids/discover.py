@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -12,22 +11,26 @@ from pathlib import Path
 import numpy as np
 
 from sicnn_app.bids.associate import (
-    IMAGE_EXTENSIONS,
-    NATIVE_SPACES,
     Associator,
-    find_mask,
-    find_preprocessed,
     parse_name,
     source_error,
 )
-from sicnn_app.bids.load import bvals_path, open_image, read_bvals, volume_count
+from sicnn_app.bids.content import require_content
+from sicnn_app.bids.derivatives import (
+    NATIVE_SPACES,
+    PREPROCESSED,
+    find_mask,
+    find_preprocessed,
+    unused_preprocessed,
+)
+from sicnn_app.bids.gradients import bvals_path, read_bvals
+from sicnn_app.bids.images import open_image, volume_count
+from sicnn_app.bids.index import find_images, natural_key
 from sicnn_app.bids.select import Selection
 from sicnn_app.errors import (
     DataError,
     MissingInputError,
     NoRunsError,
-    NotBidsError,
-    OutputError,
     SicnnAppError,
     UsageError,
 )
@@ -38,8 +41,6 @@ from sicnn_app.settings import InputSettings, SelectionSettings
 
 COMBINED_ENTITY = {"acquisition": "acq", "run": "run", "direction": "dir"}
 """Entity in which runs may differ to be combined, per value of ``--combine``."""
-
-NO_MAGNITUDE = ("phase", "real", "imag")
 
 
 @dataclass(frozen=True)
@@ -63,91 +64,10 @@ class Discovery:
     problems: tuple[tuple[DwiRun, SicnnAppError], ...] = ()
 
 
-def natural_key(text: str) -> list[tuple[int, str]]:
-    """Sort key by which ``sub-2`` comes before ``sub-10``."""
-    return [(int(part), part) if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", text)]
-
-
-def _participants(bids_dir: Path, selection: Selection) -> list[str]:
-    """Labels of the ``sub-*`` folders that were asked for."""
-    if not bids_dir.is_dir():
-        raise MissingInputError(f"the dataset {bids_dir} does not exist")
-    try:
-        folders = [path.name for path in bids_dir.iterdir() if path.name.startswith("sub-") and path.is_dir()]
-    except OSError as error:
-        raise DataError(f"{bids_dir} cannot be read ({error.strerror}): check its permissions") from None
-    present = [name.removeprefix("sub-") for name in folders]
-    if not present:
-        raise NoRunsError(f"{bids_dir} has no sub-* folder")
-    chosen = [label for label in present if label in selection.labels.get("sub", present)]
-    if not chosen:
-        some = " ".join(sorted(present, key=natural_key)[:10])
-        raise NoRunsError(f"{selection.describe()}: no such participant in {bids_dir}, which has {some}")
-    return chosen
-
-
-def _index(bids_dir: Path, participants: Iterable[str], database_dir: Path | None) -> list[Path]:
-    """Images with the suffix ``dwi`` in the ``dwi`` folders of participants.
-
-    A database is made for all participants, because later calls may ask for others.
-    """
-    from bids.layout import BIDSLayout, BIDSLayoutIndexer
-    from sqlalchemy.exc import SQLAlchemyError
-
-    labels = "[^/]+" if database_dir else "|".join(re.escape(label) for label in participants)
-    wanted = rf"/sub-({labels})(/ses-[^/]+)?(/dwi(/[^/]+)?)?"
-    # Not entering the other folders is what makes indexing fast, and keeps link loops out.
-    indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=[re.compile(rf"^(?!{wanted}$)")])
-    try:
-        layout = BIDSLayout(bids_dir, validate=False, database_path=database_dir, indexer=indexer)
-        same_dataset = Path(layout.root) == bids_dir
-        if database_dir and same_dataset and not set(participants) <= set(layout.get_subjects()):
-            # Participants came after the database was made.
-            layout = BIDSLayout(
-                bids_dir, validate=False, database_path=database_dir, indexer=indexer, reset_database=True
-            )
-        found = [Path(name) for name in layout.get(return_type="filename", suffix="dwi", scope="self")]
-    except (SQLAlchemyError, OSError) as error:
-        if database_dir is None:
-            raise
-        raise OutputError(f"the pybids database in {database_dir} cannot be used ({error})") from None
-    except (AttributeError, TypeError) as error:
-        # pybids takes any JSON for a description; a list, say, makes it fail like this.
-        raise NotBidsError(f"{bids_dir}/dataset_description.json confuses pybids ({error})") from None
-    if Path(layout.root) != bids_dir:
-        raise UsageError(f"the pybids database in {database_dir} is of {layout.root}, not of {bids_dir}")
-    pattern = re.compile(
-        rf"/sub-({'|'.join(re.escape(label) for label in participants)})(/ses-[^/]+)?/dwi/[^/]+"
-    )
-    return [
-        path
-        for path in found
-        if path.name.endswith(IMAGE_EXTENSIONS)
-        and pattern.fullmatch(f"/{path.relative_to(bids_dir).as_posix()}")
-    ]
-
-
-def _raw_images(
-    bids_dir: Path, images: Iterable[Path], selection: Selection
-) -> tuple[list[tuple[Path, dict[str, str]]], list[str], list[tuple[str, str]]]:
-    """Chosen magnitude images with their entities, then warnings and skipped ones."""
-    chosen, warnings, skipped = [], [], []
-    for path in sorted(images, key=lambda path: natural_key(path.name)):
-        name = parse_name(path.name)
-        folders = [folder.partition("-") for folder in path.relative_to(bids_dir).parts[:-2]]
-        if name is None:
-            warnings.append(f"{path} is ignored: its name is not BIDS")
-        elif {key: label for key, _, label in folders} != {
-            key: label for key, label in name.entities.items() if key in ("sub", "ses")
-        }:
-            warnings.append(f"{path} is ignored: its folders tell another subject or session than its name")
-        elif not selection.accepts(name):
-            continue
-        elif name.entities.get("part") in NO_MAGNITUDE:
-            skipped.append((path.name, f"part-{name.entities['part']} is no magnitude image"))
-        else:
-            chosen.append((path, name.entities))
-    return chosen, warnings, skipped
+def _run_of(entities: dict[str, str], source: SourceImage) -> DwiRun:
+    """Run of an image; outputs say on their own what was made of it, so its ``desc`` is not kept."""
+    kept = {key: label for key, label in entities.items() if key != "desc"}
+    return DwiRun(kept, (source,), preprocessed=entities.get("desc") == PREPROCESSED)
 
 
 class _Collector:
@@ -161,21 +81,20 @@ class _Collector:
         self.warnings: list[str] = []
 
     def run(self, path: Path, entities: dict[str, str]) -> DwiRun:
-        """Run of a raw image, or of the preprocessed image made from it."""
+        """Run of an image, or of the preprocessed image made from it."""
         try:
             derived = find_preprocessed(self.derivatives, entities)
             if derived is None:
-                return DwiRun(entities, (self._source(self.bids_dir, path, entities),))
+                return _run_of(entities, self._source(self.bids_dir, path, entities))
             own = parse_name(derived.path.name).entities  # type: ignore[union-attr]
             source = self._source(derived.dataset, derived.path, own)
             # Derivatives seldom repeat what the scanner said, such as the body part.
-            raw = self._source(self.bids_dir, path, entities)
-            source = replace(source, metadata={**raw.metadata, **source.metadata})
+            _, raw, warnings = self.associators[self.bids_dir].metadata(path, entities)
+            self.warnings.extend(warnings)
+            return _run_of(own, replace(source, metadata={**raw, **source.metadata}))
         except SicnnAppError as error:
             self.errors[path] = error
-            return DwiRun(entities, (SourceImage(path, None, None),))
-        kept = {key: label for key, label in own.items() if key != "desc"}
-        return DwiRun(kept, (source,), preprocessed=True)
+            return _run_of(entities, SourceImage(path, None, None))
 
     def _source(self, root: Path, path: Path, entities: dict[str, str]) -> SourceImage:
         source, warnings = self.associators[root].associate(path, entities)
@@ -238,10 +157,14 @@ def _no_ivim_run(run: DwiRun, bvals_file: Path | None) -> tuple[bool, str | None
 
 def _require_inputs(inputs: InputSettings) -> None:
     for name, path in inputs.derivatives.items():
-        if not path.is_dir():
-            raise MissingInputError(f"the derivative dataset {name} does not exist: {path}")
-    if inputs.bvals is not None and not inputs.bvals.is_file():
-        raise MissingInputError(f"the file of --bvals does not exist: {inputs.bvals}")
+        if not os.path.isdir(path):
+            reason = "is not a folder" if os.path.lexists(path) else "does not exist"
+            raise MissingInputError(f"the derivative dataset {name} {reason}: check {path}")
+    if inputs.bvals is not None:
+        try:
+            require_content(inputs.bvals)
+        except SicnnAppError as error:
+            raise type(error)(f"--bvals: {error}") from None
     if inputs.mask_desc is not None and not inputs.derivatives:
         raise UsageError("--mask-desc chooses among the masks of -d: give -d as well")
 
@@ -283,17 +206,24 @@ def discover(bids_dir: Path, selection: SelectionSettings, inputs: InputSettings
         inputs, derivatives={name: Path(os.path.abspath(root)) for name, root in inputs.derivatives.items()}
     )
     chosen = Selection.build(selection)
-    participants = _participants(bids_dir, chosen)
-    indexed = _index(bids_dir, participants, selection.bids_database_dir)
-    images, warnings, skipped = _raw_images(bids_dir, indexed, chosen)
-    if not images:
+    images = find_images(bids_dir, chosen, database_dir=selection.bids_database_dir)
+    unused = unused_preprocessed(inputs.derivatives.values(), images.participants, images.raw, chosen)
+    if not images.chosen and not images.closed:
         asked = f" ({chosen.describe()})" if chosen.describe() else ""
-        raise NoRunsError(f"{bids_dir} holds no DWI run that was asked for{asked}")
-    warnings[:0] = [*chosen.warnings, *chosen.unmatched(entities for _, entities in images)]
-
+        hint = ": to process preprocessed images alone, give their dataset as BIDS_DIR" if unused else ""
+        raise NoRunsError(f"{bids_dir} holds no DWI run that was asked for{asked}{hint}")
+    skipped = list(images.skipped)
     collector = _Collector(bids_dir, inputs.derivatives)
+    collector.warnings += [
+        *chosen.warnings,
+        *chosen.unmatched(entities for _, entities in images.chosen),
+        *images.warnings,
+        *(f"{path} is not used: {bids_dir} has no DWI run that it was made from" for path in unused),
+    ]
     # Several raw runs can have become one preprocessed image.
-    runs = list({run.parts[0].image: run for run in (collector.run(*image) for image in images)}.values())
+    runs = list(
+        {run.parts[0].image: run for run in (collector.run(*image) for image in images.chosen)}.values()
+    )
     if selection.combine != "none":
         runs = _combine(runs, COMBINED_ENTITY[selection.combine])
 
@@ -314,6 +244,10 @@ def discover(bids_dir: Path, selection: SelectionSettings, inputs: InputSettings
         named[run.name] = run
         if error is not None:
             problems[run.name] = (run, error)
+    for folder, entities in images.closed:
+        run = DwiRun(entities, (SourceImage(folder, None, None),))
+        named[run.name] = run
+        problems[run.name] = (run, DataError(f"{folder} cannot be read: check its permissions"))
     if inputs.mask_desc is not None and not any(run.mask for run in named.values()) and not problems:
         raise MissingInputError(
             f"no mask with desc-{inputs.mask_desc} of the chosen runs in {', '.join(inputs.derivatives)}"
@@ -332,7 +266,8 @@ def discover(bids_dir: Path, selection: SelectionSettings, inputs: InputSettings
     ordered = sorted(named, key=natural_key)
     return Discovery(
         runs=tuple(named[name] for name in ordered if name not in problems),
-        warnings=tuple(warnings + collector.warnings),
+        # One sidecar can serve many runs.
+        warnings=tuple(dict.fromkeys(collector.warnings)),
         skipped=tuple(skipped),
         problems=tuple(problems[name] for name in ordered if name in problems),
     )

@@ -56,6 +56,42 @@ _RUN_COLUMNS: dict[str, dict[str, str]] = {
     },
 }
 
+_RESOURCE_COLUMNS: dict[str, dict[str, str]] = {
+    "peak_memory": {
+        "LongName": "Peak memory",
+        "Description": "Highest resident memory of the process until this run was written; executions differ",
+        "Units": "GB",
+    },
+}
+
+MOTION_COLUMNS: dict[str, dict[str, str]] = {
+    "volume": {"LongName": "Volume", "Description": "Index in the source image, counted from 0"},
+    "b_value": {"LongName": "b-value", "Description": "b-value of the volume", "Units": "s/mm^2"},
+    **{
+        f"trans_{axis}": {
+            "LongName": f"Translation along {axis}",
+            "Description": f"Where the volume lay relative to the reference, world axis {axis}",
+            "Units": "mm",
+        }
+        for axis in "xyz"
+    },
+    **{
+        f"rot_{axis}": {
+            "LongName": f"Rotation about {axis}",
+            "Description": f"How the volume was turned relative to the reference, world axis {axis}",
+            "Units": "degrees",
+        }
+        for axis in "xyz"
+    },
+    "framewise_displacement": {
+        "LongName": "Framewise displacement",
+        "Description": "Sum of the absolute changes of the six numbers since the volume before, rotations "
+        "as displacements on a sphere of 50 mm",
+        "Units": "mm",
+    },
+}
+"""Columns of the table of motion, one row per volume."""
+
 _TRAINING_END_COLUMNS: dict[str, dict[str, str]] = {
     "data_iterations": {"LongName": "Data iterations", "Description": "Rows of the training history"},
     "epochs": {"LongName": "Epochs", "Description": "Training epochs of all data iterations together"},
@@ -142,6 +178,7 @@ def qc_row(result: RunResult) -> dict[str, Any]:
     row["data_iterations"] = len(estimate.history)
     row["epochs"] = sum(epochs) if epochs else None
     row["stop_reason"] = estimate.parameters.get("stop_reason")
+    row["peak_memory"] = result.peak_memory
     return row
 
 
@@ -168,7 +205,7 @@ def qc_columns() -> dict[str, dict[str, str]]:
             "LongName": f"{title}: share",
             "Description": f"Share of the voxels inside the mask for which this holds: {description}",
         }
-    return columns | _TRAINING_END_COLUMNS
+    return columns | _TRAINING_END_COLUMNS | _RESOURCE_COLUMNS
 
 
 def qc_sidecar(result: RunResult, roots: DatasetRoots, outputs: list[str]) -> dict[str, Any]:
@@ -219,6 +256,16 @@ def history_sidecar(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
         content[column] = _HISTORY_COLUMNS.get(column, generic)
     content["TrainingLoss"] = training_curve(result.estimate.losses)
     return content | provenance(result)
+
+
+def motion_sidecar(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
+    """Columns of the table of motion."""
+    return {
+        "Description": "Motion that was corrected: one row per volume of the preprocessed series",
+        "Sources": sources(result, roots),
+        **MOTION_COLUMNS,
+        **provenance(result),
+    }
 
 
 def training_curve(losses: list[tuple[int, int, float]]) -> list[list]:

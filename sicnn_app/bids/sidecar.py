@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from sicnn_app import record
+from sicnn_app.bids.personal import without_personal
 from sicnn_app.ivim.flags import FLAGS
 from sicnn_app.ivim.maps import MapSpec
 from sicnn_app.ivim.run import RunResult
@@ -223,11 +224,12 @@ def mask_sidecar(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
 
 
 def series_sidecar(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
-    """Sidecar of the preprocessed series: the source's metadata and what was done to it.
+    """Sidecar of the preprocessed series: the source's metadata, persons left out, and what was done to it.
 
     ``SoftwareVersions`` stays the scanner's, which is what the key means beside acquisition metadata.
     """
-    inherited = {key: value for key, value in result.run.metadata.items() if key not in _OWN_KEYS}
+    metadata = without_personal(result.run.metadata)
+    inherited = {key: value for key, value in metadata.items() if key not in _OWN_KEYS}
     stripped = result.run.metadata.get("SkullStripped") if result.run.preprocessed else None
     return {
         **portable_json(inherited, roots),
@@ -244,5 +246,5 @@ def _reference(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
     """``SpatialReference``, which BIDS demands when the source's name has a ``space`` entity."""
     if "space" not in result.run.entities:
         return {}
-    given = result.run.metadata.get("SpatialReference")
+    given = without_personal(result.run.metadata.get("SpatialReference"))
     return {"SpatialReference": plain(given) if given else roots.uri(result.run.parts[0].image)}

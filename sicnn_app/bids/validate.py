@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
+from typing import Any
 
-from sicnn_app.errors import MissingInputError, NotBidsError
+from sicnn_app.bids.content import read_json
+from sicnn_app.errors import DataError, MissingInputError, NotBidsError
 
 DESCRIPTION = "dataset_description.json"
 REQUIRED_FIELDS = ("Name", "BIDSVersion")
 REMEDY = "correct it, or use --skip-bids-validation"
 
 
-def _read_description(path: Path) -> dict:
+def _read_description(path: Path) -> dict[str, Any]:
+    if not os.path.lexists(path):
+        raise NotBidsError(f"{path} is missing: not a BIDS dataset. Add it, or use --skip-bids-validation")
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise NotBidsError(
-            f"{path} is missing: not a BIDS dataset. Add it, or use --skip-bids-validation"
-        ) from None
-    except OSError as error:
-        raise NotBidsError(f"{path} cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise NotBidsError(f"{path} is not valid JSON ({error}): {REMEDY}") from None
-    if not isinstance(content, dict):
-        raise NotBidsError(f"{path} holds no JSON object: {REMEDY}")
-    return content
+        return read_json(path)
+    except (DataError, MissingInputError) as error:
+        raise NotBidsError(f"{error}: {REMEDY}") from None
 
 
 def check_dataset(bids_dir: Path, *, skip: bool) -> list[str]:
@@ -46,21 +41,25 @@ def check_dataset(bids_dir: Path, *, skip: bool) -> list[str]:
     ------
     MissingInputError
         The folder does not exist or is not a folder.
+    DataError
+        The folder cannot be read.
     NotBidsError
-        ``dataset_description.json`` is missing or is not valid JSON.
+        ``dataset_description.json`` is missing or is not valid JSON. Also, in spite of ``skip``,
+        when it is no file: whoever opens a pipe waits forever.
     """
-    if not bids_dir.is_dir():
-        reason = "is not a folder" if bids_dir.exists() else "does not exist"
+    if not os.path.isdir(bids_dir):
+        reason = "is not a folder" if os.path.lexists(bids_dir) else "does not exist"
         raise MissingInputError(f"the dataset {bids_dir} {reason}: check the path and the container's mounts")
+    if not os.access(bids_dir, os.R_OK | os.X_OK):
+        raise DataError(f"the dataset {bids_dir} cannot be read: check its permissions")
+    path = bids_dir / DESCRIPTION
     try:
-        description = _read_description(bids_dir / DESCRIPTION)
+        description = _read_description(path)
     except NotBidsError as error:
-        if not skip:
+        if not skip or (path.exists() and not path.is_file()):
             raise
         return [str(error)]
-    warnings = [
-        f"{bids_dir / DESCRIPTION} has no {field}" for field in REQUIRED_FIELDS if not description.get(field)
-    ]
+    warnings = [f"{path} has no {field}" for field in REQUIRED_FIELDS if not description.get(field)]
     if description.get("DatasetType") == "derivative":
         warnings.append(
             f"{bids_dir} is a derivative dataset: give the raw one as BIDS_DIR and this one with -d"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
 from sicnn_app.bids import qc, sidecar
+from sicnn_app.bids.associate import LABEL
 from sicnn_app.bids.atomic import StagedFiles, output_errors, scratch_folder
 from sicnn_app.errors import InternalError
 from sicnn_app.ivim.flags import FLAGS
@@ -30,11 +31,21 @@ _FLAGS = "desc-ivimflags_dseg"
 _SERIES = "desc-preproc_dwi"
 _QC = "desc-ivim_qc"
 _TRAINING = "desc-training_qc"
+_MOTION = "desc-motion_qc"
 _MARKER = f"{_QC}.json"
 
 
 def run_folder(run: DwiRun, output_dir: Path) -> Path:
-    """Folder of the run's outputs: ``sub-X[/ses-Y]/dwi`` below ``output_dir``."""
+    """Folder of the run's outputs: ``sub-X[/ses-Y]/dwi`` below ``output_dir``.
+
+    Raises
+    ------
+    InternalError
+        When a label could lead out of that folder; names of files that were read have none like that.
+    """
+    for key, label in run.entities.items():
+        if not (LABEL.fullmatch(key) and LABEL.fullmatch(label)):
+            raise InternalError(f"{key}-{label!r} cannot be part of a file name: only letters and digits can")
     folder = Path(output_dir) / f"sub-{run.subject}"
     if run.session is not None:
         folder /= f"ses-{run.session}"
@@ -49,7 +60,7 @@ def _map_ending(label: str, *, spread: bool = False) -> str:
     return f"model-ivim_param-{label}_{'desc-std_' if spread else ''}dwimap"
 
 
-def _endings(anatomies: tuple[str, ...], *, ensemble: bool, with_bvecs: bool) -> list[str]:
+def _endings(anatomies: tuple[str, ...], *, ensemble: bool, with_bvecs: bool, motion: bool) -> list[str]:
     images = [_map_ending(spec.label) for spec in MAPS]
     if ensemble:
         images += [_map_ending(label, spread=True) for label in SPREAD_LABELS]
@@ -58,11 +69,19 @@ def _endings(anatomies: tuple[str, ...], *, ensemble: bool, with_bvecs: bool) ->
     endings += [f"{_FLAGS}.tsv", f"{_SERIES}.bval"]
     if with_bvecs:
         endings.append(f"{_SERIES}.bvec")
+    if motion:
+        endings += [f"{_MOTION}.tsv", f"{_MOTION}.json"]
     return [*endings, f"{_TRAINING}.tsv", f"{_TRAINING}.json", f"{_QC}.tsv", _MARKER]
 
 
 def expected_outputs(
-    run: DwiRun, output_dir: Path, *, anatomy: str, ensemble: bool = False, with_bvecs: bool | None = None
+    run: DwiRun,
+    output_dir: Path,
+    *,
+    anatomy: str,
+    ensemble: bool = False,
+    with_bvecs: bool | None = None,
+    motion: bool = False,
 ) -> list[Path]:
     """Files that :func:`write_run` writes for a run, the completion marker last.
 
@@ -74,24 +93,20 @@ def expected_outputs(
         Whether standard deviations over an ensemble are written.
     with_bvecs : bool, optional
         Whether the series has directions; by default whether every source image has a .bvec.
+    motion : bool
+        Whether motion is corrected.
     """
     if with_bvecs is None:
         with_bvecs = all(part.bvec is not None for part in run.parts)
-    endings = _endings((anatomy,), ensemble=ensemble, with_bvecs=with_bvecs)
+    endings = _endings((anatomy,), ensemble=ensemble, with_bvecs=with_bvecs, motion=motion)
     return [_target(run, output_dir, ending) for ending in endings]
 
 
-def finished_fingerprint(output_dir: Path, run: DwiRun) -> str | None:
-    """Fingerprint of the finished outputs of a run; None when they are absent or incomplete.
-
-    The marker, written last, names the files that belong to it; all of them must exist.
-    """
-    fingerprint, complete = recorded_fingerprint(output_dir, run)
-    return fingerprint if complete else None
-
-
 def recorded_fingerprint(output_dir: Path, run: DwiRun) -> tuple[str | None, bool]:
-    """Fingerprint in the completion marker of a run, if there is one, and whether no output is missing."""
+    """Fingerprint in the completion marker of a run, if there is one, and whether no output is missing.
+
+    The marker, written last, names the files that belong to it.
+    """
     marker = _target(run, output_dir, _MARKER)
     try:
         content = json.loads(marker.read_text(encoding="utf-8"))
@@ -110,14 +125,19 @@ def remove_outputs(run: DwiRun, output_dir: Path) -> None:
     OutputError
         When a file cannot be removed.
     """
-    for ending in reversed(_endings(ANATOMIES, ensemble=True, with_bvecs=True)):
+    for ending in reversed(_endings(ANATOMIES, ensemble=True, with_bvecs=True, motion=True)):
         target = _target(run, output_dir, ending)
         with output_errors(target):
             target.unlink(missing_ok=True)
 
 
 def write_run(
-    result: RunResult, output_dir: Path, *, bids_dir: Path, dataset_links: Mapping[str, Path]
+    result: RunResult,
+    output_dir: Path,
+    *,
+    bids_dir: Path,
+    dataset_links: Mapping[str, Path],
+    check: Callable[[], None] | None = None,
 ) -> list[Path]:
     """Write maps, flags, mask, series and quality tables of a finished run.
 
@@ -132,6 +152,8 @@ def write_run(
         Input dataset, ``raw`` in BIDS URIs.
     dataset_links : mapping of str to Path
         Other datasets that the run used, by the names in ``DatasetLinks``.
+    check : callable, optional
+        Called when everything is written and before any final name changes; may raise to prevent that.
 
     Returns
     -------
@@ -153,6 +175,8 @@ def write_run(
         _stage_series(staged, result, output_dir, roots)
         _stage_mask(staged, result, output_dir, roots)
         _stage_tables(staged, result, output_dir, roots)
+        if check is not None:
+            check()
         remove_outputs(result.run, output_dir)
         return staged.publish()
 
@@ -226,6 +250,11 @@ def _stage_tables(
         qc.history_rows(result),
     )
     staged.add_json(_target(result.run, output_dir, f"{_TRAINING}.json"), qc.history_sidecar(result, roots))
+    if result.motion is not None:
+        staged.add_tsv(
+            _target(result.run, output_dir, f"{_MOTION}.tsv"), list(qc.MOTION_COLUMNS), result.motion
+        )
+        staged.add_json(_target(result.run, output_dir, f"{_MOTION}.json"), qc.motion_sidecar(result, roots))
     staged.add_tsv(_target(result.run, output_dir, f"{_QC}.tsv"), list(qc.qc_columns()), [qc.qc_row(result)])
     outputs = [target.name for target in staged.targets]
     staged.add_json(_target(result.run, output_dir, _MARKER), qc.qc_sidecar(result, roots, outputs))
@@ -249,7 +278,8 @@ def _masked(result: RunResult, key: str) -> np.ndarray:
 def _image(result: RunResult, values: np.ndarray) -> nib.Nifti1Image:
     """Image with exactly the geometry fields of the source header.
 
-    The affine is left to the header, so transforms that the source does not set stay unset.
+    The affine is left to the header, so transforms that the source does not set stay unset. Texts go:
+    scanners and converters have been seen to write names of persons there.
     """
     header = result.header.copy()
     expected = result.averaged.mask.shape
@@ -266,6 +296,9 @@ def _image(result: RunResult, values: np.ndarray) -> nib.Nifti1Image:
     header.set_data_dtype(values.dtype)
     header.set_slope_inter(None, None)
     header.set_intent("none")
+    for text in ("descrip", "aux_file", "db_name"):
+        if text in header:
+            header[text] = b""
     header["cal_min"] = header["cal_max"] = 0
     image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     return image_class(values, None, header)

@@ -11,10 +11,9 @@ from sicnn_app.bids.associate import (
     ENTITY_ORDER,
     Associator,
     applies,
-    find_mask,
-    find_preprocessed,
     parse_name,
 )
+from sicnn_app.bids.derivatives import find_mask, find_preprocessed
 from sicnn_app.errors import DataError, MissingInputError, UsageError
 
 IMAGE = "sub-01/ses-1/dwi/sub-01_ses-1_acq-a_run-01_dwi"
@@ -46,13 +45,22 @@ def test_names_are_parsed_into_bids_order_with_labels_as_written():
         "sub-_dwi.nii",
         "sub-01.nii",
         "_dwi.nii",
+        "sub-.._dwi.nii",
+        "sub-01_acq-a/b_dwi.nii",
+        "sub-01_acq-a-b_dwi.nii",
+        "sub-01_acq-a.b_dwi.nii",
+        "sub-01_acq-<b>_dwi.nii",
+        "sub-01_acq-a\n_dwi.nii",
+        "sub-01_acq-\u0661_dwi.nii",
+        "sub-01_acq-a_d wi.nii",
+        "sub-01_dwi\n.nii",
     ],
 )
 def test_other_names_are_no_bids_names(name):
     assert parse_name(name) is None
 
 
-labels = st.text("abcXYZ019", min_size=1, max_size=4)
+labels = st.text("abcXYZ019+", min_size=1, max_size=4)
 entities = st.dictionaries(st.sampled_from(ENTITY_ORDER), labels, min_size=1)
 
 
@@ -63,6 +71,13 @@ def test_any_name_survives_parsing(mapping, extension):
     assert name.entities == mapping
     assert list(name.entities) == sorted(mapping, key=ENTITY_ORDER.index)
     assert name.extension == extension
+
+
+@given(st.text(max_size=12), st.text(max_size=12))
+def test_no_label_can_lead_out_of_a_folder_or_into_markup(label, suffix):
+    name = parse_name(f"sub-{label}_acq-{label}_{suffix}.nii.gz")
+    if name is not None:
+        assert all(text.isascii() and text.replace("+", "0").isalnum() for text in (label, suffix))
 
 
 @given(entities, entities)

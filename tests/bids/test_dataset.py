@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import multiprocessing
 import os
@@ -13,9 +11,10 @@ import pytest
 from sicnn_app import __version__, record
 from sicnn_app.bids import dataset
 from sicnn_app.bids.atomic import WORK_FOLDER
-from sicnn_app.bids.dataset import LOCK_NAME, prepare_output
+from sicnn_app.bids.dataset import prepare_output
 from sicnn_app.bids.readme import DESCRIPTIONS
 from sicnn_app.errors import DataError, OutputError, TryAgainError, UsageError
+from sicnn_app.locks.shared import locked_folder, shared_folder
 
 CITATION = "# How to cite\n"
 
@@ -189,35 +188,13 @@ def test_lock_of_a_process_that_never_ends_is_try_again(
 ):
     monkeypatch.setattr(dataset, "LOCK_TIMEOUT", 0.2)
     work = tmp_path / "work"
-    work.mkdir()
-    with (work / LOCK_NAME).open("w") as held:
-        held.write("otherhost 4711\n")
-        held.flush()
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with locked_folder(shared_folder(work, "dataset", tmp_path / "out")):
         started = time.monotonic()
-        with pytest.raises(TryAgainError, match="otherhost 4711"):
+        with pytest.raises(TryAgainError, match=f"pid {os.getpid()}"):
             prepare_output(tmp_path / "out", bids_dir, {}, citation=CITATION, work_dir=work)
         assert time.monotonic() - started < 5
     prepare_output(tmp_path / "out", bids_dir, {}, citation=CITATION, work_dir=work)
     assert not work.exists()
-
-
-def test_lock_file_left_by_a_killed_process_does_not_matter(bids_dir: Path, tmp_path: Path):
-    work = tmp_path / "out" / WORK_FOLDER
-    work.mkdir(parents=True)
-    (work / LOCK_NAME).write_text("otherhost 4711\n")
-    prepare_output(tmp_path / "out", bids_dir, {}, citation=CITATION)
-    assert not work.exists()
-
-
-def test_file_system_without_locks(bids_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def refuse(*arguments: object) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(dataset.fcntl, "flock", refuse)
-    prepare_output(tmp_path / "out", bids_dir, {}, citation=CITATION)
-    assert description(tmp_path / "out")["DatasetLinks"] == {"raw": bids_dir.as_uri()}
-    assert not (tmp_path / "out" / WORK_FOLDER).exists()
 
 
 @pytest.mark.parametrize(

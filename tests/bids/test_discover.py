@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,46 @@ def test_filters_of_another_shape_are_a_usage_error(study):
         found(study, bids_filters={"dwi": ["run"]})
 
 
+@pytest.mark.parametrize("label", ["a_b", "..", "<b>", "é", "a\nb"])
+def test_participants_whose_folders_have_no_bids_name(dataset, label):
+    dataset.image(f"sub-{label}/dwi/sub-{label}_dwi")
+    with pytest.raises(NoRunsError, match="participant folders are not BIDS") as error:
+        found(dataset)
+    assert "\n" not in str(error.value)
+    dataset.image("sub-01/dwi/sub-01_dwi")
+    discovery = found(dataset)
+    assert names(discovery) == ["sub-01"]
+    assert len(discovery.warnings) == 1 and discovery.warnings[0].startswith("ignored: names of 1 ")
+    assert found(dataset, participant_label=("01",)).warnings == ()
+    with pytest.raises(NoRunsError, match="no such participant"):
+        found(dataset, participant_label=(label,))
+
+
+def test_many_folders_without_a_bids_name_are_one_short_warning(dataset):
+    dataset.image("sub-01/dwi/sub-01_dwi")
+    for number in range(30):
+        dataset.write(f"sub-{number}_x/notes.txt")
+    (warning,) = found(dataset).warnings
+    assert "names of 30 participant folders" in warning and warning.count("sub-") == 5
+
+
+def test_names_that_are_no_text(tmp_path):
+    dataset = Dataset(tmp_path / "ds")
+    dataset.image("sub-01/dwi/sub-01_dwi")
+    dataset.image("sub-01/ses-1/dwi/sub-01_ses-1_dwi")
+    for folder in ("sub-01/dwi", "sub-01/ses-1/dwi"):
+        for name in (b"sub-01_acq-\xe9_dwi.nii.gz", b"notes \xe9.txt"):
+            Path(os.fsdecode(os.fsencode(dataset.root / folder) + b"/" + name)).touch()
+    discovery = found(dataset)
+    assert len(discovery.runs) == len(discovery.warnings) == 2
+    assert all("acq-\\udce9_dwi.nii.gz is ignored" in warning for warning in discovery.warnings)
+    assert found(dataset, bids_database_dir=tmp_path / "db").warnings == discovery.warnings
+    moved = dataset.root.rename(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9")))
+    with pytest.raises(UsageError, match="is not UTF-8") as error:
+        discover(moved, SelectionSettings(), InputSettings())
+    assert str(error.value).isprintable()
+
+
 def test_a_dataset_without_dwi(dataset):
     with pytest.raises(NoRunsError, match="no sub-"):
         found(dataset)
@@ -283,6 +324,14 @@ def test_bvals_of_the_command_line(dataset, tmp_path):
         found(dataset, bvals=tmp_path / "gone")
     dataset.write("dwi.bval", "0 10 50 100 400")
     assert "is not used" in found(dataset, bvals=file).warnings[0]
+
+
+def test_a_sidecar_of_many_runs_is_named_once(dataset):
+    for subject in ("01", "02", "03"):
+        dataset.image(f"sub-{subject}/dwi/sub-{subject}_dwi")
+    dataset.write("dwi.json", "{")
+    (warning,) = found(dataset).warnings
+    assert "dwi.json" in warning
 
 
 # runs that are no IVIM runs
@@ -406,6 +455,51 @@ def test_a_preprocessed_image_of_several_raw_runs_is_one_run_in_its_space(datase
     mask = masks.image("sub-01/ses-1/dwi/sub-01_ses-1_space-ACPC_desc-brain_mask", bvals=None)
     (run,) = found(dataset, derivatives={"qsiprep": masks.root}).runs
     assert (run.name, run.mask) == ("sub-01_ses-1_space-ACPC", mask)
+
+
+def test_tables_of_a_raw_image_do_not_matter_where_a_preprocessed_one_stands_in(dataset, masks):
+    dataset.image("sub-01/dwi/sub-01_acq-a_run-1_dwi", bvals=None)
+    for extension in ("bval", "bvec"):
+        dataset.write(f"sub-01/dwi/sub-01_acq-a_dwi.{extension}", "0")
+        dataset.write(f"sub-01/dwi/sub-01_run-1_dwi.{extension}", "0")
+    assert list(problems(found(dataset))) == ["sub-01_acq-a_run-1"]
+    dataset.write("sub-01/dwi/sub-01_dwi.json", '{"BodyPart": "LEG"}')
+    masks.image("sub-01/dwi/sub-01_acq-a_run-1_desc-preproc_dwi")
+    discovery = found(dataset, derivatives={"p": masks.root})
+    assert discovery.problems == ()
+    assert discovery.runs[0].metadata == {"BodyPart": "LEG"}
+
+
+def test_preprocessed_images_of_no_raw_run_are_named(dataset, masks):
+    for session in ("1", "2"):
+        masks.image(f"sub-01/ses-{session}/dwi/sub-01_ses-{session}_desc-preproc_dwi")
+    dataset.write("sub-01/ses-1/dwi/notes.txt")
+    with pytest.raises(NoRunsError, match="give their dataset as BIDS_DIR"):
+        found(dataset, derivatives={"p": masks.root})
+    dataset.image("sub-01/ses-1/dwi/sub-01_ses-1_run-1_dwi")
+    discovery = found(dataset, derivatives={"p": masks.root})
+    assert names(discovery) == ["sub-01_ses-1"]
+    assert [("ses-2" in warning and "is not used" in warning) for warning in discovery.warnings[:1]] == [True]
+    assert not any("is not used" in text for text in found(
+        dataset, derivatives={"p": masks.root}, session_id=("1",)
+    ).warnings)  # fmt: skip
+    raw = dataset.image("sub-01/ses-2/dwi/sub-01_ses-2_run-1_dwi")
+    assert found(dataset, derivatives={"p": masks.root}, run_label=("2", "1")).problems == ()
+    assert raw.exists()
+
+
+def test_images_of_a_derivative_given_as_the_dataset(masks):
+    image = masks.image("sub-01/dwi/sub-01_space-T1w_desc-preproc_dwi")
+    masks.image("sub-01/dwi/sub-01_space-T1w_desc-denoised_dwi")
+    mask = masks.image("sub-01/dwi/sub-01_space-T1w_desc-brain_mask", bvals=None)
+    for derivatives, expected in (({}, None), ({"p": masks.root}, mask)):
+        discovery = found(masks, derivatives=derivatives)
+        (run,) = discovery.runs
+        assert (run.name, run.preprocessed, run.mask) == ("sub-01_space-T1w", True, expected)
+        assert run.parts[0].image == image
+        assert [name for name, _ in discovery.skipped] == [
+            "sub-01_space-T1w_desc-denoised_dwi.nii.gz"
+        ]  # fmt: skip
 
 
 # pybids database

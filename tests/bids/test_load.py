@@ -12,7 +12,10 @@ from bids_datasets import AFFINE, BVALS, Dataset, real_dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sicnn_app.bids.load import load_mask, load_run, open_image, read_bvals, read_bvecs
+from sicnn_app.bids.gradients import read_bvals, read_bvecs
+from sicnn_app.bids.images import open_image
+from sicnn_app.bids.load import load_run
+from sicnn_app.bids.masks import load_mask
 from sicnn_app.errors import DataError, MissingInputError
 from sicnn_app.ivim.bvalues import bvalue_tolerance, group_bvalues
 from sicnn_app.ivim.run import DwiRun, SourceImage
@@ -137,7 +140,7 @@ def test_bvecs_are_read_in_both_orientations(tmp_path):
     for rows in (directions, directions.T):
         bvecs, warnings = read_bvecs(table(tmp_path / "dwi.bvec", rows), bvals)
         np.testing.assert_allclose(bvecs, directions)
-        assert warnings == []
+        assert [("3 columns" in warning) for warning in warnings] == [True] * (rows is directions)
 
 
 def test_three_by_three_bvecs_are_rows(tmp_path):
@@ -456,3 +459,94 @@ def test_a_mask_without_orientation_is_taken_to_lie_as_the_image(tmp_path):
     mask, warnings = load_mask(path, GRID)
     assert mask.all()
     assert "orientation" in warnings[0]
+
+
+# Headers that do not fit their file
+
+
+def header_field(path: Path, offset: int, form: str, *values: float) -> Path:
+    """The image as .nii with one field of its header overwritten."""
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    struct.pack_into(form, content, offset, *values)
+    plain = path.with_suffix("")
+    plain.write_bytes(bytes(content))
+    path.unlink()
+    return plain
+
+
+@pytest.mark.parametrize(
+    ("offset", "form", "values", "match"),
+    [
+        (40, "<5h", (4, 6, 4, 2, 5), "truncated"),
+        (40, "<5h", (4, -3, 4, 2, 5), "no voxel|cannot be read"),
+        (40, "<5h", (4, 3, 0, 2, 5), "no voxel|cannot be read"),
+        (40, "<1h", (9,), "cannot be read"),
+        (70, "<1h", (12345,), "cannot be read"),
+        (70, "<1h", (0,), "cannot be read"),
+        (70, "<1h", (1,), "cannot be read|truncated"),
+        (108, "<1f", (1e6,), "truncated"),
+        (108, "<1f", (float("nan"),), "cannot be read"),
+        (108, "<1f", (-16.0,), "cannot be read|truncated"),
+        (112, "<2f", (2.0, float("nan")), "cannot be read"),
+        (112, "<2f", (2.0, float("inf")), "cannot be read"),
+    ],
+)
+def test_a_header_that_lies_is_refused(dataset, offset, form, values, match):
+    refused(header_field(dataset.image(STEM, data=DATA), offset, form, *values), match=match)
+
+
+@pytest.mark.parametrize("slope", [0.0, float("nan"), float("inf")])
+def test_a_slope_that_means_nothing_is_none(dataset, slope):
+    path = header_field(dataset.image(STEM, data=DATA), 112, "<2f", slope, 0.0)
+    np.testing.assert_array_equal(load(path).series.signals, DATA)
+
+
+def test_more_bytes_than_the_header_promises_are_a_warning(dataset):
+    path = header_field(dataset.image(STEM, data=DATA), 40, "<5h", 4, 3, 4, 1, 5)
+    loaded = load(path)
+    assert loaded.series.signals.shape == (3, 4, 1, 5)
+    (warning,) = [text for text in loaded.warnings if "after the voxels" in text]
+    assert f"{DATA.nbytes // 2} bytes" in warning
+
+
+def test_a_name_that_is_wrong_about_compression_is_refused(dataset):
+    path = dataset.image(STEM, data=DATA)
+    content = path.read_bytes()
+    path.write_bytes(gzip.decompress(content))
+    refused(path, match=r"not compressed with gzip.*rename it to \.nii\)")
+    path.unlink()
+    path = path.with_suffix("")
+    path.write_bytes(content)
+    refused(path, match=r"compressed with gzip, which its name does not say: rename it to \.nii\.gz")
+
+
+@pytest.mark.parametrize("damage", ["hole", "check sum", "length"])
+def test_gzip_streams_with_a_hole_or_a_wrong_check_sum_are_refused(dataset, damage):
+    path = dataset.image(STEM, data=np.random.default_rng(0).normal(size=(20, 20, 4, 5)))
+    content = bytearray(path.read_bytes())
+    if damage == "hole":
+        middle = len(content) // 2
+        del content[middle : middle + 100]
+    else:
+        content[-8 if damage == "check sum" else -4] ^= 0xFF
+    path.write_bytes(bytes(content))
+    refused(path, match="sub-01_dwi.nii.gz cannot be read")
+
+
+def test_parts_are_read_one_after_the_other(dataset):
+    first = dataset.image("sub-01/dwi/sub-01_run-1_dwi", data=DATA)
+    second = dataset.image("sub-01/dwi/sub-01_run-2_dwi", data=2 * DATA)
+    loaded = load(first, second)
+    np.testing.assert_array_equal(loaded.series.signals, np.concatenate([DATA, 2 * DATA], axis=3))
+    np.testing.assert_array_equal(loaded.series.source_volumes, np.arange(10))
+
+
+def test_volumes_left_out_keep_their_places_in_the_source(dataset):
+    data = DATA.copy()
+    data[..., [1, 4]] = np.nan
+    bvals = (0.0, 5.0, 10.0, 50.0, 90.0, 200.0, 800.0)
+    data = np.concatenate([data, DATA[..., :2]], axis=3)
+    loaded = load(dataset.image(STEM, data=data, bvals=bvals))
+    assert loaded.series.source_volumes.tolist() == [0, 2, 3, 5, 6]
+    np.testing.assert_array_equal(loaded.series.signals, data[..., [0, 2, 3, 5, 6]])
+    assert loaded.series.bvals.tolist() == [0, 10, 50, 200, 800]

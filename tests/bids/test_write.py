@@ -4,6 +4,10 @@ import csv
 import errno
 import json
 import os
+import re
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +15,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from factories import BVALS, SIGMA, make_result, oblique_affine, source_header
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sicnn_app import __version__
 from sicnn_app.bids import atomic, qc
@@ -18,7 +24,6 @@ from sicnn_app.bids.atomic import WORK_FOLDER
 from sicnn_app.bids.sidecar import DatasetRoots
 from sicnn_app.bids.write import (
     expected_outputs,
-    finished_fingerprint,
     recorded_fingerprint,
     remove_outputs,
     write_run,
@@ -26,7 +31,13 @@ from sicnn_app.bids.write import (
 from sicnn_app.errors import InternalError, OutputError
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
 from sicnn_app.ivim.maps import MAPS
-from sicnn_app.ivim.run import RunResult
+from sicnn_app.ivim.run import DwiRun, RunResult
+
+
+def finished(out: Path, run: DwiRun) -> str | None:
+    """Fingerprint of complete outputs."""
+    fingerprint, complete = recorded_fingerprint(out, run)
+    return fingerprint if complete else None
 
 
 def write(result: RunResult, tmp_path: Path, out: str = "out", **links: Path) -> dict[str, Path]:
@@ -394,18 +405,18 @@ def test_method_without_training_writes_the_same_files(tmp_path: Path):
 def test_fingerprint_only_of_complete_outputs(tmp_path: Path):
     result = make_result(tmp_path)
     out = tmp_path / "out"
-    assert finished_fingerprint(out, result.run) is None
+    assert finished(out, result.run) is None
     written = write(result, tmp_path)
-    assert finished_fingerprint(out, result.run) == result.fingerprint
+    assert finished(out, result.run) == result.fingerprint
     assert sidecar(written["desc-ivim_qc.json"])["Settings"] == result.settings
     for path in written.values():
         content = path.read_bytes()
         path.unlink()
-        assert finished_fingerprint(out, result.run) is None, path.name
+        assert finished(out, result.run) is None, path.name
         kept = None if path.name.endswith("desc-ivim_qc.json") else result.fingerprint
         assert recorded_fingerprint(out, result.run) == (kept, False)
         path.write_bytes(content)
-    assert finished_fingerprint(out, result.run) == result.fingerprint
+    assert finished(out, result.run) == result.fingerprint
     for broken in (
         "",
         "{",
@@ -415,7 +426,7 @@ def test_fingerprint_only_of_complete_outputs(tmp_path: Path):
         '{"Fingerprint": 1, "Outputs": 2}',
     ):
         written["desc-ivim_qc.json"].write_text(broken)
-        assert finished_fingerprint(out, result.run) is None, broken
+        assert finished(out, result.run) is None, broken
 
 
 def test_outputs_of_other_settings_do_not_remain(tmp_path: Path):
@@ -424,7 +435,7 @@ def test_outputs_of_other_settings_do_not_remain(tmp_path: Path):
     result = replace(result, fingerprint="b" * 64)
     written = write(result, tmp_path)
     assert sorted(p for p in (tmp_path / "out").rglob("*") if p.is_file()) == sorted(written.values())
-    assert finished_fingerprint(tmp_path / "out", result.run) == "b" * 64
+    assert finished(tmp_path / "out", result.run) == "b" * 64
 
 
 def test_removing_one_run_leaves_the_others(tmp_path: Path):
@@ -434,8 +445,8 @@ def test_removing_one_run_leaves_the_others(tmp_path: Path):
     kept = write(other, tmp_path)
     remove_outputs(result.run, tmp_path / "out")
     assert sorted(p for p in (tmp_path / "out").rglob("*") if p.is_file()) == sorted(kept.values())
-    assert finished_fingerprint(tmp_path / "out", result.run) is None
-    assert finished_fingerprint(tmp_path / "out", other.run) == other.fingerprint
+    assert finished(tmp_path / "out", result.run) is None
+    assert finished(tmp_path / "out", other.run) == other.fingerprint
     remove_outputs(result.run, tmp_path / "out")
 
 
@@ -455,7 +466,7 @@ def test_marker_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(OutputError, match="read-only"):
         remove_outputs(result.run, tmp_path / "out")
     assert removed[0] == written["desc-ivim_qc.json"]
-    assert finished_fingerprint(tmp_path / "out", result.run) is None
+    assert finished(tmp_path / "out", result.run) is None
 
 
 def test_full_disk_while_writing_leaves_the_earlier_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -476,7 +487,7 @@ def test_full_disk_while_writing_leaves_the_earlier_outputs(tmp_path: Path, monk
         write(result, tmp_path)
     assert contents(tmp_path / "out") == before
     assert not (tmp_path / "out" / WORK_FOLDER).exists()
-    assert finished_fingerprint(tmp_path / "out", result.run) == "a" * 64
+    assert finished(tmp_path / "out", result.run) == "a" * 64
 
 
 @pytest.mark.parametrize("failing", [1, 5, 21])
@@ -497,6 +508,138 @@ def test_failure_while_renaming_never_looks_finished(
     with pytest.raises(OutputError):
         write(result, tmp_path)
     assert len(calls) == failing
-    assert finished_fingerprint(tmp_path / "out", result.run) is None
+    assert finished(tmp_path / "out", result.run) is None
     assert {Path(name).name for name in contents(tmp_path / "out")} == {path.name for path in calls[:-1]}
     assert not (tmp_path / "out" / WORK_FOLDER).exists()
+
+
+# Motion and memory
+
+MOTION = [
+    {
+        "volume": volume,
+        "b_value": 10.0 * volume,
+        **{f"{kind}_{axis}": 0.1 * volume for kind in ("trans", "rot") for axis in "xyz"},
+        "framewise_displacement": None if volume == 0 else 0.3,
+    }
+    for volume in range(12)
+]
+
+
+def test_motion_is_a_table_with_every_column_described(tmp_path: Path):
+    result = replace(make_result(tmp_path), motion=MOTION)
+    written = write(result, tmp_path)
+    announced = expected_outputs(result.run, tmp_path / "out", anatomy="body", motion=True)
+    assert sorted(announced) == sorted(written.values())
+    table = rows(written["desc-motion_qc.tsv"])
+    assert [int(row["volume"]) for row in table] == list(range(12))
+    assert table[0]["framewise_displacement"] == "n/a" and table[3]["rot_y"] == "0.3"
+    described = sidecar(written["desc-motion_qc.json"])
+    assert list(table[0]) == list(MOTION[0])
+    assert {column: described[column].get("Units") for column in table[0]} == {
+        "volume": None,
+        "b_value": "s/mm^2",
+        **dict.fromkeys(("trans_x", "trans_y", "trans_z"), "mm"),
+        **dict.fromkeys(("rot_x", "rot_y", "rot_z"), "degrees"),
+        "framewise_displacement": "mm",
+    }
+    assert all(described[column]["Description"] for column in table[0])
+
+
+def test_motion_belongs_to_the_finished_run(tmp_path: Path):
+    result = replace(make_result(tmp_path), motion=MOTION)
+    out = tmp_path / "out"
+    written = write(result, tmp_path)
+    assert finished(out, result.run) == result.fingerprint
+    written["desc-motion_qc.tsv"].unlink()
+    assert finished(out, result.run) is None
+    without = write(make_result(tmp_path), tmp_path)
+    assert sorted(path for path in out.rglob("*") if path.is_file()) == sorted(without.values())
+
+
+def test_peak_memory_stands_in_the_quality_table(tmp_path: Path):
+    written = write(replace(make_result(tmp_path), peak_memory=1.25), tmp_path)
+    assert rows(written["desc-ivim_qc.tsv"])[0]["peak_memory"] == "1.25"
+    assert sidecar(written["desc-ivim_qc.json"])["peak_memory"]["Units"] == "GB"
+
+
+# Names
+
+LABELS = st.one_of(
+    st.sampled_from(
+        ["..", ".", "", "../x", "/etc", "a/b", "a\\b", "a\0b", "01..", "a_b", "a-b", "a b", "\n", "ü"]
+    ),
+    st.text(max_size=6),
+    st.text("abcXYZ019+", max_size=6),
+)
+
+
+@given(st.dictionaries(st.sampled_from(["ses", "acq", "dir", "run", "part"]), LABELS, max_size=3), LABELS)
+def test_no_label_leads_out_of_the_output(entities: dict[str, str], subject: str):
+    out = Path("/data/out")
+    run = DwiRun({"sub": subject, **entities}, ())
+    safe = all(re.fullmatch("[0-9A-Za-z+]+", label) for label in run.entities.values())
+    try:
+        announced = expected_outputs(run, out, anatomy="body")
+    except InternalError as error:
+        assert not safe and "\n" not in str(error)
+        return
+    assert safe
+    for path in announced:
+        assert Path(os.path.normpath(path)) == path and path.is_relative_to(out / f"sub-{subject}")
+
+
+@pytest.mark.parametrize("label", ["..", "a/b", "a\0b"])
+def test_nothing_is_written_or_removed_for_a_hostile_label(tmp_path: Path, label: str):
+    result = make_result(tmp_path)
+    hostile = replace(result, run=replace(result.run, entities={"sub": "01", "acq": label}))
+    kept = contents(tmp_path)
+    with pytest.raises(InternalError, match="only letters and digits"):
+        write(hostile, tmp_path)
+    with pytest.raises(InternalError):
+        remove_outputs(hostile.run, tmp_path / "out")
+    assert contents(tmp_path) == kept
+
+
+def test_the_longest_name_a_file_system_allows_is_written(tmp_path: Path):
+    longest = len("_model-ivim_param-dstar_desc-std_dwimap.nii.gz")
+    entities = {"sub": "01", "acq": "a" * (255 - longest - len("sub-01_acq-"))}
+    written = write(make_result(tmp_path, entities=entities, ensemble=True), tmp_path)
+    assert max(len(path.name) for path in written.values()) == 255
+
+
+# A disk that fills up
+
+FULL_DISK = """
+import sys
+from pathlib import Path
+sys.path[:0] = sys.argv[3:]
+from factories import make_result
+from sicnn_app.bids.write import write_run
+from sicnn_app.errors import OutputError
+out, scratch = Path(sys.argv[1]), Path(sys.argv[2])
+finished = write_run(make_result(scratch), out, bids_dir=scratch / "bids", dataset_links={})
+before = {path: path.read_bytes() for path in finished}
+big = make_result(scratch, entities={"sub": "02"}, shape=(64, 64, 8))
+try:
+    write_run(big, out, bids_dir=scratch / "bids", dataset_links={})
+except OutputError as error:
+    print(error.exit_code, error)
+assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+"""
+
+
+def test_a_disk_that_fills_up_leaves_finished_outputs_and_nothing_else(tmp_path: Path):
+    out = tmp_path / "out"
+    out.mkdir()
+    words = ["unshare", "--mount", *([] if os.getuid() == 0 else ["--user", "--map-root-user"]), "sh", "-c"]
+    mount = 'mount -t tmpfs -o size=1m none "$0"'
+    if shutil.which("unshare") is None or subprocess.run([*words, mount, out], check=False).returncode:
+        pytest.skip("no file system may be mounted here")
+    script = [sys.executable, "-c", FULL_DISK, out, tmp_path, *sys.path]
+    done = subprocess.run(
+        [*words, f'{mount} && "$@"', out, *script], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("73 ")
+    assert "sub-02" in done.stdout and "no space left on the device: free space" in done.stdout

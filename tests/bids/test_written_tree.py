@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from factories import make_result
 from validator import validator_errors
 
 from sicnn_app.bids.dataset import prepare_output, pybids_config_path
+from sicnn_app.bids.qc import MOTION_COLUMNS
 from sicnn_app.bids.write import write_run
 from sicnn_app.ivim.maps import MAPS
 
@@ -41,6 +43,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
             anatomy=("body", "brain")[index % 2],
             with_bvecs=index % 3 != 0,
         )
+        if index == 0:
+            row = dict.fromkeys(MOTION_COLUMNS, 0.0)
+            result = replace(result, motion=[row] * result.series.bvals.size, peak_memory=0.5)
         write_run(result, out, bids_dir=tmp_path / "bids", dataset_links={})
     for name in ("sub-01.html", "sub-02_ses-1.html", "group.html", "group_ivim.tsv", "group_ivim.json",
                  "sub-01/figures/f.svg", "logs/run.log"):  # fmt: skip

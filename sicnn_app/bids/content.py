@@ -1,0 +1,127 @@
+"""Whether a file's content is here, and small text files, of which never more is read than one can be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sicnn_app.errors import DataError, MissingInputError
+
+ANNEX_POINTER = b"/annex/objects/"
+"""Start of the text git-annex leaves in place of an unlocked file that was not fetched."""
+
+MAX_TEXT_MB = 16
+"""A gradient table of 100,000 volumes has three; whatever is larger is something else."""
+
+
+def require_content(path: Path) -> None:
+    """Check that a file can be read.
+
+    An annexed file is a dangling link, or (unlocked) a small text pointing into the annex.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    MissingInputError
+        It does not exist, is a folder, pipe or device, or is annexed content that was not fetched.
+    DataError
+        It may not be read.
+    """
+    not_fetched = f"the content of {path} is not here: fetch it with `datalad get {path}`"
+    try:
+        if path.is_symlink() and not path.exists():
+            raise MissingInputError(not_fetched)
+        if not path.exists():
+            raise MissingInputError(f"{path} does not exist: check the name and the container's mounts")
+        if not path.is_file():
+            # Opening a pipe waits for somebody who writes, and a device may never end.
+            raise MissingInputError(f"{path} is no file but a folder, pipe or device: put a file there")
+        with path.open("rb") as stream:
+            start = stream.read(len(ANNEX_POINTER))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
+    if start == ANNEX_POINTER:
+        raise MissingInputError(not_fetched)
+
+
+def shorten(text: str, length: int = 40) -> str:
+    """The start of a text that may be of any length, to quote it in a message.
+
+    Examples
+    --------
+    >>> shorten("ten"), shorten("1234567", 4)
+    ('ten', '1234...')
+    """
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+def read_text(path: Path) -> str:
+    """Text of a small UTF-8 file, with or without a byte order mark.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    MissingInputError
+        See :func:`require_content`.
+    DataError
+        It may not be read, is larger than :data:`MAX_TEXT_MB`, or is no text.
+    """
+    require_content(path)
+    limit = MAX_TEXT_MB << 20
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(limit + 1)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): copy it again") from None
+    if len(content) > limit:
+        raise DataError(f"{path} has more than {MAX_TEXT_MB} MB, too much for a text file: replace it")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is no UTF-8 text (byte {error.start}): save it as plain text in UTF-8"
+        ) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Object in a small JSON file.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    MissingInputError, DataError
+        See :func:`read_text`.
+    DataError
+        Also when it is not valid JSON, or holds something else than one object.
+    """
+    text = read_text(path)
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON ({shorten(str(error), 100)})") from None
+    except RecursionError:
+        raise DataError(f"{path} is not valid JSON (nested too deeply)") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds no JSON object")
+    if "\\ud" in text.lower():
+        # Half a pair of surrogates can be written in JSON, but never as UTF-8: it becomes a question mark.
+        content = json.loads(json.dumps(content, ensure_ascii=False).encode("utf-8", "replace"))
+    return content

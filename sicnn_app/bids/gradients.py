@@ -1,0 +1,110 @@
+"""A run's gradient table: b-values and directions as their files state them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from sicnn_app.bids.content import read_text, shorten
+from sicnn_app.errors import DataError
+from sicnn_app.ivim.bvalues import group_bvalues
+from sicnn_app.ivim.run import SourceImage
+
+NO_DIRECTION_BVAL = 50.0
+"""s/mm^2; at or below it a zero direction is normal and not worth a warning."""
+
+
+def bvals_path(source: SourceImage, bvals_file: Path | None) -> Path | None:
+    """The file an image's b-values come from: its own .bval before the one of the command line."""
+    return source.bval or bvals_file
+
+
+def _number(word: str, path: Path) -> float:
+    try:
+        if "_" in word:
+            raise ValueError("only Python takes 1_0 for a number")
+        return float(word)
+    except ValueError:
+        raise DataError(f"{path} holds {shorten(word)!r}, which is no number: write numbers only") from None
+
+
+def _numbers(path: Path) -> list[list[float]]:
+    return [[_number(word, path) for word in row.split()] for row in read_text(path).splitlines()]
+
+
+def read_bvals(path: Path) -> np.ndarray:
+    """Read a .bval file: numbers in one row or one column.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    ndarray, shape (N,), float64, s/mm^2
+
+    Raises
+    ------
+    MissingInputError
+        The file is not there.
+    DataError
+        It is empty, or holds words, negative, infinite or NaN values.
+    """
+    bvals = np.array([value for row in _numbers(path) for value in row])
+    if bvals.size == 0:
+        raise DataError(f"{path} is empty: write one b-value in s/mm^2 per volume")
+    bad = bvals[~(np.isfinite(bvals) & (bvals >= 0))]
+    if bad.size:
+        raise DataError(f"{path} holds the b-value {bad[0]:g}: b-values are numbers of 0 or more, in s/mm^2")
+    return bvals
+
+
+def read_bvecs(path: Path, bvals: np.ndarray) -> tuple[np.ndarray | None, list[str]]:
+    """Read a .bvec file, 3 rows or 3 columns; IVIM can do without, so nothing in it is an error.
+
+    Parameters
+    ----------
+    path : Path
+    bvals : ndarray, shape (N,), s/mm^2
+
+    Returns
+    -------
+    bvecs : ndarray, shape (N, 3), or None
+        None when the file does not fit; 3 x 3 values are taken as rows. NaN becomes 0.
+    warnings : list of str
+    """
+    if path.exists() and not path.is_file():
+        return None, [f"{path} is left out: it is no file; only |b| is used"]
+    try:
+        rows = [row for row in _numbers(path) if row]
+        table = np.array(rows, dtype=np.float64)
+    except (DataError, ValueError):
+        return None, [f"{path} is left out: it is no table of numbers; only |b| is used"]
+    warnings = []
+    if table.shape == (3, bvals.size):
+        table = table.T
+    elif table.shape == (bvals.size, 3):
+        warnings.append(f"{path} has 3 columns, not 3 rows: each line is read as one direction")
+    else:
+        shape = " x ".join(str(size) for size in table.shape)
+        return None, [f"{path} is left out: {shape} values for {bvals.size} volumes; only |b| is used"]
+    finite = np.isfinite(table).all(axis=1)
+    table = np.where(finite[:, None], table, 0.0)
+    lost = int(np.sum((~table.any(axis=1)) & (bvals > NO_DIRECTION_BVAL)))
+    if lost:
+        warnings.append(f"{path}: {lost} volumes above b = {NO_DIRECTION_BVAL:g} have no direction")
+    return table, warnings
+
+
+def merged_bvals(bvals: np.ndarray) -> list[str]:
+    """A warning that names the b-values taken as one, when there are any.
+
+    Parameters
+    ----------
+    bvals : ndarray, shape (N,), s/mm^2
+    """
+    nominal, index = group_bvalues(bvals)
+    groups = [(b, np.unique(bvals[index == position])) for position, b in enumerate(nominal)]
+    merged = [f"{values[0]:g}-{values[-1]:g} as {b:g}" for b, values in groups if values.size > 1]
+    return [f"b-values close to each other are taken as one: {', '.join(merged)} s/mm^2"] if merged else []

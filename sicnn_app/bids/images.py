@@ -1,0 +1,266 @@
+"""Image files: what a header may say, and the voxels as float32."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
+from nibabel.wrapstruct import WrapStructError
+
+from sicnn_app.bids.content import require_content, shorten
+from sicnn_app.errors import DataError, one_line
+from sicnn_app.memory import release
+
+CHUNK = 1 << 14
+"""Bytes read at once; deflate expands at most 1032 times, so memory stays below 17 MB."""
+
+BLOCK = 1 << 18
+"""Bytes of voxels converted at once; as float64 they take up to 8 times that."""
+
+MAX_EXPANSION = 1032
+"""Bytes that one byte of a deflate stream can become."""
+
+GZIP_MAGIC = b"\x1f\x8b"
+# What nibabel repairs in a header it also prints; what matters of that is said below.
+nib.imageglobals.logger.setLevel(logging.CRITICAL)
+
+READ_ERRORS = (
+    ImageFileError,
+    HeaderDataError,
+    WrapStructError,
+    OSError,
+    EOFError,
+    zlib.error,
+    ValueError,
+    OverflowError,
+    MemoryError,
+)
+
+
+def _unpack(path: Path, take: Callable[[bytes], object]) -> bool:
+    """Hand the content of a file, unpacked when its name ends in .gz, to ``take`` piece by piece.
+
+    Returns whether other bytes follow the gzip stream; raises one of :data:`READ_ERRORS` for a damaged one.
+    """
+    with path.open("rb") as stream:
+        data = stream.read(CHUNK)
+        if not path.name.endswith(".gz"):
+            while data:
+                take(data)
+                data = stream.read(CHUNK)
+            return False
+        while data.startswith(GZIP_MAGIC):
+            member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+            while not member.eof:
+                if not data:
+                    raise EOFError("the gzip stream ends early")
+                take(member.decompress(data))
+                data = member.unused_data if member.eof else b""
+                data = data or stream.read(CHUNK)
+    # Zeros are the padding of tape blocks, which gzip itself ignores.
+    return bool(data.strip(b"\0"))
+
+
+def _open(path: Path) -> nib.filebasedimages.FileBasedImage:
+    try:
+        return nib.load(path)
+    except ImageFileError:
+        if not path.name.endswith(".gz"):
+            raise
+        # To tell the type nibabel reads a kilobyte, and with a shorter stream stumbles over what follows it.
+        return nib.Nifti1Image.from_filename(path)
+
+
+def _require_honest_name(path: Path) -> None:
+    """Refuse a name that is wrong about compression: readers go by it, ours and everybody else's."""
+    with path.open("rb") as stream:
+        start = stream.read(len(GZIP_MAGIC))
+    if start == GZIP_MAGIC and not path.name.endswith(".gz"):
+        raise DataError(f"{path} is compressed with gzip, which its name does not say: rename it to .nii.gz")
+    if start and start != GZIP_MAGIC and path.name.endswith(".gz"):
+        raise DataError(
+            f"{path} cannot be read: it is not compressed with gzip, as its name says "
+            "(if it is an image nevertheless, rename it to .nii)"
+        )
+
+
+def open_image(path: Path) -> nib.Nifti1Image:
+    """Open an image and check all that its header tells; the data are not read.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    nibabel.Nifti1Image
+
+    Raises
+    ------
+    MissingInputError
+        The file is not there, or its content is not fetched.
+    DataError
+        It is no NIfTI image, or holds complex or colour values, or has more than 4
+        dimensions, or an affine that is not finite.
+    """
+    require_content(path)
+    try:
+        if path.stat().st_size == 0:
+            raise DataError(f"{path} is empty, it has 0 bytes: copy it again")
+        _require_honest_name(path)
+        image = _open(path)
+        shape, dtype = image.shape, image.get_data_dtype()
+    except READ_ERRORS as error:
+        reason = shorten(one_line(error).replace(str(path), path.name), 150)
+        raise DataError(f"{path} cannot be read as NIfTI ({reason}): copy it again, or convert it") from None
+    if not isinstance(image, nib.Nifti1Image):
+        raise DataError(f"{path} is a {type(image).__name__}, not NIfTI: convert it")
+    if dtype.kind not in "iufb":
+        kind = "colour" if dtype.names else dtype
+        raise DataError(f"{path} holds {kind} values: give the real magnitude image")
+    if not shape or min(shape) < 1:
+        raise DataError(f"{path} holds no voxel, its shape is {shape}: convert it again")
+    if np.sum(np.array(shape[3:]) > 1) > 1:
+        raise DataError(f"{path} has shape {shape}, a DWI at most 4 dimensions: give it as one 4-D series")
+    most = path.stat().st_size * (MAX_EXPANSION if path.name.endswith(".gz") else 1)
+    if promised_size(image) > most:
+        raise DataError(
+            f"{path} is truncated, its header promises {promised_size(image)} bytes and it can hold "
+            f"at most {most}: copy it again"
+        )
+    if not np.isfinite(image.affine).all():
+        raise DataError(f"{path} has a position that is not finite: correct its sform or qform")
+    return image
+
+
+def promised_size(image: nib.Nifti1Image) -> int:
+    """Bytes that a file has before compression, by its header."""
+    return image.dataobj.offset + int(np.prod(image.shape, dtype=object)) * image.get_data_dtype().itemsize
+
+
+def volume_count(image: nib.Nifti1Image) -> int:
+    """Volumes of an image; a 3-D image is one."""
+    return int(np.prod(image.shape[3:], dtype=np.int64))
+
+
+def require_voxels(path: Path, image: nib.Nifti1Image) -> list[str]:
+    """Make sure that every byte the header promises is there; memory is only asked for after that.
+
+    Returns
+    -------
+    list of str
+        What is there besides, one line each.
+
+    Raises
+    ------
+    DataError
+        The file is shorter than its header promises, or damaged.
+    """
+    promised = promised_size(image)
+    pieces = [0]
+
+    def count(piece: bytes) -> None:
+        pieces[0] += len(piece)
+
+    try:
+        trailing = _unpack(path, count)
+    except READ_ERRORS as error:
+        raise DataError(f"{path} cannot be read ({one_line(error)}): copy it again") from None
+    size = pieces[0]
+    if size < promised:
+        raise DataError(
+            f"{path} is truncated, its header promises {promised} bytes and it holds {size}: copy it again"
+        )
+    warnings = []
+    if size > promised:
+        warnings.append(f"{path}: {size - promised} bytes after the voxels its header promises are ignored")
+    if trailing:
+        warnings.append(f"{path}: bytes after the end of the gzip stream are ignored")
+    return warnings
+
+
+def grid_shape(image: nib.Nifti1Image) -> tuple[int, int, int]:
+    """Spatial shape (X, Y, Z) of an image; a missing axis has length 1."""
+    return (*image.shape[:3], 1, 1)[:3]
+
+
+class _Voxels:
+    """Takes the bytes of an image file and puts its scaled values into volumes of a series."""
+
+    def __init__(self, image: nib.Nifti1Image, signals: np.ndarray, volumes: slice) -> None:
+        self._proxy = image.dataobj
+        self._dtype = image.get_data_dtype()
+        self._signals = signals
+        self._flat = np.asarray(signals)[..., volumes].reshape(-1, order="F")
+        self._skip = int(self._proxy.offset)
+        self._pending = bytearray()
+        self._done = 0
+        self.infinite = 0
+
+    def take(self, piece: bytes) -> None:
+        skipped = min(self._skip, len(piece))
+        self._skip -= skipped
+        self._pending += memoryview(piece)[skipped:]
+        while len(self._pending) >= BLOCK:
+            self.convert()
+
+    def convert(self) -> None:
+        """Convert one block of what has come in, in the precision nibabel takes for it."""
+        waiting = min(len(self._pending), BLOCK) // self._dtype.itemsize
+        count = min(waiting, self._flat.size - self._done)
+        raw = np.frombuffer(bytes(self._pending[: count * self._dtype.itemsize]), dtype=self._dtype)
+        del self._pending[: count * self._dtype.itemsize]
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = apply_read_scaling(raw, self._proxy.slope, self._proxy.inter).astype(np.float32)
+        infinite = np.isinf(values)
+        self.infinite += int(infinite.sum())
+        values[infinite] = np.nan
+        self._flat[self._done : self._done + count] = values
+        self._done += count
+        if self._done == self._flat.size:
+            self._pending.clear()
+        release(self._signals)
+
+
+def read_signals(path: Path, image: nib.Nifti1Image, signals: np.ndarray, volumes: slice) -> list[str]:
+    """Read the voxels of an image into a series, a few megabytes at a time.
+
+    Parameters
+    ----------
+    path : Path
+        File that :func:`require_voxels` has passed.
+    image : nibabel.Nifti1Image
+        The same file, opened.
+    signals : ndarray, shape (X, Y, Z, N), float32, from :func:`sicnn_app.memory.empty_series`
+    volumes : slice
+        Volumes of ``signals`` that get the scaled values, NaN for whatever is not finite.
+
+    Returns
+    -------
+    list of str
+        What was assumed, one line each.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read.
+    """
+    voxels = _Voxels(image, signals, volumes)
+    try:
+        _unpack(path, voxels.take)
+        voxels.convert()
+    except READ_ERRORS as error:
+        raise DataError(f"{path} cannot be read ({one_line(error)}): copy it again") from None
+    warnings = []
+    if len(image.shape) > 4:
+        warnings.append(f"{path}: singleton dimensions of shape {image.shape} are dropped")
+    if voxels.infinite:
+        warnings.append(f"{path}: {voxels.infinite} infinite values are treated as missing")
+    return warnings

@@ -1,0 +1,233 @@
+"""The images of a dataset: pybids finds them, their names decide which of them are runs."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sicnn_app.bids.associate import IMAGE_EXTENSIONS, LABEL, parse_name
+from sicnn_app.bids.derivatives import PREPROCESSED
+from sicnn_app.bids.select import Selection
+from sicnn_app.errors import DataError, MissingInputError, NoRunsError, NotBidsError, OutputError, UsageError
+
+NO_MAGNITUDE = ("phase", "real", "imag")
+
+LABELS_ARE = "labels hold letters, digits and + only"
+
+MAX_NAMED = 5
+"""Folders named in one warning."""
+
+_NO_TEXT = re.compile("[\ud800-\udfff]")
+"""Bytes of a name that are no UTF-8, as Python holds them; pybids cannot store them."""
+
+
+def natural_key(text: str) -> list[tuple[int, str]]:
+    """Sort key by which ``sub-2`` comes before ``sub-10``."""
+    return [(int(part), part) if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", text)]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of the participants that were asked for.
+
+    Attributes
+    ----------
+    participants : tuple of str
+        Their labels.
+    chosen : tuple of (Path, dict of str to str)
+        Images to be runs, and their entities, in natural order.
+    raw : tuple of dict of str to str
+        Entities of every raw image, chosen or not.
+    warnings : tuple of str
+        What was ignored because of its name.
+    skipped : tuple of (name, reason)
+        Images that were asked for but are no magnitude or no raw images.
+    closed : tuple of (Path, dict of str to str)
+        Folders that may not be read, and the entities of what would be in them.
+    """
+
+    participants: tuple[str, ...]
+    chosen: tuple[tuple[Path, dict[str, str]], ...]
+    raw: tuple[dict[str, str], ...]
+    warnings: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+    closed: tuple[tuple[Path, dict[str, str]], ...] = ()
+
+
+def find_images(bids_dir: Path, selection: Selection, *, database_dir: Path | None) -> Images:
+    """Find the DWI images of the participants that were asked for, and choose among them by name.
+
+    Parameters
+    ----------
+    bids_dir : Path
+        Root of the dataset, absolute.
+    selection : Selection
+    database_dir : Path or None
+        Folder of a pybids database to use or make.
+
+    Returns
+    -------
+    Images
+
+    Raises
+    ------
+    MissingInputError
+        The dataset does not exist.
+    NoRunsError
+        No participant that was asked for has a folder.
+    DataError
+        The folder of the dataset cannot be read.
+    UsageError
+        The path of the dataset is no UTF-8, or the pybids database is of another dataset.
+    OutputError
+        The pybids database cannot be used.
+    NotBidsError
+        pybids cannot take the ``dataset_description.json``.
+    """
+    participants, warnings = _participants(bids_dir, selection)
+    chosen, raw, skipped = [], [], []
+    warnings += _names_without_text(bids_dir, participants)
+    closed = _closed_folders(bids_dir, participants, selection)
+    found = _index(bids_dir, participants, database_dir, [folder for folder, _ in closed])
+    for path in sorted(found, key=lambda path: natural_key(path.name)):
+        name = parse_name(path.name)
+        folders = [folder.partition("-") for folder in path.relative_to(bids_dir).parts[:-2]]
+        if name is None:
+            warnings.append(f"{printable(path)} is ignored: its name is not BIDS ({LABELS_ARE})")
+            continue
+        if {key: label for key, _, label in folders} != {
+            key: label for key, label in name.entities.items() if key in ("sub", "ses")
+        }:
+            warnings.append(
+                f"{printable(path)} is ignored: its folders tell another subject or session than its name"
+            )
+            continue
+        raw.append(name.entities)
+        if not selection.accepts(name):
+            continue
+        part, desc = name.entities.get("part"), name.entities.get("desc", PREPROCESSED)
+        if part in NO_MAGNITUDE:
+            skipped.append((path.name, f"part-{part} is no magnitude image"))
+        elif desc != PREPROCESSED:
+            skipped.append((path.name, f"desc-{desc} is neither raw nor desc-{PREPROCESSED}"))
+        else:
+            chosen.append((path, name.entities))
+    return Images(
+        tuple(participants), tuple(chosen), tuple(raw), tuple(warnings), tuple(skipped), tuple(closed)
+    )
+
+
+def printable(name: Path | str) -> str:
+    """A name on one line and without codes that a terminal obeys; those are shown as escapes."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(name)
+    )
+
+
+def _participants(bids_dir: Path, selection: Selection) -> tuple[list[str], list[str]]:
+    """Labels of the ``sub-*`` folders that were asked for, and warnings on folders that are ignored."""
+    if not bids_dir.is_dir():
+        raise MissingInputError(f"the dataset {bids_dir} does not exist")
+    try:
+        folders = [path.name for path in bids_dir.iterdir() if path.name.startswith("sub-") and path.is_dir()]
+    except OSError as error:
+        raise DataError(f"{bids_dir} cannot be read ({error.strerror}): check its permissions") from None
+    labels = [name.removeprefix("sub-") for name in folders]
+    present = [label for label in labels if LABEL.fullmatch(label)]
+    others = sorted(f"sub-{label}" for label in labels if not LABEL.fullmatch(label))
+    named = ", ".join(map(printable, others[:MAX_NAMED])) + (", ..." if len(others) > MAX_NAMED else "")
+    ignored = f"names of {len(others)} participant folders are not BIDS ({LABELS_ARE}): {named}"
+    if not present:
+        raise NoRunsError(f"{bids_dir}: {ignored}" if others else f"{bids_dir} has no sub-* folder")
+    requested = selection.labels.get("sub")
+    chosen = [label for label in present if requested is None or label in requested]
+    if not chosen:
+        some = " ".join(sorted(present, key=natural_key)[:10])
+        raise NoRunsError(f"{selection.describe()}: no such participant in {bids_dir}, which has {some}")
+    return chosen, [f"ignored: {ignored}"] if others and requested is None else []
+
+
+def _names_without_text(bids_dir: Path, participants: Iterable[str]) -> list[str]:
+    """Warnings on images that pybids cannot index, because their names are no UTF-8."""
+    if _NO_TEXT.search(str(bids_dir)):
+        raise UsageError(
+            f"the path {printable(bids_dir)} is not UTF-8, which pybids needs: "
+            "rename the folder, or give a link to it with another name"
+        )
+    return [
+        f"{printable(path)} is ignored: its name is not UTF-8"
+        for label in participants
+        for pattern in ("dwi/*_dwi.nii*", "ses-*/dwi/*_dwi.nii*")
+        for path in sorted((bids_dir / f"sub-{label}").glob(pattern))
+        if _NO_TEXT.search(str(path))
+    ]
+
+
+def _closed_folders(
+    bids_dir: Path, participants: Iterable[str], selection: Selection
+) -> list[tuple[Path, dict[str, str]]]:
+    """Folders asked for that may not be read, with their entities: pybids gives up at the first."""
+    closed = []
+    sessions = selection.labels.get("ses")
+    waiting = [(bids_dir / f"sub-{label}", {"sub": label}) for label in participants]
+    while waiting:
+        folder, entities = waiting.pop()
+        if not os.access(folder, os.R_OK | os.X_OK):
+            closed.append((folder, entities))
+        elif folder.name != "dwi":
+            waiting += [(path, entities) for path in [folder / "dwi"] if path.is_dir()]
+            if "ses" not in entities:
+                labelled = [(path, path.name.removeprefix("ses-")) for path in folder.glob("ses-*")]
+                waiting += [
+                    (path, {**entities, "ses": label})
+                    for path, label in labelled
+                    if path.is_dir() and LABEL.fullmatch(label) and (sessions is None or label in sessions)
+                ]
+    return closed
+
+
+def _index(
+    bids_dir: Path, participants: Iterable[str], database_dir: Path | None, closed: Sequence[Path]
+) -> list[Path]:
+    """Images with the suffix ``dwi`` in the ``dwi`` folders of participants.
+
+    A database is made for all participants, because later calls may ask for others.
+    """
+    from bids.layout import BIDSLayout, BIDSLayoutIndexer
+    from sqlalchemy.exc import SQLAlchemyError
+
+    labels = LABEL.pattern if database_dir else "|".join(map(re.escape, participants))
+    text = "[^/\ud800-\udfff]+"
+    wanted = rf"/sub-({labels})(/ses-{text})?(/dwi(/{text})?)?"
+    # Not entering the other folders is what makes indexing fast, and keeps link loops out.
+    ignored = [re.compile(rf"^(?!{wanted}\Z)")]
+    ignored += [re.compile(rf"^/{re.escape(path.relative_to(bids_dir).as_posix())}(/|\Z)") for path in closed]
+    indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignored)
+    try:
+        layout = BIDSLayout(bids_dir, validate=False, database_path=database_dir, indexer=indexer)
+        same_dataset = Path(layout.root) == bids_dir
+        if database_dir and same_dataset and not set(participants) <= set(layout.get_subjects()):
+            # Participants came after the database was made.
+            layout = BIDSLayout(
+                bids_dir, validate=False, database_path=database_dir, indexer=indexer, reset_database=True
+            )
+        found = [Path(name) for name in layout.get(return_type="filename", suffix="dwi", scope="self")]
+    except (SQLAlchemyError, OSError) as error:
+        if database_dir is None:
+            raise
+        raise OutputError(f"the pybids database in {database_dir} cannot be used ({error})") from None
+    except (AttributeError, TypeError, RecursionError) as error:
+        # pybids takes any JSON for a description; a list, say, makes it fail like this.
+        raise NotBidsError(f"{bids_dir}/dataset_description.json confuses pybids ({error})") from None
+    if Path(layout.root) != bids_dir:
+        raise UsageError(f"the pybids database in {database_dir} is of {layout.root}, not of {bids_dir}")
+    pattern = re.compile(rf"/sub-({'|'.join(map(re.escape, participants))})(/ses-[^/]+)?/dwi/[^/]+")
+    return [
+        path
+        for path in found
+        if path.name.endswith(IMAGE_EXTENSIONS)
+        and pattern.fullmatch(f"/{path.relative_to(bids_dir).as_posix()}")
+    ]

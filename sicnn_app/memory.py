@@ -1,0 +1,317 @@
+"""How much memory and disk a run needs, and what to do where it has less.
+
+Where ``--mem`` leaves no room for a whole series, the series lies in an unnamed file of the work directory
+and is used volume by volume. Code that reads ``signals[..., volume]`` and makes its results with
+:func:`empty_series` need not know which of the two it has.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+import resource
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sicnn_app.errors import OutputError, TryAgainError
+
+GB = 1e9
+"""Bytes; the unit of ``--mem`` and of every figure shown."""
+
+RELEASE_BYTES = 32 << 20
+"""A series on disk keeps about this much of itself in memory."""
+
+TOUCH_BYTES = 1 << 19
+"""What a look at a single voxel of a file costs: the system reads ahead; measured on Linux 6.18."""
+
+LATER_BYTES = 200_000_000
+"""Libraries loaded after the plan is made, the report and its figures."""
+
+VOLUME_COPIES = 24
+"""float32 volumes in use at once besides the series: the filters of the mask and the maps work in float64."""
+
+BVALUE_COPIES = 6
+"""float32 volumes per b-value: the averaged signals, their float64 sums, and what flags and sidecars copy."""
+
+DENOISE_COPIES = {"mppca": 13, "patch2self": 19}
+"""float32 copies of the volumes denoised together: dipy works on whole 4-D arrays of float64. Measured."""
+
+DENOISE_GROUP = 64
+"""Most volumes denoised together, :data:`sicnn_app.preprocess.denoise.MAX_GROUP`."""
+
+CORRECTION_SHARE = 0.25
+"""Share of the series used at once by motion correction: the volumes at the lowest b-values."""
+
+
+def _status(key: str) -> int | None:
+    """A figure of ``/proc/self/status`` in bytes; None where the system has no such file."""
+    with suppress(OSError):
+        found = re.search(rf"^{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+        return int(found[1]) * 1024 if found else None
+    return None
+
+
+def peak_memory() -> float:
+    """Highest resident memory of this process so far, GB (10^9 bytes)."""
+    # Linux hands ru_maxrss on from the process that started this one; VmHWM is this program's own.
+    peak = _status("VmHWM")
+    if peak is None:
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak / GB
+
+
+def resident_memory() -> int:
+    """Resident memory of this process now, bytes; where the system does not tell, the highest so far."""
+    resident = _status("VmRSS")
+    return round(peak_memory() * GB) if resident is None else resident
+
+
+class DiskArray(np.ndarray):
+    """A float32 array, shape (X, Y, Z, N), whose values lie in a file without a name.
+
+    Taking or setting ``[..., volume]`` gives up the pages used before, once they are many, so that
+    resident memory stays near :data:`RELEASE_BYTES`. Taking several volumes gives another array on disk:
+    of the same file for a slice, ``[..., :5]``, a copy for an array of indices or booleans,
+    ``[..., keep]``. Anything else behaves, and costs memory, as in an array.
+
+    The file has no name, so nothing is left of it after the process, however that ends.
+    """
+
+    _mapping: mmap.mmap | None = None
+    _folder: Path | None = None
+    _used = 0
+
+    @classmethod
+    def create(cls, shape: tuple[int, int, int, int], folder: Path) -> DiskArray:
+        """Zeros on the file system of ``folder``, volumes contiguous; raises OutputError when it is full."""
+        # A file, and a mapping, has one byte or more.
+        size = max(int(np.prod(shape, dtype=object)) * np.dtype(np.float32).itemsize, 1)
+        try:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                # Space is taken now: a full disk met through the mapping would end the process.
+                os.posix_fallocate(file.fileno(), 0, size)
+                mapping = mmap.mmap(file.fileno(), size)
+        except OSError as error:
+            raise OutputError(
+                f"{folder}: {size / GB:.3g} GB for a series on disk cannot be had there ({error.strerror}): "
+                "free space, name another --work-dir or allow more --mem"
+            ) from error
+        array = np.ndarray.__new__(cls, shape, np.float32, buffer=mapping, order="F")
+        array._mapping, array._folder = mapping, Path(folder)
+        return array
+
+    def release(self) -> None:
+        """Give up the memory of all pages; the values stay in the file."""
+        self._used = 0
+        if self._mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._mapping.madvise(mmap.MADV_DONTNEED)
+
+    def _use(self, size: int) -> None:
+        if self._used + size > RELEASE_BYTES:
+            self.release()
+        self._used += max(size, TOUCH_BYTES)
+
+    def __getitem__(self, index):
+        if self._mapping is None:
+            return super().__getitem__(index)
+        if isinstance(index, tuple) and len(index) == 2 and index[0] is Ellipsis:
+            if isinstance(index[1], slice):
+                return self._view(index)
+            if np.ndim(index[1]) == 1:
+                return self._take(np.arange(self.shape[-1])[index[1]])
+        view = np.asarray(self)[index]
+        self._use(view.nbytes)
+        return view
+
+    def __setitem__(self, index, values):
+        if self._mapping is not None:
+            self._use(self.itemsize * (np.size(values) if _gathers(index) else np.asarray(self)[index].size))
+        super().__setitem__(index, values)
+
+    def _view(self, index) -> DiskArray:
+        view = super().__getitem__(index)
+        view._mapping, view._folder = self._mapping, self._folder
+        return view
+
+    def _take(self, volumes: np.ndarray) -> DiskArray:
+        taken = DiskArray.create((*self.shape[:-1], volumes.size), self._folder)
+        for position, volume in enumerate(volumes):
+            taken[..., position] = self[..., volume]
+        return taken
+
+
+def _gathers(index: object) -> bool:
+    """Whether an index takes a copy and not a view."""
+    return any(np.ndim(part) > 0 for part in (index if isinstance(index, tuple) else (index,)))
+
+
+def empty_series(
+    shape: tuple[int, int, int, int], *, like: np.ndarray | None = None, folder: Path | None = None
+) -> np.ndarray:
+    """A float32 series to be filled volume by volume, volumes contiguous.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (X, Y, Z, N)
+    like : ndarray, optional
+        The result lies where this series lies, in memory or on disk.
+    folder : Path, optional
+        The result lies in a file on this file system.
+
+    Raises
+    ------
+    OutputError
+        When the disk has no room.
+    """
+    if isinstance(like, DiskArray):
+        folder = like._folder
+    return np.empty(shape, dtype=np.float32, order="F") if folder is None else DiskArray.create(shape, folder)
+
+
+def release(values: np.ndarray) -> None:
+    """Give up the memory of an array on disk; nothing happens to any other."""
+    if isinstance(values, DiskArray):
+        values.release()
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How a run is kept below ``--mem``.
+
+    Attributes
+    ----------
+    on_disk : bool
+        The series lies on disk and not in memory.
+    denoise : str
+        ``--denoise`` as it can be afforded: ``none`` where ``auto`` cannot.
+    needed : int
+        Bytes of resident memory that the run is expected to reach.
+    disk : int
+        Bytes that it needs in the work directory.
+    warnings : list of str
+        What was left out for want of memory.
+    """
+
+    on_disk: bool
+    denoise: str
+    needed: int
+    disk: int
+    warnings: list[str]
+
+
+def plan_memory(
+    shape: tuple[int, int, int, int],
+    *,
+    bvals: int,
+    limit: float | None,
+    resident: int,
+    estimation: int = 0,
+    denoise: str = "none",
+    corrections: int = 0,
+) -> MemoryPlan:
+    """Decide where the series lies and whether denoising can be afforded.
+
+    The series lies in memory when everything fits beside it, on disk otherwise. Denoising holds groups
+    of volumes in memory in either case; where that is too much ``--denoise auto`` means none. Where the
+    series lies changes no map; leaving out a step does, and is told as a warning, which ends in sidecar
+    and report. An estimator that needs too much has to see to that itself, see :func:`remaining_memory`.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (X, Y, Z, N) of the series.
+    bvals : int
+        Nominal b-values.
+    limit : float or None
+        ``--mem``, GB; None: no limit.
+    resident : int
+        Bytes the process holds now, see :func:`resident_memory`.
+    estimation : int
+        Bytes the estimator would take if it could.
+    denoise : str
+        ``--denoise``; ``none`` when the series will not be denoised anyway.
+    corrections : int
+        Other steps that make a new series: unringing, motion correction.
+
+    Returns
+    -------
+    MemoryPlan
+
+    Raises
+    ------
+    TryAgainError
+        When the limit is too low for the series on disk, or for the denoising that was asked for.
+    """
+    volume = int(np.prod(shape[:3], dtype=object)) * 4
+    series = volume * shape[3]
+    base = resident + LATER_BYTES + volume * (VOLUME_COPIES + BVALUE_COPIES * bvals)
+    # The series as loaded, without the volumes left out, and as every step makes it.
+    kept = series * (2 + corrections + (denoise != "none"))
+    methods = [method for method in DENOISE_COPIES if denoise in ("auto", method)]
+    together = volume * min(shape[3], DENOISE_GROUP)
+    denoising = together * max((DENOISE_COPIES[method] for method in methods), default=0)
+    allowed = float("inf") if limit is None else limit * GB
+
+    needed = base + kept + max(denoising, estimation)
+    if needed <= allowed:
+        return MemoryPlan(False, denoise, needed, 0, [])
+    base += min(2 * RELEASE_BYTES, kept) + round(series * CORRECTION_SHARE * (corrections > 0))
+    if base + denoising <= allowed:
+        return MemoryPlan(True, denoise, base + denoising, kept, [])
+    if base <= allowed and denoise == "auto":
+        reason = f"about {(base + denoising) / GB:.3g} GB of memory, and --mem allows {limit:g}"
+        return MemoryPlan(True, "none", base, kept, [f"not denoised: that could take {reason}"])
+    least = base + (0 if denoise == "auto" else denoising)
+    raise TryAgainError(
+        f"about {least / GB:.3g} GB of memory are needed, {(resident + LATER_BYTES) / GB:.2g} of them by the "
+        f"program itself, and --mem allows {limit:g}: allow more"
+        + (", or use --denoise none" if base <= allowed else "")
+    )
+
+
+def remaining_memory(limit: float | None) -> int | None:
+    """Bytes that this process may still take below ``--mem`` (GB); None without a limit."""
+    return None if limit is None else max(0, round(limit * GB) - resident_memory())
+
+
+def require_space(needs: Iterable[tuple[Path, int]]) -> None:
+    """Refuse to begin what the disk cannot hold.
+
+    File systems that do not tell their free space, and quotas, are only met in writing.
+
+    Parameters
+    ----------
+    needs : iterable of (Path, int)
+        Folders, which need not exist yet, and the bytes to be written there; those of folders on one
+        file system are added up.
+
+    Raises
+    ------
+    OutputError
+        When a file system has less room than that.
+    """
+    wanted: dict[int, tuple[Path, Path, int]] = {}
+    for folder, size in needs:
+        place = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
+        with suppress(OSError):
+            device = place.stat().st_dev
+            first, _, before = wanted.get(device, (folder, place, 0))
+            wanted[device] = (first, place, before + size)
+    for folder, place, size in wanted.values():
+        with suppress(OSError):
+            free = shutil.disk_usage(place).free
+            if free < size:
+                raise OutputError(
+                    f"{folder}: about {size / GB:.3g} GB will be written and {free / GB:.3g} GB are free: "
+                    "free space or name another folder"
+                )
