@@ -1,65 +1,26 @@
-"""Command line to settings, and settings to an exit code; ``--help`` never imports torch."""
+"""A command line to an exit code: signals, and errors as one line; ``--help`` never imports torch."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 import signal
 import sys
-import tomllib
 import traceback
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from sicnn_app import __version__
+from sicnn_app.arguments import PROGRAM, parse
 from sicnn_app.caches import ensure_home, limit_library_threads
-from sicnn_app.errors import (
-    InternalError,
-    MissingInputError,
-    SicnnAppError,
-    TryAgainError,
-    UsageError,
-    one_line,
-)
-from sicnn_app.settings import (
-    ANATOMIES,
-    COMBINE,
-    METHODS,
-    NETWORK_INPUTS,
-    PRESETS,
-    REPORT_LEVELS,
-    UPDATE_RULES,
-    EstimationSettings,
-    InputSettings,
-    PreprocessingSettings,
-    ResourceSettings,
-    SelectionSettings,
-    Settings,
-    Threshold,
-    preset_settings,
-)
-
-PROGRAM = "sicnn-app"
+from sicnn_app.errors import InternalError, SicnnAppError, TryAgainError, one_line
 
 INTERRUPTED = 130
 
 GO_ON = "finished runs are kept, the same command goes on"
 
-LATER = {
-    "--denoise": "denoising",
-    "--unring": "Gibbs unringing",
-    "--motion-correction": "motion correction",
-    "--per-slice": "motion correction",
-    "--ensemble": "ensembles",
-    "--training-scope": "training over a whole study",
-    "--nprocs": "processing participants in parallel",
-    "--mem": "memory limits",
-    "--dask-scheduler": "processing participants in parallel",
-}
-"""Flags that later versions add: refused by name, so that nobody believes they took effect."""
+RAISE_AGAIN = 0.05
+"""Seconds after which a stop is raised again that was lost where Python throws exceptions away."""
 
 
 class Stopped(BaseException):
@@ -69,414 +30,50 @@ class Stopped(BaseException):
     ``KeyboardInterrupt`` has passed through code that a library runs from a string.
     """
 
+    latest: weakref.ref[Stopped] | None = None
+    """The last one raised, dead when something swallowed it."""
+
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+        Stopped.latest = weakref.ref(self)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
-
-
-def _label(prefix: str):
-    def strip(text: str) -> str:
-        label = text.removeprefix(prefix)
-        if not re.fullmatch(r"[0-9A-Za-z+]+", label):
-            raise argparse.ArgumentTypeError(f"{text!r} is no BIDS label: letters, digits and + only")
-        return label
-
-    return strip
-
-
-def _threshold(text: str) -> Threshold | None:
-    try:
-        return None if text == "auto" else Threshold.parse(text)
-    except UsageError as error:
-        # argparse names the flag.
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
-    """Build the parser; every default stands in its help.
-
-    Parameters
-    ----------
-    positionals : bool
-        Without them the parser reads what a ``--config-file`` may hold.
-    """
-    estimation, preprocessing = EstimationSettings(), PreprocessingSettings()
-    resources, selection = ResourceSettings(), SelectionSettings()
-    parser = _Parser(
-        prog=PROGRAM,
-        allow_abbrev=False,
-        add_help=positionals,
-        argument_default=argparse.SUPPRESS,
-        description="BIDS-App: maps of the perfusion fraction F, the diffusion coefficient D and the "
-        "pseudo-diffusion coefficient D* from IVIM MRI, by SI-CNN (reconstructed from the paper's "
-        "supplement).",
-        epilog="Underscores may stand for the hyphens inside a flag. Exit codes: 0 done, 1 some runs failed, "
-        "16 not a BIDS dataset, 18 no DWI run, 64 usage, 65 bad data, 66 no such input, 69 no such device, "
-        "70 internal error, 73 cannot write, 75 try again, 130 interrupted.",
-    )
-    if positionals:
-        parser.add_argument("bids_dir", type=Path, metavar="BIDS_DIR", help="the BIDS dataset")
-        parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="folder of the derivatives")
-        parser.add_argument(
-            "analysis_level",
-            choices=("participant", "group"),
-            help="participant; group is not part of this version yet",
-        )
-
-    group = parser.add_argument_group("selection")
-    for flags, prefix, what in (
-        (("--participant-label",), "sub-", "participants"),
-        (("--session-id", "--session-label"), "ses-", "sessions"),
-        (("--acquisition-label",), "acq-", "acquisitions (acq-)"),
-        (("--run-label",), "run-", "runs (run-)"),
-    ):
-        group.add_argument(
-            *flags,
-            nargs="+",
-            action="extend",
-            type=_label(prefix),
-            metavar="LABEL",
-            help=f"{what} to process (default: all)",
-        )
-    group.add_argument(
-        "--bids-filter-file",
-        type=Path,
-        metavar="JSON",
-        help='entities of the runs to process, as {"dwi": {"acquisition": "ivim"}}; unknown keys are ignored',
-    )
-    group.add_argument(
-        "--skip-bids-validation", action="store_true", help="a missing dataset_description.json is a warning"
-    )
-    group.add_argument(
-        "--bids-database-dir",
-        type=Path,
-        metavar="DIR",
-        help="keep the pybids index there (default: in memory)",
-    )
-    group.add_argument(
-        "--combine",
-        choices=COMBINE,
-        help=f"merge runs that differ in this entity only (default: {selection.combine})",
-    )
-
-    group = parser.add_argument_group("inputs")
-    group.add_argument(
-        "-d",
-        "--derivatives",
-        nargs="+",
-        action="extend",
-        metavar="[NAME=]PATH",
-        help="derivative datasets whose masks and preprocessed images are used (default: none)",
-    )
-    group.add_argument("--mask-desc", metavar="LABEL", help="desc- of the mask to take when several match")
-    group.add_argument("--bvals", type=Path, metavar="FILE", help="b-values for images without a .bval")
-
-    group = parser.add_argument_group("preprocessing")
-    group.add_argument(
-        "--anatomy",
-        choices=ANATOMIES,
-        help=f"which mask to make; auto reads BodyPart of the sidecar (default: {preprocessing.anatomy})",
-    )
-    group.add_argument(
-        "--ignore-bvals",
-        nargs="+",
-        action="extend",
-        type=float,
-        metavar="B",
-        help="b-values to leave out, s/mm^2 (default: none)",
-    )
-    group.add_argument(
-        "--max-bval",
-        type=float,
-        metavar="B",
-        help="highest b-value used, s/mm^2; above it the bi-exponential model breaks "
-        f"(default: {preprocessing.max_bval:g})",
-    )
-
-    group = parser.add_argument_group("estimation")
-    group.add_argument("--method", choices=METHODS, help=f"(default: {estimation.method})")
-    group.add_argument(
-        "--preset",
-        choices=PRESETS,
-        help="supplement: the logged hyperparameters; supplement-table: those of the logged table over SNR; "
-        f"flags given besides override it (default: {estimation.preset})",
-    )
-    group.add_argument(
-        "--fitting-threshold",
-        type=_threshold,
-        metavar="T",
-        help="fitting error above which a training signal is rewritten: 0.03, 2.5sigma or auto "
-        f"(default: auto, {estimation.fitting_threshold})",
-    )
-    group.add_argument(
-        "--neighbour-threshold",
-        type=_threshold,
-        metavar="T",
-        help="difference of predicted curves below which voxels are similar: 0.02, 1sigma or auto "
-        f"(default: auto, {estimation.neighbour_threshold})",
-    )
-    group.add_argument(
-        "--neighbour-radius",
-        type=int,
-        metavar="N",
-        help=f"half width of the search window, voxels (default: {estimation.neighbour_radius})",
-    )
-    group.add_argument(
-        "--update-rule",
-        choices=UPDATE_RULES,
-        help="what a signal is replaced with "
-        "(default: observed-neighbours for si-cnn, own-prediction for di-cnn)",
-    )
-    group.add_argument(
-        "--network-input",
-        choices=NETWORK_INPUTS,
-        help=f"signals the network sees after the first rewriting (default: {estimation.network_input})",
-    )
-    group.add_argument(
-        "--rician", action="store_true", help="predict the mean Rician signal (default: noise-free signal)"
-    )
-    for flag, kind, value, what in (
-        (
-            "--lambda",
-            float,
-            estimation.lambda_,
-            "relative change of the training signals that ends the iterations",
-        ),
-        ("--delta", float, estimation.delta, "relative improvement of the loss that ends a training"),
-        ("--max-iterations", int, estimation.max_iterations, "most data iterations"),
-        ("--learning-rate", float, estimation.learning_rate, "of the optimiser Adam"),
-        ("--batch-size", int, estimation.batch_size, "tiles per optimiser step"),
-        ("--dropout", float, estimation.dropout, "share of activations dropped in training"),
-        ("--random-seed", int, estimation.random_seed, "the same seed gives the same maps"),
-    ):
-        group.add_argument(
-            flag, type=kind, metavar="N" if kind is int else "X", help=f"{what} (default: {value:g})"
-        )
-    group.add_argument(
-        "--epochs",
-        type=int,
-        metavar="N",
-        help="total epochs of --method cnn; give those of an si-cnn run to compare the two "
-        "(default: as many as si-cnn takes when every training converges at once)",
-    )
-
-    group = parser.add_argument_group("resources")
-    group.add_argument(
-        "--device",
-        help="auto, cpu, cuda or cuda:N; auto takes a GPU when there is one and says so "
-        f"(default: {resources.device})",
-    )
-    group.add_argument(
-        "--omp-nthreads",
-        type=int,
-        metavar="N",
-        help="CPU threads; another number may change the last bits of a map "
-        f"(default: {resources.omp_nthreads})",
-    )
-    group.add_argument(
-        "-w", "--work-dir", type=Path, metavar="DIR", help="folder for caches (default: OUTPUT_DIR/.work)"
-    )
-
-    group = parser.add_argument_group("run")
-    group.add_argument(
-        "--config-file", type=Path, metavar="TOML", help="flags as keys; the command line overrides"
-    )
-    for flag, what in (
-        ("--dry-run", "print what would be processed and written, then stop"),
-        ("--reports-only", "write the reports anew from the derivatives"),
-        ("--boilerplate-only", "write CITATION.md, print the methods text, then stop"),
-        ("--stop-on-first-crash", "stop at the first run that fails (default: go on with the others)"),
-        ("--overwrite", "replace outputs, also those of other settings (default: keep them)"),
-        ("--clean-workdir", "first remove what earlier calls left in the work directory"),
-    ):
-        group.add_argument(flag, action="store_true", help=what)
-    group.add_argument(
-        "--report-level",
-        choices=REPORT_LEVELS,
-        help="full adds pages in which one can move through the maps (default: default)",
-    )
-    group.add_argument("-v", dest="verbosity", action="count", help="say more; -vv shows tracebacks")
-    if positionals:
-        parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
-    return parser
-
-
-def parse(argv: Sequence[str]) -> Settings:
-    """Read the command line and the configuration file.
-
-    Parameters
-    ----------
-    argv : sequence of str
-
-    Returns
-    -------
-    Settings
-
-    Raises
-    ------
-    UsageError
-        Unknown flag or value, contradictory options, a file that does not parse.
-    MissingInputError
-        A file named by a flag is not there.
-    """
-    argv = [_hyphenated(token) for token in argv]
-    _refuse_later(argv)
-    given = vars(build_parser().parse_args(argv))
-    if "config_file" in given:
-        given = {**_read_config(given["config_file"]), **given}
-    if given["analysis_level"] == "group":
-        raise UsageError(f"the analysis level group is not part of version {__version__} yet")
-    return _to_settings(given)
-
-
-def _refuse_later(argv: Sequence[str]) -> None:
-    for token in argv:
-        flag = token.partition("=")[0]
-        if flag in LATER:
-            raise UsageError(f"{flag}: {LATER[flag]} is not part of version {__version__} yet")
-
-
-def _hyphenated(token: str) -> str:
-    if not token.startswith("--"):
-        return token
-    flag, equals, value = token.partition("=")
-    return flag.replace("_", "-") + equals + value
-
-
-def _read_text(path: Path, flag: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise MissingInputError(f"{flag}: {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{flag}: {path} cannot be read ({error})") from None
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        content = tomllib.loads(_read_text(path, "--config-file"))
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"--config-file: {path} is not valid TOML ({error})") from None
-    argv: list[str] = []
-    for key, value in content.items():
-        flag = f"--{key.replace('_', '-')}"
-        if isinstance(value, bool):
-            argv += [flag] if value else []
-        else:
-            argv += [flag, *(str(item) for item in (value if isinstance(value, list) else [value]))]
-    try:
-        _refuse_later(argv)
-        return vars(build_parser(positionals=False).parse_args(argv))
-    except UsageError as error:
-        raise UsageError(f"--config-file {path}: {error}") from None
-
-
-def _read_filters(path: Path) -> dict:
-    try:
-        content = json.loads(_read_text(path, "--bids-filter-file"))
-    except ValueError as error:
-        raise UsageError(f"--bids-filter-file: {path} is not valid JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"--bids-filter-file: {path} must hold a JSON object")
-    return content
-
-
-def _read_derivatives(items: Sequence[str]) -> dict[str, Path]:
-    datasets: dict[str, Path] = {}
-    for item in items:
-        match = re.fullmatch(r"([A-Za-z0-9._-]+)=(.+)", item)
-        path = Path(match[2]) if match else Path(item)
-        # The name becomes part of BIDS URIs, which take no space and no letter beyond ASCII.
-        name = match[1] if match else re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().name) or "derivative"
-        if name in datasets:
-            raise UsageError(f"--derivatives: two datasets are named {name!r}: name them as NAME=PATH")
-        datasets[name] = path
-    return datasets
-
-
-def _to_settings(given: dict[str, Any]) -> Settings:
-    def take(*names: str, **renamed: str) -> dict[str, Any]:
-        pairs = {**{name: name for name in names}, **renamed}
-        return {field: given[name] for field, name in pairs.items() if name in given}
-
-    def labels(name: str) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(given.get(name, ())))
-
-    estimation = preset_settings(given.get("preset", "default"))
-    estimation |= take(
-        "method",
-        "preset",
-        "neighbour_radius",
-        "update_rule",
-        "network_input",
-        "rician",
-        "delta",
-        "max_iterations",
-        "learning_rate",
-        "batch_size",
-        "dropout",
-        "random_seed",
-        "epochs",
-        lambda_="lambda",
-    )
-    for name in ("fitting_threshold", "neighbour_threshold"):
-        if given.get(name) is not None:
-            estimation[name] = given[name]
-        elif name in given:
-            estimation.pop(name, None)
-    inputs = take("mask_desc", "bvals")
-    if "bvals" in inputs and not inputs["bvals"].exists():
-        raise MissingInputError(f"--bvals: {inputs['bvals']} does not exist")
-    return Settings(
-        **take(
-            "bids_dir",
-            "output_dir",
-            "analysis_level",
-            "dry_run",
-            "reports_only",
-            "report_level",
-            "boilerplate_only",
-        ),
-        **take("stop_on_first_crash", "overwrite", "clean_workdir", "verbosity"),
-        selection=SelectionSettings(
-            participant_label=labels("participant_label"),
-            session_id=labels("session_id"),
-            acquisition_label=labels("acquisition_label"),
-            run_label=labels("run_label"),
-            bids_filters=_read_filters(given["bids_filter_file"]) if "bids_filter_file" in given else {},
-            **take("skip_bids_validation", "bids_database_dir", "combine"),
-        ),
-        inputs=InputSettings(derivatives=_read_derivatives(given.get("derivatives", ())), **inputs),
-        preprocessing=PreprocessingSettings(
-            **take("anatomy", "max_bval"), ignore_bvals=tuple(given.get("ignore_bvals", ()))
-        ),
-        estimation=EstimationSettings(**estimation),
-        resources=ResourceSettings(**take("device", "omp_nthreads", "work_dir")),
-    )
-
-
-def _stop(number: int, _: object) -> NoReturn:
+def _stop(number: int, _: object) -> None:
+    if Stopped.latest is None or Stopped.latest() is None:
+        raise Stopped(number)
     # A second SIGTERM must not break off the cleaning up; a second Ctrl-C is meant to.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    raise Stopped(number)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
 
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
     """Turn SIGTERM and SIGINT into :class:`Stopped`; one that is ignored, as below nohup, stays so."""
-    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number, handler in previous.items():
-        if handler is not signal.SIG_IGN:
+    show_unraisable = sys.unraisablehook
+
+    def raise_again(unraisable: sys.UnraisableHookArgs) -> None:
+        if not isinstance(unraisable.exc_value, Stopped):
+            show_unraisable(unraisable)
+            return
+        number = unraisable.exc_value.number
+
+        def stop(*_: object) -> NoReturn:
+            raise Stopped(number)
+
+        signal.signal(signal.SIGALRM, stop)
+        signal.setitimer(signal.ITIMER_REAL, RAISE_AGAIN)
+
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+    previous = {number: signal.getsignal(number) for number in numbers}
+    sys.unraisablehook = raise_again
+    for number in numbers[:2]:
+        if previous[number] is not signal.SIG_IGN:
             signal.signal(number, _stop)
     try:
         yield
     finally:
+        sys.unraisablehook = show_unraisable
         for number, handler in previous.items():
             signal.signal(number, handler)
 
@@ -507,11 +104,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return workflow.run(settings, Console(settings.verbosity))
     except SicnnAppError as error:
         return _fail(error, show_traceback)
-    except Stopped as stop:
-        if stop.number == signal.SIGINT:
-            print(f"{PROGRAM}: interrupted: {GO_ON}", file=sys.stderr)
-            return INTERRUPTED
-        return _fail(TryAgainError(f"stopped by SIGTERM: {GO_ON}"), show_traceback)
+    except (Stopped, KeyboardInterrupt) as stop:
+        if isinstance(stop, Stopped) and stop.number == signal.SIGTERM:
+            return _fail(TryAgainError(f"stopped by SIGTERM: {GO_ON}"), show_traceback)
+        print(f"{PROGRAM}: interrupted: {GO_ON}", file=sys.stderr)
+        return INTERRUPTED
     except Exception as error:
         text = f"internal error ({one_line(error)}): repeat with -vv and report what it prints"
         return _fail(InternalError(text), show_traceback)

@@ -134,9 +134,19 @@ class Console:
 
     @contextmanager
     def progress(self, name: str) -> Iterator[ProgressCallback]:
-        """Yield a callback ``(text, done, total)`` for the long work on one run."""
+        """Yield a callback ``(text, done, total)`` for the long work on one run.
+
+        Where nothing is done yet the text is a line of its own: it tells what begins.
+        """
+
+        def detail(text: str, done: int, total: int) -> None:
+            if done:
+                self.detail(f"{name}: {text} ({done} of at most {total})")
+            else:
+                self.line(f"{name}: {text}")
+
         if not self._out.is_terminal:
-            yield lambda text, done, total: self.detail(f"{name}: {text} ({done} of at most {total})")
+            yield detail
             return
         columns = (
             TextColumn("{task.description}", markup=False),
@@ -148,7 +158,10 @@ class Console:
             task = progress.add_task(name, total=None, text="")
 
             def show(text: str, done: int, total: int) -> None:
-                self._log.info("%s: %s (%d of at most %d)", name, text, done, total)
+                if done:
+                    self._log.info("%s: %s (%d of at most %d)", name, text, done, total)
+                else:
+                    self.line(f"{name}: {text}")
                 progress.update(task, completed=done, total=total, text=text)
 
             yield show

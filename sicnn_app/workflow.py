@@ -5,13 +5,11 @@ The only place where a failed run is caught; one bad run never stops the others.
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import json
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,33 +18,32 @@ from sicnn_app.bids.atomic import WORK_FOLDER, output_errors, write_bytes
 from sicnn_app.bids.dataset import prepare_output
 from sicnn_app.bids.describe import describe
 from sicnn_app.bids.discover import Discovery, discover, natural_key
-from sicnn_app.bids.load import load_mask, load_run
 from sicnn_app.bids.validate import check_dataset
-from sicnn_app.bids.write import expected_outputs, recorded_fingerprint, write_run
-from sicnn_app.caches import clean_work_folder, private_caches
+from sicnn_app.bids.write import expected_outputs
+from sicnn_app.caches import private_caches
 from sicnn_app.console import Console, LogFile
 from sicnn_app.errors import (
     InternalError,
     NoRunsError,
+    OutputError,
     SicnnAppError,
     TryAgainError,
     UsageError,
     one_line,
 )
-from sicnn_app.ivim.maps import Estimate
-from sicnn_app.ivim.run import DwiRun, RunResult
+from sicnn_app.fingerprints import fingerprint_all, finished_runs, is_reported
+from sicnn_app.ivim.run import DwiRun
+from sicnn_app.locks.leftovers import remove_leftovers
+from sicnn_app.locks.owned import owned_folder
+from sicnn_app.locks.shared import HeldElsewhere, locked_folder, shared_folder
 from sicnn_app.preprocess.anatomy import choose_anatomy
+from sicnn_app.processing import RunContext, forget_run, process_run
 from sicnn_app.settings import Settings
 
-ESTIMATORS = {
-    "si-cnn": "sicnn_app.sicnn.estimate",
-    "di-cnn": "sicnn_app.sicnn.estimate",
-    "cnn": "sicnn_app.sicnn.estimate",
-    "lsq": "sicnn_app.lsq.estimate",
-}
-"""Module of every method; each has ``estimate`` with one signature, and is loaded on use."""
-
 SOME_FAILED = 1
+
+REPORT_WAIT = 600.0
+"""Seconds to wait for other processes that write the same report; each takes a few."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +121,8 @@ def run(settings: Settings, console: Console) -> int:
 
 def check_output_place(settings: Settings) -> None:
     """Refuse an output that would end up among the raw data."""
-    source, output = settings.bids_dir.resolve(), settings.output_dir.resolve()
+    # Path.resolve raises for a loop of links, which the output is created through, and refused for, later.
+    source, output = (Path(os.path.realpath(path)) for path in (settings.bids_dir, settings.output_dir))
     if output.is_relative_to(source) and source / "derivatives" not in output.parents:
         raise UsageError(
             f"the output {settings.output_dir} lies inside the dataset: choose a folder outside of it, "
@@ -156,10 +154,7 @@ def process(settings: Settings, discovery: Discovery, console: Console) -> int:
     console.line(f"sicnn-app {__version__}: {settings.estimation.method} on {device} ({reason})")
     fingerprints = fingerprint_all(settings, discovery.runs)
     finished = finished_runs(settings, discovery.runs, fingerprints)
-    if settings.clean_workdir:
-        for folder in {settings.work_dir, settings.output_dir / WORK_FOLDER}:
-            clean_work_folder(folder)
-    with private_caches(settings.work_dir), output_and_log(settings, console) as log:
+    with at_work(settings, console), output_and_log(settings, console) as log:
         problems = {item.name: error for item, error in discovery.problems}
         job = Job(settings, console, device, log, fingerprints, finished, problems)
         outcomes: list[Outcome] = []
@@ -180,18 +175,18 @@ def by_session(runs: Sequence[DwiRun]) -> list[list[DwiRun]]:
 
 def process_session(runs: Sequence[DwiRun], job: Job) -> list[Outcome]:
     """Process the runs of a session and write its report; without that none of them counts as done."""
-    from sicnn_app.report.html import report_path
-
     outcomes: list[Outcome] = []
     for item in runs:
         outcomes.append(attempt(item, job))
         if job.settings.stop_on_first_crash and outcomes[-1].error:
             break
-    subject, session = runs[0].subject, runs[0].session
-    complete = report_path(job.settings.output_dir, subject, session).exists()
-    if complete and all(outcome.status == "skipped" for outcome in outcomes):
+    # A run that another process has is that one's to report on.
+    mine = [outcome for outcome in outcomes if not isinstance(outcome.error, HeldElsewhere)]
+    skipped = [outcome.run for outcome in mine if outcome.status == "skipped"]
+    if len(skipped) == len(mine) and all(is_reported(item, job.settings.output_dir) for item in skipped):
         return outcomes
-    errors = [f"{outcome.run.name}: {outcome.error}" for outcome in outcomes if outcome.error]
+    subject, session = runs[0].subject, runs[0].session
+    errors = [f"{outcome.run.name}: {outcome.error}" for outcome in mine if outcome.error]
     error = caught(lambda: write_report(job.settings, subject, session, job.console, errors), job.log)
     if error is None:
         return outcomes
@@ -202,13 +197,22 @@ def process_session(runs: Sequence[DwiRun], job: Job) -> list[Outcome]:
 def attempt(item: DwiRun, job: Job) -> Outcome:
     """Process one run; an error becomes an outcome instead of ending the others."""
     if item in job.finished:
+        forget_run(item, job.settings)
         job.console.line(f"{item.name}: skipped, finished before with the same settings")
         return Outcome(item, "skipped")
-    error = job.problems.get(item.name) or caught(lambda: process_run(item, job), job.log)
-    if error is None:
-        return Outcome(item, "done")
-    job.console.error(f"{item.name}: {error}", error)
-    return Outcome(item, "failed", error)
+    done: list[bool] = []
+    error = job.problems.get(item.name) or caught(
+        lambda: done.append(
+            process_run(item, RunContext(job.settings, job.console, job.device, job.fingerprints[item.name]))
+        ),
+        job.log,
+    )
+    if error is not None:
+        job.console.error(f"{item.name}: {error}", error)
+        return Outcome(item, "failed", error)
+    if not done[0]:
+        job.console.line(f"{item.name}: skipped, another process finished it meanwhile")
+    return Outcome(item, "done" if done[0] else "skipped")
 
 
 def caught(action: Callable[[], object], log: Path) -> SicnnAppError | None:
@@ -217,133 +221,17 @@ def caught(action: Callable[[], object], log: Path) -> SicnnAppError | None:
         action()
     except SicnnAppError as error:
         return error
-    except MemoryError as error:
-        wrapped: SicnnAppError = TryAgainError("out of memory: try again on a machine with more")
-        wrapped.__cause__ = error
-        return wrapped
     except Exception as error:
-        wrapped = InternalError(f"internal error ({one_line(error)}): please report it with {log}")
+        from sicnn_app.device import is_out_of_memory
+
+        wrapped: SicnnAppError = InternalError(
+            f"internal error ({one_line(error)}): please report it with {log}"
+        )
+        if is_out_of_memory(error):
+            wrapped = TryAgainError("out of memory: try again on a machine with more")
         wrapped.__cause__ = error
         return wrapped
     return None
-
-
-def process_run(item: DwiRun, job: Job) -> None:
-    """Load, prepare, estimate and write one run."""
-    from sicnn_app.device import describe_device
-    from sicnn_app.ivim.flags import flag_voxels
-    from sicnn_app.preprocess.steps import prepare
-
-    settings, console = job.settings, job.console
-    anatomy, anatomy_source = choose_anatomy(settings.preprocessing.anatomy, item.metadata)
-    loaded = load_run(item, bvals_file=settings.inputs.bvals)
-    external_mask, mask_warnings = (
-        (None, []) if item.mask is None else load_mask(item.mask, loaded.series.affine)
-    )
-    prepared = prepare(
-        loaded.series, anatomy=anatomy, external_mask=external_mask, settings=settings.preprocessing
-    )
-    averaged = prepared.averaged
-    console.line(
-        f"{item.name}: {int(averaged.mask.sum())} voxels ({anatomy}), {len(prepared.series.bvals)} volumes, "
-        f"{len(averaged.bvals)} b-values, noise {averaged.sigma:.3g}"
-    )
-    warnings = [*loaded.warnings, *mask_warnings, *prepared.warnings]
-    for text in warnings:
-        console.warning(f"{item.name}: {text}")
-    with console.progress(item.name) as progress:
-        estimate: Estimate = load_estimator(settings.estimation.method)(
-            averaged.signals,
-            averaged.mask,
-            averaged.bvals,
-            sigma_per_bval=averaged.sigma_per_bval,
-            sigma=averaged.sigma,
-            settings=settings.estimation,
-            device=job.device,
-            progress=progress,
-        )
-    estimate = replace(estimate, device=describe_device(job.device))
-    flags, flag_counts = flag_voxels(
-        estimate.maps,
-        averaged.mask,
-        vars(settings.estimation.bounds),
-        averaged.sigma,
-        averaged.sigma_per_bval,
-        estimate.neighbour_count,
-        averaged.signals[..., 0],
-    )
-    result = RunResult(
-        run=item,
-        header=loaded.header,
-        series=prepared.series,
-        averaged=averaged,
-        estimate=estimate,
-        flags=flags,
-        flag_counts=flag_counts,
-        anatomy=anatomy,
-        anatomy_source=anatomy_source,
-        mask_source=prepared.mask_method if item.mask is None else str(item.mask),
-        steps=prepared.steps,
-        warnings=warnings,
-        settings={**settings.changing_maps(), "bvals_file": settings.inputs.bvals},
-        fingerprint=job.fingerprints[item.name],
-    )
-    write_run(
-        result, settings.output_dir, bids_dir=settings.bids_dir, dataset_links=settings.inputs.derivatives
-    )
-    console.line(f"{item.name}: written")
-
-
-def load_estimator(method: str) -> Callable[..., Estimate]:
-    """The ``estimate`` function of a method."""
-    return importlib.import_module(ESTIMATORS[method]).estimate
-
-
-def fingerprint_all(settings: Settings, runs: Sequence[DwiRun]) -> dict[str, str]:
-    """Fingerprint of every run: settings that change a map, source files, minor version of the app."""
-    common = {
-        "settings": settings.changing_maps(),
-        "version": __version__.rsplit(".", 1)[0],
-        "bvals_file": hash_file(settings.inputs.bvals),
-    }
-    fingerprints = {}
-    for item in runs:
-        files = [hash_file(path) for part in item.parts for path in (part.image, part.bval, part.bvec)]
-        anatomy, _ = choose_anatomy(settings.preprocessing.anatomy, item.metadata)
-        content = {**common, "files": files, "mask": hash_file(item.mask), "anatomy": anatomy}
-        fingerprints[item.name] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return fingerprints
-
-
-def hash_file(path: Path | None) -> str | None:
-    """SHA-256 of a file; None for no file or one that cannot be read, which loading will report."""
-    if path is None:
-        return None
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError:
-        return None
-
-
-def finished_runs(settings: Settings, runs: Sequence[DwiRun], fingerprints: dict[str, str]) -> list[DwiRun]:
-    """Runs that need no work; refuses, before any run starts, to mix outputs of different settings."""
-    finished, other = [], []
-    for item in runs:
-        found, complete = recorded_fingerprint(settings.output_dir, item)
-        if found is None or settings.overwrite:
-            continue
-        if found != fingerprints[item.name]:
-            other.append(item)
-        elif complete:
-            finished.append(item)
-    if other:
-        names = ", ".join(item.name for item in other[:3]) + (" ..." if len(other) > 3 else "")
-        raise UsageError(
-            f"{settings.output_dir} holds outputs of other settings or other source files for {names}: "
-            "choose another output folder, or --overwrite them"
-        )
-    return finished
 
 
 def prepare_folder(settings: Settings) -> None:
@@ -351,18 +239,44 @@ def prepare_folder(settings: Settings) -> None:
     from sicnn_app.report.methods import citation_markdown
 
     prepare_output(
-        settings.output_dir, settings.bids_dir, settings.inputs.derivatives, citation=citation_markdown()
+        settings.output_dir,
+        settings.bids_dir,
+        settings.inputs.derivatives,
+        citation=citation_markdown(),
+        work_dir=settings.work_dir,
     )
+
+
+@contextmanager
+def at_work(settings: Settings, console: Console) -> Iterator[None]:
+    """Context with caches in the work directory, from which the remains of killed processes go first."""
+    for folder in {settings.work_dir, settings.output_dir / WORK_FOLDER}:
+        for text in remove_leftovers(folder, checkpoints=settings.clean_workdir):
+            console.warning(text)
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(owned_folder(settings.work_dir, "caches"))
+            stack.enter_context(private_caches(folder))
+        except OSError as error:
+            raise OutputError(
+                f"{settings.work_dir}: cannot be created ({error.strerror}): choose a writable output or "
+                "--work-dir"
+            ) from error
+        yield
 
 
 @contextmanager
 def output_and_log(settings: Settings, console: Console) -> Iterator[Path]:
     """Context in which everything said goes into a file of its own below ``logs/`` of the output."""
     prepare_folder(settings)
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
-    path = settings.output_dir / "logs" / f"sicnn-app_{moment}.log"
-    with output_errors(path):
-        handler = LogFile(path)
+    handler = None
+    # Two processes may start within the same microsecond.
+    while handler is None:
+        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+        path = settings.output_dir / "logs" / f"sicnn-app_{moment}.log"
+        with output_errors(path), suppress(FileExistsError):
+            path.touch(exist_ok=False)
+            handler = LogFile(path)
     with console.log_to(handler):
         console.note(f"software: {record.software_versions()}")
         yield path
@@ -371,17 +285,21 @@ def output_and_log(settings: Settings, console: Console) -> Iterator[Path]:
 def write_report(
     settings: Settings, subject: str, session: str | None, console: Console, errors: Sequence[str] = ()
 ) -> None:
-    """Write one report from the derivatives."""
-    from sicnn_app.report.html import build_report
+    """Write one report from the derivatives; processes that do so at the same time wait for one another."""
+    from sicnn_app.report.html import build_report, report_path
 
-    path = build_report(
-        settings.output_dir,
-        subject,
-        session,
-        errors=errors,
-        interactive=settings.report_level == "full",
-        write_bytes=lambda target, content: write_bytes(target, content, output_dir=settings.output_dir),
-    )
+    name = report_path(settings.output_dir, subject, session).stem
+    with locked_folder(
+        shared_folder(settings.work_dir, f"report-{name}", settings.output_dir), wait=REPORT_WAIT
+    ):
+        path = build_report(
+            settings.output_dir,
+            subject,
+            session,
+            errors=errors,
+            interactive=settings.report_level == "full",
+            write_bytes=lambda target, content: write_bytes(target, content, output_dir=settings.output_dir),
+        )
     console.line(f"report: {path}")
 
 
@@ -418,12 +336,12 @@ def rebuild_reports(settings: Settings, console: Console) -> int:
             f"{settings.output_dir} holds no maps to report on that were asked for: process the dataset first"
         )
     errors = []
-    with private_caches(settings.work_dir):
+    with at_work(settings, console):
         for subject, session in found:
             try:
                 write_report(settings, subject, session, console)
             except SicnnAppError as error:
-                console.error(str(error))
+                console.error(str(error), error)
                 errors.append(error)
     codes = {error.exit_code for error in errors}
     return 0 if not errors else codes.pop() if len(codes) == 1 and len(errors) == len(found) else SOME_FAILED
@@ -433,7 +351,7 @@ def write_boilerplate(settings: Settings, console: Console) -> int:
     """Write ``CITATION.md`` and print the methods text of these settings."""
     from sicnn_app.report.methods import methods_text
 
-    with private_caches(settings.work_dir):
+    with at_work(settings, console):
         prepare_folder(settings)
     console.line(methods_text(settings.changing_maps(), record.software_versions()))
     return 0

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from sicnn_app import __version__
 from sicnn_app import workflow as workflow_module
-from sicnn_app.cli import LATER, build_parser, main, parse
+from sicnn_app.arguments import LATER, build_parser, parse
+from sicnn_app.cli import main
 from sicnn_app.errors import (
     DataError,
     DeviceError,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import gzip
 import json
 import os
+import re
 import shutil
+import signal
+from contextlib import ExitStack
 from pathlib import Path
 
 import nibabel as nib
@@ -28,7 +30,9 @@ from app_runs import (
     values,
 )
 
+from sicnn_app import workflow as workflow_module
 from sicnn_app.bids import dataset as dataset_module
+from sicnn_app.locks.shared import locked_folder, shared_folder
 from sicnn_app.lsq import estimate as lsq_estimate
 from sicnn_app.report import html
 from sicnn_app.report.pictures import RunPictures
@@ -627,27 +631,124 @@ def test_a_work_directory_of_ones_own(app, tmp_path):
     assert not (tmp_path / "out" / ".work").exists()
 
 
-def test_remains_of_killed_jobs_go_on_request_only(app, tmp_path):
-    made = dataset(tmp_path / "bids")
-    remains = tmp_path / "out" / ".work" / "write-elsewhere-1-x"
-    remains.mkdir(parents=True)
-    (remains / ".owner").touch()
-    (remains / "half.nii.gz").write_text("")
+def test_remains_of_killed_jobs_go_and_checkpoints_only_on_request(app, tmp_path):
+    made, work = dataset(tmp_path / "bids"), tmp_path / "out" / ".work"
+    remains = work / "write-elsewhere-1-abcdefgh"
+    checkpoint = work / "run-sub-09-0123abcd" / "training.pt"
+    for path in (remains / ".owner", remains / "half.nii.gz", checkpoint):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
     assert app.quick(made, tmp_path / "out").code == 0
+    # Its computer may be any, so that it may be alive.
     assert remains.exists()
+    os.utime(remains / ".owner", (0, 0))
+    assert app.quick(made, tmp_path / "out").code == 0
+    assert [path.name for path in work.iterdir()] == [checkpoint.parent.name]
     assert app.quick(made, tmp_path / "out", "--clean-workdir").code == 0
-    assert not (tmp_path / "out" / ".work").exists()
+    assert not work.exists()
 
 
-def test_a_lock_that_another_job_holds_is_75(app, tmp_path, monkeypatch):
+def test_remains_of_a_finished_run_go_when_it_is_skipped(app, tmp_path):
+    made, out = dataset(tmp_path / "bids"), tmp_path / "out"
+    assert app.quick(made, out).code == 0
+    folder = shared_folder(out / ".work", "run-sub-01", out)
+    folder.mkdir(parents=True)
+    (folder / "training.pt").write_text("")
+    assert "skipped" in app.quick(made, out).out
+    assert not (out / ".work").exists()
+
+
+def test_a_lock_of_the_output_that_another_job_holds_is_75(app, tmp_path, monkeypatch):
     monkeypatch.setattr(dataset_module, "LOCK_TIMEOUT", 0.2)
-    lock = tmp_path / "out" / ".work" / "dataset.lock"
-    lock.parent.mkdir(parents=True)
-    with lock.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        call = app.quick(dataset(tmp_path / "bids"), tmp_path / "out")
+    out, work = tmp_path / "out", tmp_path / "work"
+    with locked_folder(shared_folder(work, "dataset", out)):
+        call = app.quick(dataset(tmp_path / "bids"), out, "-w", work)
     assert call.code == 75
-    assert str(lock) in call.err
+    assert f"pid {os.getpid()}" in call.err
+    assert call.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("held", "code"), [(["sub-01"], 1), (["sub-01", "sub-02"], 75)])
+def test_runs_that_another_job_has_in_work_are_left_to_it(app, tmp_path, held, code):
+    made, out = dataset(tmp_path / "bids", "sub-01", "sub-02"), tmp_path / "out"
+    with ExitStack() as stack:
+        for name in held:
+            stack.enter_context(locked_folder(shared_folder(out / ".work", f"run-{name}", out)))
+        call = app.quick(made, out)
+    assert call.code == code
+    for name in ("sub-01", "sub-02"):
+        refused = re.search(rf"failed: {name}: .* held by another process", call.out) is not None
+        assert refused == (name in held)
+        assert (out / name).exists() == (name not in held)
+        assert (out / f"{name}.html").exists() == (name not in held)
+    assert app.quick(made, out).code == 0
+    assert not (out / ".work").exists()
+
+
+def interleave(monkeypatch, action) -> None:
+    """Let something happen between the checks at the start of the next call and its work."""
+    original = workflow_module.prepare_output
+
+    def prepare_output(*arguments, **options):
+        monkeypatch.setattr(workflow_module, "prepare_output", original)
+        action()
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(workflow_module, "prepare_output", prepare_output)
+
+
+def test_a_run_that_another_job_finishes_meanwhile_is_not_done_again(app, tmp_path, monkeypatch):
+    made, out = dataset(tmp_path / "bids"), tmp_path / "out"
+    written = {}
+
+    def other_job():
+        assert app.quick(made, out).code == 0
+        written.update(stamps(out / "sub-01"))
+
+    interleave(monkeypatch, other_job)
+    call = app.quick(made, out)
+    assert call.code == 0
+    assert "sub-01: skipped, another process finished it meanwhile" in call.out
+    assert stamps(out / "sub-01") == written
+
+
+def test_a_run_that_another_job_finishes_meanwhile_with_other_settings_is_refused(app, tmp_path, monkeypatch):
+    made, out = dataset(tmp_path / "bids"), tmp_path / "out"
+    interleave(monkeypatch, lambda: app.quick(made, out, "--max-bval", "500"))
+    call = app.quick(made, out)
+    assert call.code == 64
+    assert "other settings" in call.err
+    assert parameters(out)["BValuesUsed"][-1] == 400
+
+
+def test_who_lost_its_run_to_another_job_publishes_nothing(app, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    original = lsq_estimate.estimate
+
+    def estimate(*arguments, **options):
+        (lock,) = out.glob(".work/run-sub-01-*/lock")
+        lock.write_text(json.dumps({"host": "elsewhere", "pid": 4711, "token": "theirs"}))
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(lsq_estimate, "estimate", estimate)
+    call = app.quick(dataset(tmp_path / "bids"), out)
+    assert call.code == 75
+    assert "taken over by another process (host elsewhere, pid 4711" in call.err
+    assert not (out / "sub-01").exists()
+    assert [path.name for path in out.glob(".work/*/*")] == ["lock"]
+
+
+def test_a_report_that_lacks_a_finished_run_is_written_anew(app, tmp_path, monkeypatch):
+    made, out = dataset(tmp_path / "bids", "sub-01_run-1", "sub-01_run-2"), tmp_path / "out"
+    assert app.quick(made, out, "--run-label", "1").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(html, "build_report", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+        assert app.quick(made, out).code == 75
+    assert "run-sub-01_run-2" not in (out / "sub-01.html").read_text()
+    call = app.quick(made, out)
+    assert "2 skipped" in call.out
+    assert "run-sub-01_run-2" in (out / "sub-01.html").read_text()
+    assert not (out / ".work").exists()
 
 
 def test_a_gpu_that_is_not_there_is_69_and_writes_nothing(app, tmp_path, monkeypatch):

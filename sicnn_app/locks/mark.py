@@ -1,0 +1,200 @@
+"""Marks: files by which processes show that they live, and others judge whether they do.
+
+Every process keeps its mark locked (flock) and touches it twice a minute. An owner is dead when its
+mark is not locked and it ran on this very kernel, so that a killed job can be repeated at once; anything
+else counts as alive until it gave no sign of life for ten minutes. Host names and process numbers are
+for people: containers share them.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+HEARTBEAT = 30.0
+"""Seconds between two signs of life."""
+
+STALE = 600.0
+"""Seconds without a sign of life after which a mark counts for nothing, wherever its process ran."""
+
+NEW = "-new-"
+"""Part of the name of a mark that is not in its place yet."""
+
+_MARK_SIZE = 65536
+"""More bytes than any mark has."""
+
+
+@cache
+def _boot_id() -> str | None:
+    """Identifies the running kernel, the same in all its containers; None where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+
+
+class Mark:
+    """A file of this process that tells others that, and since when, it is at work.
+
+    Parameters
+    ----------
+    path : Path
+        The file must not exist; its folder must.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.token = uuid.uuid4().hex
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            # Without locks on the file system the signs of life have to do.
+            with suppress(OSError):
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            content = {
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "since": datetime.now(UTC).isoformat(timespec="seconds"),
+                "kernel": _boot_id(),
+                "device": os.fstat(self._descriptor).st_dev,
+                "token": self.token,
+            }
+            os.write(self._descriptor, json.dumps(content).encode())
+        except BaseException:
+            self.close()
+            raise
+
+    def beat(self) -> None:
+        """Give a sign of life."""
+        with suppress(OSError):
+            os.utime(self._descriptor)
+
+    @contextmanager
+    def beating(self, interval: float) -> Iterator[None]:
+        """Context in which a thread gives a sign of life every ``interval`` seconds."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(interval):
+                self.beat()
+
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def close(self) -> None:
+        """Let go of the file; whoever called removes it."""
+        with suppress(OSError):
+            os.close(self._descriptor)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a look at a mark shows.
+
+    Attributes
+    ----------
+    content : dict
+        What its process wrote, as far as it can be read.
+    locked : bool or None
+        Whether a process has it locked; None where the file system knows no locks. When False, this
+        process has it locked during the look.
+    here : bool
+        Whether its process ran on this kernel and saw the file on the same mounted device, so that
+        locks can be relied on.
+    silence : float
+        Seconds since the last sign of life, by the clock of the file system.
+    """
+
+    content: dict
+    locked: bool | None
+    here: bool
+    silence: float
+
+    @property
+    def dead(self) -> bool:
+        """Whether the process is known, or after ten silent minutes supposed, to have ended."""
+        if self.locked:
+            return False
+        return (self.locked is False and self.here) or self.silence > STALE
+
+    @property
+    def holder(self) -> str:
+        """Who it is, in words."""
+        host, pid, since = (self.content.get(key, "unknown") for key in ("host", "pid", "since"))
+        return f"host {host}, pid {pid}, since {since}"
+
+
+@contextmanager
+def look(path: Path) -> Iterator[Seen | None]:
+    """Look at a mark, None when there is none; of two processes that look only one sees it unlocked."""
+    try:
+        descriptor = _open(path)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        locked: bool | None = False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            locked = True if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
+        status = os.fstat(descriptor)
+        # Of the file that is locked: another one may have its name by now.
+        content = _parsed(os.pread(descriptor, _MARK_SIZE, 0))
+        here = _boot_id() is not None and (content.get("kernel"), content.get("device")) == (
+            _boot_id(),
+            status.st_dev,
+        )
+        yield Seen(content, locked, here, _now(path.parent) - status.st_mtime)
+    finally:
+        os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR)
+    except PermissionError:
+        # Another user's: where locks need a writable file, the signs of life have to do.
+        return os.open(path, os.O_RDONLY)
+
+
+def content_of(path: Path) -> dict:
+    """What a mark says; nothing when it is absent or cannot be read."""
+    try:
+        return _parsed(path.read_bytes())
+    except OSError:
+        return {}
+
+
+def _parsed(text: bytes) -> dict:
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _now(folder: Path) -> float:
+    """Time by the clock that stamps files in ``folder``, which may be another computer's."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            return os.fstat(stream.fileno()).st_mtime
+    except OSError:
+        return time.time()

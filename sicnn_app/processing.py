@@ -1,0 +1,247 @@
+"""One run from its files to its derivatives: lock, load, prepare, estimate, flag, write."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+
+from sicnn_app import record
+from sicnn_app.bids.load import load_run, series_size
+from sicnn_app.bids.masks import load_mask
+from sicnn_app.bids.room import require_room
+from sicnn_app.bids.write import write_run
+from sicnn_app.checkpoints import TrainingCheckpoint
+from sicnn_app.console import Console
+from sicnn_app.errors import DataError, SicnnAppError
+from sicnn_app.fingerprints import finished_runs
+from sicnn_app.ivim.maps import Estimate
+from sicnn_app.ivim.run import DwiRun, RunResult
+from sicnn_app.locks.shared import locked_folder, shared_folder
+from sicnn_app.memory import MemoryPlan, peak_memory, plan_memory, remaining_memory, resident_memory
+from sicnn_app.preprocess.anatomy import choose_anatomy
+from sicnn_app.settings import Settings
+
+ESTIMATORS = {
+    "si-cnn": "sicnn_app.sicnn.estimate",
+    "di-cnn": "sicnn_app.sicnn.estimate",
+    "cnn": "sicnn_app.sicnn.estimate",
+    "lsq": "sicnn_app.lsq.estimate",
+}
+"""Module of every method, loaded on use; each has ``estimate`` and ``needed_bytes`` with one signature."""
+
+CHECKPOINT = "training.pt"
+"""File in the folder of a run, below the work directory, from which an interrupted training continues."""
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What the work on one run needs besides its files.
+
+    Attributes
+    ----------
+    settings : Settings
+    console : Console
+    device : str
+        ``cpu`` or ``cuda:N``.
+    fingerprint : str
+        Written into the completion marker.
+    """
+
+    settings: Settings
+    console: Console
+    device: str
+    fingerprint: str
+
+
+def work_folder(item: DwiRun, settings: Settings) -> Path:
+    """Folder in the work directory that whoever works on this run and output has to lock."""
+    return shared_folder(settings.work_dir, f"run-{item.name}", settings.output_dir)
+
+
+def process_run(item: DwiRun, context: RunContext) -> bool:
+    """Load, prepare, estimate and write one run, unless another process has it or has finished it.
+
+    Returns
+    -------
+    bool
+        Whether there was anything to do.
+
+    Raises
+    ------
+    SicnnAppError
+        What keeps the run from being finished; HeldElsewhere when another process works on it.
+    """
+    settings, console = context.settings, context.console
+    with locked_folder(work_folder(item, settings), keep=(CHECKPOINT,)) as lock:
+        if lock.recovered:
+            console.warning(f"{item.name}: {lock.recovered}")
+        if settings.overwrite:
+            lock.clear(())
+        if finished_runs(settings, [item], {item.name: context.fingerprint}):
+            return False
+        checkpoint = TrainingCheckpoint(lock.folder / CHECKPOINT, checkpoint_key(context))
+        with _flushed(checkpoint):
+            write_run(
+                _estimate_run(item, context, checkpoint, scratch=lock.folder),
+                settings.output_dir,
+                bids_dir=settings.bids_dir,
+                dataset_links=settings.inputs.derivatives,
+                check=lock.check,
+            )
+    console.line(f"{item.name}: written")
+    return True
+
+
+def forget_run(item: DwiRun, settings: Settings) -> None:
+    """Remove what a killed process left of a run that it had finished."""
+    folder = work_folder(item, settings)
+    if folder.exists():
+        # A living process that has it removes it itself.
+        with suppress(SicnnAppError), locked_folder(folder):
+            pass
+
+
+def _estimate_run(
+    item: DwiRun, context: RunContext, checkpoint: TrainingCheckpoint, *, scratch: Path
+) -> RunResult:
+    from sicnn_app.device import describe_device
+    from sicnn_app.ivim.flags import flag_voxels
+    from sicnn_app.preprocess.steps import prepare
+
+    settings, console = context.settings, context.console
+    anatomy, anatomy_source = choose_anatomy(settings.preprocessing.anatomy, item.metadata)
+    plan = _plan_resources(item, settings, scratch)
+    loaded = load_run(item, bvals_file=settings.inputs.bvals, scratch=scratch if plan.on_disk else None)
+    external_mask, mask_warnings = (
+        (None, [])
+        if item.mask is None
+        else load_mask(item.mask, loaded.series.affine, shape=loaded.series.signals.shape[:3])
+    )
+    with console.progress(item.name) as progress:
+        try:
+            prepared = prepare(
+                loaded.series,
+                anatomy=anatomy,
+                external_mask=external_mask,
+                settings=settings.preprocessing,
+                preprocessed=item.preprocessed,
+                no_room_to_denoise=next(iter(plan.warnings), None),
+                progress=progress,
+            )
+        except DataError as error:
+            # Arrays do not know from which files they came.
+            names = ", ".join(source.image.name for source in item.parts)
+            raise DataError(f"{names}: {error}") from error
+    averaged = prepared.averaged
+    console.line(
+        f"{item.name}: {int(averaged.mask.sum())} voxels ({anatomy}), {len(prepared.series.bvals)} volumes, "
+        f"{len(averaged.bvals)} b-values, noise {averaged.sigma:.3g}"
+    )
+    warnings = [*loaded.warnings, *plan.warnings, *mask_warnings, *prepared.warnings]
+    for text in warnings:
+        console.warning(f"{item.name}: {text}")
+    with console.progress(item.name) as progress:
+        estimate: Estimate = load_estimator(settings.estimation.method)(
+            averaged.signals,
+            averaged.mask,
+            averaged.bvals,
+            sigma_per_bval=averaged.sigma_per_bval,
+            sigma=averaged.sigma,
+            settings=settings.estimation,
+            device=context.device,
+            progress=progress,
+            checkpoint=checkpoint,
+            fall_back=settings.resources.device == "auto",
+            memory_limit=remaining_memory(settings.resources.mem),
+        )
+    given_up = estimate.parameters["out_of_memory"]
+    warnings += given_up
+    for text in (*given_up, *checkpoint.warnings):
+        console.warning(f"{item.name}: {text}")
+    estimate = replace(estimate, device=describe_device(estimate.device))
+    flags, flag_counts = flag_voxels(
+        estimate.maps,
+        averaged.mask,
+        vars(settings.estimation.bounds),
+        averaged.sigma,
+        averaged.sigma_per_bval,
+        estimate.neighbour_count,
+        averaged.signals[..., 0],
+    )
+    return RunResult(
+        run=item,
+        header=loaded.header,
+        series=prepared.series,
+        averaged=averaged,
+        estimate=estimate,
+        flags=flags,
+        flag_counts=flag_counts,
+        anatomy=anatomy,
+        anatomy_source=anatomy_source,
+        mask_source=prepared.mask_method if item.mask is None else str(item.mask),
+        steps=prepared.steps,
+        motion=prepared.motion,
+        warnings=warnings,
+        settings={**settings.changing_maps(), "bvals_file": settings.inputs.bvals},
+        fingerprint=context.fingerprint,
+        peak_memory=peak_memory(),
+    )
+
+
+def _plan_resources(item: DwiRun, settings: Settings, scratch: Path) -> MemoryPlan:
+    """Where the series of a run will lie; raises when memory or a disk has no room for the run."""
+    shape, bvals = series_size(item, bvals_file=settings.inputs.bvals)
+    steps = settings.preprocessing
+    plan = plan_memory(
+        shape,
+        bvals=bvals,
+        limit=settings.resources.mem,
+        resident=resident_memory(),
+        estimation=_estimator_module(settings.estimation.method).needed_bytes(
+            shape[:3], bvals, settings.estimation
+        ),
+        denoise="none" if item.preprocessed and steps.denoise == "auto" else steps.denoise,
+        corrections=steps.unring + (steps.motion_correction != "none"),
+    )
+    require_room(item, settings.output_dir, shape, work=[(scratch, plan.disk)])
+    return plan
+
+
+@contextmanager
+def _flushed(checkpoint: TrainingCheckpoint) -> Iterator[None]:
+    """When the process is being stopped, the last state goes to disk first."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:
+        checkpoint.flush()
+        raise
+
+
+def checkpoint_key(context: RunContext) -> str:
+    """What must be equal, besides what the estimator sees, for a training to go on to the very same maps."""
+    from sicnn_app.device import describe_device
+
+    content = {
+        "fingerprint": context.fingerprint,
+        "software": record.software_versions(),
+        "device": record.device_name(describe_device(context.device)),
+        "threads": context.settings.resources.omp_nthreads,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def load_estimator(method: str) -> Callable[..., Estimate]:
+    """The ``estimate`` function of a method."""
+    return _estimator_module(method).estimate
+
+
+def _estimator_module(method: str) -> ModuleType:
+    return importlib.import_module(ESTIMATORS[method])

@@ -1,0 +1,102 @@
+"""The app in processes of its own that are watched, stopped and killed while they work."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from app_runs import Call, environment
+
+RUNNER = """
+import sys
+{prelude}
+from sicnn_app.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+NO_FIGURES = """
+from sicnn_app.report import html
+from sicnn_app.report.pictures import RunPictures
+html.draw_run = lambda run: RunPictures()
+"""
+"""Prelude: drawing takes most of the time and has tests of its own."""
+
+TOGETHER = """
+import scipy.ndimage, scipy.optimize, torch
+from sicnn_app import processing, workflow
+from sicnn_app.report import html
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+"""Prelude: everything is imported, then the process waits for a line."""
+
+TIMEOUT = 240.0
+
+
+@contextmanager
+def started(*argv: str | Path, prelude: str = "") -> Iterator[subprocess.Popen]:
+    """A process that runs the app; it is killed at the end if it still lives."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUNNER.format(prelude=prelude), *map(str, argv)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def finish(process: subprocess.Popen) -> Call:
+    """Wait for the end."""
+    out, err = process.communicate(timeout=TIMEOUT)
+    return Call(process.returncode, out, err)
+
+
+def run(*argv: str | Path, prelude: str = "") -> Call:
+    """Run the app to its end."""
+    with started(*argv, prelude=prelude) as process:
+        return finish(process)
+
+
+def wait_until(condition: Callable[[], object], process: subprocess.Popen) -> None:
+    """Wait for something that the process does; an error when it ends without."""
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """Kill it so that it cannot clean up."""
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def derivatives(out: Path) -> dict[str, bytes]:
+    """Content of every file that the same call must write again byte by byte, by relative path."""
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in out.rglob("*")
+        if path.is_file() and path.relative_to(out).parts[0] not in ("logs", ".work")
+    }
+
+
+def remains(out: Path) -> list[str]:
+    """What lies in the output that is not meant to: whatever is hidden but ``.bidsignore``."""
+    return sorted(
+        path.relative_to(out).as_posix()
+        for path in out.rglob("*")
+        if path.name.startswith(".") and path.name != ".bidsignore"
+    )
