@@ -1,4 +1,4 @@
-"""Numbers -> charts (SVG): signal decay, histograms, training."""
+"""Numbers -> charts (SVG): signal decay, histograms, training, motion."""
 
 from __future__ import annotations
 
@@ -207,6 +207,29 @@ def iteration_chart(iterations: np.ndarray, values: np.ndarray, label: str) -> b
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("data iteration")
         axes.set_ylabel(label)
+        return _svg(figure)
+
+
+def motion_chart(volumes: np.ndarray, values: np.ndarray, label: str) -> bytes:
+    """Three parameters of motion per volume, SVG.
+
+    Parameters
+    ----------
+    volumes : ndarray, shape (N,)
+        Position of every volume in the source image, counted from 0.
+    values : ndarray, shape (3, N)
+        Along or about x, y and z.
+    label : str
+        Of the upright axis, with unit.
+    """
+    with plain_style():
+        figure, axes = _axes()
+        for row, name, color, line in zip(values, "xyz", (BLUE, ORANGE, INK), ("-", "--", ":"), strict=True):
+            axes.plot(volumes, row, color=color, linestyle=line, label=name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("volume, counted from 0")
+        axes.set_ylabel(label)
+        _legend(figure)
         return _svg(figure)
 
 

@@ -19,7 +19,7 @@ from sicnn_app.ivim.maps import MAPS
 
 _OUTPUT_NAME = re.compile(
     r"(?P<run>.+)_(model-ivim_param-[a-z0-9]+_dwimap|desc-ivimflags_dseg|desc-preproc_dwi"
-    r"|desc-(brain|body)_mask|desc-(ivim|training)_qc)\.(nii\.gz|json|tsv|bval|bvec)"
+    r"|desc-(brain|body)_mask|desc-(ivim|training|motion)_qc)\.(nii\.gz|json|tsv|bval|bvec)"
 )
 MASK_LABELS = ("brain", "body")
 _READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError)
@@ -73,6 +73,8 @@ class RunDerivatives:
         First row of the QC table.
     history : list of dict
         One row per data iteration.
+    motion : list of dict
+        One row per volume; empty when motion was not corrected.
     problems : list of str
         Files that are there but cannot be read.
     """
@@ -90,6 +92,7 @@ class RunDerivatives:
     training: dict[str, Any] = field(default_factory=dict)
     qc_row: dict[str, str] = field(default_factory=dict)
     history: list[dict[str, str]] = field(default_factory=list)
+    motion: list[dict[str, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def inside(self, label: str) -> np.ndarray:
@@ -205,6 +208,7 @@ def collect_run(output_dir: Path, subject: str, session: str | None, name: str) 
         training=_json(beside("_desc-training_qc.json"), problems),
         qc_row=next(iter(_table(beside("_desc-ivim_qc.tsv"), problems)), {}),
         history=_table(beside("_desc-training_qc.tsv"), problems),
+        motion=_table(beside("_desc-motion_qc.tsv"), problems),
         problems=problems,
     )
     if not run.has_voxels:

@@ -164,6 +164,7 @@ def _run_context(name: str, tables: RunTables, pictures: RunPictures, *, prefix:
         "convention": pictures.convention,
         "map_figures": _figures(pictures.maps),
         "histograms": _figures(pictures.histograms),
+        "motion_figures": _figures(pictures.motion),
         "signal_figures": _figures(pictures.signals),
         "flag_figures": _figures(pictures.flags),
         "training_figures": _figures(pictures.training),
@@ -171,6 +172,7 @@ def _run_context(name: str, tables: RunTables, pictures: RunPictures, *, prefix:
     sections = (
         ("done", "What was done", True),
         ("maps", "Maps", bool(context["map_figures"])),
+        ("motion", "Motion", bool(context["motion_figures"])),
         ("signals", "Signals", bool(context["signal_figures"] or context["bvalue_rows"])),
         ("flags", "Flags", bool(context["flag_rows"])),
         ("training", "Training", bool(context["training_figures"] or context["history_rows"])),

@@ -27,6 +27,9 @@ _UPDATE_RULES = {
     "predicted-neighbours": "the mean of the predicted signals of voxels with similar predicted curves",
     "own-prediction": "the network's own prediction",
 }
+NOT_DONE = "Not done"
+"""How the description of a step begins that was left out."""
+
 _APP_NAMES = ("sicnn-app", "sicnn_app")
 
 
@@ -73,7 +76,7 @@ def references_of(parameters: Mapping[str, Any], software: Mapping[str, str]) ->
     cited = {"lebihan", "bids", "gudbjartsson"}
     if _method(facts) != "lsq":
         cited |= {"huang", "supplement"} if _method(facts) in ("si-cnn", "di-cnn") else {"huang"}
-    steps = " ".join(in_words(step) for step in _steps(facts)).lower()
+    steps = " ".join(in_words(step) for step in _steps(facts) if was_done(step)).lower()
     cited |= {key for word, key in _STEP_REFERENCES.items() if word in steps}
     cited |= {key for key in _LIBRARIES if key in {name.lower() for name in software}}
     return [text for key, text in REFERENCES.items() if key in cited]
@@ -117,6 +120,11 @@ def step_in_words(step: Any) -> str:
     return description if name == MISSING else f"{name[0].upper()}{name[1:]}: {description}"
 
 
+def was_done(step: Any) -> bool:
+    """Whether a step changed anything; the others are recorded with the reason why not."""
+    return not (isinstance(step, Mapping) and str(step.get("Description", "")).startswith(NOT_DONE))
+
+
 def has_step(steps: Any, word: str) -> bool:
     """Whether the name of a step contains ``word``."""
     names = [str(step.get("Name", "")) for step in steps or [] if isinstance(step, Mapping)]
@@ -138,10 +146,13 @@ def _data(facts: Facts, software: Mapping[str, str]) -> str:
 
 def _preparation(facts: Facts) -> str:
     sentences = []
-    steps = _steps(facts)
+    steps = [step for step in _steps(facts) if was_done(step)]
+    left_out = [in_words(step.get("Name")) for step in _steps(facts) if not was_done(step)]
     if steps:
         listed = "; ".join(f"({number}) {step_in_words(step)}" for number, step in enumerate(steps, start=1))
         sentences.append(f"Preprocessing consisted of: {listed}.")
+    if left_out:
+        sentences.append(f"Not done: {', '.join(left_out)}.")
     if not has_step(steps, "averag"):
         sentences.append("All volumes of one b-value were averaged to one signal per voxel.")
     anatomy = facts.get("anatomy")

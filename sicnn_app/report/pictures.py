@@ -17,6 +17,10 @@ _PER_ITERATION = (
     ("training_signal_change", 1.0, "relative change", "Change of the training signals", "signalchange"),
     ("replaced_fraction", 100.0, "replaced (%)", "Replaced training signals", "replaced"),
 )
+_MOTION = (
+    ("trans", "translation (mm)", "Translation", "motiontranslation"),
+    ("rot", "rotation (degrees)", "Rotation", "motionrotation"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class RunPictures:
     convention: str = ""
     maps: list[Picture] = field(default_factory=list)
     histograms: list[Picture] = field(default_factory=list)
+    motion: list[Picture] = field(default_factory=list)
     signals: list[Picture] = field(default_factory=list)
     flags: list[Picture] = field(default_factory=list)
     training: list[Picture] = field(default_factory=list)
@@ -44,14 +49,21 @@ class RunPictures:
     @property
     def all(self) -> list[Picture]:
         """Every picture in the order of the page."""
-        return [*self.maps, *self.histograms, *self.signals, *self.flags, *self.training]
+        return [
+            *self.maps,
+            *self.histograms,
+            *self.motion,
+            *self.signals,
+            *self.flags,
+            *self.training,
+        ]
 
 
 def draw_run(run: RunDerivatives) -> RunPictures:
     """Draw whatever the files of a run allow."""
-    training = _training(run)
+    training, motion = _training(run), _motion(run)
     if not run.has_voxels:
-        return RunPictures(training=training)
+        return RunPictures(training=training, motion=motion)
     display = plan_display(run.mask, run.affine, run.zooms)
     shown = [quantity for quantity in shown_quantities(run.mask_label) if quantity.spec.label in run.maps]
     return RunPictures(
@@ -60,6 +72,7 @@ def draw_run(run: RunDerivatives) -> RunPictures:
         histograms=[
             _histogram(run, quantity) for quantity in shown if quantity.spec.label in HISTOGRAM_LABELS
         ],
+        motion=motion,
         signals=_signals(run, display),
         flags=[] if run.flags is None else [_flags(run, display)],
         training=training,
@@ -181,6 +194,28 @@ def _signals(run: RunDerivatives, display: Display) -> list[Picture]:
                     "the maps predict."
                 ),
                 alt="Measured signal over the b-value, with the signal predicted by the maps.",
+            )
+        )
+    return pictures
+
+
+def _motion(run: RunDerivatives) -> list[Picture]:
+    pictures = []
+    for column, label, title, desc in _MOTION:
+        names = ("volume", *(f"{column}_{axis}" for axis in "xyz"))
+        rows = [[as_number(row.get(name)) for name in names] for row in run.motion]
+        rows = [row for row in rows if None not in row]
+        if not rows:
+            continue
+        volumes, *values = np.array(rows, dtype=float).T
+        largest = format_number(np.abs(values).max())
+        pictures.append(
+            Picture(
+                file_name=_name(run, desc, "svg"),
+                content=charts.motion_chart(volumes, np.array(values), label),
+                title=f"{title} of the volumes",
+                caption="What was corrected, along the scanner's axes; zero for volumes left in place.",
+                alt=f"{title} of {count_of(len(rows), 'volume')}; the largest is {largest}, {label}.",
             )
         )
     return pictures

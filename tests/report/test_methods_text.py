@@ -110,6 +110,18 @@ def test_references_follow_the_method_the_steps_and_the_software():
     assert "least squares" in lsq and "network" in lsq.split("### References")[0]
 
 
+def test_steps_left_out_are_named_as_such_and_cite_nothing():
+    steps = [
+        {"Name": "Volume selection", "Description": "21 of 24 volumes used"},
+        {"Name": "Denoising", "Description": "Not done: automatic, MP-PCA needs more volumes"},
+        {"Name": "Gibbs unringing", "Description": "Not done: not asked for"},
+    ]
+    text = methods_text({**PARAMETERS, "PreprocessingSteps": steps}, SOFTWARE)
+    assert "consisted of: (1) Volume selection: 21 of 24 volumes used." in text
+    assert "Not done: Denoising, Gibbs unringing." in text
+    assert REFERENCES["veraart"] not in text and REFERENCES["kellner"] not in text
+
+
 def test_huang_is_cited_as_in_the_supplement():
     assert "67(21):215018" in REFERENCES["huang"] and "Huang" in REFERENCES["huang"]
 

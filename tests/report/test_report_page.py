@@ -386,6 +386,22 @@ def test_no_display_home_or_pyplot_is_needed(tmp_path):
     assert (out / "sub-01.html").is_file()
 
 
+def test_motion_is_drawn_where_it_was_corrected(tmp_path):
+    out = write(tmp_path)
+    lighten(out)
+    assert "Motion between volumes" not in build_report(out, "01", None).read_text(encoding="utf-8")
+    columns = ["volume", "b_value", *(f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz")]
+    rows = [[volume, 0, 0.1 * volume, 0, 0, 0, 0, -0.2 * volume] for volume in range(4)]
+    lines = ["\t".join(map(str, row)) for row in [columns, *rows]]
+    (out / "sub-01" / "dwi" / "sub-01_desc-motion_qc.tsv").write_text("\n".join(lines) + "\n")
+    text = plain_text(build_report(out, "01", None).read_text(encoding="utf-8"))
+    assert "Motion between volumes" in text
+    page = Page((out / "sub-01.html").read_text(encoding="utf-8"))
+    alts = [str(image.get("alt")) for image in page.all("img")]
+    assert "Translation of 4 volumes; the largest is 0.300, translation (mm)." in alts
+    assert "Rotation of 4 volumes; the largest is 0.600, rotation (degrees)." in alts
+
+
 def test_series_read_volume_by_volume_gives_the_true_means(tmp_path):
     from sicnn_app.report.collect import collect_run
 
