@@ -295,7 +295,7 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
         ("--boilerplate-only", "write CITATION.md, print the methods text, then stop"),
         ("--stop-on-first-crash", "stop at the first run that fails (default: go on with the others)"),
         ("--overwrite", "replace outputs, also those of other settings (default: keep them)"),
-        ("--clean-workdir", "first remove what earlier calls left in the work directory"),
+        ("--clean-workdir", "first remove what earlier calls left in the work directory, also checkpoints"),
     ):
         group.add_argument(flag, action="store_true", help=what)
     group.add_argument(
@@ -364,11 +364,15 @@ def _read_text(path: Path, flag: str) -> str:
         raise UsageError(f"{flag}: {path} cannot be read ({error})") from None
 
 
+def _syntax(error: ValueError | RecursionError) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         content = tomllib.loads(_read_text(path, "--config-file"))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"--config-file: {path} is not valid TOML ({error})") from None
+        raise UsageError(f"--config-file: {path} is not valid TOML ({_syntax(error)})") from None
     argv: list[str] = []
     for key, value in content.items():
         flag = f"--{key.replace('_', '-')}"
@@ -387,7 +391,7 @@ def _read_filters(path: Path) -> dict:
     try:
         content = json.loads(_read_text(path, "--bids-filter-file"))
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"--bids-filter-file: {path} is not valid JSON ({error})") from None
+        raise UsageError(f"--bids-filter-file: {path} is not valid JSON ({_syntax(error)})") from None
     if not isinstance(content, dict):
         raise UsageError(f"--bids-filter-file: {path} must hold a JSON object")
     return content

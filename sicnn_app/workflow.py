@@ -106,7 +106,7 @@ def run(settings: Settings, console: Console) -> int:
     for text in check_dataset(settings.bids_dir, skip=settings.selection.skip_bids_validation):
         console.warning(text)
     check_output_place(settings)
-    discovery = discover(settings.bids_dir, settings.selection, settings.inputs)
+    discovery = discover(settings.bids_dir, settings.selection, settings.inputs, settings.preprocessing)
     for text in discovery.warnings:
         console.warning(text)
     for name, reason in discovery.skipped:

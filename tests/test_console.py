@@ -56,6 +56,12 @@ def test_details_show_on_request(capsys, verbosity, shown):
     assert ("detail\nsub-01: training (3 of at most 12)\n" == out) if shown else (out == "")
 
 
+def test_what_begins_is_a_line_of_its_own(capsys):
+    with Console().progress("sub-01") as progress:
+        progress("resumed after 12 epochs", 0, 1)
+    assert capsys.readouterr().out == "sub-01: resumed after 12 epochs\n"
+
+
 @pytest.mark.parametrize(("verbosity", "shown"), [(0, False), (1, False), (2, True)])
 def test_a_traceback_shows_from_vv_and_always_stands_in_the_log(tmp_path, capsys, verbosity, shown):
     console = Console(verbosity)

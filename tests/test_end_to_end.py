@@ -223,7 +223,8 @@ def test_a_signal_ends_the_call_cleanly(tmp_path, number, code):
     assert returned == code, said
     assert "the same command goes on" in said
     assert "Traceback" not in said
-    assert not (out / ".work").exists()
+    # Nothing but the checkpoint from which the same command goes on.
+    assert {path.name for path in (out / ".work").rglob("*") if path.is_file()} <= {"training.pt"}
     assert not list(out.rglob("*.nii.gz"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,19 @@ ANNEX_POINTER = b"/annex/objects/"
 
 MAX_TEXT_MB = 16
 """A gradient table of 100,000 volumes has three; whatever is larger is something else."""
+
+
+def can_be_entered(folder: Path) -> bool:
+    """Whether a folder can be listed and its files be reached.
+
+    Tried, not asked for: ``os.access`` goes by the user alone and ignores what a process may do besides.
+    """
+    try:
+        with os.scandir(folder):
+            os.stat(os.path.join(folder, os.curdir))
+    except OSError:
+        return False
+    return True
 
 
 def require_content(path: Path) -> None:
@@ -116,11 +130,11 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise DataError(f"{path} is not valid JSON ({shorten(str(error), 100)})") from None
+        raise DataError(f"{path} is not valid JSON ({shorten(str(error), 100)}): correct it") from None
     except RecursionError:
-        raise DataError(f"{path} is not valid JSON (nested too deeply)") from None
+        raise DataError(f"{path} is not valid JSON (nested too deeply): correct it") from None
     if not isinstance(content, dict):
-        raise DataError(f"{path} holds no JSON object")
+        raise DataError(f"{path} holds no JSON object: correct it")
     if "\\ud" in text.lower():
         # Half a pair of surrogates can be written in JSON, but never as UTF-8: it becomes a question mark.
         content = json.loads(json.dumps(content, ensure_ascii=False).encode("utf-8", "replace"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sicnn_app.bids.associate import IMAGE_EXTENSIONS, applies, parse_name
-from sicnn_app.bids.content import require_content
+from sicnn_app.bids.content import can_be_entered, require_content
 from sicnn_app.bids.select import Selection
 from sicnn_app.errors import DataError, UsageError
 
@@ -49,7 +49,7 @@ def _derivative_files(
         if "ses" in entities:
             folder /= f"ses-{entities['ses']}"
         for place in (folder, folder / "dwi"):
-            if os.path.isdir(place) and not os.access(place, os.R_OK | os.X_OK):
+            if os.path.isdir(place) and not can_be_entered(place):
                 raise DataError(f"{place} cannot be read: check its permissions")
         # Other datatypes have other grids: a brain mask of anat/ is no mask of the DWI.
         for path in sorted([*folder.glob(f"*_{suffix}.nii*"), *folder.glob(f"dwi/*_{suffix}.nii*")]):

@@ -34,10 +34,10 @@ from sicnn_app.errors import (
     SicnnAppError,
     UsageError,
 )
-from sicnn_app.ivim.bvalues import group_bvalues
+from sicnn_app.ivim.bvalues import group_bvalues, wanted_bvalues
 from sicnn_app.ivim.run import DwiRun, SourceImage
 from sicnn_app.ivim.series import MIN_DISTINCT_BVALS
-from sicnn_app.settings import InputSettings, SelectionSettings
+from sicnn_app.settings import InputSettings, PreprocessingSettings, SelectionSettings
 
 COMBINED_ENTITY = {"acquisition": "acq", "run": "run", "direction": "dir"}
 """Entity in which runs may differ to be combined, per value of ``--combine``."""
@@ -137,7 +137,9 @@ def _add_mask(run: DwiRun, inputs: InputSettings, warnings: list[str]) -> DwiRun
     return replace(run, mask=mask)
 
 
-def _no_ivim_run(run: DwiRun, bvals_file: Path | None) -> tuple[bool, str | None]:
+def _no_ivim_run(
+    run: DwiRun, bvals_file: Path | None, steps: PreprocessingSettings
+) -> tuple[bool, str | None]:
     """Whether a run is usable, and, if it is sound but no IVIM run, why."""
     try:
         volumes = sum(volume_count(open_image(source.image)) for source in run.parts)
@@ -149,9 +151,12 @@ def _no_ivim_run(run: DwiRun, bvals_file: Path | None) -> tuple[bool, str | None
         return False, None
     if bvals.size != volumes:
         return False, None
-    distinct = group_bvalues(bvals)[0].size
-    if distinct < MIN_DISTINCT_BVALS:
-        return False, f"it has {distinct} distinct b-values"
+    nominal = group_bvalues(bvals)[0]
+    wanted = wanted_bvalues(nominal, max_bval=steps.max_bval, ignore_bvals=steps.ignore_bvals)
+    if (distinct := int(wanted.sum())) < MIN_DISTINCT_BVALS:
+        # A multi-shell run beside the IVIM run has few b-values below the limit of the model.
+        left_out = "" if wanted.all() else f" up to {steps.max_bval:g} s/mm^2 that are not ignored"
+        return False, f"it has {distinct} distinct b-values{left_out}"
     return True, None
 
 
@@ -169,7 +174,12 @@ def _require_inputs(inputs: InputSettings) -> None:
         raise UsageError("--mask-desc chooses among the masks of -d: give -d as well")
 
 
-def discover(bids_dir: Path, selection: SelectionSettings, inputs: InputSettings) -> Discovery:
+def discover(
+    bids_dir: Path,
+    selection: SelectionSettings,
+    inputs: InputSettings,
+    preprocessing: PreprocessingSettings | None = None,
+) -> Discovery:
     """Find the runs to process; what is wrong with one run is returned, not raised.
 
     Parameters
@@ -178,6 +188,8 @@ def discover(bids_dir: Path, selection: SelectionSettings, inputs: InputSettings
         Root of the dataset.
     selection : SelectionSettings
     inputs : InputSettings
+    preprocessing : PreprocessingSettings, optional
+        b-values that will be left out do not make an IVIM run.
 
     Returns
     -------
@@ -255,7 +267,10 @@ def discover(bids_dir: Path, selection: SelectionSettings, inputs: InputSettings
     if inputs.bvals is not None and all(part.bval for run in named.values() for part in run.parts):
         collector.warnings.append(f"--bvals {inputs.bvals} is not used: every image has a .bval of its own")
 
-    states = {name: _no_ivim_run(run, inputs.bvals) for name, run in named.items()}
+    states = {
+        name: _no_ivim_run(run, inputs.bvals, preprocessing or PreprocessingSettings())
+        for name, run in named.items()
+    }
     usable = {run.subject for name, run in named.items() if states[name][0] and name not in problems}
     for name, run in list(named.items()):
         reason = states[name][1]

@@ -129,6 +129,12 @@ def open_image(path: Path) -> nib.Nifti1Image:
         raise DataError(f"{path} holds no voxel, its shape is {shape}: convert it again")
     if np.sum(np.array(shape[3:]) > 1) > 1:
         raise DataError(f"{path} has shape {shape}, a DWI at most 4 dimensions: give it as one 4-D series")
+    if image.dataobj.offset < image.header.sizeof_hdr:
+        # nibabel checks this only of what calls itself a single file.
+        raise DataError(
+            f"{path} says that its voxels start in its header, at byte {image.dataobj.offset}: "
+            "convert it again"
+        )
     most = path.stat().st_size * (MAX_EXPANSION if path.name.endswith(".gz") else 1)
     if promised_size(image) > most:
         raise DataError(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sicnn_app.bids.associate import IMAGE_EXTENSIONS, LABEL, parse_name
+from sicnn_app.bids.content import can_be_entered
 from sicnn_app.bids.derivatives import PREPROCESSED
 from sicnn_app.bids.select import Selection
 from sicnn_app.errors import DataError, MissingInputError, NoRunsError, NotBidsError, OutputError, UsageError
@@ -175,7 +175,7 @@ def _closed_folders(
     waiting = [(bids_dir / f"sub-{label}", {"sub": label}) for label in participants]
     while waiting:
         folder, entities = waiting.pop()
-        if not os.access(folder, os.R_OK | os.X_OK):
+        if not can_be_entered(folder):
             closed.append((folder, entities))
         elif folder.name != "dwi":
             waiting += [(path, entities) for path in [folder / "dwi"] if path.is_dir()]
@@ -218,10 +218,14 @@ def _index(
     except (SQLAlchemyError, OSError) as error:
         if database_dir is None:
             raise
-        raise OutputError(f"the pybids database in {database_dir} cannot be used ({error})") from None
+        raise OutputError(
+            f"the pybids database in {database_dir} cannot be used ({error}): name another folder"
+        ) from None
     except (AttributeError, TypeError, RecursionError) as error:
         # pybids takes any JSON for a description; a list, say, makes it fail like this.
-        raise NotBidsError(f"{bids_dir}/dataset_description.json confuses pybids ({error})") from None
+        raise NotBidsError(
+            f"{bids_dir}/dataset_description.json confuses pybids ({error}): correct it"
+        ) from None
     if Path(layout.root) != bids_dir:
         raise UsageError(f"the pybids database in {database_dir} is of {layout.root}, not of {bids_dir}")
     pattern = re.compile(rf"/sub-({'|'.join(map(re.escape, participants))})(/ses-[^/]+)?/dwi/[^/]+")

@@ -6,12 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sicnn_app.bids.content import read_json
+from sicnn_app.bids.content import can_be_entered, read_json
 from sicnn_app.errors import DataError, MissingInputError, NotBidsError
 
 DESCRIPTION = "dataset_description.json"
 REQUIRED_FIELDS = ("Name", "BIDSVersion")
-REMEDY = "correct it, or use --skip-bids-validation"
 
 
 def _read_description(path: Path) -> dict[str, Any]:
@@ -20,7 +19,8 @@ def _read_description(path: Path) -> dict[str, Any]:
     try:
         return read_json(path)
     except (DataError, MissingInputError) as error:
-        raise NotBidsError(f"{error}: {REMEDY}") from None
+        remedy = "" if path.exists() and not path.is_file() else ", or use --skip-bids-validation"
+        raise NotBidsError(f"{error}{remedy}") from None
 
 
 def check_dataset(bids_dir: Path, *, skip: bool) -> list[str]:
@@ -50,7 +50,7 @@ def check_dataset(bids_dir: Path, *, skip: bool) -> list[str]:
     if not os.path.isdir(bids_dir):
         reason = "is not a folder" if os.path.lexists(bids_dir) else "does not exist"
         raise MissingInputError(f"the dataset {bids_dir} {reason}: check the path and the container's mounts")
-    if not os.access(bids_dir, os.R_OK | os.X_OK):
+    if not can_be_entered(bids_dir):
         raise DataError(f"the dataset {bids_dir} cannot be read: check its permissions")
     path = bids_dir / DESCRIPTION
     try:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+
+SAME_BVAL = 5.0
+"""s/mm^2; a b-value named by the user means the nominal one at most this far away."""
 
 JITTER_FRACTION_LOW = 0.1
 """Share of a low b-value within which imaging gradients move it (b = 10 is written as 9 or 11)."""
@@ -89,3 +94,32 @@ def group_bvalues(bvals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             nominal, index = np.unique(current, return_inverse=True)
             return nominal, index
         current = grouped
+
+
+def named_bvalue(nominal: np.ndarray, bval: float) -> int | None:
+    """Position of the nominal b-value that a user means by ``bval``; None for none."""
+    nearest = int(np.argmin(np.abs(nominal - bval)))
+    return None if abs(nominal[nearest] - bval) > SAME_BVAL else nearest
+
+
+def wanted_bvalues(nominal: np.ndarray, *, max_bval: float, ignore_bvals: Sequence[float]) -> np.ndarray:
+    """Which nominal b-values are to be used, shape (B,), bool.
+
+    Parameters
+    ----------
+    nominal : ndarray, shape (B,), s/mm^2
+    max_bval : float
+        s/mm^2; those more than :data:`SAME_BVAL` above it are not.
+    ignore_bvals : sequence of float
+        s/mm^2; those nearest to each are not.
+
+    Examples
+    --------
+    >>> wanted_bvalues(np.array([0.0, 50.0, 1000.0, 2000.0]), max_bval=1000, ignore_bvals=[49]).tolist()
+    [True, False, True, False]
+    """
+    wanted = nominal <= max_bval + SAME_BVAL
+    for bval in ignore_bvals:
+        if (named := named_bvalue(nominal, bval)) is not None:
+            wanted[named] = False
+    return wanted

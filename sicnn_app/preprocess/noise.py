@@ -104,8 +104,8 @@ def noise_after_denoising(noisy: DwiSeries, denoised: DwiSeries, mask: np.ndarra
     volumes such as Patch2Self removes the noise whole and its own error with it,
     removed^2 = sigma^2 + error^2. Hence error^2 = |sigma^2 - removed^2|, with sigma from before denoising
     and both in units of one volume. On the same simulations it is 1.0 to 1.4 times the true median error
-    after MP-PCA and 0.7 to 1.2 times after Patch2Self. The maps of SI-CNN hardly depend on it (the errors
-    of F and D stay within 6 % when sigma or the scatter is taken instead); flags and reported noise do.
+    after MP-PCA and 0.7 to 1.2 times after Patch2Self. With the scatter alone
+    SI-CNN can get worse than without denoising (docs/preprocessing.md).
 
     Motion counts as noise before denoising, which comes before its correction, and makes both too high:
     2 times in a simulated brain with every other volume up to 1.5 voxels off.

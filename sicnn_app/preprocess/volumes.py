@@ -8,11 +8,8 @@ from typing import Any
 import numpy as np
 
 from sicnn_app.errors import DataError
-from sicnn_app.ivim.bvalues import group_bvalues
+from sicnn_app.ivim.bvalues import SAME_BVAL, group_bvalues, named_bvalue
 from sicnn_app.ivim.series import MAX_LOW_BVAL, MIN_DISTINCT_BVALS, DwiSeries
-
-SAME_BVAL = 5.0
-"""s/mm^2; a b-value named by the user means the nominal one at most this far away."""
 
 
 def select_volumes(
@@ -45,11 +42,10 @@ def select_volumes(
     warnings = []
     ignored = np.zeros(index.size, dtype=bool)
     for bval in ignore_bvals:
-        nearest = int(np.argmin(np.abs(nominal - bval)))
-        if abs(nominal[nearest] - bval) > SAME_BVAL:
+        if (named_position := named_bvalue(nominal, bval)) is None:
             warnings.append(f"--ignore-bvals {bval:g}: the series has no such b-value ({_list(nominal)})")
         else:
-            ignored |= index == nearest
+            ignored |= index == named_position
     reasons = {
         f"above --max-bval {max_bval:g}": nominal[index] > max_bval + SAME_BVAL,
         "named by --ignore-bvals": ignored,

@@ -337,7 +337,9 @@ def test_a_sidecar_of_many_runs_is_named_once(dataset):
 # runs that are no IVIM runs
 
 
-@pytest.mark.parametrize("bvals", [(0,), None, (0, 1000, 1000, 995, 1005), (0, 500, 1000, 1000, 1000)])
+@pytest.mark.parametrize(
+    "bvals", [(0,), None, (0, 1000, 1000, 995, 1005), (0, 500, 1000, 1000, 1000), (0, 1000, 2000, 3000)]
+)
 def test_other_diffusion_runs_are_skipped_beside_a_usable_one(dataset, bvals):
     volumes = 1 if bvals is None else len(bvals)
     dataset.image("sub-01/dwi/sub-01_acq-b0_dwi", bvals=bvals, data=np.ones((3, 3, 2, volumes), np.float32))

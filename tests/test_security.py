@@ -1,0 +1,65 @@
+"""Nothing that a dataset or a work directory holds is executed; read off the source, so that it stays so."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sicnn_app
+
+ROOT = Path(sicnn_app.__file__).parent
+
+FORBIDDEN_MODULES = {"pickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"}
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load"}
+
+
+def dangers(source: str) -> Iterator[str]:
+    """What a module does that may execute data."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+            yield from (name for name in names if name.partition(".")[0] in FORBIDDEN_MODULES)
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        if name in FORBIDDEN_CALLS or keywords.get("shell") == "True":
+            yield name
+        if name == "torch.load" and keywords.get("weights_only") != "True":
+            yield f"{name} of more than weights"
+        if keywords.get("allow_pickle", "False") != "False":
+            yield f"{name} with pickle"
+        if name.endswith("jinja2.Environment") and keywords.get("autoescape") != "True":
+            yield f"{name} without escaping"
+        if name.endswith("Markup") and "css" not in ast.unparse(node):
+            yield f"{name} of something else than our style sheet"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_module_executes_data(path):
+    assert not list(dangers(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from joblib import load",
+        "torch.load(path)",
+        "np.load(path, allow_pickle=True)",
+        "jinja2.Environment(autoescape=False)",
+        "subprocess.run(text, shell=True)",
+        "eval(text)",
+    ],
+)
+def test_the_rules_can_fail(source):
+    assert list(dangers(source))
+
+
+def test_templates_mark_nothing_as_safe():
+    for path in ROOT.rglob("*.j2"):
+        text = path.read_text(encoding="utf-8")
+        assert "| safe" not in text and "|safe" not in text and "autoescape" not in text, path
