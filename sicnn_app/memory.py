@@ -59,8 +59,14 @@ def _status(key: str) -> int | None:
     return None
 
 
+def forget_peak() -> None:
+    """Let :func:`peak_memory` count from now on, where the system allows it."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory() -> float:
-    """Highest resident memory of this process so far, GB (10^9 bytes)."""
+    """Highest resident memory of this process since :func:`forget_peak`, GB (10^9 bytes)."""
     # Linux hands ru_maxrss on from the process that started this one; VmHWM is this program's own.
     peak = _status("VmHWM")
     if peak is None:
@@ -192,21 +198,15 @@ class MemoryPlan:
     ----------
     on_disk : bool
         The series lies on disk and not in memory.
-    denoise : str
-        ``--denoise`` as it can be afforded: ``none`` where ``auto`` cannot.
     needed : int
         Bytes of resident memory that the run is expected to reach.
     disk : int
         Bytes that it needs in the work directory.
-    warnings : list of str
-        What was left out for want of memory.
     """
 
     on_disk: bool
-    denoise: str
     needed: int
     disk: int
-    warnings: list[str]
 
 
 def plan_memory(
@@ -219,12 +219,12 @@ def plan_memory(
     denoise: str = "none",
     corrections: int = 0,
 ) -> MemoryPlan:
-    """Decide where the series lies and whether denoising can be afforded.
+    """Decide where the series lies.
 
-    The series lies in memory when everything fits beside it, on disk otherwise. Denoising holds groups
-    of volumes in memory in either case; where that is too much ``--denoise auto`` means none. Where the
-    series lies changes no map; leaving out a step does, and is told as a warning, which ends in sidecar
-    and report. An estimator that needs too much has to see to that itself, see :func:`remaining_memory`.
+    The series lies in memory when everything fits beside it, on disk otherwise, which changes no map.
+    Denoising holds groups of volumes in memory in either case, and is never left out for want of it:
+    the maps of a subject would depend on what the process had held before. An estimator that needs too
+    much has to see to that itself, see :func:`remaining_memory`.
 
     Parameters
     ----------
@@ -239,7 +239,7 @@ def plan_memory(
     estimation : int
         Bytes the estimator would take if it could.
     denoise : str
-        ``--denoise``; ``none`` when the series will not be denoised anyway.
+        ``none``, or the method by which the series will be denoised.
     corrections : int
         Other steps that make a new series: unringing, motion correction.
 
@@ -257,24 +257,18 @@ def plan_memory(
     base = resident + LATER_BYTES + volume * (VOLUME_COPIES + BVALUE_COPIES * bvals)
     # The series as loaded, without the volumes left out, and as every step makes it.
     kept = series * (2 + corrections + (denoise != "none"))
-    methods = [method for method in DENOISE_COPIES if denoise in ("auto", method)]
-    together = volume * min(shape[3], DENOISE_GROUP)
-    denoising = together * max((DENOISE_COPIES[method] for method in methods), default=0)
+    denoising = volume * min(shape[3], DENOISE_GROUP) * DENOISE_COPIES.get(denoise, 0)
     allowed = float("inf") if limit is None else limit * GB
 
     needed = base + kept + max(denoising, estimation)
     if needed <= allowed:
-        return MemoryPlan(False, denoise, needed, 0, [])
+        return MemoryPlan(False, needed, 0)
     base += min(2 * RELEASE_BYTES, kept) + round(series * CORRECTION_SHARE * (corrections > 0))
     if base + denoising <= allowed:
-        return MemoryPlan(True, denoise, base + denoising, kept, [])
-    if base <= allowed and denoise == "auto":
-        reason = f"about {(base + denoising) / GB:.3g} GB of memory, and --mem allows {limit:g}"
-        return MemoryPlan(True, "none", base, kept, [f"not denoised: that could take {reason}"])
-    least = base + (0 if denoise == "auto" else denoising)
+        return MemoryPlan(True, base + denoising, kept)
     raise TryAgainError(
-        f"about {least / GB:.3g} GB of memory are needed, {(resident + LATER_BYTES) / GB:.2g} of them by the "
-        f"program itself, and --mem allows {limit:g}: allow more"
+        f"about {(base + denoising) / GB:.3g} GB of memory are needed, {(resident + LATER_BYTES) / GB:.2g} "
+        f"of them by the program itself, and --mem allows {limit:g}: allow more"
         + (", or use --denoise none" if base <= allowed else "")
     )
 

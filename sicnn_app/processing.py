@@ -18,12 +18,19 @@ from sicnn_app.bids.room import require_room
 from sicnn_app.bids.write import write_run
 from sicnn_app.checkpoints import TrainingCheckpoint
 from sicnn_app.console import Console
-from sicnn_app.errors import DataError, SicnnAppError
+from sicnn_app.errors import DataError, OutputError, SicnnAppError, TryAgainError
 from sicnn_app.fingerprints import finished_runs
 from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.run import DwiRun, RunResult
 from sicnn_app.locks.shared import locked_folder, shared_folder
-from sicnn_app.memory import MemoryPlan, peak_memory, plan_memory, remaining_memory, resident_memory
+from sicnn_app.memory import (
+    MemoryPlan,
+    forget_peak,
+    peak_memory,
+    plan_memory,
+    remaining_memory,
+    resident_memory,
+)
 from sicnn_app.preprocess.anatomy import choose_anatomy
 from sicnn_app.settings import Settings
 
@@ -78,11 +85,10 @@ def process_run(item: DwiRun, context: RunContext) -> bool:
         What keeps the run from being finished; HeldElsewhere when another process works on it.
     """
     settings, console = context.settings, context.console
+    forget_peak()
     with locked_folder(work_folder(item, settings), keep=(CHECKPOINT,)) as lock:
         if lock.recovered:
             console.warning(f"{item.name}: {lock.recovered}")
-        if settings.overwrite:
-            lock.clear(())
         if finished_runs(settings, [item], {item.name: context.fingerprint}):
             return False
         checkpoint = TrainingCheckpoint(lock.folder / CHECKPOINT, checkpoint_key(context))
@@ -131,7 +137,6 @@ def _estimate_run(
                 external_mask=external_mask,
                 settings=settings.preprocessing,
                 preprocessed=item.preprocessed,
-                no_room_to_denoise=next(iter(plan.warnings), None),
                 progress=progress,
             )
         except DataError as error:
@@ -143,7 +148,7 @@ def _estimate_run(
         f"{item.name}: {int(averaged.mask.sum())} voxels ({anatomy}), {len(prepared.series.bvals)} volumes, "
         f"{len(averaged.bvals)} b-values, noise {averaged.sigma:.3g}"
     )
-    warnings = [*loaded.warnings, *plan.warnings, *mask_warnings, *prepared.warnings]
+    warnings = [*loaded.warnings, *mask_warnings, *prepared.warnings]
     for text in warnings:
         console.warning(f"{item.name}: {text}")
     with console.progress(item.name) as progress:
@@ -206,18 +211,30 @@ def _plan_resources(item: DwiRun, settings: Settings, scratch: Path) -> MemoryPl
         estimation=_estimator_module(settings.estimation.method).needed_bytes(
             shape[:3], bvals, settings.estimation
         ),
-        denoise="none" if item.preprocessed and steps.denoise == "auto" else steps.denoise,
+        denoise=_denoising_to_come(steps.denoise, volumes=shape[3], preprocessed=item.preprocessed),
         corrections=steps.unring + (steps.motion_correction != "none"),
     )
     require_room(item, settings.output_dir, shape, work=[(scratch, plan.disk)])
     return plan
 
 
+def _denoising_to_come(requested: str, *, volumes: int, preprocessed: bool) -> str:
+    """What ``--denoise`` will come to at most, as far as can be told before the series is loaded."""
+    from sicnn_app.preprocess.denoise import AUTO_MIN_VOLUMES
+
+    if requested != "auto":
+        return requested
+    return "none" if preprocessed or volumes < AUTO_MIN_VOLUMES else "mppca"
+
+
 @contextmanager
 def _flushed(checkpoint: TrainingCheckpoint) -> Iterator[None]:
-    """When the process is being stopped, the last state goes to disk first."""
+    """When the same command can go on later, the last state goes to disk first."""
     try:
         yield
+    except (OutputError, TryAgainError):
+        checkpoint.flush()
+        raise
     except Exception:
         raise
     except BaseException:

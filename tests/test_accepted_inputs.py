@@ -930,7 +930,7 @@ def test_derivative_as_the_dataset(app, tmp_path, with_masks):
         *(["-d", other.root] if with_masks else []),
         stems=[f"{STEM}_space-T1w"],
         source=other.root / f"{STEM}_space-T1w_desc-preproc_dwi.nii.gz",
-        says=["is a derivative dataset: give the raw one as BIDS_DIR"],
+        says=["is a derivative dataset, of which only desc-preproc images are processed"],
     )
     assert "desc-denoised is neither raw nor desc-preproc" in call.out
     check_mask(tmp_path / "out", ROI > 0 if with_masks else tissue(), f"{STEM}_space-T1w")

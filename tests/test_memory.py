@@ -237,7 +237,7 @@ def planned(limit: float | None, **changes):
 
 def test_without_a_limit_everything_is_in_memory():
     plan = planned(None, denoise="auto", estimation=10**15)
-    assert (plan.on_disk, plan.denoise, plan.disk, plan.warnings) == (False, "auto", 0, [])
+    assert (plan.on_disk, plan.disk) == (False, 0)
 
 
 def test_the_series_goes_to_disk_before_anything_is_refused():
@@ -256,15 +256,12 @@ def test_a_training_that_needs_much_puts_the_series_on_disk():
 
 
 @pytest.mark.parametrize("method", ["mppca", "patch2self"])
-def test_denoising_that_cannot_be_afforded_is_refused_or_left_out(method):
+def test_denoising_that_cannot_be_afforded_is_refused(method):
     limit = planned(None).needed / 1e9
     with pytest.raises(TryAgainError, match="or use --denoise none"):
         planned(limit, denoise=method)
-    plan = planned(limit, denoise="auto")
-    assert plan.denoise == "none" and plan.on_disk
-    assert re.fullmatch(rf"not denoised: .* GB of memory, and --mem allows {limit:g}", plan.warnings[0])
-    assert planned(10 * limit, denoise=method).denoise == method
-    assert planned(10 * limit, denoise="auto").denoise == "auto"
+    assert planned(limit).needed <= limit * 1e9
+    assert planned(10 * limit, denoise=method).needed > limit * 1e9
 
 
 def test_the_plan_knows_how_denoising_deals_volumes():
@@ -274,7 +271,7 @@ def test_the_plan_knows_how_denoising_deals_volumes():
 @given(
     limit=st.floats(0.3, 3.0),
     more=st.floats(0.0, 3.0),
-    denoise=st.sampled_from(["none", "auto", "mppca", "patch2self"]),
+    denoise=st.sampled_from(["none", "mppca", "patch2self"]),
     estimation=st.integers(0, 10**9),
     corrections=st.integers(0, 2),
 )
@@ -287,7 +284,6 @@ def test_more_memory_is_never_worse(limit, more, denoise, estimation, correction
     assert plan.needed <= limit * 1e9
     better = planned(limit + more, **options)
     assert better.on_disk <= plan.on_disk
-    assert better.denoise == denoise or plan.denoise == "none"
 
 
 def test_peak_memory_counts_what_this_process_took():
@@ -389,8 +385,7 @@ def test_maps_are_the_same_from_disk_and_from_memory(tmp_path, app, monkeypatch,
 
 def low_plan(shape, **options):
     """The plan of a machine where only the series on disk fits."""
-    plan = plan_memory(shape, **{**options, "limit": None})
-    return memory.MemoryPlan(True, plan.denoise, 0, 1, [])
+    return memory.MemoryPlan(True, 0, 1)
 
 
 def peak_of(bids: Path, out: Path, *options: str) -> float:

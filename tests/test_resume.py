@@ -13,6 +13,7 @@ from app_processes import NO_FIGURES, finish, kill, remains, started, wait_until
 from app_runs import TINY_TRAINING, App, dataset
 
 from sicnn_app.checkpoints import TrainingCheckpoint
+from sicnn_app.errors import OutputError, TryAgainError
 from sicnn_app.report import html
 from sicnn_app.report.pictures import RunPictures
 from sicnn_app.sicnn import iterate
@@ -162,10 +163,20 @@ def test_ctrl_c_is_130_and_goes_on_like_any_stop(app, made, tmp_path, monkeypatc
     assert remains(out) == []
 
 
-@pytest.mark.parametrize("options", [("--random-seed", "1"), ("--overwrite",)])
-def test_a_checkpoint_of_other_settings_or_to_be_overwritten_is_not_used(
-    app, made, tmp_path, monkeypatch, often, options
-):
+def test_a_stopped_overwriting_goes_on(app, made, tmp_path, monkeypatch, often):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    assert train(app, made, out, "--random-seed", "1").code == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 6, signal.SIGTERM)
+        assert train(app, made, out, "--overwrite").code == 75
+    assert train(app, made, whole).code == 0
+    assert "sub-01: resumed after" in train(app, made, out, "--overwrite").out
+    assert results(out) == results(whole)
+    assert remains(out) == []
+
+
+def test_a_checkpoint_of_other_settings_is_not_used(app, made, tmp_path, monkeypatch, often):
+    options = ("--random-seed", "1")
     out, whole = tmp_path / "out", tmp_path / "whole"
     with monkeypatch.context() as patch:
         interrupt_at(patch, 6, signal.SIGTERM)
@@ -201,6 +212,24 @@ def test_a_checkpoint_is_kept_by_cleaning_only_when_it_is_not_asked_for(
     assert train(app, made, out, "--participant-label", "02").code == 0
     assert list(out.glob(".work/run-sub-01-*/training.pt"))
     assert train(app, made, out, "--participant-label", "02", "--clean-workdir").code == 0
+    assert remains(out) == []
+
+
+@pytest.mark.parametrize("error", [OutputError("the disk is full"), TryAgainError("no memory")])
+def test_an_error_that_may_pass_keeps_the_checkpoint(app, made, tmp_path, monkeypatch, often, error):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+
+    def refused(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sicnn_app.processing.write_run", refused)
+        assert train(app, made, out).code == error.exit_code
+    assert train(app, made, whole).code == 0
+    again = train(app, made, out)
+    assert again.code == 0
+    assert "sub-01: resumed after" in again.out
+    assert results(out) == results(whole)
     assert remains(out) == []
 
 

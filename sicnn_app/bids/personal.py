@@ -13,15 +13,22 @@ PERSONAL_WORDS = (
     "ethnic", "religious", "militaryrank", "occupation", "insurance", "smokingstatus", "pregnancy", "allerg",
     "medicalrecord", "medicalalert", "accession", "admission", "admitting", "visit",
     "requesting", "referring", "scheduled", "performedprocedure", "issuer",
+    "subjectname", "subjectid", "surname", "firstname", "lastname", "givenname", "familyname",
+    "dateof", "dateand", "datetime", "radiologist", "technologist", "clinician", "surgeon",
+    "postcode", "nationality", "citizenship",
     "serialnumber", "filename", "sourcefile",
 )  # fmt: skip
 """Words in a key that name a person, an identifier of one, or where and when to find one.
 
-They cover the attributes that the Basic Application Level Confidentiality Profile of DICOM (PS3.15, Annex E)
-removes and converters write into sidecars, by the words their names share, so that spellings differ freely.
+They cover the common ones of the attributes that the Basic Application Level Confidentiality Profile of DICOM
+(PS3.15, Annex E) removes, by the words their names share, so that spellings differ freely. Names of
+institution, department and station stay: they are fields of BIDS and tell scanners apart.
 """
 
-PERSONAL_ENDINGS = ("uid", "uids", "date", "datetime", "timestamp", "comment", "comments", "studyid")
+PERSONAL_ENDINGS = (
+    "uid", "uids", "date", "timestamp", "comment", "comments", "notes", "studyid", "studydescription",
+    "dob", "mrn", "ssn", "studytime", "seriestime", "contenttime",
+)  # fmt: skip
 """Endings of keys of unique numbers (which hold serial numbers and moments), dates and free text."""
 
 KEPT = frozenset(

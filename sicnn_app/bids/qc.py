@@ -59,7 +59,7 @@ _RUN_COLUMNS: dict[str, dict[str, str]] = {
 _RESOURCE_COLUMNS: dict[str, dict[str, str]] = {
     "peak_memory": {
         "LongName": "Peak memory",
-        "Description": "Highest resident memory of the process until this run was written; executions differ",
+        "Description": "Highest resident memory while this run was processed; differs between executions",
         "Units": "GB",
     },
 }

@@ -62,6 +62,7 @@ def check_dataset(bids_dir: Path, *, skip: bool) -> list[str]:
     warnings = [f"{path} has no {field}" for field in REQUIRED_FIELDS if not description.get(field)]
     if description.get("DatasetType") == "derivative":
         warnings.append(
-            f"{bids_dir} is a derivative dataset: give the raw one as BIDS_DIR and this one with -d"
+            f"{bids_dir} is a derivative dataset, of which only desc-preproc images are processed: "
+            "give the raw one as BIDS_DIR and this one with -d where there is one"
         )
     return warnings

@@ -296,7 +296,7 @@ def _image(result: RunResult, values: np.ndarray) -> nib.Nifti1Image:
     header.set_data_dtype(values.dtype)
     header.set_slope_inter(None, None)
     header.set_intent("none")
-    for text in ("descrip", "aux_file", "db_name"):
+    for text in ("descrip", "aux_file", "db_name", "data_type"):
         if text in header:
             header[text] = b""
     header["cal_min"] = header["cal_max"] = 0

@@ -169,8 +169,8 @@ def locked_folder(
     folder : Path
         See :func:`shared_folder`. What an earlier process left in it is removed first, but for ``keep``.
     keep : collection of str
-        Names in the folder that stay when this process is stopped or killed; after success and after an
-        ordinary error, from which the same command would not recover, they go too.
+        Names in the folder that stay when this process is stopped or killed, or ends in an error after
+        which the same command may succeed (OutputError, TryAgainError); otherwise they go too.
     wait : float
         Seconds to wait for a process that holds the folder.
     interval : float
@@ -197,6 +197,8 @@ def locked_folder(
         with lock.mark.beating(interval):
             yield lock
         stopped = False
+    except (OutputError, TryAgainError):
+        raise
     except Exception:
         stopped = False
         raise

@@ -60,7 +60,6 @@ def prepare(
     external_mask: np.ndarray | None = None,
     settings: PreprocessingSettings,
     preprocessed: bool = False,
-    no_room_to_denoise: str | None = None,
     progress: Progress | None = None,
 ) -> Prepared:
     """Select volumes, correct them, find the mask, average, estimate the noise and name the normaliser.
@@ -80,8 +79,6 @@ def prepare(
     preprocessed : bool
         The series comes from a derivative dataset: ``auto`` then means not to denoise or move it again,
         because a second interpolation or projection loses detail and hides noise. What is asked for is done.
-    no_room_to_denoise : str, optional
-        Why memory does not allow what ``auto`` would choose; denoising is then left out for that reason.
     progress : callable (text, done, total), optional
         Called as the corrections advance.
 
@@ -106,7 +103,7 @@ def prepare(
         series, max_bval=settings.max_bval, ignore_bvals=settings.ignore_bvals
     )
     selected = noted(Corrected(selected, selection, left_out))
-    denoised = noted(_denoise(selected, settings, preprocessed, no_room_to_denoise, progress))
+    denoised = noted(_denoise(selected, settings, preprocessed, progress))
     corrected = noted(_unring(denoised, settings, progress))
     moved, motion = _correct_motion(corrected, anatomy, settings, preprocessed, progress)
     corrected = noted(moved)
@@ -157,17 +154,11 @@ def prepare(
 
 
 def _denoise(
-    series: DwiSeries,
-    settings: PreprocessingSettings,
-    preprocessed: bool,
-    no_room: str | None,
-    progress: Progress | None,
+    series: DwiSeries, settings: PreprocessingSettings, preprocessed: bool, progress: Progress | None
 ) -> Corrected:
     from sicnn_app.preprocess.denoise import choose_denoising, denoise
 
     method, reason = choose_denoising(settings.denoise, series, preprocessed=preprocessed)
-    if no_room is not None:
-        method, reason = "none", no_room
     if method == "none":
         return _not_done("Denoising", series, reason)
     _announce(progress, "denoising")

@@ -83,7 +83,8 @@ def test_nothing_personal_is_left_at_any_depth(metadata, personal):
 @given(METADATA, st.dictionaries(PERSONAL_KEYS, st.just(SECRET), min_size=1, max_size=4))
 def test_no_output_of_a_run_holds_what_the_source_says_of_a_person(tmp_path: Path, metadata, personal):
     header = source_header((9, 8, 3, 12))
-    header["descrip"], header["aux_file"], header["db_name"] = SECRET, SECRET, SECRET
+    for text in ("descrip", "aux_file", "db_name", "data_type"):
+        header[text] = SECRET
     header.extensions.append(nib.nifti1.Nifti1Extension("comment", SECRET.encode()))
     result = make_result(tmp_path, header=header)
     part = replace(result.run.parts[0], metadata={**metadata, **personal, "EchoTime": 0.07})

@@ -184,7 +184,8 @@ def check_empty_environment(image: Image) -> None:
         options=("--entrypoint=/usr/bin/env",),
     )
     require_exit(process, 0)
-    require_outputs(dataset, out, "brain", RUN_FILES)
+    motion = ("_desc-motion_qc.tsv", "_desc-motion_qc.json")
+    require_outputs(dataset, out, "brain", (*RUN_FILES, *motion))
 
 
 def check_unknown_participant(image: Image) -> None:
