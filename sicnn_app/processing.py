@@ -32,6 +32,7 @@ from sicnn_app.memory import (
     resident_memory,
 )
 from sicnn_app.preprocess.anatomy import choose_anatomy
+from sicnn_app.preprocess.automatic import wanted_denoising
 from sicnn_app.settings import Settings
 
 ESTIMATORS = {
@@ -203,6 +204,7 @@ def _plan_resources(item: DwiRun, settings: Settings, scratch: Path) -> MemoryPl
     """Where the series of a run will lie; raises when memory or a disk has no room for the run."""
     shape, bvals = series_size(item, bvals_file=settings.inputs.bvals)
     steps = settings.preprocessing
+    denoising, _ = wanted_denoising(steps.denoise, volumes=shape[3], preprocessed=item.preprocessed)
     plan = plan_memory(
         shape,
         bvals=bvals,
@@ -211,20 +213,11 @@ def _plan_resources(item: DwiRun, settings: Settings, scratch: Path) -> MemoryPl
         estimation=_estimator_module(settings.estimation.method).needed_bytes(
             shape[:3], bvals, settings.estimation
         ),
-        denoise=_denoising_to_come(steps.denoise, volumes=shape[3], preprocessed=item.preprocessed),
+        denoise=denoising,
         corrections=steps.unring + (steps.motion_correction != "none"),
     )
     require_room(item, settings.output_dir, shape, work=[(scratch, plan.disk)])
     return plan
-
-
-def _denoising_to_come(requested: str, *, volumes: int, preprocessed: bool) -> str:
-    """What ``--denoise`` will come to at most, as far as can be told before the series is loaded."""
-    from sicnn_app.preprocess.denoise import AUTO_MIN_VOLUMES
-
-    if requested != "auto":
-        return requested
-    return "none" if preprocessed or volumes < AUTO_MIN_VOLUMES else "mppca"
 
 
 @contextmanager

@@ -37,8 +37,9 @@ from sicnn_app.locks.leftovers import remove_leftovers
 from sicnn_app.locks.owned import owned_folder
 from sicnn_app.locks.shared import HeldElsewhere, locked_folder, shared_folder
 from sicnn_app.preprocess.anatomy import choose_anatomy
+from sicnn_app.preprocess.automatic import wanted_motion_correction
 from sicnn_app.processing import RunContext, forget_run, process_run
-from sicnn_app.settings import PreprocessingSettings, Settings
+from sicnn_app.settings import Settings
 
 SOME_FAILED = 1
 
@@ -141,16 +142,14 @@ def show_plan(settings: Settings, discovery: Discovery, console: Console) -> Non
     for item in discovery.runs:
         anatomy, reason = choose_anatomy(settings.preprocessing.anatomy, item.metadata)
         console.line(f"{item.name}: {settings.estimation.method}, {anatomy} ({reason}); would write")
-        moved = may_correct_motion(settings.preprocessing, anatomy, preprocessed=item.preprocessed)
-        for path in expected_outputs(item, settings.output_dir, anatomy=anatomy, motion=moved):
+        kind, _ = wanted_motion_correction(
+            settings.preprocessing.motion_correction,
+            anatomy=anatomy,
+            per_slice=settings.preprocessing.per_slice,
+            preprocessed=item.preprocessed,
+        )
+        for path in expected_outputs(item, settings.output_dir, anatomy=anatomy, motion=kind != "none"):
             console.line(f"  {path}")
-
-
-def may_correct_motion(steps: PreprocessingSettings, anatomy: str, *, preprocessed: bool) -> bool:
-    """Whether motion will be corrected, as far as can be told without the images."""
-    if steps.motion_correction != "auto":
-        return steps.motion_correction != "none"
-    return not preprocessed and (anatomy == "brain" or steps.per_slice)
 
 
 def process(settings: Settings, discovery: Discovery, console: Console) -> int:

@@ -396,17 +396,6 @@ def test_a_traceback_shows_with_vv(workflow, capsys, flags):
     assert said.endswith("sicnn-app: wrong\n")
 
 
-@pytest.fixture
-def signals_as_in_a_terminal():
-    """A shell that runs the tests in the background makes them ignore SIGINT."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 75, "SIGTERM")]
 )

@@ -45,6 +45,8 @@ atomic._rename = slow(atomic._rename, 0.01)
 """
 """Prelude: steps between which a test looks and kills."""
 
+pytestmark = pytest.mark.usefixtures("signals_as_in_a_terminal")
+
 NAMES = ("sub-01", "sub-02")
 
 
@@ -60,17 +62,6 @@ def often(monkeypatch):
     """Checkpoints as often as possible in this process."""
     for name, value in OFTEN.items():
         monkeypatch.setitem(TrainingCheckpoint.__init__.__kwdefaults__, name, value)
-
-
-@pytest.fixture(autouse=True)
-def signals_as_in_a_terminal():
-    """A shell that runs the tests in the background makes them ignore SIGINT."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture

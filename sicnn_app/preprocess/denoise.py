@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,8 @@ from scipy.ndimage import distance_transform_edt
 from sicnn_app.errors import DataError
 from sicnn_app.ivim.series import DwiSeries
 from sicnn_app.memory import empty_series
+from sicnn_app.preprocess.automatic import wanted_denoising
 from sicnn_app.preprocess.corrected import Corrected
-
-AUTO_MIN_VOLUMES = 6
-"""Volumes from which on ``auto`` means MP-PCA.
-
-Measured with least squares on the abdominal phantom: with 6 volumes or more the errors of F, D and D* fell at
-every SNR from 20 to 300, with 4 the error of D grew by 16 % at 300."""
 
 MIN_PATCH_VOXELS = 25
 """Voxels of the smallest MP-PCA patch (5 x 5 in a single slice, 3 x 3 x 3 in a volume).
@@ -44,9 +40,9 @@ VOXELS_PER_VOLUME = 10
 def choose_denoising(requested: str, series: DwiSeries, *, preprocessed: bool) -> tuple[str, str]:
     """Resolve ``--denoise``: the method and what decided it.
 
-    ``auto`` is MP-PCA from :data:`AUTO_MIN_VOLUMES` volumes on when the image has room for a patch, and
-    nothing for preprocessed images. Patch2Self is never chosen: it removed no more noise than MP-PCA, and
-    damaged series without repeats.
+    ``auto`` is that of :func:`sicnn_app.preprocess.automatic.wanted_denoising` when the image has room for
+    a patch of MP-PCA, and nothing otherwise. Patch2Self is never chosen: it removed no more noise than
+    MP-PCA, and damaged series without repeats.
 
     Parameters
     ----------
@@ -62,17 +58,12 @@ def choose_denoising(requested: str, series: DwiSeries, *, preprocessed: bool) -
     reason : str
         In words, for the sidecar.
     """
-    if requested != "auto":
-        return requested, f"--denoise {requested}"
-    if preprocessed:
-        return "none", "automatic: the image is preprocessed"
     *shape, volumes = series.signals.shape
-    if volumes < AUTO_MIN_VOLUMES:
-        return "none", f"automatic: {volumes} volumes, MP-PCA from {AUTO_MIN_VOLUMES} on"
-    if _largest_patch(shape) < MIN_PATCH_VOXELS:
+    method, reason = wanted_denoising(requested, volumes=volumes, preprocessed=preprocessed)
+    if requested == "auto" and method != "none" and _largest_patch(shape) < MIN_PATCH_VOXELS:
         size = " x ".join(map(str, shape))
         return "none", f"automatic: an image of {size} voxels has no patch of {MIN_PATCH_VOXELS}"
-    return "mppca", f"automatic: {volumes} volumes, MP-PCA from {AUTO_MIN_VOLUMES} on"
+    return method, reason
 
 
 def denoise(series: DwiSeries, *, method: str, mask: np.ndarray | None = None) -> Corrected:
@@ -134,13 +125,7 @@ def denoise(series: DwiSeries, *, method: str, mask: np.ndarray | None = None) -
         total, squares, count = total + change.sum(), squares + change @ change, count + change.size
     mean = total / count
     return Corrected(
-        series=DwiSeries(
-            signals=signals,
-            bvals=series.bvals,
-            bvecs=series.bvecs,
-            affine=series.affine,
-            source_volumes=series.source_volumes,
-        ),
+        series=replace(series, signals=signals),
         record={
             "Name": "Denoising",
             **record,

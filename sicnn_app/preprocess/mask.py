@@ -10,6 +10,7 @@ from dipy.segment.threshold import otsu
 from scipy import ndimage
 
 from sicnn_app.errors import DataError
+from sicnn_app.preprocess.slices import find_slice_axis
 
 SMOOTHING_WIDTH = 3
 """Voxels; side of the in-plane median filter before the threshold. Unlike a Gaussian filter it
@@ -212,7 +213,7 @@ def brain_mask(low: np.ndarray, high: np.ndarray | None = None, overall: np.ndar
 
 def _in_plane(shape: tuple[int, ...]) -> tuple[int, int]:
     """Axes of the slice plane: all but the one with the fewest voxels, the last of equals."""
-    slice_axis = max(range(3), key=lambda axis: (-shape[axis], axis))
+    slice_axis = find_slice_axis(shape)
     return tuple(axis for axis in range(3) if axis != slice_axis)  # type: ignore[return-value]
 
 

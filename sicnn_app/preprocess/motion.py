@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from sicnn_app.ivim.bvalues import group_bvalues
 from sicnn_app.ivim.series import DwiSeries
 from sicnn_app.memory import empty_series
+from sicnn_app.preprocess.automatic import wanted_motion_correction
 from sicnn_app.preprocess.corrected import Corrected
 from sicnn_app.preprocess.registration import align, displacements, most_typical, moved
 
@@ -75,18 +76,11 @@ def choose_motion_correction(
     reason : str
         What decided it, in words.
     """
-    if requested != "auto":
-        return requested, f"--motion-correction {requested}"
-    if preprocessed:
-        return "none", "automatic: the image is preprocessed already"
-    obstacle = _obstacle(series)
-    if obstacle:
+    if requested == "auto" and not preprocessed and (obstacle := _obstacle(series)):
         return "none", f"automatic: {obstacle}"
-    if per_slice:
-        return "rigid", "automatic: --per-slice asks for a correction"
-    if anatomy == "brain":
-        return "rigid", "automatic: the brain moves as a rigid body"
-    return "none", "automatic: the organs of the body do not move as one rigid body"
+    return wanted_motion_correction(
+        requested, anatomy=anatomy, per_slice=per_slice, preprocessed=preprocessed
+    )
 
 
 def correct_motion(

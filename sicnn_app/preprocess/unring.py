@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from sicnn_app.ivim.series import DwiSeries
 from sicnn_app.memory import empty_series
 from sicnn_app.preprocess.corrected import Corrected
 from sicnn_app.preprocess.denoise import fill_missing
+from sicnn_app.preprocess.slices import find_slice_axis
 
 MIN_IN_PLANE = 8
 """Voxels along both axes of a slice: the total variation is taken over 4 neighbours on either side."""
@@ -40,7 +43,7 @@ def unring(series: DwiSeries) -> Corrected:
     Kellner et al., Magn Reson Med 2016;76:1574-1581, as implemented in dipy by Neto Henriques (2018).
     """
     shape = series.signals.shape[:3]
-    slice_axis = max(range(3), key=lambda axis: (-shape[axis], axis))
+    slice_axis = find_slice_axis(shape)
     plane = [size for axis, size in enumerate(shape) if axis != slice_axis]
     if min(plane) < MIN_IN_PLANE:
         reason = f"slices of {plane[0]} x {plane[1]} voxels are too small (at least {MIN_IN_PLANE})"
@@ -60,13 +63,7 @@ def unring(series: DwiSeries) -> Corrected:
         squares += float(change @ change)
         count += change.size
     return Corrected(
-        series=DwiSeries(
-            signals=signals,
-            bvals=series.bvals,
-            bvecs=series.bvecs,
-            affine=series.affine,
-            source_volumes=series.source_volumes,
-        ),
+        series=replace(series, signals=signals),
         record={
             "Name": "Gibbs unringing",
             "Description": METHOD,
