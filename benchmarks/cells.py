@@ -1,0 +1,95 @@
+"""Results of single computations, kept on disk: a benchmark that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sicnn_app import __version__
+
+
+class Cells:
+    """A file with one JSON object per finished computation.
+
+    Parameters
+    ----------
+    path : Path
+        Made when missing. A line that was cut short by a kill is ignored.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.found: dict[str, dict[str, Any]] = {}
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    cell = json.loads(line)
+                except json.JSONDecodeError:
+                    continue
+                self.found[_key(cell["spec"])] = cell["result"]
+
+    def get(self, spec: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The result of ``spec``, computed and appended to the file unless it is there.
+
+        Parameters
+        ----------
+        spec : dict
+            Everything that decides the result; JSON-serialisable. The app's version is added to it.
+        compute : callable
+            Makes the result; JSON-serialisable.
+        """
+        spec = {**spec, "version": __version__}
+        key = _key(spec)
+        if key not in self.found:
+            result = compute()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write("\n" + json.dumps({"spec": spec, "result": result}))
+            self.found[key] = json.loads(json.dumps(result))
+        return self.found[key]
+
+
+def _key(spec: dict[str, Any]) -> str:
+    return json.dumps(spec, sort_keys=True)
+
+
+def spread(values: Iterable[float], form: str) -> str:
+    """``mean ± SD`` of a few numbers; a single one stands alone."""
+    values = np.array(list(values), dtype=float)
+    text = format(values.mean(), form)
+    return text if values.size == 1 else f"{text} ± {format(values.std(ddof=1), form)}"
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """The same as comma-separated values; fields with a comma are quoted."""
+    quoted = [[f'"{cell}"' if "," in str(cell) else str(cell) for cell in line] for line in [columns, *rows]]
+    return "\n".join(",".join(line) for line in quoted) + "\n"
+
+
+def provenance(command: str, *, device: str | None = None) -> str:
+    """One line that says what made a result: command, version, device, date."""
+    return (
+        f"`{command}`, version {__version__}, {device or cpu_name()}, {datetime.now(UTC).date().isoformat()}"
+    )
+
+
+def cpu_name() -> str:
+    """Model of the processor as the system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
