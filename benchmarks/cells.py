@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import platform
 from collections.abc import Callable, Iterable, Sequence
@@ -72,10 +74,13 @@ def markdown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """The same as comma-separated values; fields with a comma are quoted."""
-    quoted = [[f'"{cell}"' if "," in str(cell) else str(cell) for cell in line] for line in [columns, *rows]]
-    return "\n".join(",".join(line) for line in quoted) + "\n"
+def comma_separated(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """The same as comma-separated values."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return stream.getvalue()
 
 
 def provenance(command: str, *, device: str | None = None) -> str:

@@ -29,7 +29,7 @@ def voxels_of(phantom: Phantom, mask: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def boundary_band(phantom: Phantom, mask: np.ndarray) -> np.ndarray:
-    """Voxels of the mask with another tissue, or the background, among the eight neighbours of their slice."""
+    """Voxels of the mask with another tissue, or background, among their eight neighbours in the slice."""
     size = (3, 3, 1)
     return mask & (maximum_filter(phantom.labels, size) != minimum_filter(phantom.labels, size))
 
