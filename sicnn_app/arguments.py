@@ -22,6 +22,7 @@ from sicnn_app.settings import (
     NETWORK_INPUTS,
     PRESETS,
     REPORT_LEVELS,
+    TRAINING_SCOPES,
     UPDATE_RULES,
     EstimationSettings,
     InputSettings,
@@ -37,7 +38,6 @@ PROGRAM = "sicnn-app"
 
 LATER = {
     "--ensemble": "ensembles",
-    "--training-scope": "training over a whole study",
     "--nprocs": "processing participants in parallel",
     "--dask-scheduler": "processing participants in parallel",
 }
@@ -257,6 +257,13 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
         "(default: as many as si-cnn takes when every training converges at once)",
     )
 
+    group.add_argument(
+        "--training-scope",
+        choices=TRAINING_SCOPES,
+        help="study: first one network for all runs of the dataset with the same b-values, whatever labels "
+        f"choose participants and sessions, then refined for each run (default: {estimation.training_scope})",
+    )
+
     group = parser.add_argument_group("resources")
     group.add_argument(
         "--device",
@@ -434,6 +441,7 @@ def _to_settings(given: dict[str, Any]) -> Settings:
         "dropout",
         "random_seed",
         "epochs",
+        "training_scope",
         lambda_="lambda",
     )
     for name in ("fitting_threshold", "neighbour_threshold"):

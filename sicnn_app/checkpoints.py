@@ -31,6 +31,55 @@ LEAST_INTERVAL = 10.0
 """Seconds between two writes, however cheap they are."""
 
 
+def read_state(path: Path, key: str) -> dict[str, Any] | None:
+    """The state in a file of :func:`write_state`; None for one that is absent, damaged or of another key.
+
+    Only tensors and plain values are read; code in a file is never run.
+    """
+    import torch
+
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    head, body = content[: len(MAGIC) + DIGEST_SIZE], memoryview(content)[len(MAGIC) + DIGEST_SIZE :]
+    if head != MAGIC + hashlib.sha256(body).digest():
+        return None
+    try:
+        found = torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
+    except Exception:  # A foreign file with a right digest can make the reader raise anything.
+        return None
+    if not isinstance(found, dict) or found.get("key") != key:
+        return None
+    state = found.get("state")
+    return state if isinstance(state, dict) else None
+
+
+def write_state(path: Path, key: str, state: dict[str, Any]) -> None:
+    """Write tensors and plain values so that the file is complete or not there; raises OSError.
+
+    A process that is killed meanwhile leaves ``<name>.*.tmp`` beside it.
+    """
+    import torch
+
+    # Through memory, because only Python's own writing reports a full disk as an OSError.
+    body = io.BytesIO()
+    torch.save({"key": key, "state": state}, body)
+    # A name of its own for every write: a signal may interrupt one and flush in the meantime.
+    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(MAGIC + hashlib.sha256(body.getbuffer()).digest())
+            stream.write(body.getbuffer())
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise
+
+
 class TrainingCheckpoint:
     """The last consistent state of one training.
 
@@ -87,24 +136,8 @@ class TrainingCheckpoint:
         and plain values are read; code in a file is never run. What killed processes left half
         written is removed.
         """
-        import torch
-
         self._remove_temporary_files()
-        try:
-            content = self.path.read_bytes()
-        except OSError:
-            return None
-        head, body = content[: len(MAGIC) + DIGEST_SIZE], memoryview(content)[len(MAGIC) + DIGEST_SIZE :]
-        if head != MAGIC + hashlib.sha256(body).digest():
-            return None
-        try:
-            found = torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
-        except Exception:  # A foreign file with a right digest can make the reader raise anything.
-            return None
-        if not isinstance(found, dict) or found.get("key") != self.key:
-            return None
-        state = found.get("state")
-        return state if isinstance(state, dict) else None
+        return read_state(self.path, self.key)
 
     def offer(self, state: Callable[[], dict[str, Any]]) -> None:
         """Called wherever the training is consistent; takes and writes the state when it is time to.
@@ -143,7 +176,7 @@ class TrainingCheckpoint:
         if snapshot is None or snapshot is self._written:
             return self.path.exists()
         try:
-            self._write(snapshot)
+            write_state(self.path, self.key, snapshot)
         except (OSError, MemoryError) as error:
             self._warn(error)
             return False
@@ -156,26 +189,6 @@ class TrainingCheckpoint:
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
         self._remove_temporary_files()
-
-    def _write(self, snapshot: dict[str, Any]) -> None:
-        import torch
-
-        # Through memory, because only Python's own writing reports a full disk as an OSError.
-        body = io.BytesIO()
-        torch.save({"key": self.key, "state": snapshot}, body)
-        # A name of its own for every write: a signal may interrupt one and flush in the meantime.
-        descriptor, name = tempfile.mkstemp(prefix=f"{self.path.name}.", suffix=".tmp", dir=self.path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(MAGIC + hashlib.sha256(body.getbuffer()).digest())
-                stream.write(body.getbuffer())
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(name, self.path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
 
     def _remove_temporary_files(self) -> None:
         with suppress(OSError):

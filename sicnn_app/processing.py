@@ -10,9 +10,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from sicnn_app import record
-from sicnn_app.bids.load import load_run, series_size
+from sicnn_app.bids.load import LoadedRun, load_run, series_size
 from sicnn_app.bids.masks import load_mask
 from sicnn_app.bids.room import require_room
 from sicnn_app.bids.write import write_run
@@ -34,6 +35,10 @@ from sicnn_app.memory import (
 from sicnn_app.preprocess.anatomy import choose_anatomy
 from sicnn_app.preprocess.automatic import wanted_denoising
 from sicnn_app.settings import Settings
+
+if TYPE_CHECKING:
+    from sicnn_app.preprocess.steps import Prepared
+    from sicnn_app.sicnn.study_network import StudyNetwork
 
 ESTIMATORS = {
     "si-cnn": "sicnn_app.sicnn.estimate",
@@ -59,12 +64,26 @@ class RunContext:
         ``cpu`` or ``cuda:N``.
     fingerprint : str
         Written into the completion marker.
+    start : callable
+        Makes, when the run needs it, the network that its training starts from; None: random weights.
     """
 
     settings: Settings
     console: Console
     device: str
     fingerprint: str
+    start: Callable[[], StudyNetwork | None] = lambda: None
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that is ready to be estimated, with what was assumed or left out, one line each."""
+
+    loaded: LoadedRun
+    prepared: Prepared
+    anatomy: str
+    anatomy_source: str
+    warnings: list[str]
 
 
 def work_folder(item: DwiRun, settings: Settings) -> Path:
@@ -86,14 +105,13 @@ def process_run(item: DwiRun, context: RunContext) -> bool:
         What keeps the run from being finished; HeldElsewhere when another process works on it.
     """
     settings, console = context.settings, context.console
-    forget_peak()
     with locked_folder(work_folder(item, settings), keep=(CHECKPOINT,)) as lock:
         if lock.recovered:
             console.warning(f"{item.name}: {lock.recovered}")
         if finished_runs(settings, [item], {item.name: context.fingerprint}):
             return False
         checkpoint = TrainingCheckpoint(lock.folder / CHECKPOINT, checkpoint_key(context))
-        with _flushed(checkpoint):
+        with flushed(checkpoint):
             write_run(
                 _estimate_run(item, context, checkpoint, scratch=lock.folder),
                 settings.output_dir,
@@ -103,6 +121,51 @@ def process_run(item: DwiRun, context: RunContext) -> bool:
             )
     console.line(f"{item.name}: written")
     return True
+
+
+def prepare_run(
+    item: DwiRun, settings: Settings, *, scratch: Path, progress: Callable[[str, int, int], None]
+) -> PreparedRun:
+    """Load a run and do all that comes before the estimation.
+
+    Parameters
+    ----------
+    item : DwiRun
+    settings : Settings
+    scratch : Path
+        Folder on whose file system the series lies where memory is short.
+    progress : callable (text, done, total)
+
+    Raises
+    ------
+    SicnnAppError
+        What keeps the run from being estimated.
+    """
+    from sicnn_app.preprocess.steps import prepare
+
+    anatomy, anatomy_source = choose_anatomy(settings.preprocessing.anatomy, item.metadata)
+    plan = _plan_resources(item, settings, scratch)
+    loaded = load_run(item, bvals_file=settings.inputs.bvals, scratch=scratch if plan.on_disk else None)
+    external_mask, mask_warnings = (
+        (None, [])
+        if item.mask is None
+        else load_mask(item.mask, loaded.series.affine, shape=loaded.series.signals.shape[:3])
+    )
+    try:
+        prepared = prepare(
+            loaded.series,
+            anatomy=anatomy,
+            external_mask=external_mask,
+            settings=settings.preprocessing,
+            preprocessed=item.preprocessed,
+            progress=progress,
+        )
+    except DataError as error:
+        # Arrays do not know from which files they came.
+        names = ", ".join(source.image.name for source in item.parts)
+        raise DataError(f"{names}: {error}") from error
+    warnings = [*loaded.warnings, *mask_warnings, *prepared.warnings]
+    return PreparedRun(loaded, prepared, anatomy, anatomy_source, warnings)
 
 
 def forget_run(item: DwiRun, settings: Settings) -> None:
@@ -119,37 +182,25 @@ def _estimate_run(
 ) -> RunResult:
     from sicnn_app.device import describe_device
     from sicnn_app.ivim.flags import flag_voxels
-    from sicnn_app.preprocess.steps import prepare
 
     settings, console = context.settings, context.console
-    anatomy, anatomy_source = choose_anatomy(settings.preprocessing.anatomy, item.metadata)
-    plan = _plan_resources(item, settings, scratch)
-    loaded = load_run(item, bvals_file=settings.inputs.bvals, scratch=scratch if plan.on_disk else None)
-    external_mask, mask_warnings = (
-        (None, [])
-        if item.mask is None
-        else load_mask(item.mask, loaded.series.affine, shape=loaded.series.signals.shape[:3])
-    )
+    start = context.start()
+    forget_peak()
     with console.progress(item.name) as progress:
-        try:
-            prepared = prepare(
-                loaded.series,
-                anatomy=anatomy,
-                external_mask=external_mask,
-                settings=settings.preprocessing,
-                preprocessed=item.preprocessed,
-                progress=progress,
-            )
-        except DataError as error:
-            # Arrays do not know from which files they came.
-            names = ", ".join(source.image.name for source in item.parts)
-            raise DataError(f"{names}: {error}") from error
+        ready = prepare_run(item, settings, scratch=scratch, progress=progress)
+    prepared = ready.prepared
     averaged = prepared.averaged
     console.line(
-        f"{item.name}: {int(averaged.mask.sum())} voxels ({anatomy}), {len(prepared.series.bvals)} volumes, "
-        f"{len(averaged.bvals)} b-values, noise {averaged.sigma:.3g}"
+        f"{item.name}: {int(averaged.mask.sum())} voxels ({ready.anatomy}), "
+        f"{len(prepared.series.bvals)} volumes, {len(averaged.bvals)} b-values, noise {averaged.sigma:.3g}"
     )
-    warnings = [*loaded.warnings, *mask_warnings, *prepared.warnings]
+    warnings = list(ready.warnings)
+    if start is not None and not start.fits(averaged.bvals):
+        start = None
+        warnings.append(
+            "its b-values are not those of the study network, because volumes are left out: its training "
+            "starts from random weights"
+        )
     for text in warnings:
         console.warning(f"{item.name}: {text}")
     with console.progress(item.name) as progress:
@@ -165,6 +216,7 @@ def _estimate_run(
             checkpoint=checkpoint,
             fall_back=settings.resources.device == "auto",
             memory_limit=remaining_memory(settings.resources.mem),
+            start=start,
         )
     given_up = estimate.parameters["out_of_memory"]
     warnings += given_up
@@ -182,14 +234,14 @@ def _estimate_run(
     )
     return RunResult(
         run=item,
-        header=loaded.header,
+        header=ready.loaded.header,
         series=prepared.series,
         averaged=averaged,
         estimate=estimate,
         flags=flags,
         flag_counts=flag_counts,
-        anatomy=anatomy,
-        anatomy_source=anatomy_source,
+        anatomy=ready.anatomy,
+        anatomy_source=ready.anatomy_source,
         mask_source=prepared.mask_method if item.mask is None else str(item.mask),
         steps=prepared.steps,
         motion=prepared.motion,
@@ -221,7 +273,7 @@ def _plan_resources(item: DwiRun, settings: Settings, scratch: Path) -> MemoryPl
 
 
 @contextmanager
-def _flushed(checkpoint: TrainingCheckpoint) -> Iterator[None]:
+def flushed(checkpoint: TrainingCheckpoint) -> Iterator[None]:
     """When the same command can go on later, the last state goes to disk first."""
     try:
         yield

@@ -17,6 +17,7 @@ MOTION_CORRECTION = ("auto", "none", "rigid", "affine")
 COMBINE = ("none", "acquisition", "run", "direction")
 UPDATE_RULES = ("observed-neighbours", "predicted-neighbours", "own-prediction")
 NETWORK_INPUTS = ("noisy", "training")
+TRAINING_SCOPES = ("subject", "study")
 REPORT_LEVELS = ("default", "full")
 PRESETS = ("default", "supplement", "supplement-table")
 
@@ -181,6 +182,9 @@ class EstimationSettings:
     random_seed : int
     epochs : int or None
         Total epochs of ``cnn``; None: as many as si-cnn takes when every training converges at once.
+    training_scope : {'subject', 'study'}
+        Whether a run's training starts from random weights or from a network trained on all runs of the
+        dataset.
     bounds : Bounds
     """
 
@@ -200,6 +204,7 @@ class EstimationSettings:
     dropout: float = 0.0
     random_seed: int = 0
     epochs: int | None = None
+    training_scope: str = "subject"
     bounds: Bounds = Bounds()
 
     def __post_init__(self) -> None:
@@ -212,6 +217,14 @@ class EstimationSettings:
         _require(
             self.network_input in NETWORK_INPUTS,
             f"--network-input must be one of {', '.join(NETWORK_INPUTS)}, not {self.network_input!r}",
+        )
+        _require(
+            self.training_scope in TRAINING_SCOPES,
+            f"--training-scope must be one of {', '.join(TRAINING_SCOPES)}, not {self.training_scope!r}",
+        )
+        _require(
+            self.training_scope == "subject" or self.method != "lsq",
+            f"--training-scope {self.training_scope} contradicts --method lsq, which trains nothing",
         )
         if self.update_rule is not None:
             allowed = {"si-cnn": UPDATE_RULES[:2], "di-cnn": UPDATE_RULES[2:]}.get(self.method, ())

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from sicnn_app import __version__, record
@@ -31,7 +32,7 @@ from sicnn_app.errors import (
     UsageError,
     one_line,
 )
-from sicnn_app.fingerprints import fingerprint_all, finished_runs, is_reported
+from sicnn_app.fingerprints import finished_runs, is_reported
 from sicnn_app.ivim.run import DwiRun
 from sicnn_app.locks.leftovers import remove_leftovers
 from sicnn_app.locks.owned import owned_folder
@@ -40,6 +41,8 @@ from sicnn_app.preprocess.anatomy import choose_anatomy
 from sicnn_app.preprocess.automatic import wanted_motion_correction
 from sicnn_app.processing import RunContext, forget_run, process_run
 from sicnn_app.settings import Settings
+from sicnn_app.study.groups import Study, describe_study, find_study
+from sicnn_app.study.training import StudyNetworks
 
 SOME_FAILED = 1
 
@@ -73,6 +76,8 @@ class Job:
         Runs whose outputs are there already.
     problems : dict of str to SicnnAppError
         What keeps a run from being loaded, by its name.
+    networks : StudyNetworks
+        What the trainings start from.
     """
 
     settings: Settings
@@ -82,6 +87,7 @@ class Job:
     fingerprints: dict[str, str]
     finished: list[DwiRun]
     problems: dict[str, SicnnAppError]
+    networks: StudyNetworks
 
 
 def run(settings: Settings, console: Console) -> int:
@@ -112,12 +118,17 @@ def run(settings: Settings, console: Console) -> int:
         console.warning(text)
     for name, reason in discovery.skipped:
         console.line(f"{name}: skipped, {reason}")
+    if settings.boilerplate_only:
+        return write_boilerplate(settings, console)
+    study = find_study(settings, discovery)
+    for name, error in study.left_out:
+        console.warning(f"study network: trained without {name}: {error}")
+    for text in describe_study(study):
+        console.line(text)
     if settings.dry_run:
         show_plan(settings, discovery, console)
         return 0
-    if settings.boilerplate_only:
-        return write_boilerplate(settings, console)
-    return process(settings, discovery, console)
+    return process(settings, discovery, study, console)
 
 
 def check_output_place(settings: Settings) -> None:
@@ -152,23 +163,25 @@ def show_plan(settings: Settings, discovery: Discovery, console: Console) -> Non
             console.line(f"  {path}")
 
 
-def process(settings: Settings, discovery: Discovery, console: Console) -> int:
+def process(settings: Settings, discovery: Discovery, study: Study, console: Console) -> int:
     """Process every run, write every report as soon as it is complete, and say how it went."""
     from sicnn_app.device import choose_device, limit_threads
 
     device, reason = choose_device(settings.resources.device)
     limit_threads(settings.resources.omp_nthreads)
     console.line(f"sicnn-app {__version__}: {settings.estimation.method} on {device} ({reason})")
-    fingerprints = fingerprint_all(settings, discovery.runs)
+    fingerprints = study.fingerprints(settings, discovery.runs)
     finished = finished_runs(settings, discovery.runs, fingerprints)
     with at_work(settings, console), output_and_log(settings, console) as log:
         problems = {item.name: error for item, error in discovery.problems}
-        job = Job(settings, console, device, log, fingerprints, finished, problems)
+        networks = StudyNetworks(study, settings, console, device)
+        job = Job(settings, console, device, log, fingerprints, finished, problems, networks)
         outcomes: list[Outcome] = []
         for session in by_session([*discovery.runs, *(item for item, _ in discovery.problems)]):
             outcomes += process_session(session, job)
             if settings.stop_on_first_crash and any(outcome.error for outcome in outcomes):
                 break
+        networks.forget_finished()
         return summarise(outcomes, job)
 
 
@@ -208,12 +221,13 @@ def attempt(item: DwiRun, job: Job) -> Outcome:
         job.console.line(f"{item.name}: skipped, finished before with the same settings")
         return Outcome(item, "skipped")
     done: list[bool] = []
-    error = job.problems.get(item.name) or caught(
-        lambda: done.append(
-            process_run(item, RunContext(job.settings, job.console, job.device, job.fingerprints[item.name]))
-        ),
-        job.log,
-    )
+
+    def work() -> None:
+        start = partial(job.networks.start_of, item)
+        context = RunContext(job.settings, job.console, job.device, job.fingerprints[item.name], start)
+        done.append(process_run(item, context))
+
+    error = job.problems.get(item.name) or caught(work, job.log)
     if error is not None:
         job.console.error(f"{item.name}: {error}", error)
         return Outcome(item, "failed", error)

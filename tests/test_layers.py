@@ -20,6 +20,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("workflow",),
+    ("study",),
     ("processing",),
     ("fingerprints",),
     ("bids", "preprocess", "sicnn", "lsq", "report", "group", "simulate"),

@@ -102,6 +102,24 @@ def named_bvalue(nominal: np.ndarray, bval: float) -> int | None:
     return None if abs(nominal[nearest] - bval) > SAME_BVAL else nearest
 
 
+def same_bvalues(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two series have the same nominal b-values, jitter aside.
+
+    Parameters
+    ----------
+    one, other : sequence of float, s/mm^2, ascending
+
+    Examples
+    --------
+    >>> same_bvalues([0, 50, 1000], [0, 51, 995]), same_bvalues([0, 50, 1000], [0, 50])
+    (True, False)
+    """
+    if len(one) != len(other):
+        return False
+    difference = np.abs(np.subtract(one, other))
+    return bool((difference < bvalue_tolerance(np.maximum(one, other))).all())
+
+
 def wanted_bvalues(nominal: np.ndarray, *, max_bval: float, ignore_bvals: Sequence[float]) -> np.ndarray:
     """Which nominal b-values are to be used, shape (B,), bool.
 

@@ -11,7 +11,8 @@ from sicnn_app.locks.mark import NEW, look
 from sicnn_app.locks.owned import OWNER_FILE
 from sicnn_app.locks.shared import LOCK_FILE, FolderLock, HeldElsewhere
 
-_SHARED_NAME = re.compile(r"(dataset|(report|run)-.+)-[0-9a-f]{8}")
+_SHARED_NAME = re.compile(r"(dataset|(report|run|study)-.+)-[0-9a-f]{8}")
+_NETWORK_NAME = re.compile(r"study-[0-9a-f]{8}-[0-9a-f]{8}\.pt")
 _OWNED_NAME = re.compile(r"[a-z]+-.+-\d+-\w{8}")
 
 
@@ -23,7 +24,7 @@ def remove_leftovers(work_dir: Path, *, checkpoints: bool = False) -> list[str]:
     work_dir : Path
         It may be absent.
     checkpoints : bool
-        Remove also what the same command would continue from.
+        Remove also what the same command would continue from, and the networks of studies.
 
     Returns
     -------
@@ -38,6 +39,9 @@ def remove_leftovers(work_dir: Path, *, checkpoints: bool = False) -> list[str]:
                     said += _free(folder, checkpoints=checkpoints)
                 elif _OWNED_NAME.fullmatch(folder.name):
                     _remove_owned(folder)
+        for path in work_dir.iterdir() if checkpoints else ():
+            if _NETWORK_NAME.fullmatch(path.name):
+                path.unlink(missing_ok=True)
         work_dir.rmdir()
     return said
 
@@ -56,7 +60,7 @@ def _remove_owned(folder: Path) -> None:
 def _free(folder: Path, *, checkpoints: bool) -> list[str]:
     with look(folder / LOCK_FILE) as seen:
         abandoned = seen.dead if seen is not None else any(folder.glob(f"{LOCK_FILE}{NEW}*"))
-    interrupted = checkpoints and seen is None and folder.name.startswith("run-")
+    interrupted = checkpoints and seen is None and folder.name.startswith(("run-", "study-"))
     if abandoned or interrupted:
         lock = FolderLock(folder)
         try:

@@ -57,11 +57,12 @@ def estimate(
     checkpoint: TrainingCheckpoint | None = None,
     fall_back: bool = False,
     memory_limit: int | None = None,
+    start: None = None,
 ) -> Estimate:
     """:func:`estimate_lsq` behind the interface that all estimators share.
 
-    The noise and the checkpoint are not used: a fit takes seconds. When the device runs out of memory,
-    fewer voxels are fitted at once and then, with ``fall_back``, the CPU takes over.
+    The noise, the checkpoint and the start are not used: nothing is trained. When the device runs out of
+    memory, fewer voxels are fitted at once and then, with ``fall_back``, the CPU takes over.
 
     Raises
     ------

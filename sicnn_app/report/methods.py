@@ -200,14 +200,9 @@ def _estimation(facts: Facts) -> str:
         return "F, D, D* and S0 were estimated voxel by voxel by least squares, without any neural network."
     if method not in ("si-cnn", "di-cnn", "cnn"):
         return ""
-    scope = (
-        "the images of all subjects together"
-        if facts.get("training_scope") == "study"
-        else "this subject's own images"
-    )
     network = (
-        f"an unsupervised convolutional neural network (after Huang, 2022), trained on {scope} without any "
-        "reference maps, turned the signals of all b-values into maps of F, D and D*; the IVIM equation "
+        f"an unsupervised convolutional neural network (after Huang, 2022), trained {_scope(facts)} without "
+        "any reference maps, turned the signals of all b-values into maps of F, D and D*; the IVIM equation "
         "turned the maps back into signals, and the difference from the training signals was the loss"
     )
     if method == "cnn":
@@ -223,6 +218,16 @@ def _estimation(facts: Facts) -> str:
             "reconstruction, not the authors' own implementation."
         )
     return " ".join(filter(None, [text, _training_settings(facts)]))
+
+
+def _scope(facts: Facts) -> str:
+    own = "on this subject's own images"
+    if facts.get("training_scope") != "study":
+        return own
+    runs, epochs = facts.number("study_runs"), facts.number("study_epochs")
+    together = "all runs" if runs is None else f"{runs:.0f} runs"
+    length = "" if epochs is None else f" for {count_of(int(epochs), 'epoch')}"
+    return f"first on the images of {together} of the study together{length}, then {own},"
 
 
 def _rewriting(facts: Facts, method: str) -> str:

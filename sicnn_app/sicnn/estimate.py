@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -22,13 +21,12 @@ from sicnn_app.sicnn.iterate import IterationResult, Progress, iterate
 from sicnn_app.sicnn.loss import noise_free_model, rician_model
 from sicnn_app.sicnn.memory_need import least_bytes, needed_bytes, within_limit
 from sicnn_app.sicnn.network import IvimNetwork, NetworkConfig
+from sicnn_app.sicnn.reproducible import reproducible, threads_for
+from sicnn_app.sicnn.study_network import StudyNetwork, scope_parameters
 from sicnn_app.sicnn.train import EMA_DECAY, Trainer, TrainingData
 from sicnn_app.sicnn.whitening import Whitening
 
 __all__ = ["estimate", "least_bytes", "needed_bytes"]
-
-VOXELS_PER_THREAD = 8192
-"""Of an optimiser step: with less to share, CPU threads wait for one another more than they compute."""
 
 STATE_LAYOUT = 1
 """Raised whenever the meaning of a saved state changes."""
@@ -59,12 +57,15 @@ class Problem:
     sigma_ratio : ndarray, shape (B,)
         Noise of every averaged signal relative to that of one volume.
     settings : EstimationSettings
+    start : StudyNetwork, optional
+        Where the training begins instead of at random weights.
     """
 
     data: TrainingData
     bvals: np.ndarray
     sigma_ratio: np.ndarray
     settings: EstimationSettings
+    start: StudyNetwork | None = None
 
     def identity(self, first: Attempt) -> str:
         """Hash of all that decides the bits of the result, besides the CPU model and CUDA."""
@@ -76,6 +77,7 @@ class Problem:
         found.update(
             repr((STATE_LAYOUT, torch.__version__, torch.get_num_threads(), first, self.settings)).encode()
         )
+        found.update(b"" if self.start is None else self.start.digest())
         return found.hexdigest()
 
 
@@ -92,6 +94,7 @@ def estimate(
     checkpoint: TrainingCheckpoint | None = None,
     fall_back: bool = False,
     memory_limit: int | None = None,
+    start: StudyNetwork | None = None,
 ) -> Estimate:
     """Train on one subject's own images and return the maps.
 
@@ -118,6 +121,9 @@ def estimate(
     memory_limit : int, optional
         Bytes of host memory that the estimation may take besides what the process holds when it is
         called; batches and tiles are made small enough, as far as that helps.
+    start : StudyNetwork, optional
+        Its weights and its whitening are those that the training starts from; by default random weights and
+        the whitening of these signals.
 
     Returns
     -------
@@ -146,7 +152,7 @@ def estimate(
         [] if attempt == asked else [f"{attempt} instead of {asked}, to stay within the memory allowed"]
     )
     data, scale = training_data(signals, box, sigma)
-    problem = Problem(data, np.asarray(bvals), sigma_per_bval / sigma, settings)
+    problem = Problem(data, np.asarray(bvals), sigma_per_bval / sigma, settings, start)
     identity, saved = problem.identity(attempt), None
     if checkpoint is not None:
         saved = checkpoint.load()
@@ -182,7 +188,10 @@ def estimate(
         history=result.history,
         losses=result.losses,
         neighbour_count=None if count is None else box.put_back(count, 0, np.int32),
-        parameters=_describe(result, attempt, given_up, len(bvals), settings),
+        parameters={
+            **_describe(result, attempt, given_up, len(bvals), settings),
+            **scope_parameters(start),
+        },
         algorithm=ALGORITHM[settings.resolved_update_rule],
         device=attempt.device,
     )
@@ -243,23 +252,37 @@ def _train(
         torch.tensor(values, dtype=torch.float32, device=where)
         for values in (problem.bvals, problem.sigma_ratio)
     )
-    with _reproducible(where, settings.random_seed):
-        trainer = Trainer(
-            network=IvimNetwork(_network_config(len(bvals), settings)).to(
-                where, memory_format=torch.channels_last
-            ),
-            whitening=Whitening.of(data.signals, data.weight),
-            forward_model=rician_model(bvals) if settings.rician else noise_free_model(bvals),
-            learning_rate=settings.learning_rate,
-            batch_size=attempt.batch_size,
-            tile_size=attempt.tile_size,
-            generator=torch.Generator().manual_seed(settings.random_seed),
-        )
+    with reproducible(where, settings.random_seed):
+        start = problem.start
+        whitening = Whitening.of(data.signals, data.weight) if start is None else start.whitening.to(where)
+        trainer = build_trainer(bvals, whitening, settings, attempt, None if start is None else start.weights)
         if saved is not None and progress is not None:
             progress(f"resumed after {saved['trainer']['epochs_done']} epochs", 0, 1)
-        with _threads(data.mask.numel() // trainer.steps_per_epoch(data) // VOXELS_PER_THREAD):
+        with threads_for(data.mask.numel() // trainer.steps_per_epoch(data)):
             result = iterate(trainer, data, bvals, ratio, settings, progress, offer=offer, saved=saved)
     return result.to_cpu()
+
+
+def build_trainer(
+    bvals: torch.Tensor,
+    whitening: Whitening,
+    settings: EstimationSettings,
+    attempt: Attempt,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> Trainer:
+    """A trainer on the device of ``bvals``, with random weights from torch's generator or with given ones."""
+    network = IvimNetwork(_network_config(len(bvals), settings))
+    if weights is not None:
+        network.load_state_dict(weights)
+    return Trainer(
+        network=network.to(bvals.device, memory_format=torch.channels_last),
+        whitening=whitening,
+        forward_model=rician_model(bvals) if settings.rician else noise_free_model(bvals),
+        learning_rate=settings.learning_rate,
+        batch_size=attempt.batch_size,
+        tile_size=attempt.tile_size,
+        generator=torch.Generator().manual_seed(settings.random_seed),
+    )
 
 
 def _network_config(n_bvals: int, settings: EstimationSettings) -> NetworkConfig:
@@ -270,36 +293,6 @@ def _maps(result: IterationResult, data: TrainingData, scale: torch.Tensor) -> d
     f, d, dstar, s0 = result.parameters
     rmse = (result.predicted - data.signals).square().mean(dim=1).sqrt() / s0
     return {"f": f, "d": d, "dstar": dstar, "s0": s0 * scale, "rmse": rmse}
-
-
-@contextmanager
-def _reproducible(device: torch.device, seed: int) -> Iterator[None]:
-    """Seeded generators and, on the CPU, deterministic algorithms; both as before afterwards."""
-    on_cuda = device.type == "cuda"
-    algorithms = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    with torch.random.fork_rng(devices=[device] if on_cuda else []):
-        torch.default_generator.manual_seed(seed)
-        if on_cuda:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        else:
-            torch.use_deterministic_algorithms(True)
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
-
-
-@contextmanager
-def _threads(most: int) -> Iterator[None]:
-    """At most so many CPU threads, at least one; as before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, min(before, most)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _describe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,16 +38,31 @@ class Whitening:
         weight : Tensor, shape (slices, X, Y)
             Weight of every voxel; 0 outside the mask.
         """
-        inside = weight > 0
-        values = signals.movedim(1, -1)[inside].double().cpu()
-        share = (weight[inside] / weight[inside].sum()).double().cpu()[:, None]
-        mean = (values * share).sum(dim=0)
-        centred = values - mean
-        variances, components = torch.linalg.eigh(centred.T @ (centred * share))
+        return cls.of_several([(signals, weight)])
+
+    @classmethod
+    def of_several(cls, cases: Sequence[tuple[Tensor, Tensor]]) -> Whitening:
+        """Whitening of the voxels of several subjects together: signals and weights as for :meth:`of`."""
+        mean = sum((values * share).sum(dim=0) for values, share in _voxels(cases))
+        covariance = sum((centred := values - mean).T @ (centred * share) for values, share in _voxels(cases))
+        variances, components = torch.linalg.eigh(covariance)
         matrix = components.T / variances.clamp_min(VARIANCE_FLOOR).sqrt()[:, None]
-        return cls(mean.to(signals), matrix.to(signals))
+        return cls(mean.to(cases[0][0]), matrix.to(cases[0][0]))
+
+    def to(self, device: torch.device) -> Whitening:
+        """The same on another device."""
+        return Whitening(self.mean.to(device), self.matrix.to(device))
 
     def __call__(self, signals: Tensor, mask: Tensor) -> Tensor:
         """Whitened signals, shape (slices, B, X, Y); 0 outside the mask of shape (slices, X, Y)."""
         centred = signals - self.mean[None, :, None, None]
         return torch.einsum("cb,sbxy->scxy", self.matrix, centred) * mask[:, None]
+
+
+def _voxels(cases: Sequence[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Signals inside the mask, shape (N, B), and their shares of all weight, shape (N, 1), case by case."""
+    total = sum(weight[weight > 0].sum() for _, weight in cases)
+    for signals, weight in cases:
+        inside = weight > 0
+        values = signals.movedim(1, -1)[inside].double().cpu()
+        yield values, (weight[inside] / total).double().cpu()[:, None]

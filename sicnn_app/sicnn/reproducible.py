@@ -1,0 +1,41 @@
+"""The surroundings of a training that decide its last bits: generators, algorithms, threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+VOXELS_PER_THREAD = 8192
+"""Of an optimiser step: with less to share, CPU threads wait for one another more than they compute."""
+
+
+@contextmanager
+def reproducible(device: torch.device, seed: int) -> Iterator[None]:
+    """Seeded generators and, on the CPU, deterministic algorithms; both as before afterwards."""
+    on_cuda = device.type == "cuda"
+    algorithms = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if on_cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        else:
+            torch.use_deterministic_algorithms(True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+
+
+@contextmanager
+def threads_for(voxels: int) -> Iterator[None]:
+    """As many CPU threads as a step of so many voxels keeps busy, at least one; as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(before, voxels // VOXELS_PER_THREAD)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

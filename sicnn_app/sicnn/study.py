@@ -1,0 +1,235 @@
+"""One network trained on the runs of a whole study, for each run's own training to start from."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+
+import numpy as np
+import torch
+
+from sicnn_app.checkpoints import TrainingCheckpoint
+from sicnn_app.device import is_out_of_memory, release_memory
+from sicnn_app.errors import TryAgainError
+from sicnn_app.settings import EstimationSettings
+from sicnn_app.sicnn import iterate
+from sicnn_app.sicnn.attempts import Attempt, smaller, tiles_of
+from sicnn_app.sicnn.box import Box, training_data
+from sicnn_app.sicnn.convergence import Convergence
+from sicnn_app.sicnn.estimate import build_trainer
+from sicnn_app.sicnn.memory_need import within_limit
+from sicnn_app.sicnn.reproducible import reproducible, threads_for
+from sicnn_app.sicnn.study_network import StudyNetwork
+from sicnn_app.sicnn.train import Trainer, TrainingData
+from sicnn_app.sicnn.whitening import Whitening
+
+STATE_LAYOUT = 1
+"""Raised whenever the meaning of a saved state changes."""
+
+
+def study_case(signals: np.ndarray, mask: np.ndarray, sigma: float) -> TrainingData:
+    """What is kept of one run for :func:`train_study`: normalised signals, cropped to the mask.
+
+    Parameters
+    ----------
+    signals : ndarray, shape (X, Y, Z, B), source units
+        Averaged signals; positive at the lowest b-value inside the mask.
+    mask : ndarray, shape (X, Y, Z), bool
+    sigma : float, source units
+        Noise of a single volume.
+    """
+    sigma = max(float(sigma), np.finfo(np.float32).tiny)
+    return training_data(signals, Box.around(mask), sigma)[0]
+
+
+def train_study(
+    cases: Mapping[str, TrainingData],
+    bvals: np.ndarray,
+    *,
+    settings: EstimationSettings,
+    device: str = "cpu",
+    progress: iterate.Progress | None = None,
+    checkpoint: TrainingCheckpoint | None = None,
+    fall_back: bool = False,
+    memory_limit: int | None = None,
+) -> StudyNetwork:
+    """Train one network on the noisy signals of all runs until it has converged.
+
+    Parameters
+    ----------
+    cases : mapping of str to TrainingData
+        By the name of the run, on the CPU, where all of them stay; see :func:`study_case`.
+    bvals : ndarray, shape (B,), s/mm^2, ascending
+        Of every case.
+    settings : EstimationSettings
+        Learning rate, batch size, dropout, bounds, seed, ``rician`` and ``delta`` are used.
+    device : str
+        ``cpu``, ``cuda`` or ``cuda:N``.
+    progress : callable (text, done, total), optional
+    checkpoint : TrainingCheckpoint, optional
+        Where an earlier process left the state of the same training, this one goes on from there, with
+        bit for bit the result of one that was not interrupted. The caller removes it in the end.
+    fall_back : bool
+        Whether the CPU may take over when a CUDA device has too little memory.
+    memory_limit : int, optional
+        Bytes of host memory that may be taken besides what the process holds when this is called.
+
+    Returns
+    -------
+    StudyNetwork
+
+    Raises
+    ------
+    TryAgainError
+        When the memory is too small for the smallest batches and tiles.
+
+    Notes
+    -----
+    Convergence is judged as in the first training of SI-CNN. An epoch visits every slice of every case once,
+    in an order drawn anew: case after case, the averaged weights would remember the last one best. The
+    result does not depend on the order in which the cases are given, and is bit-identical under the
+    conditions of :func:`sicnn_app.sicnn.estimate.estimate`.
+    """
+    cases = dict(sorted(cases.items()))
+    bvals = np.asarray(bvals, dtype=np.float64)
+    attempts, given_up = _attempts(cases, len(bvals), settings, device, fall_back, memory_limit)
+    identity = _identity(cases, bvals, settings, attempts[0])
+    saved = None if checkpoint is None else checkpoint.load()
+    if saved is not None and saved.get("identity") == identity and Attempt(**saved["attempt"]) in attempts:
+        attempts, given_up = attempts[attempts.index(Attempt(**saved["attempt"])) :], saved["given_up"]
+    else:
+        saved = None
+    while True:
+        labels = {"identity": identity, "attempt": asdict(attempts[0]), "given_up": given_up}
+        try:
+            found = _train(cases, bvals, settings, attempts[0], progress, checkpoint, labels, saved)
+            return replace(found, out_of_memory=tuple(given_up))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(attempts) == 1:
+                raise TryAgainError(
+                    f"{attempts[0].device} ran out of memory even with {attempts[0]}: use a machine with "
+                    "more memory, or --training-scope subject"
+                ) from error
+        given_up = [*given_up, f"{attempts[0].device} ran out of memory with {attempts[0]}"]
+        release_memory(attempts[0].device)
+        attempts, saved = attempts[1:], None
+
+
+def _attempts(
+    cases: Mapping[str, TrainingData],
+    n_bvals: int,
+    settings: EstimationSettings,
+    device: str,
+    fall_back: bool,
+    memory_limit: int | None,
+) -> tuple[list[Attempt], list[str]]:
+    """What to try, one after the other, and what the memory limit rules out from the start."""
+    asked = Attempt(device, settings.batch_size)
+    plane = max((case.mask.shape[1:] for case in cases.values()), key=math.prod)
+    # Only the slices of one batch are on the device at a time.
+    shape = (*plane, max(_slices_at_once(case.mask.shape, asked) for case in cases.values()))
+    first = within_limit(asked, shape, n_bvals, settings, memory_limit)
+    attempts = [first, *smaller(first, shape)]
+    if fall_back and torch.device(device).type == "cuda":
+        on_cpu = within_limit(replace(asked, device="cpu"), shape, n_bvals, settings, memory_limit)
+        attempts += [on_cpu, *smaller(on_cpu, shape)]
+    return attempts, (
+        [] if first == asked else [f"{first} instead of {asked}, to stay within the memory allowed"]
+    )
+
+
+def _identity(
+    cases: Mapping[str, TrainingData], bvals: np.ndarray, settings: EstimationSettings, first: Attempt
+) -> str:
+    """Hash of all that decides the bits of the result, besides the CPU model and CUDA."""
+    found = hashlib.sha256(np.ascontiguousarray(bvals))
+    for name, case in cases.items():
+        found.update(name.encode())
+        for values in vars(case).values():
+            found.update(values.numpy())
+    found.update(repr((STATE_LAYOUT, torch.__version__, torch.get_num_threads(), first, settings)).encode())
+    return found.hexdigest()
+
+
+def _slices_at_once(shape: tuple[int, int, int], attempt: Attempt) -> int:
+    """Slices of a case of shape (slices, X, Y) that fill a batch; never more than it has."""
+    return min(shape[0], math.ceil(attempt.batch_size / tiles_of((*shape[1:], 1), attempt.tile_size)))
+
+
+def _pieces(cases: Mapping[str, TrainingData], attempt: Attempt) -> list[TrainingData]:
+    """The slices of all cases, as many together as fill a batch; nothing is copied."""
+    pieces = []
+    for case in cases.values():
+        count = _slices_at_once(case.mask.shape, attempt)
+        pieces += [case.slices(slice(first, first + count)) for first in range(0, len(case.mask), count)]
+    return pieces
+
+
+def _train(
+    cases: Mapping[str, TrainingData],
+    bvals: np.ndarray,
+    settings: EstimationSettings,
+    attempt: Attempt,
+    progress: iterate.Progress | None,
+    checkpoint: TrainingCheckpoint | None,
+    labels: dict,
+    saved: dict | None,
+) -> StudyNetwork:
+    """One attempt from its begin, or from a saved state, to its end."""
+    where = torch.device(attempt.device)
+    whitening = Whitening.of_several([(case.signals, case.weight) for case in cases.values()])
+    pieces = _pieces(cases, attempt)
+    convergence, losses = Convergence(), []
+    with reproducible(where, settings.random_seed):
+        trainer = build_trainer(
+            torch.tensor(bvals, dtype=torch.float32, device=where), whitening.to(where), settings, attempt
+        )
+        steps = sum(trainer.steps_per_epoch(piece) for piece in pieces)
+        period = max(iterate.MIN_EPOCHS, math.ceil(iterate.FIRST_PERIOD_STEPS / steps))
+        if saved is not None:
+            trainer.restore(saved["trainer"])
+            convergence, losses = Convergence.from_state(saved["convergence"]), list(saved["losses"])
+            if progress is not None:
+                progress(f"resumed after {len(losses)} epochs", 0, 1)
+        with threads_for(sum(piece.mask.numel() for piece in pieces) // steps):
+            while not convergence.reached(settings.delta, iterate.MAX_FIRST_PERIODS):
+                losses.append(_train_epoch(trainer, pieces, where))
+                convergence.add(losses[-1], period, trainer.averaged.state_dict())
+                if checkpoint is not None:
+                    checkpoint.offer(
+                        lambda: {
+                            **labels,
+                            "trainer": trainer.state(),
+                            "convergence": convergence.state(),
+                            "losses": list(losses),
+                        }
+                    )
+                if progress is not None and len(losses) % iterate.MIN_EPOCHS == 0:
+                    progress("epoch", len(losses), period * iterate.MAX_FIRST_PERIODS)
+    return StudyNetwork(
+        runs=tuple(cases),
+        bvals=tuple(bvals.tolist()),
+        weights={name: values.cpu() for name, values in convergence.best_weights.items()},
+        whitening=whitening,
+        losses=tuple(losses),
+        loss=convergence.best_loss,
+        batch_size=attempt.batch_size,
+        tile_size=attempt.tile_size,
+    )
+
+
+def _train_epoch(trainer: Trainer, pieces: Sequence[TrainingData], where: torch.device) -> float:
+    """Visit every piece once, in an order drawn anew; returns the mean loss of the epoch."""
+    total, weights = 0.0, 0.0
+    for index in torch.randperm(len(pieces), generator=trainer.generator).tolist():
+        piece = pieces[index].to(where)
+        share = float(piece.weight.sum())
+        total += share * trainer.train_epoch(piece, piece.signals, piece.signals)
+        weights += share
+    # Of single pieces, and of no use for the next epoch.
+    trainer.losses.clear()
+    return total / weights
