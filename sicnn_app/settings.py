@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,11 @@ COMBINE = ("none", "acquisition", "run", "direction")
 UPDATE_RULES = ("observed-neighbours", "predicted-neighbours", "own-prediction")
 NETWORK_INPUTS = ("noisy", "training")
 TRAINING_SCOPES = ("subject", "study")
+FITTING_ERROR_AGAINST = ("noisy", "training")
+DISTANCES = ("maximum", "root-mean-square")
+NEIGHBOUR_WEIGHTINGS = ("gaussian", "equal")
+RICIAN_WAYS = ("means", "model")
+NORMALISATIONS = ("channels", "none", "batch", "group")
 REPORT_LEVELS = ("default", "full")
 PRESETS = ("default", "supplement", "supplement-table")
 
@@ -28,6 +33,12 @@ MAX_SEED = 2**32 - 1
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise UsageError(message)
+
+
+def _expect(condition: bool, message: str) -> None:
+    """The same for settings that no flag reaches: a wrong one is a mistake in code."""
+    if not condition:
+        raise ValueError(message)
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,64 @@ class Bounds:
     d: tuple[float, float] = (0.0, 0.005)
     dstar: tuple[float, float] = (0.005, 0.2)
     s0: tuple[float, float] = (0.5, 1.5)
+
+
+@dataclass(frozen=True)
+class SimilaritySettings:
+    """When two voxels count as similar, beside the threshold on the distance of their predicted curves.
+
+    Attributes
+    ----------
+    distance : {'maximum', 'root-mean-square'}
+        Over the b-values. Tissues that differ at high b-values only stay apart by the largest difference.
+    weighting : {'gaussian', 'equal'}
+        Weight of a neighbour, by its distance in thresholds.
+    s0_ratio : float or None
+        Largest ratio of the brightnesses S0 of similar voxels; None: any.
+    """
+
+    distance: str = "maximum"
+    weighting: str = "gaussian"
+    s0_ratio: float | None = 1.35
+
+    def __post_init__(self) -> None:
+        _expect(self.distance in DISTANCES, f"the distance must be one of {', '.join(DISTANCES)}")
+        _expect(
+            self.weighting in NEIGHBOUR_WEIGHTINGS,
+            f"the weighting must be one of {', '.join(NEIGHBOUR_WEIGHTINGS)}",
+        )
+        _expect(self.s0_ratio is None or self.s0_ratio > 1, "the ratio of S0 must be above 1")
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Shape of the network.
+
+    Attributes
+    ----------
+    width : int
+        Channels of every hidden layer.
+    depth : int
+        Hidden layers; the receptive field is 2 * depth + 1 voxels for 3 x 3 kernels.
+    kernel_size : int
+        Odd; 1 makes a voxelwise network.
+    normalisation : {'channels', 'none', 'batch', 'group'}
+        Of the hidden layers after the first: every voxel over its channels, none, batch or group
+        normalisation.
+    """
+
+    width: int = 32
+    depth: int = 3
+    kernel_size: int = 3
+    normalisation: str = "channels"
+
+    def __post_init__(self) -> None:
+        _expect(min(self.width, self.depth) >= 1, "the network needs at least one channel and one layer")
+        _expect(self.kernel_size % 2 == 1, "the kernel size must be odd")
+        _expect(
+            self.normalisation in NORMALISATIONS,
+            f"the normalisation must be one of {', '.join(NORMALISATIONS)}",
+        )
 
 
 @dataclass(frozen=True)
@@ -169,7 +238,24 @@ class EstimationSettings:
     network_input : {'noisy', 'training'}
         Whether the network keeps seeing the noisy signals or the rewritten ones.
     rician : bool
-        Predict the mean of the Rician distribution instead of the noise-free signal.
+        Reckon with the noise floor of magnitude signals.
+    rician_way : {'means', 'model'}
+        How: take the floor off the mean observed signals of similar neighbours, where these are averaged,
+        or predict the mean of the Rician distribution instead of the noise-free signal.
+    similarity : SimilaritySettings
+    network : NetworkSettings
+    fitting_error_against : {'noisy', 'training'}
+        What the prediction is compared with.
+    rewrite_curves : bool
+        Rewrite whole curves, by the root mean square of their fitting errors over the threshold.
+    rewrite_at_random : bool
+        Rewrite as many signals as the fitting error would, but drawn at random: a control.
+    restart_network : bool
+        Begin every data iteration with a new network instead of carrying the weights on.
+    weigh_bvals : bool
+        Weigh b-values in the loss by the inverse variance of their averaged signals.
+    validation_share : float
+        Share of the mask in patches that are never trained on and never rewritten.
     lambda_ : float
         Stop when the relative change of the training signals falls below it.
     delta : float
@@ -191,15 +277,24 @@ class EstimationSettings:
     method: str = "si-cnn"
     preset: str = "default"
     fitting_threshold: Threshold = Threshold(0.1, "sigma")
-    neighbour_threshold: Threshold = Threshold(0.8, "sigma")
-    neighbour_radius: int = 5
+    neighbour_threshold: Threshold = Threshold(1.5, "sigma")
+    neighbour_radius: int = 7
     update_rule: str | None = None
     network_input: str = "training"
     rician: bool = False
+    rician_way: str = "means"
+    similarity: SimilaritySettings = SimilaritySettings()
+    network: NetworkSettings = NetworkSettings()
+    fitting_error_against: str = "noisy"
+    rewrite_curves: bool = False
+    rewrite_at_random: bool = False
+    restart_network: bool = False
+    weigh_bvals: bool = True
+    validation_share: float = 0.0
     lambda_: float = 0.005
     delta: float = 0.02
     max_iterations: int = 8
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     batch_size: int = 1
     dropout: float = 0.0
     random_seed: int = 0
@@ -232,6 +327,14 @@ class EstimationSettings:
                 self.update_rule in allowed,
                 f"--update-rule {self.update_rule} contradicts --method {self.method}",
             )
+        _expect(
+            self.fitting_error_against in FITTING_ERROR_AGAINST,
+            f"the fitting error is taken against one of {', '.join(FITTING_ERROR_AGAINST)}",
+        )
+        _expect(
+            self.rician_way in RICIAN_WAYS, f"the way of --rician must be one of {', '.join(RICIAN_WAYS)}"
+        )
+        _expect(0 <= self.validation_share < 1, "the validation share must be at least 0 and below 1")
         _require(
             self.neighbour_radius >= 1, f"--neighbour-radius must be at least 1, not {self.neighbour_radius}"
         )
@@ -262,6 +365,17 @@ class EstimationSettings:
         if self.update_rule is not None:
             return self.update_rule
         return {"si-cnn": "observed-neighbours", "di-cnn": "own-prediction"}.get(self.method)
+
+    @property
+    def takes_floor_off_means(self) -> bool:
+        """Whether the noise floor is taken off mean observed signals."""
+        means = self.resolved_update_rule == "observed-neighbours"
+        return self.rician and means and self.rician_way == "means"
+
+    @property
+    def predicts_floor(self) -> bool:
+        """Whether the network's signals hold the noise floor."""
+        return self.rician and not self.takes_floor_off_means
 
 
 @dataclass(frozen=True)
@@ -337,14 +451,11 @@ class Settings:
     def changing_maps(self) -> dict:
         """Settings that can change a map, JSON-serialisable: what a fingerprint covers."""
         estimation = {
-            name: str(value) if isinstance(value, Threshold) else value
-            for name, value in vars(self.estimation).items()
-            if name not in ("bounds", "preset")
+            name: _plain(value) for name, value in vars(self.estimation).items() if name != "preset"
         }
         estimation["update_rule"] = self.estimation.resolved_update_rule
         return {
             **estimation,
-            "bounds": {name: list(value) for name, value in vars(self.estimation.bounds).items()},
             "anatomy": self.preprocessing.anatomy,
             "denoise": self.preprocessing.denoise,
             "unring": self.preprocessing.unring,
@@ -357,11 +468,21 @@ class Settings:
         }
 
 
+def _plain(value: Any) -> Any:
+    """A setting as JSON knows it."""
+    if isinstance(value, Threshold):
+        return str(value)
+    if is_dataclass(value):
+        return {name: list(part) if isinstance(part, tuple) else part for name, part in asdict(value).items()}
+    return value
+
+
 def preset_settings(name: str) -> dict[str, Any]:
     """Fields of :class:`EstimationSettings` that a preset sets; the others keep their defaults.
 
     The values are those of the experimental logs in the supplement: ``supplement`` the pair of thresholds
-    called better at the end, ``supplement-table`` the pair behind the logged table over SNR.
+    called better at the end, ``supplement-table`` the pair behind the logged table over SNR. What the logs
+    know nothing of, such as a limit on the ratio of S0, is off.
 
     Parameters
     ----------
@@ -373,6 +494,9 @@ def preset_settings(name: str) -> dict[str, Any]:
     return {
         "fitting_threshold": Threshold(fitting, "absolute"),
         "neighbour_threshold": Threshold(neighbour, "absolute"),
+        "neighbour_radius": 5,
+        "similarity": SimilaritySettings("root-mean-square", "equal", None),
+        "weigh_bvals": False,
         "lambda_": 0.01,
         "delta": 0.05,
         "learning_rate": 1e-4,

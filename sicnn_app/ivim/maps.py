@@ -75,6 +75,8 @@ class Estimate:
         One row per data iteration (one row for least squares); same keys in every row.
     losses : list of tuple (data_iteration, epoch, loss)
         Training curve; empty for least squares.
+    validation_losses : list of tuple (data_iteration, epoch, loss)
+        The same over the voxels held out; empty when there are none.
     neighbour_count : ndarray, shape (X, Y, Z), int, or None
         Similar neighbours of each voxel at the end, itself included; None when not searched.
     parameters : dict
@@ -93,4 +95,28 @@ class Estimate:
     algorithm: str
     device: str = "cpu"
     losses: list[tuple[int, int, float]] = field(default_factory=list)
+    validation_losses: list[tuple[int, int, float]] = field(default_factory=list)
     neighbour_count: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a training has come to at one moment.
+
+    Attributes
+    ----------
+    data_iteration : int
+        The training signals have been rewritten so often.
+    epochs : int
+        Done so far, in all data iterations.
+    maps : dict of str to ndarray, shape (X, Y, Z), float32
+        f, d, dstar and s0; NaN outside the mask.
+    predicted, training_signals : ndarray, shape (X, Y, Z, B), float32, units of the source image
+        What the network predicts, and what it was trained on; 0 outside the mask.
+    """
+
+    data_iteration: int
+    epochs: int
+    maps: dict[str, np.ndarray]
+    predicted: np.ndarray
+    training_signals: np.ndarray

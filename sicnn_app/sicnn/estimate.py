@@ -13,14 +13,15 @@ import torch
 from sicnn_app.checkpoints import TrainingCheckpoint
 from sicnn_app.device import is_out_of_memory, release_memory
 from sicnn_app.errors import TryAgainError
-from sicnn_app.ivim.maps import Estimate
+from sicnn_app.ivim.maps import Estimate, Observation
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn.attempts import Attempt, smaller
 from sicnn_app.sicnn.box import Box, training_data
-from sicnn_app.sicnn.iterate import IterationResult, Progress, iterate
+from sicnn_app.sicnn.held_out import held_out_patches
+from sicnn_app.sicnn.iterate import IterationResult, Observe, Progress, iterate
 from sicnn_app.sicnn.loss import noise_free_model, rician_model
 from sicnn_app.sicnn.memory_need import least_bytes, needed_bytes, within_limit
-from sicnn_app.sicnn.network import IvimNetwork, NetworkConfig
+from sicnn_app.sicnn.network import IvimNetwork, NetworkConfig, Parameters
 from sicnn_app.sicnn.reproducible import reproducible, threads_for
 from sicnn_app.sicnn.study_network import StudyNetwork, scope_parameters
 from sicnn_app.sicnn.train import EMA_DECAY, Trainer, TrainingData
@@ -28,7 +29,7 @@ from sicnn_app.sicnn.whitening import Whitening
 
 __all__ = ["estimate", "least_bytes", "needed_bytes"]
 
-STATE_LAYOUT = 1
+STATE_LAYOUT = 2
 """Raised whenever the meaning of a saved state changes."""
 
 ALGORITHM = {
@@ -95,6 +96,7 @@ def estimate(
     fall_back: bool = False,
     memory_limit: int | None = None,
     start: StudyNetwork | None = None,
+    observe: Callable[[Observation], None] | None = None,
 ) -> Estimate:
     """Train on one subject's own images and return the maps.
 
@@ -124,6 +126,9 @@ def estimate(
     start : StudyNetwork, optional
         Its weights and its whitening are those that the training starts from; by default random weights and
         the whitening of these signals.
+    observe : callable, optional
+        Sees what the training has come to after every data iteration, of ``cnn`` after the first epoch and
+        every tenth. Not called again for what happened before an interruption.
 
     Returns
     -------
@@ -165,7 +170,14 @@ def estimate(
         if checkpoint is not None:
             offer = _labelled(checkpoint, identity, attempt, given_up)
         try:
-            result = _train(problem, attempt, progress, offer, saved and saved["training"])
+            result = _train(
+                problem,
+                attempt,
+                progress,
+                offer,
+                saved and saved["training"],
+                observe and _in_volumes(observe, box, scale),
+            )
             break
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -187,9 +199,10 @@ def estimate(
         predicted=box.put_back((result.predicted * scale[:, None]).movedim(1, -1), 0.0, np.float32),
         history=result.history,
         losses=result.losses,
+        validation_losses=result.validation_losses,
         neighbour_count=None if count is None else box.put_back(count, 0, np.int32),
         parameters={
-            **_describe(result, attempt, given_up, len(bvals), settings),
+            **_describe(result, attempt, given_up, settings),
             **scope_parameters(start),
         },
         algorithm=ALGORITHM[settings.resolved_update_rule],
@@ -244,6 +257,7 @@ def _train(
     progress: Progress | None,
     offer: Callable[[Callable[[], dict]], None] | None,
     saved: dict[str, Any] | None,
+    observe: Observe | None,
 ) -> IterationResult:
     """One attempt from its begin, or from a saved state, to its end; the result lies on the CPU."""
     settings, where = problem.settings, torch.device(attempt.device)
@@ -255,38 +269,83 @@ def _train(
     with reproducible(where, settings.random_seed):
         start = problem.start
         whitening = Whitening.of(data.signals, data.weight) if start is None else start.whitening.to(where)
-        trainer = build_trainer(bvals, whitening, settings, attempt, None if start is None else start.weights)
+        weights = None if start is None else start.weights
+        trainer = build_trainer(bvals, ratio, whitening, settings, attempt, weights)
+        if settings.validation_share:
+            held_out = held_out_patches(data.mask, settings.validation_share, seed=settings.random_seed)
+            trainer.held_out = data.weight * held_out
+            data = replace(data, weight=data.weight * ~held_out)
         if saved is not None and progress is not None:
             progress(f"resumed after {saved['trainer']['epochs_done']} epochs", 0, 1)
         with threads_for(data.mask.numel() // trainer.steps_per_epoch(data)):
-            result = iterate(trainer, data, bvals, ratio, settings, progress, offer=offer, saved=saved)
+            result = iterate(
+                trainer, data, bvals, ratio, settings, progress, offer=offer, saved=saved, observe=observe
+            )
     return result.to_cpu()
+
+
+def _in_volumes(observe: Callable[[Observation], None], box: Box, scale: torch.Tensor) -> Observe:
+    """Hand on what happens in the box as volumes in source units."""
+
+    def hand_on(
+        iteration: int,
+        epochs: int,
+        parameters: Parameters,
+        predicted: torch.Tensor,
+        training_signals: torch.Tensor,
+    ) -> None:
+        found = Parameters(*(values.cpu() for values in parameters))
+        maps = {**found._asdict(), "s0": found.s0 * scale}
+        predicted, training_signals = (
+            box.put_back((values.cpu() * scale[:, None]).movedim(1, -1), 0.0, np.float32)
+            for values in (predicted, training_signals)
+        )
+        volumes = {label: box.put_back(values, np.nan, np.float32) for label, values in maps.items()}
+        observe(Observation(iteration, epochs, volumes, predicted, training_signals))
+
+    return hand_on
 
 
 def build_trainer(
     bvals: torch.Tensor,
+    sigma_ratio: torch.Tensor,
     whitening: Whitening,
     settings: EstimationSettings,
     attempt: Attempt,
     weights: dict[str, torch.Tensor] | None = None,
 ) -> Trainer:
-    """A trainer on the device of ``bvals``, with random weights from torch's generator or with given ones."""
+    """A trainer on the device of ``bvals``, with random weights from torch's generator or with given ones.
+
+    Parameters
+    ----------
+    bvals : Tensor, shape (B,), s/mm^2
+    sigma_ratio : Tensor, shape (B,)
+        Noise of every averaged signal relative to that of one volume.
+    whitening : Whitening
+    settings : EstimationSettings
+    attempt : Attempt
+    weights : dict of str to Tensor, optional
+    """
+    precision = torch.ones_like(bvals)
+    if settings.weigh_bvals and bool((sigma_ratio > 0).all()):
+        precision = sigma_ratio.square().reciprocal()
     network = IvimNetwork(_network_config(len(bvals), settings))
     if weights is not None:
         network.load_state_dict(weights)
     return Trainer(
         network=network.to(bvals.device, memory_format=torch.channels_last),
         whitening=whitening,
-        forward_model=rician_model(bvals) if settings.rician else noise_free_model(bvals),
+        forward_model=rician_model(bvals) if settings.predicts_floor else noise_free_model(bvals),
         learning_rate=settings.learning_rate,
         batch_size=attempt.batch_size,
         tile_size=attempt.tile_size,
+        bval_weight=precision / precision.mean(),
         generator=torch.Generator().manual_seed(settings.random_seed),
     )
 
 
 def _network_config(n_bvals: int, settings: EstimationSettings) -> NetworkConfig:
-    return NetworkConfig(n_bvals=n_bvals, dropout=settings.dropout, bounds=settings.bounds)
+    return NetworkConfig(n_bvals, settings.network, dropout=settings.dropout, bounds=settings.bounds)
 
 
 def _maps(result: IterationResult, data: TrainingData, scale: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -299,10 +358,8 @@ def _describe(
     result: IterationResult,
     attempt: Attempt,
     given_up: list[str],
-    n_bvals: int,
     settings: EstimationSettings,
 ) -> dict:
-    config = _network_config(n_bvals, settings)
     rewriting = settings.resolved_update_rule is not None
     similar = settings.method == "si-cnn"
     return {
@@ -312,8 +369,12 @@ def _describe(
         "fitting_threshold": str(settings.fitting_threshold) if rewriting else None,
         "neighbour_threshold": str(settings.neighbour_threshold) if similar else None,
         "neighbour_radius": settings.neighbour_radius if similar else None,
+        "similarity": asdict(settings.similarity) if similar else None,
         "network_input": settings.network_input if rewriting else None,
-        "rician_model": settings.rician,
+        "rician_model": settings.predicts_floor,
+        "noise_floor_taken_off": settings.takes_floor_off_means,
+        "bvals_weighted_by_inverse_variance": settings.weigh_bvals,
+        "validation_share": settings.validation_share,
         "lambda": settings.lambda_ if rewriting else None,
         "delta": settings.delta if rewriting else None,
         "max_iterations": settings.max_iterations,
@@ -321,9 +382,10 @@ def _describe(
         "batch_size": attempt.batch_size,
         "tile_size": attempt.tile_size,
         "dropout": settings.dropout,
-        "network_width": config.width,
-        "network_depth": config.depth,
-        "kernel_size": config.kernel_size,
+        "network_width": settings.network.width,
+        "network_depth": settings.network.depth,
+        "kernel_size": settings.network.kernel_size,
+        "normalisation": settings.network.normalisation,
         "weight_average_decay": EMA_DECAY,
         "normaliser": "signal at the lowest b-value",
         "random_seed": settings.random_seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from sicnn_app.settings import Threshold
@@ -31,7 +32,9 @@ def fitting_error(predicted: Tensor, noisy: Tensor) -> Tensor:
     return (predicted - noisy).abs()
 
 
-def signals_to_rewrite(predicted: Tensor, noisy: Tensor, threshold: Tensor, mask: Tensor) -> Tensor:
+def signals_to_rewrite(
+    predicted: Tensor, noisy: Tensor, threshold: Tensor, mask: Tensor, *, whole: bool = False
+) -> Tensor:
     """Signals whose fitting error exceeds the threshold.
 
     Phenomenon 2 of the supplement: the larger the fitting error, the larger the advantage of the
@@ -41,9 +44,16 @@ def signals_to_rewrite(predicted: Tensor, noisy: Tensor, threshold: Tensor, mask
     ----------
     predicted, noisy, threshold : Tensor, shape (slices, B, X, Y)
     mask : Tensor, shape (slices, X, Y), bool
+    whole : bool
+        Decide for whole curves, by the root mean square over b of fitting error over threshold.
 
     Returns
     -------
     Tensor, shape (slices, B, X, Y), bool
     """
-    return (fitting_error(predicted, noisy) > threshold) & mask[:, None]
+    errors = fitting_error(predicted, noisy)
+    if whole:
+        smallest = torch.finfo(threshold.dtype).tiny
+        excess = (errors / threshold.clamp_min(smallest)).square().mean(dim=1, keepdim=True)
+        return (excess > 1.0).expand_as(errors) & mask[:, None]
+    return (errors > threshold) & mask[:, None]

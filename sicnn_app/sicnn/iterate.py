@@ -15,10 +15,10 @@ from sicnn_app.sicnn.network import Parameters
 from sicnn_app.sicnn.rewrite import rewrite
 from sicnn_app.sicnn.train import MIN_EPOCHS, Trainer, TrainingData
 
-FIRST_PERIOD_STEPS = 150
+FIRST_PERIOD_STEPS = 300
 """Optimiser steps per period of the first training: rewriting an underfitted network locks its bias in."""
 
-PERIOD_STEPS = 100
+PERIOD_STEPS = 200
 """Optimiser steps per period of every later training, which starts from a converged network."""
 
 MAX_FIRST_PERIODS = 20
@@ -27,6 +27,9 @@ MAX_FIRST_PERIODS = 20
 MAX_PERIODS = 3
 
 Progress = Callable[[str, int, int], None]
+
+Observe = Callable[[int, int, Parameters, Tensor, Tensor], None]
+"""Sees (data iteration, epochs done, parameters, predicted signals, training signals) as they come about."""
 
 Offer = Callable[[Callable[[], dict]], None]
 """Takes a function that makes the state, see :meth:`sicnn_app.checkpoints.TrainingCheckpoint.offer`."""
@@ -43,7 +46,7 @@ class IterationResult:
         Normalised predicted signals of the last network.
     neighbour_count : Tensor, shape (slices, X, Y), or None
     history : list of dict
-    losses : list of (data_iteration, epoch, loss)
+    losses, validation_losses : list of (data_iteration, epoch, loss)
     stop_reason : str
     """
 
@@ -52,6 +55,7 @@ class IterationResult:
     neighbour_count: Tensor | None
     history: list[dict]
     losses: list[tuple[int, int, float]]
+    validation_losses: list[tuple[int, int, float]]
     stop_reason: str
 
     def to_cpu(self) -> IterationResult:
@@ -111,6 +115,7 @@ def iterate(
     *,
     offer: Offer | None = None,
     saved: dict | None = None,
+    observe: Observe | None = None,
 ) -> IterationResult:
     """Run the data iterations of SI-CNN or DI-CNN, or the one long training of the plain CNN.
 
@@ -127,6 +132,8 @@ def iterate(
         Gets a function that makes the state, after every epoch.
     saved : dict, optional
         Such a state of the same data and settings: what follows is bit for bit what would have followed.
+    observe : callable, optional
+        Called after every data iteration; of the plain CNN after the first epoch and every MIN_EPOCHS.
 
     Returns
     -------
@@ -152,7 +159,7 @@ def iterate(
 
     if not rewriting:
         total = settings.epochs or first_period + settings.max_iterations * period
-        return _train_plain(trainer, data, total, progress, epoch_done)
+        return _train_plain(trainer, data, total, progress, epoch_done, observe)
     while True:
         iteration = len(position.history)
         target = position.target
@@ -162,16 +169,18 @@ def iterate(
             network_input,
             target,
             delta=settings.delta,
-            period=first_period if iteration == 0 else period,
-            max_periods=MAX_FIRST_PERIODS if iteration == 0 else MAX_PERIODS,
+            period=first_period if iteration == 0 or settings.restart_network else period,
+            max_periods=MAX_FIRST_PERIODS if iteration == 0 or settings.restart_network else MAX_PERIODS,
             convergence=position.convergence,
             epoch_done=epoch_done,
         )
         epochs = trainer.epochs_done - sum(row["epochs"] for row in position.history)
         parameters, predicted = trainer.predict(data, network_input)
         errors = _mean_errors(data, predicted)
+        if observe is not None:
+            observe(iteration, trainer.epochs_done, parameters, predicted, target)
         next_target, rewritten, neighbour_count = rewrite(
-            parameters, predicted, data, bvals, sigma_per_bval, settings
+            parameters, predicted, target, data, bvals, sigma_per_bval, settings, trainer.generator
         )
         change = float((next_target - target).norm() / target.norm())
         row = _history_row(iteration, epochs, loss, errors, change, rewritten, data, neighbour_count)
@@ -180,10 +189,11 @@ def iterate(
             progress(f"data iteration {iteration}", iteration + 1, settings.max_iterations + 1)
         if change < settings.lambda_ or iteration == settings.max_iterations:
             stop_reason = "lambda" if change < settings.lambda_ else "max_iterations"
-            losses = _numbered(history, trainer.losses)
-            return IterationResult(parameters, predicted, neighbour_count, history, losses, stop_reason)
+            return _result(parameters, predicted, neighbour_count, history, trainer, stop_reason)
         # Not needed while training goes on, and as large as the data.
         del parameters, predicted, rewritten
+        if settings.restart_network:
+            trainer.start_anew()
         position = Position(next_target, history=history)
 
 
@@ -193,16 +203,39 @@ def _train_plain(
     epochs: int,
     progress: Progress | None,
     epoch_done: Callable[[], None],
+    observe: Observe | None,
 ) -> IterationResult:
     while trainer.epochs_done < epochs:
         trainer.train_epoch(data, data.signals, data.signals)
         epoch_done()
         if progress is not None and trainer.epochs_done % MIN_EPOCHS == 0:
             progress("epoch", trainer.epochs_done, epochs)
+        if observe is not None and (trainer.epochs_done == 1 or trainer.epochs_done % MIN_EPOCHS == 0):
+            observe(0, trainer.epochs_done, *trainer.predict(data, data.signals), data.signals)
     parameters, predicted = trainer.predict(data, data.signals)
     errors = _mean_errors(data, predicted)
     row = _history_row(0, epochs, trainer.losses[-1], errors, 0.0, None, data, None)
-    return IterationResult(parameters, predicted, None, [row], _numbered([row], trainer.losses), "epochs")
+    return _result(parameters, predicted, None, [row], trainer, "epochs")
+
+
+def _result(
+    parameters: Parameters,
+    predicted: Tensor,
+    neighbour_count: Tensor | None,
+    history: list[dict],
+    trainer: Trainer,
+    stop_reason: str,
+) -> IterationResult:
+    validation = trainer.validation_losses
+    return IterationResult(
+        parameters,
+        predicted,
+        neighbour_count,
+        history,
+        losses=_numbered(history, trainer.losses),
+        validation_losses=_numbered(history, validation) if validation else [],
+        stop_reason=stop_reason,
+    )
 
 
 def _numbered(history: list[dict], losses: list[float]) -> list[tuple[int, int, float]]:

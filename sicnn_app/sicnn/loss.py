@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from sicnn_app.ivim.signal import ivim_signal_torch
 from sicnn_app.sicnn.network import Parameters
+from sicnn_app.sicnn.noise_floor import rician_mean
 
 BRIGHT_QUANTILE = 0.9
 """The normaliser of a bright voxel: fluid and vessels must not set the scale of the weights."""
@@ -34,32 +33,26 @@ def noise_free_model(bvals: Tensor) -> ForwardModel:
 
 
 def rician_model(bvals: Tensor) -> ForwardModel:
-    """Forward model of the mean magnitude under Rician noise of one volume.
-
-    The mean of |s + noise| is sigma sqrt(pi/2) L_{1/2}(-s^2 / (2 sigma^2)) (Gudbjartsson and
-    Patz, Magn Reson Med 1995;34:910-914), written with exponentially scaled Bessel functions so
-    that it stays finite at any signal-to-noise ratio.
-    """
+    """Forward model of the mean magnitude under Rician noise of one volume."""
     noise_free = noise_free_model(bvals)
 
     def forward(parameters: Parameters, sigma: Tensor) -> Tensor:
         sigma = sigma[:, None].clamp_min(1e-6)
-        z = (noise_free(parameters, sigma[:, 0]) / (2.0 * sigma)).square()
-        bessel = (1.0 + 2.0 * z) * torch.special.i0e(z) + 2.0 * z * torch.special.i1e(z)
-        return math.sqrt(math.pi / 2.0) * sigma * bessel
+        return sigma * rician_mean(noise_free(parameters, sigma[:, 0]) / sigma)
 
     return forward
 
 
-def mean_squared_difference(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+def mean_squared_difference(predicted: Tensor, target: Tensor, weight: Tensor, bval_weight: Tensor) -> Tensor:
     """Weighted mean squared difference over voxels and b-values.
 
     Parameters
     ----------
     predicted, target : Tensor, shape (slices, B, X, Y)
     weight : Tensor, shape (slices, X, Y), 0 outside the mask
+    bval_weight : Tensor, shape (B,), mean 1
     """
-    squared = (predicted - target).square().mean(dim=1)
+    squared = ((predicted - target).square() * bval_weight[None, :, None, None]).mean(dim=1)
     return (squared * weight).sum() / weight.sum()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from sicnn_app.errors import TryAgainError
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn.attempts import Attempt, smaller, tiles_of
-from sicnn_app.sicnn.network import NetworkConfig
 from sicnn_app.sicnn.rewrite import VOXELS_AT_ONCE
 from sicnn_app.sicnn.tiles import tile_grid
 
@@ -62,7 +61,7 @@ def needed_bytes(
     arrays = FIXED_BYTES + VALUE * voxels * (SIGNAL_COPIES * n_bvals + VOXEL_COPIES)
     if attempt.device != "cpu":
         return arrays
-    width = NetworkConfig(n_bvals).width
+    width = settings.network.width
     per_bval = STEP_COPIES["bvals"] + (STEP_COPIES["rician"] if settings.rician else 0)
     tile = tile_grid(size_x, attempt.tile_size)[1] * tile_grid(size_y, attempt.tile_size)[1]
     batch = min(attempt.batch_size, tiles_of(shape, attempt.tile_size))

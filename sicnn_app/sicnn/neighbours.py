@@ -2,18 +2,54 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from sicnn_app.settings import SimilaritySettings
+
+GAUSSIAN_REACH = 2.0
+"""Thresholds; neighbours farther off weigh less than 2 % and are left out."""
+
+
+class NeighbourSums(NamedTuple):
+    """What the similar neighbours of every voxel add up to.
+
+    Attributes
+    ----------
+    values : Tensor, shape (slices, C, X, Y)
+        Weighted sums.
+    weights : Tensor, shape (slices, X, Y)
+        Sums of the weights.
+    counts : Tensor, shape (slices, X, Y)
+        Voxels within the threshold, the voxel itself included; 0 outside the mask.
+    """
+
+    values: Tensor
+    weights: Tensor
+    counts: Tensor
+
 
 def similar_neighbour_sum(
-    curves: Tensor, values: Tensor, mask: Tensor, threshold: Tensor, radius: int
-) -> tuple[Tensor, Tensor]:
+    curves: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    threshold: Tensor,
+    radius: int,
+    *,
+    similarity: SimilaritySettings,
+    s0: Tensor | None = None,
+) -> NeighbourSums:
     """Sum values over the similar neighbours of every voxel.
 
-    N(v) holds the voxels u of the square window around v, inside the mask and in the same slice,
-    with rms_b(curve_u - curve_v) < min(threshold_u, threshold_v); v itself always belongs to it.
-    The smaller threshold keeps a noisy dark voxel from taking in its bright, precise neighbours.
+    N(v) holds the voxels u of the square window around v, inside the mask and in the same slice, whose
+    distance |curve_u - curve_v| over the b-values is below min(threshold_u, threshold_v) and, with
+    ``similarity.s0_ratio``, whose S0 is neither brighter nor darker than that ratio; v itself always
+    belongs to it. The smaller threshold keeps a noisy dark voxel from taking in its bright, precise
+    neighbours.
 
     Parameters
     ----------
@@ -25,12 +61,11 @@ def similar_neighbour_sum(
     threshold : Tensor, shape (slices, X, Y)
     radius : int
         Half width of the window in voxels.
-
-    Returns
-    -------
-    sums : Tensor, shape (slices, C, X, Y)
-    counts : Tensor, shape (slices, X, Y)
-        Size of N(v), v included; 0 outside the mask.
+    similarity : SimilaritySettings
+        The distance: the largest difference over b, or the root mean square. The weights: 1 within the
+        threshold t, or exp(-(distance / t)^2) up to :data:`GAUSSIAN_REACH` thresholds.
+    s0 : Tensor, shape (slices, X, Y), optional
+        Above 0 inside the mask; needed for ``similarity.s0_ratio``.
 
     Notes
     -----
@@ -38,26 +73,54 @@ def similar_neighbour_sum(
     a few copies of the inputs, whatever the radius.
     """
     inside = mask.to(values.dtype)
-    squared_threshold = threshold.square()
-    sums = values * inside[:, None]
-    counts = inside.clone()
-    size_x, size_y = mask.shape[1:]
-    for dx in range(min(radius, size_x - 1) + 1):
-        for dy in range(-min(radius, size_y - 1), min(radius, size_y - 1) + 1):
+    # Squares are compared; 0 stands for nothing but the voxel itself.
+    limits = threshold.square()
+    gaussian = similarity.weighting == "gaussian"
+    reach = GAUSSIAN_REACH**2 if gaussian else 1.0
+    brightness = None
+    if similarity.s0_ratio is not None:
+        if s0 is None:
+            raise ValueError("a limit on the ratio of S0 needs the S0 of every voxel")
+        brightness = torch.where(mask, s0, 1.0).log()
+        most = math.log(similarity.s0_ratio)
+    found = NeighbourSums(values * inside[:, None], inside.clone(), inside.clone())
+    for here, there in _pairs(mask.shape[1:], radius):
+        difference = curves[_all_channels(there)] - curves[_all_channels(here)]
+        squared = difference.square()
+        distance = squared.amax(dim=1) if similarity.distance == "maximum" else squared.mean(dim=1)
+        limit = torch.minimum(limits[here], limits[there])
+        allowed = inside[here] * inside[there]
+        if brightness is not None:
+            allowed = allowed * ((brightness[here] - brightness[there]).abs() <= most)
+        near = (distance < limit) * allowed
+        weights = near
+        if gaussian:
+            weights = torch.exp(-distance / limit.clamp_min(torch.finfo(limit.dtype).tiny))
+            weights = weights * (distance < reach * limit) * allowed
+        found.values[_all_channels(here)] += weights[:, None] * values[_all_channels(there)]
+        found.values[_all_channels(there)] += weights[:, None] * values[_all_channels(here)]
+        for total, part in ((found.weights, weights), (found.counts, near)):
+            total[here] += part
+            total[there] += part
+    return found
+
+
+def _pairs(size: tuple[int, int], radius: int) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+    """For every shift of the window, one of each opposite two: where the voxels and their partners lie."""
+    size_x, size_y = size
+    reach_x, reach_y = min(radius, size_x - 1), min(radius, size_y - 1)
+    for dx in range(reach_x + 1):
+        for dy in range(-reach_y, reach_y + 1):
             if dx == 0 and dy <= 0:
                 continue
-            here = (slice(None), slice(0, size_x - dx), slice(max(0, -dy), size_y - max(0, dy)))
-            there = (slice(None), slice(dx, size_x), slice(max(0, dy), size_y - max(0, -dy)))
-            here_all = (here[0], slice(None), *here[1:])
-            there_all = (there[0], slice(None), *there[1:])
-            distance = (curves[there_all] - curves[here_all]).square().mean(dim=1)
-            limit = torch.minimum(squared_threshold[here], squared_threshold[there])
-            similar = (distance < limit).to(values.dtype) * inside[here] * inside[there]
-            sums[here_all] += similar[:, None] * values[there_all]
-            sums[there_all] += similar[:, None] * values[here_all]
-            counts[here] += similar
-            counts[there] += similar
-    return sums, counts
+            yield (
+                (slice(None), slice(0, size_x - dx), slice(max(0, -dy), size_y - max(0, dy))),
+                (slice(None), slice(dx, size_x), slice(max(0, dy), size_y - max(0, -dy))),
+            )
+
+
+def _all_channels(where: tuple[slice, ...]) -> tuple[slice, ...]:
+    return (where[0], slice(None), *where[1:])
 
 
 def crop_to_mask(mask: Tensor) -> tuple[Tensor, slice, slice]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sicnn_app.settings import Bounds
+from sicnn_app.settings import Bounds, NetworkSettings
 
 TYPICAL = {"f": 0.15, "d": 1.3e-3, "dstar": 0.03, "s0": 1.0}
 """Typical tissue (mean of the abdominal consensus values, Ljimani et al. 2020): where the outputs start."""
@@ -18,6 +20,10 @@ START_LIMITS = (0.02, 0.98)
 
 HEAD_GAIN = 0.5
 """Initial shrinkage of the output layer, so that training starts near typical tissue and off the bounds."""
+
+
+GROUPS = 8
+"""Of channels, in group normalisation."""
 
 
 class Parameters(NamedTuple):
@@ -31,26 +37,19 @@ class Parameters(NamedTuple):
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Shape of the network.
+    """What a network is built from.
 
     Attributes
     ----------
     n_bvals : int
         Input channels.
-    width : int
-        Channels of every hidden layer.
-    depth : int
-        Hidden layers; the receptive field is 2 * depth + 1 voxels for 3 x 3 kernels.
-    kernel_size : int
-        Odd; 1 makes a voxelwise network.
+    shape : NetworkSettings
     dropout : float
     bounds : Bounds
     """
 
     n_bvals: int
-    width: int = 32
-    depth: int = 3
-    kernel_size: int = 3
+    shape: NetworkSettings = NetworkSettings()
     dropout: float = 0.0
     bounds: Bounds = Bounds()
 
@@ -77,8 +76,8 @@ class IvimNetwork(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        self.blocks = nn.ModuleList(_block(config, first=index == 0) for index in range(config.depth))
-        self.head = nn.Conv2d(config.width, len(Parameters._fields), 1)
+        self.blocks = nn.ModuleList(_block(config, first=index == 0) for index in range(config.shape.depth))
+        self.head = nn.Conv2d(config.shape.width, len(Parameters._fields), 1)
         with torch.no_grad():
             self.head.weight.mul_(HEAD_GAIN)
             for index, name in enumerate(Parameters._fields):
@@ -100,13 +99,21 @@ class IvimNetwork(nn.Module):
 
 
 def _block(config: NetworkConfig, *, first: bool) -> nn.Sequential:
-    channels = config.n_bvals if first else config.width
-    layers: list[nn.Module] = [
-        nn.Conv2d(channels, config.width, config.kernel_size, padding=config.kernel_size // 2)
-    ]
+    width, kernel_size = config.shape.width, config.shape.kernel_size
+    channels = config.n_bvals if first else width
+    layers: list[nn.Module] = [nn.Conv2d(channels, width, kernel_size, padding=kernel_size // 2)]
     if not first:
-        layers.append(ChannelNorm(config.width))
+        layers += _NORMALISATIONS[config.shape.normalisation](width)
     layers.append(nn.ELU())
     if config.dropout:
         layers.append(nn.Dropout(config.dropout))
     return nn.Sequential(*layers)
+
+
+_NORMALISATIONS: dict[str, Callable[[int], list[nn.Module]]] = {
+    "channels": lambda width: [ChannelNorm(width)],
+    "none": lambda width: [],
+    "batch": lambda width: [nn.BatchNorm2d(width)],
+    "group": lambda width: [nn.GroupNorm(math.gcd(GROUPS, width), width)],
+}
+"""Layers after a convolution."""

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from sicnn_app.ivim.signal import ivim_signal_torch
-from sicnn_app.settings import EstimationSettings
+from sicnn_app.settings import EstimationSettings, SimilaritySettings
 from sicnn_app.sicnn.fitting_error import signals_to_rewrite, threshold_map
 from sicnn_app.sicnn.neighbours import similar_neighbour_sum
 from sicnn_app.sicnn.network import Parameters
+from sicnn_app.sicnn.noise_floor import rician_mean, without_floor
 from sicnn_app.sicnn.train import TrainingData
 
 EMPTY = 1e-6
@@ -18,14 +19,24 @@ EMPTY = 1e-6
 VOXELS_AT_ONCE = 2**15
 """Slices of about so many voxels are rewritten together: temporary copies stay small, and in caches."""
 
+FLOOR_LIMIT = 3.0
+"""S0 over the noise of one volume from which on the noise floor is taken off.
+
+Darker voxels lie so near the floor that taking it off amplifies their noise more than it mends their bias."""
+
+SCALE_ROUNDS = 4
+"""Of the scale of a curve under a noise floor; each divides its error by five or more."""
+
 
 def rewrite(
     parameters: Parameters,
     predicted: Tensor,
+    training_signals: Tensor,
     data: TrainingData,
     bvals: Tensor,
     sigma_per_bval: Tensor,
     settings: EstimationSettings,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Training signals for the next data iteration: n, and the replacement where the fitting error is large.
 
@@ -33,12 +44,17 @@ def rewrite(
     ----------
     parameters : Parameters, each of shape (slices, X, Y)
     predicted : Tensor, shape (slices, B, X, Y)
+    training_signals : Tensor, shape (slices, B, X, Y)
+        Of the training that ``predicted`` comes from.
     data : TrainingData
+        Voxels without weight are held out: never rewritten, and nobody's neighbours.
     bvals : Tensor, shape (B,), s/mm^2
     sigma_per_bval : Tensor, shape (B,)
         Noise of every averaged signal relative to that of one volume.
     settings : EstimationSettings
         Of a method that rewrites.
+    generator : torch.Generator
+        Drawn from only where signals are chosen at random.
 
     Returns
     -------
@@ -51,6 +67,7 @@ def rewrite(
     target = torch.empty_like(data.signals)
     rewritten = torch.empty_like(data.signals, dtype=torch.bool)
     counts = None if rule == "own-prediction" else torch.empty_like(data.sigma)
+    compared = data.signals if settings.fitting_error_against == "noisy" else training_signals
     at_once = max(1, VOXELS_AT_ONCE // data.mask[0].numel())
     for start in range(0, len(data.mask), at_once):
         some = slice(start, start + at_once)
@@ -58,7 +75,11 @@ def rewrite(
         threshold = threshold_map(
             settings.fitting_threshold, part.sigma[:, None] * sigma_per_bval[None, :, None, None]
         )
-        rewritten[some] = signals_to_rewrite(predicted[some], part.signals, threshold, part.mask)
+        rewritten[some] = signals_to_rewrite(
+            predicted[some], compared[some], threshold, part.weight > 0, whole=settings.rewrite_curves
+        )
+        if settings.rewrite_at_random:
+            rewritten[some] = _as_many_at_random(rewritten[some], part.weight > 0, generator)
         if counts is None:
             replacement = predicted[some]
         else:
@@ -69,6 +90,8 @@ def rewrite(
                 threshold_map(settings.neighbour_threshold, part.sigma * curve_sigma),
                 radius=settings.neighbour_radius,
                 observed=rule == "observed-neighbours",
+                similarity=settings.similarity,
+                noise_floor=settings.takes_floor_off_means,
             )
         target[some] = torch.where(rewritten[some], replacement, part.signals)
     return target, rewritten, counts
@@ -82,6 +105,8 @@ def neighbour_mean(
     *,
     radius: int,
     observed: bool,
+    similarity: SimilaritySettings,
+    noise_floor: bool,
 ) -> tuple[Tensor, Tensor]:
     """Mean signals of the similar neighbours, brought to every voxel's own scale.
 
@@ -91,6 +116,10 @@ def neighbour_mean(
     signals carry less relative noise, and no noisy normaliser is divided by. Its scale is the
     least-squares one against the voxel's own signals, sum_b n m / sum_b m^2: taking the predicted
     S0 instead lets its errors feed on themselves from one data iteration to the next.
+
+    Magnitudes have a positive mean even without a signal. Of a single one this noise floor cannot be
+    taken off; of the mean of many observed ones it can, see
+    :func:`sicnn_app.sicnn.noise_floor.without_floor`.
 
     Parameters
     ----------
@@ -102,6 +131,9 @@ def neighbour_mean(
     radius : int
     observed : bool
         Average the observed signals (the default update) or the predicted ones.
+    similarity : SimilaritySettings
+    noise_floor : bool
+        Take the noise floor off the observed means, where S0 is at least :data:`FLOOR_LIMIT` times the noise.
 
     Returns
     -------
@@ -109,14 +141,51 @@ def neighbour_mean(
     counts : Tensor, shape (slices, X, Y)
     """
     b = bvals[None, :, None, None]
+    used = data.weight > 0
     f, d, dstar, s0 = (value[:, None] for value in parameters)
-    curves = ivim_signal_torch(b, f, d, dstar) * data.mask[:, None]
+    curves = ivim_signal_torch(b, f, d, dstar) * used[:, None]
     scale = s0 * data.normaliser[:, None]
     values = data.signals * data.normaliser[:, None] if observed else curves * scale
-    sums, counts = similar_neighbour_sum(
-        curves, torch.cat([values, scale], dim=1), data.mask, threshold, radius
+    sums, weights, counts = similar_neighbour_sum(
+        curves,
+        torch.cat([values, scale], dim=1),
+        used,
+        threshold,
+        radius,
+        similarity=similarity,
+        s0=scale[:, 0],
     )
-    shapes = sums[:, :-1] / sums[:, -1:].clamp_min(EMPTY)
-    power = shapes.square().sum(dim=1, keepdim=True)
-    own_scale = (data.signals * shapes).sum(dim=1, keepdim=True) / power.clamp_min(EMPTY)
-    return own_scale * shapes * data.mask[:, None], counts
+    means = sums / weights[:, None].clamp_min(EMPTY)
+    means, mean_s0 = means[:, :-1], means[:, -1:]
+    above_floor = None
+    if noise_floor and observed:
+        sigma = (data.sigma * data.normaliser)[:, None].clamp_min(EMPTY)
+        above_floor = mean_s0 > FLOOR_LIMIT * sigma
+        means = torch.where(above_floor, without_floor(means / sigma) * sigma, means)
+    shapes = means / mean_s0.clamp_min(EMPTY)
+    return _own_scale(shapes, data, above_floor) * shapes * used[:, None], counts
+
+
+def _own_scale(shapes: Tensor, data: TrainingData, above_floor: Tensor | None) -> Tensor:
+    """Least-squares scale of the curves against every voxel's own signals, shape (slices, 1, X, Y).
+
+    Where the floor was taken off the curves, what it adds to the scaled curve is taken off the own signals.
+    """
+    power = shapes.square().sum(dim=1, keepdim=True).clamp_min(EMPTY)
+    scale = (data.signals * shapes).sum(dim=1, keepdim=True) / power
+    if above_floor is None:
+        return scale
+    sigma = data.sigma[:, None].clamp_min(EMPTY)
+    for _ in range(SCALE_ROUNDS):
+        curve = scale.clamp_min(0.0) * shapes
+        floor = torch.where(above_floor, rician_mean(curve / sigma) * sigma - curve, 0.0)
+        scale = ((data.signals - floor) * shapes).sum(dim=1, keepdim=True) / power
+    return scale
+
+
+def _as_many_at_random(chosen: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
+    """Of every b-value as large a share of the mask as chosen, but drawn: the control of the choice."""
+    inside = mask[:, None].expand_as(chosen)
+    share = chosen.sum(dim=(0, 2, 3), keepdim=True) / mask.sum().clamp_min(1)
+    drawn = torch.rand(chosen.shape, generator=generator).to(chosen.device)
+    return (drawn < share) & inside

@@ -185,9 +185,9 @@ def _train(
     pieces = _pieces(cases, attempt)
     convergence, losses = Convergence(), []
     with reproducible(where, settings.random_seed):
-        trainer = build_trainer(
-            torch.tensor(bvals, dtype=torch.float32, device=where), whitening.to(where), settings, attempt
-        )
+        there = torch.tensor(bvals, dtype=torch.float32, device=where)
+        # Runs differ in their repeats: b-values weigh equally.
+        trainer = build_trainer(there, torch.ones_like(there), whitening.to(where), settings, attempt)
         steps = sum(trainer.steps_per_epoch(piece) for piece in pieces)
         period = max(iterate.MIN_EPOCHS, math.ceil(iterate.FIRST_PERIOD_STEPS / steps))
         if saved is not None:

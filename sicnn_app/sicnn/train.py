@@ -63,6 +63,13 @@ class Trainer:
     """A network with the whitening of its input, its optimiser, averaged weights and random generator.
 
     The weights, the optimiser and the generator carry on from one data iteration to the next.
+
+    Attributes
+    ----------
+    bval_weight : Tensor, shape (B,), mean 1
+        Weight of every b-value in the loss.
+    held_out : Tensor, shape (slices, X, Y), optional
+        Weight in the validation loss of voxels that no training sees; 0 elsewhere.
     """
 
     network: IvimNetwork
@@ -71,14 +78,26 @@ class Trainer:
     learning_rate: float
     batch_size: int
     generator: torch.Generator
+    bval_weight: Tensor
     tile_size: int = TILE_SIZE
+    held_out: Tensor | None = None
     epochs_done: int = 0
     losses: list[float] = field(default_factory=list)
+    validation_losses: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=self.learning_rate)
         self.averaged = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.steps_done = 0
+
+    def start_anew(self) -> None:
+        """Replace the network by one with random weights from torch's generator."""
+        fresh = IvimNetwork(self.network.config)
+        self.network.load_state_dict(fresh.state_dict())
+        self._begin()
 
     def train_epoch(self, data: TrainingData, network_input: Tensor, target: Tensor) -> float:
         """Visit every tile once; returns the mean loss of the epoch."""
@@ -86,7 +105,7 @@ class Trainer:
         total, weights = torch.zeros((), device=target.device), 0.0
         for signals, wanted, sigma, weight in self._batches(data, network_input, target):
             predicted = self.forward_model(self.network(signals), sigma)
-            loss = mean_squared_difference(predicted, wanted, weight)
+            loss = mean_squared_difference(predicted, wanted, weight, self.bval_weight)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
@@ -97,6 +116,11 @@ class Trainer:
             weights = weights + share
         self.epochs_done += 1
         self.losses.append(float(total / weights))
+        if self.held_out is not None:
+            _, predicted = self.predict(data, network_input)
+            self.validation_losses.append(
+                float(mean_squared_difference(predicted, data.signals, self.held_out, self.bval_weight))
+            )
         return self.losses[-1]
 
     def train_until_converged(
@@ -179,6 +203,7 @@ class Trainer:
             "epochs_done": self.epochs_done,
             "steps_done": self.steps_done,
             "losses": list(self.losses),
+            "validation_losses": list(self.validation_losses),
         }
 
     def restore(self, state: dict) -> None:
@@ -192,6 +217,7 @@ class Trainer:
             torch.cuda.set_rng_state(state["cuda_generator"], self._device())
         self.epochs_done, self.steps_done = state["epochs_done"], state["steps_done"]
         self.losses = list(state["losses"])
+        self.validation_losses = list(state["validation_losses"])
 
     def _device(self) -> torch.device:
         return next(self.network.parameters()).device
@@ -223,6 +249,8 @@ class Trainer:
         self.steps_done += 1
         decay = min(EMA_DECAY, (1 + self.steps_done) / (10 + self.steps_done))
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), 1.0 - decay)
+        for kept, current in zip(self.averaged.buffers(), self.network.buffers(), strict=True):
+            kept.copy_(current)
 
 
 def _copied(values: Any) -> Any:

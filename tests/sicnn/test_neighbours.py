@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sicnn_app.ivim.signal import ivim_signal_torch
-from sicnn_app.sicnn.neighbours import crop_to_mask, similar_neighbour_sum
+from sicnn_app.settings import SimilaritySettings
+from sicnn_app.sicnn.neighbours import GAUSSIAN_REACH, crop_to_mask, similar_neighbour_sum
 from sicnn_app.sicnn.network import Parameters
 from sicnn_app.sicnn.rewrite import neighbour_mean
 from sicnn_app.sicnn.train import TrainingData
@@ -17,19 +18,41 @@ from sicnn_app.sicnn.train import TrainingData
 BVALS = torch.tensor([0.0, 20.0, 80.0, 200.0, 600.0])
 
 
-def loop_over_pairs(curves, values, mask, threshold, radius):
-    """Sums and counts of the definition, one pair of voxels after the other."""
+PLAIN = SimilaritySettings("root-mean-square", "equal", None)
+"""The wording of the supplement."""
+
+
+def loop_over_pairs(curves, values, mask, threshold, radius, similarity, s0):
+    """Sums, weights and counts of the definition, one pair of voxels after the other."""
     slices, _, size_x, size_y = values.shape
-    sums, counts = np.zeros(values.shape), np.zeros(mask.shape)
+    sums, weights, counts = np.zeros(values.shape), np.zeros(mask.shape), np.zeros(mask.shape)
     for z, x, y in zip(*np.nonzero(mask), strict=True):
         for i in range(max(0, x - radius), min(size_x, x + radius + 1)):
             for j in range(max(0, y - radius), min(size_y, y + radius + 1)):
-                rms = np.sqrt(np.mean((curves[z, :, x, y] - curves[z, :, i, j]) ** 2))
-                near = rms < min(threshold[z, x, y], threshold[z, i, j]) or (i, j) == (x, y)
-                if mask[z, i, j] and near:
-                    sums[z, :, x, y] += values[z, :, i, j]
-                    counts[z, x, y] += 1
-    return sums, counts
+                if not mask[z, i, j]:
+                    continue
+                differences = np.abs(curves[z, :, x, y] - curves[z, :, i, j])
+                distance = (
+                    differences.max()
+                    if similarity.distance == "maximum"
+                    else np.sqrt(np.mean(differences**2))
+                )
+                limit = min(threshold[z, x, y], threshold[z, i, j])
+                ratio = max(s0[z, x, y] / s0[z, i, j], s0[z, i, j] / s0[z, x, y])
+                bright = similarity.s0_ratio is None or ratio <= similarity.s0_ratio
+                if (i, j) == (x, y):
+                    weight, near = 1.0, True
+                elif not bright:
+                    continue
+                elif similarity.weighting == "equal":
+                    weight = near = float(distance < limit)
+                else:
+                    near = distance < limit
+                    weight = np.exp(-((distance / limit) ** 2)) * (distance < GAUSSIAN_REACH * limit)
+                sums[z, :, x, y] += weight * values[z, :, i, j]
+                weights[z, x, y] += weight
+                counts[z, x, y] += near
+    return sums, weights, counts
 
 
 @settings(max_examples=40, deadline=None)
@@ -37,21 +60,40 @@ def loop_over_pairs(curves, values, mask, threshold, radius):
     shape=st.tuples(st.integers(1, 3), st.integers(1, 7), st.integers(1, 6)),
     radius=st.integers(1, 8),
     share=st.floats(0.2, 1.0),
+    similarity=st.builds(
+        SimilaritySettings,
+        distance=st.sampled_from(["maximum", "root-mean-square"]),
+        weighting=st.sampled_from(["gaussian", "equal"]),
+        s0_ratio=st.sampled_from([None, 1.35, 2.0]),
+    ),
     seed=st.integers(0, 1000),
 )
-def test_sums_and_counts_agree_with_a_loop_over_pairs(shape, radius, share, seed):
+def test_sums_and_counts_agree_with_a_loop_over_pairs(shape, radius, share, similarity, seed):
     rng = np.random.default_rng(seed)
     slices, size_x, size_y = shape
     curves = rng.standard_normal((slices, 3, size_x, size_y))
     values = rng.standard_normal((slices, 2, size_x, size_y))
     mask = rng.random(shape) < share
     threshold = rng.uniform(0.5, 2.0, shape)
-    sums, counts = similar_neighbour_sum(
-        *(torch.from_numpy(array) for array in (curves, values, mask, threshold)), radius
+    s0 = rng.uniform(0.5, 2.0, shape)
+    found = similar_neighbour_sum(
+        *(torch.from_numpy(array) for array in (curves, values, mask, threshold)),
+        radius,
+        similarity=similarity,
+        s0=torch.from_numpy(s0),
     )
-    expected_sums, expected_counts = loop_over_pairs(curves, values, mask, threshold, radius)
-    np.testing.assert_allclose(sums.numpy(), expected_sums, atol=1e-12)
-    np.testing.assert_array_equal(counts.numpy(), expected_counts)
+    expected = loop_over_pairs(curves, values, mask, threshold, radius, similarity, s0)
+    np.testing.assert_allclose(found.values.numpy(), expected[0], atol=1e-12)
+    np.testing.assert_allclose(found.weights.numpy(), expected[1], atol=1e-12)
+    np.testing.assert_array_equal(found.counts.numpy(), expected[2])
+
+
+def test_a_limit_on_s0_needs_s0():
+    ones = torch.ones(1, 1, 2, 2)
+    with pytest.raises(ValueError, match="S0"):
+        similar_neighbour_sum(
+            ones, ones, ones[0] > 0, ones[0], 1, similarity=SimilaritySettings(s0_ratio=1.2)
+        )
 
 
 def test_never_across_slices_or_from_outside_the_mask():
@@ -61,7 +103,9 @@ def test_never_across_slices_or_from_outside_the_mask():
     values = torch.ones(2, 1, 4, 4)
     values[1] = 100.0
     values[1, :, :2] = 1e9
-    sums, counts = similar_neighbour_sum(curves, values, mask, torch.ones(2, 4, 4), radius=9)
+    sums, _, counts = similar_neighbour_sum(
+        curves, values, mask, torch.ones(2, 4, 4), radius=9, similarity=PLAIN
+    )
     assert (sums[0] == 16).all() and (counts[0] == 16).all()
     assert (sums[1, 0, 2:] == 800).all() and (counts[1, 2:] == 8).all()
     assert (sums[1, 0, :2] == 0).all() and (counts[1, :2] == 0).all()
@@ -90,7 +134,14 @@ def two_tissues() -> tuple[Parameters, TrainingData]:
 def test_noise_free_signals_are_their_own_replacement(observed):
     tissue, data = two_tissues()
     means, counts = neighbour_mean(
-        tissue, data, BVALS, torch.full((1, 6, 5), 0.02), radius=5, observed=observed
+        tissue,
+        data,
+        BVALS,
+        torch.full((1, 6, 5), 0.02),
+        radius=5,
+        observed=observed,
+        similarity=PLAIN,
+        noise_floor=False,
     )
     torch.testing.assert_close(means, data.signals, atol=1e-6, rtol=0)
     assert counts[0, 3, 2] == 15 and counts[0, 1, 2] == 14 and counts[0, 0, 0] == 0
@@ -103,7 +154,7 @@ def test_observed_signals_bring_in_what_predictions_do_not():
         data.signals + noise * data.mask[:, None], data.mask, data.normaliser, data.sigma, data.weight
     )
     wrong = tissue._replace(d=tissue.d + 0.0005)
-    options = {"radius": 5}
+    options = {"radius": 5, "similarity": PLAIN, "noise_floor": False}
     threshold = torch.full((1, 6, 5), 0.02)
     observed, _ = neighbour_mean(wrong, noisy, BVALS, threshold, observed=True, **options)
     predicted, _ = neighbour_mean(wrong, noisy, BVALS, threshold, observed=False, **options)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sicnn_app.ivim.signal import ivim_signal_maps
-from sicnn_app.settings import Bounds
+from sicnn_app.settings import NORMALISATIONS, Bounds, NetworkSettings
 from sicnn_app.sicnn.loss import mean_squared_difference, noise_free_model, rician_model, voxel_weights
 from sicnn_app.sicnn.network import TYPICAL, ChannelNorm, IvimNetwork, NetworkConfig, Parameters
 from sicnn_app.sicnn.whitening import VARIANCE_FLOOR, Whitening
@@ -34,7 +34,7 @@ def parameters(*values: float, dtype: torch.dtype = torch.float64) -> Parameters
 def test_outputs_stay_within_the_bounds_for_any_input(scale, seed, size, low, high):
     generator = torch.Generator().manual_seed(seed)
     bounds = Bounds(f=(low, high), d=(0.0002, 0.004))
-    network = IvimNetwork(NetworkConfig(n_bvals=5, width=8, depth=2, bounds=bounds))
+    network = IvimNetwork(NetworkConfig(5, NetworkSettings(width=8, depth=2), bounds=bounds))
     signals = scale * torch.randn((2, 5, *size), generator=generator)
     for name, values in network(signals)._asdict().items():
         lower, upper = getattr(bounds, name)
@@ -58,7 +58,7 @@ def test_untrained_networks_start_around_typical_tissue():
 
 
 def test_the_receptive_field_is_that_of_the_depth():
-    network = IvimNetwork(NetworkConfig(n_bvals=3, width=8, depth=2))
+    network = IvimNetwork(NetworkConfig(3, NetworkSettings(width=8, depth=2)))
     signals = torch.zeros(1, 3, 11, 11, requires_grad=True)
     network(signals).f[0, 5, 5].backward()
     reached = torch.nonzero(signals.grad[0].abs().sum(0))
@@ -137,8 +137,43 @@ def test_gradients_of_the_forward_models(model):
 def test_the_loss_is_a_weighted_mean_over_voxels():
     predicted = torch.tensor([1.0, 2.0, 5.0]).reshape(1, 1, 3, 1).expand(1, 2, 3, 1)
     weight = torch.tensor([1.0, 3.0, 0.0]).reshape(1, 3, 1)
-    loss = mean_squared_difference(predicted, torch.zeros(1, 2, 3, 1), weight)
+    loss = mean_squared_difference(predicted, torch.zeros(1, 2, 3, 1), weight, torch.ones(2))
     assert loss.item() == pytest.approx((1 * 1 + 3 * 4) / 4)
+
+
+def test_precise_bvalues_weigh_more_in_the_loss():
+    predicted = torch.tensor([1.0, 3.0]).reshape(1, 2, 1, 1)
+    loss = mean_squared_difference(
+        predicted, torch.zeros(1, 2, 1, 1), torch.ones(1, 1, 1), torch.tensor([1.6, 0.4])
+    )
+    assert loss.item() == pytest.approx((1.6 * 1 + 0.4 * 9) / 2)
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_every_shape_of_network_maps_slices_to_slices(normalisation, kernel_size):
+    shape = NetworkSettings(width=12, depth=2, kernel_size=kernel_size, normalisation=normalisation)
+    network = IvimNetwork(NetworkConfig(4, shape))
+    signals = torch.rand(2, 4, 6, 5)
+    found = network(signals)
+    assert all(values.shape == (2, 6, 5) for values in found)
+    network.eval()
+    changed = signals.clone()
+    changed[0, :, 0, 0] += 1.0
+    moved = network(signals).f != network(changed).f
+    assert not moved[1].any()
+    # Group normalisation reaches over the whole slice.
+    if kernel_size == 1 and normalisation != "group":
+        assert moved[0].sum() == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"width": 0}, {"depth": 0}, {"kernel_size": 2}, {"normalisation": "layer"}],
+)
+def test_impossible_networks_are_refused(wrong):
+    with pytest.raises(ValueError):
+        NetworkSettings(**wrong)
 
 
 def test_weights_follow_the_normaliser_within_limits():

@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sicnn_app.ivim.signal import ivim_signal_torch
-from sicnn_app.settings import EstimationSettings, Threshold
+from sicnn_app.settings import EstimationSettings, NetworkSettings, SimilaritySettings, Threshold
 from sicnn_app.sicnn import iterate as module
 from sicnn_app.sicnn.fitting_error import fitting_error, signals_to_rewrite, threshold_map
+from sicnn_app.sicnn.held_out import held_out_patches
 from sicnn_app.sicnn.iterate import epochs_per_period, iterate
 from sicnn_app.sicnn.loss import noise_free_model
-from sicnn_app.sicnn.network import IvimNetwork, NetworkConfig
-from sicnn_app.sicnn.rewrite import neighbour_mean
+from sicnn_app.sicnn.network import IvimNetwork, NetworkConfig, Parameters
+from sicnn_app.sicnn.rewrite import neighbour_mean, rewrite
 from sicnn_app.sicnn.tiles import TILE_GAP, cut_tiles, tile_grid
 from sicnn_app.sicnn.train import MIN_EPOCHS, Trainer, TrainingData
 from sicnn_app.sicnn.whitening import Whitening
@@ -52,7 +53,7 @@ def noisy_data(size_x: int = 9, size_y: int = 7, slices: int = 1, sigma: float =
 def make_trainer(data: TrainingData, *, batch_size: int = 1, learning_rate: float = 1e-3) -> Trainer:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = IvimNetwork(NetworkConfig(n_bvals=5, width=8, depth=2))
+        network = IvimNetwork(NetworkConfig(5, NetworkSettings(width=8, depth=2)))
     return Trainer(
         network=network,
         whitening=Whitening.of(data.signals, data.weight),
@@ -60,11 +61,12 @@ def make_trainer(data: TrainingData, *, batch_size: int = 1, learning_rate: floa
         learning_rate=learning_rate,
         batch_size=batch_size,
         generator=torch.Generator().manual_seed(0),
+        bval_weight=torch.ones(5),
     )
 
 
 def run(data: TrainingData, **options):
-    chosen = replace(EstimationSettings(), max_iterations=2, **options)
+    chosen = replace(EstimationSettings(max_iterations=2), **options)
     return iterate(make_trainer(data), data, BVALS, torch.ones(5), chosen)
 
 
@@ -152,17 +154,22 @@ def test_the_rules_replace_by_what_they_say():
     trainer.train_until_converged(data, data.signals, data.signals, delta=0.02, period=20, max_periods=10)
     parameters, predicted = trainer.predict(data, data.signals)
     wide = torch.full_like(data.sigma, 10.0)
-    observed, counts = neighbour_mean(parameters, data, BVALS, wide, radius=20, observed=True)
+    options = {
+        "radius": 20,
+        "similarity": SimilaritySettings("root-mean-square", "equal", None),
+        "noise_floor": False,
+    }
+    observed, counts = neighbour_mean(parameters, data, BVALS, wide, observed=True, **options)
     # Everything is similar: the shape of every replacement is that of the mean observed signal.
     mean = data.signals.movedim(1, -1)[data.mask].mean(0)
     shapes = observed.movedim(1, -1)[data.mask]
     torch.testing.assert_close(shapes / shapes[:, :1], (mean / mean[0]).expand_as(shapes), atol=1e-5, rtol=0)
     assert (counts[data.mask] == data.mask.sum()).all()
     alone = torch.zeros_like(data.sigma)
-    own, counts = neighbour_mean(parameters, data, BVALS, alone, radius=20, observed=True)
+    own, counts = neighbour_mean(parameters, data, BVALS, alone, observed=True, **options)
     torch.testing.assert_close(own, data.signals, atol=1e-5, rtol=0)
     assert (counts[data.mask] == 1).all()
-    own_curve, _ = neighbour_mean(parameters, data, BVALS, alone, radius=20, observed=False)
+    own_curve, _ = neighbour_mean(parameters, data, BVALS, alone, observed=False, **options)
     inside = own_curve.movedim(1, -1)[data.mask]
     curve = predicted.movedim(1, -1)[data.mask]
     torch.testing.assert_close(inside / inside[:, :1], curve / curve[:, :1], atol=1e-4, rtol=0)
@@ -200,3 +207,56 @@ def test_the_noisy_input_and_the_training_input_differ_after_a_rewrite():
     one, other = (run(noisy_data(), network_input=name, lambda_=0.0) for name in ("noisy", "training"))
     assert one.history[0] == other.history[0]
     assert one.history[2]["training_loss"] != other.history[2]["training_loss"]
+
+
+def test_random_rewriting_draws_as_many_signals_of_every_b_value():
+    data = noisy_data(30, 30, sigma=0.2)
+    options = {"lambda_": 0.0, "max_iterations": 1, "fitting_threshold": Threshold(1.0, "sigma")}
+    chosen, drawn = (run(data, rewrite_at_random=random, **options) for random in (False, True))
+    assert drawn.history[0]["replaced_fraction"] == pytest.approx(
+        chosen.history[0]["replaced_fraction"], abs=0.03
+    )
+    assert drawn.history[1]["training_loss"] != chosen.history[1]["training_loss"]
+
+
+def test_whole_curves_are_rewritten_or_none_of_their_signals():
+    noisy = torch.zeros(1, 3, 2, 1)
+    predicted = torch.tensor([[3.0, 0.0, 0.0], [1.0, 1.0, 0.9]]).T.reshape(1, 3, 2, 1)
+    rewritten = signals_to_rewrite(
+        predicted, noisy, torch.ones_like(noisy), torch.ones(1, 2, 1, dtype=torch.bool), whole=True
+    )
+    assert rewritten[0, :, 0, 0].all() and not rewritten[0, :, 1, 0].any()
+
+
+def test_a_new_network_begins_every_data_iteration_when_asked_for():
+    carried = run(noisy_data(), lambda_=0.0)
+    anew = run(noisy_data(), lambda_=0.0, restart_network=True)
+    starts = [next(loss for number, _, loss in result.losses if number == 1) for result in (carried, anew)]
+    assert anew.history[0] == carried.history[0]
+    assert starts[1] > 1.5 * starts[0]
+
+
+def test_held_out_voxels_are_never_rewritten_and_nobodys_neighbours():
+    data = noisy_data(20, 20, sigma=0.2)
+    held_out = held_out_patches(data.mask, 0.3, seed=0)
+    part = replace(data, weight=data.weight * ~held_out)
+    generator = torch.Generator().manual_seed(0)
+    parameters = Parameters(*(torch.full_like(data.sigma, value) for value in (0.2, 0.0012, 0.03, 1.0)))
+    arguments = (parameters, torch.full_like(data.signals, 5.0), data.signals)
+    rest = (BVALS, torch.ones(5), EstimationSettings(), generator)
+    target, rewritten, counts = rewrite(*arguments, part, *rest)
+    assert torch.equal(target.movedim(1, -1)[held_out], data.signals.movedim(1, -1)[held_out])
+    assert not rewritten.movedim(1, -1)[held_out].any() and (counts[held_out] == 0).all()
+    spoilt = replace(part, signals=torch.where(held_out[:, None], 99.0, part.signals))
+    other, _, _ = rewrite(*arguments, spoilt, *rest)
+    inside = part.weight > 0
+    assert torch.equal(other.movedim(1, -1)[inside], target.movedim(1, -1)[inside])
+
+
+def test_held_out_patches_are_drawn_by_the_seed_and_leave_something():
+    mask = torch.ones(3, 40, 30, dtype=torch.bool)
+    share = held_out_patches(mask, 0.25, seed=1).float().mean().item()
+    assert share == pytest.approx(0.25, abs=0.1)
+    assert torch.equal(held_out_patches(mask, 0.25, seed=1), held_out_patches(mask, 0.25, seed=1))
+    assert not torch.equal(held_out_patches(mask, 0.25, seed=1), held_out_patches(mask, 0.25, seed=2))
+    assert not held_out_patches(mask[:, :3, :3], 0.999, seed=0).all()

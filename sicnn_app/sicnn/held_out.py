@@ -1,0 +1,34 @@
+"""Patches held out of a training, for a validation loss."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+PATCH_SIZE = 4
+"""Voxels along both axes: single voxels would be known through their neighbours in the network's input."""
+
+
+def held_out_patches(mask: Tensor, share: float, *, seed: int) -> Tensor:
+    """Draw square patches of the mask.
+
+    Parameters
+    ----------
+    mask : Tensor, shape (slices, X, Y), bool
+    share : float
+        Of the patches of every volume, on average.
+    seed : int
+
+    Returns
+    -------
+    Tensor, shape (slices, X, Y), bool
+        True in the mask voxels of the patches drawn; never the whole mask.
+    """
+    slices, size_x, size_y = mask.shape
+    count = (slices, math.ceil(size_x / PATCH_SIZE), math.ceil(size_y / PATCH_SIZE))
+    drawn = torch.rand(count, generator=torch.Generator().manual_seed(seed)) < share
+    patches = drawn.repeat_interleave(PATCH_SIZE, 1).repeat_interleave(PATCH_SIZE, 2)
+    held_out = patches[:, :size_x, :size_y].to(mask.device) & mask
+    return held_out if (mask & ~held_out).any() else torch.zeros_like(mask)

@@ -1,0 +1,57 @@
+"""The floor under magnitude signals: what Rician noise makes of a signal on average, and back."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import torch
+from torch import Tensor
+
+TABLE_END = 12.0
+"""Signal over noise from which on sqrt(mean^2 - 1) inverts the mean to within 1e-4."""
+
+TABLE_STEP = 0.005
+
+
+def rician_mean(signal: Tensor) -> Tensor:
+    """Mean magnitude of ``signal``, both in units of the noise of one channel.
+
+    The mean of |s + noise| is sqrt(pi/2) L_{1/2}(-s^2 / 2) (Gudbjartsson and Patz, Magn Reson Med
+    1995;34:910-914), written with exponentially scaled Bessel functions so that it stays finite at any
+    signal-to-noise ratio.
+    """
+    z = (signal / 2.0).square()
+    bessel = (1.0 + 2.0 * z) * torch.special.i0e(z) + 2.0 * z * torch.special.i1e(z)
+    return math.sqrt(math.pi / 2.0) * bessel
+
+
+def without_floor(mean: Tensor) -> Tensor:
+    """The signal whose mean magnitude is ``mean``: the inverse of :func:`rician_mean`.
+
+    Parameters
+    ----------
+    mean : Tensor, any shape
+        Mean magnitude of several measurements, in units of the noise of one channel. A single magnitude
+        is no mean: what comes out for it is as noisy and biased.
+
+    Returns
+    -------
+    Tensor
+        0 where ``mean`` is at most that of noise alone, sqrt(pi/2).
+    """
+    signals, means = _table()
+    signals, means = signals.to(mean.device), means.to(mean.device)
+    inside = mean.double().clamp(float(means[0]), float(means[-1])).contiguous()
+    above = torch.searchsorted(means, inside).clamp_min(1)
+    low, high = means[above - 1], means[above]
+    found = signals[above - 1] + TABLE_STEP * (inside - low) / (high - low)
+    far = (mean.double().square() - 1.0).clamp_min(0.0).sqrt()
+    return torch.where(mean >= float(means[-1]), far, found).to(mean.dtype)
+
+
+@cache
+def _table() -> tuple[Tensor, Tensor]:
+    """Signals and their mean magnitudes, ascending."""
+    signals = torch.arange(0.0, TABLE_END + TABLE_STEP / 2, TABLE_STEP, dtype=torch.float64)
+    return signals, rician_mean(signals)
