@@ -278,7 +278,7 @@ class EstimationSettings:
     preset: str = "default"
     fitting_threshold: Threshold = Threshold(0.1, "sigma")
     neighbour_threshold: Threshold = Threshold(1.5, "sigma")
-    neighbour_radius: int = 7
+    neighbour_radius: int = 5
     update_rule: str | None = None
     network_input: str = "training"
     rician: bool = False
@@ -494,7 +494,6 @@ def preset_settings(name: str) -> dict[str, Any]:
     return {
         "fitting_threshold": Threshold(fitting, "absolute"),
         "neighbour_threshold": Threshold(neighbour, "absolute"),
-        "neighbour_radius": 5,
         "similarity": SimilaritySettings("root-mean-square", "equal", None),
         "weigh_bvals": False,
         "lambda_": 0.01,

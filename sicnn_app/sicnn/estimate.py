@@ -19,7 +19,7 @@ from sicnn_app.sicnn.attempts import Attempt, smaller
 from sicnn_app.sicnn.box import Box, training_data
 from sicnn_app.sicnn.held_out import held_out_patches
 from sicnn_app.sicnn.iterate import IterationResult, Observe, Progress, iterate
-from sicnn_app.sicnn.loss import noise_free_model, rician_model
+from sicnn_app.sicnn.loss import bval_weights, noise_free_model, rician_model
 from sicnn_app.sicnn.memory_need import least_bytes, needed_bytes, within_limit
 from sicnn_app.sicnn.network import IvimNetwork, NetworkConfig, Parameters
 from sicnn_app.sicnn.reproducible import reproducible, threads_for
@@ -326,9 +326,6 @@ def build_trainer(
     attempt : Attempt
     weights : dict of str to Tensor, optional
     """
-    precision = torch.ones_like(bvals)
-    if settings.weigh_bvals and bool((sigma_ratio > 0).all()):
-        precision = sigma_ratio.square().reciprocal()
     network = IvimNetwork(_network_config(len(bvals), settings))
     if weights is not None:
         network.load_state_dict(weights)
@@ -339,7 +336,7 @@ def build_trainer(
         learning_rate=settings.learning_rate,
         batch_size=attempt.batch_size,
         tile_size=attempt.tile_size,
-        bval_weight=precision / precision.mean(),
+        bval_weight=bval_weights(sigma_ratio, weigh=settings.weigh_bvals),
         generator=torch.Generator().manual_seed(settings.random_seed),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sicnn_app.ivim.signal import ivim_signal_torch
@@ -54,6 +55,25 @@ def mean_squared_difference(predicted: Tensor, target: Tensor, weight: Tensor, b
     """
     squared = ((predicted - target).square() * bval_weight[None, :, None, None]).mean(dim=1)
     return (squared * weight).sum() / weight.sum()
+
+
+def bval_weights(sigma_per_bval: Tensor, *, weigh: bool) -> Tensor:
+    """Weight of every b-value: the inverse variance of its averaged signals, or 1.
+
+    Parameters
+    ----------
+    sigma_per_bval : Tensor, shape (B,)
+        Noise of the averaged signals; without noise anywhere all weigh 1.
+    weigh : bool
+
+    Returns
+    -------
+    Tensor, shape (B,), mean 1
+    """
+    if not weigh or not bool((sigma_per_bval > 0).all()):
+        return torch.ones_like(sigma_per_bval)
+    precision = sigma_per_bval.square().reciprocal()
+    return precision / precision.mean()
 
 
 def voxel_weights(normaliser: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from sicnn_app.ivim.signal import ivim_signal_torch
 from sicnn_app.settings import EstimationSettings, SimilaritySettings
 from sicnn_app.sicnn.fitting_error import signals_to_rewrite, threshold_map
+from sicnn_app.sicnn.loss import bval_weights
 from sicnn_app.sicnn.neighbours import similar_neighbour_sum
 from sicnn_app.sicnn.network import Parameters
 from sicnn_app.sicnn.noise_floor import rician_mean, without_floor
@@ -67,6 +68,7 @@ def rewrite(
     target = torch.empty_like(data.signals)
     rewritten = torch.empty_like(data.signals, dtype=torch.bool)
     counts = None if rule == "own-prediction" else torch.empty_like(data.sigma)
+    bval_weight = bval_weights(sigma_per_bval, weigh=settings.weigh_bvals)
     compared = data.signals if settings.fitting_error_against == "noisy" else training_signals
     at_once = max(1, VOXELS_AT_ONCE // data.mask[0].numel())
     for start in range(0, len(data.mask), at_once):
@@ -92,6 +94,7 @@ def rewrite(
                 observed=rule == "observed-neighbours",
                 similarity=settings.similarity,
                 noise_floor=settings.takes_floor_off_means,
+                bval_weight=bval_weight,
             )
         target[some] = torch.where(rewritten[some], replacement, part.signals)
     return target, rewritten, counts
@@ -107,6 +110,7 @@ def neighbour_mean(
     observed: bool,
     similarity: SimilaritySettings,
     noise_floor: bool,
+    bval_weight: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Mean signals of the similar neighbours, brought to every voxel's own scale.
 
@@ -114,7 +118,7 @@ def neighbour_mean(
     normaliser does not choose its neighbours. The mean curve is a ratio of sums,
     m(b) = sum_u S(u, b) / sum_u S0(u) in source units: bright voxels count for more because their
     signals carry less relative noise, and no noisy normaliser is divided by. Its scale is the
-    least-squares one against the voxel's own signals, sum_b n m / sum_b m^2: taking the predicted
+    least-squares one against the voxel's own signals, sum_b w n m / sum_b w m^2: taking the predicted
     S0 instead lets its errors feed on themselves from one data iteration to the next.
 
     Magnitudes have a positive mean even without a signal. Of a single one this noise floor cannot be
@@ -134,6 +138,8 @@ def neighbour_mean(
     similarity : SimilaritySettings
     noise_floor : bool
         Take the noise floor off the observed means, where S0 is at least :data:`FLOOR_LIMIT` times the noise.
+    bval_weight : Tensor, shape (B,)
+        Of the own signals in the scale.
 
     Returns
     -------
@@ -163,23 +169,24 @@ def neighbour_mean(
         above_floor = mean_s0 > FLOOR_LIMIT * sigma
         means = torch.where(above_floor, without_floor(means / sigma) * sigma, means)
     shapes = means / mean_s0.clamp_min(EMPTY)
-    return _own_scale(shapes, data, above_floor) * shapes * used[:, None], counts
+    return _own_scale(shapes, data, above_floor, bval_weight) * shapes * used[:, None], counts
 
 
-def _own_scale(shapes: Tensor, data: TrainingData, above_floor: Tensor | None) -> Tensor:
+def _own_scale(shapes: Tensor, data: TrainingData, above_floor: Tensor | None, bval_weight: Tensor) -> Tensor:
     """Least-squares scale of the curves against every voxel's own signals, shape (slices, 1, X, Y).
 
     Where the floor was taken off the curves, what it adds to the scaled curve is taken off the own signals.
     """
-    power = shapes.square().sum(dim=1, keepdim=True).clamp_min(EMPTY)
-    scale = (data.signals * shapes).sum(dim=1, keepdim=True) / power
+    weighted = shapes * bval_weight[None, :, None, None]
+    power = (weighted * shapes).sum(dim=1, keepdim=True).clamp_min(EMPTY)
+    scale = (data.signals * weighted).sum(dim=1, keepdim=True) / power
     if above_floor is None:
         return scale
     sigma = data.sigma[:, None].clamp_min(EMPTY)
     for _ in range(SCALE_ROUNDS):
         curve = scale.clamp_min(0.0) * shapes
         floor = torch.where(above_floor, rician_mean(curve / sigma) * sigma - curve, 0.0)
-        scale = ((data.signals - floor) * shapes).sum(dim=1, keepdim=True) / power
+        scale = ((data.signals - floor) * weighted).sum(dim=1, keepdim=True) / power
     return scale
 
 

@@ -142,6 +142,7 @@ def test_noise_free_signals_are_their_own_replacement(observed):
         observed=observed,
         similarity=PLAIN,
         noise_floor=False,
+        bval_weight=torch.ones(len(BVALS)),
     )
     torch.testing.assert_close(means, data.signals, atol=1e-6, rtol=0)
     assert counts[0, 3, 2] == 15 and counts[0, 1, 2] == 14 and counts[0, 0, 0] == 0
@@ -154,7 +155,7 @@ def test_observed_signals_bring_in_what_predictions_do_not():
         data.signals + noise * data.mask[:, None], data.mask, data.normaliser, data.sigma, data.weight
     )
     wrong = tissue._replace(d=tissue.d + 0.0005)
-    options = {"radius": 5, "similarity": PLAIN, "noise_floor": False}
+    options = {"radius": 5, "similarity": PLAIN, "noise_floor": False, "bval_weight": torch.ones(len(BVALS))}
     threshold = torch.full((1, 6, 5), 0.02)
     observed, _ = neighbour_mean(wrong, noisy, BVALS, threshold, observed=True, **options)
     predicted, _ = neighbour_mean(wrong, noisy, BVALS, threshold, observed=False, **options)

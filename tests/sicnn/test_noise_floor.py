@@ -75,6 +75,7 @@ def neighbours_of_one_tissue(s0: float, noise_floor: bool) -> float:
         observed=True,
         similarity=SimilaritySettings(weighting="equal", s0_ratio=None),
         noise_floor=noise_floor,
+        bval_weight=torch.ones(len(bvals)),
     )
     found = means[:, -1] * normaliser
     return float((found - s0 * curve[:, -1]).mean())

@@ -158,6 +158,7 @@ def test_the_rules_replace_by_what_they_say():
         "radius": 20,
         "similarity": SimilaritySettings("root-mean-square", "equal", None),
         "noise_floor": False,
+        "bval_weight": torch.ones(len(BVALS)),
     }
     observed, counts = neighbour_mean(parameters, data, BVALS, wide, observed=True, **options)
     # Everything is similar: the shape of every replacement is that of the mean observed signal.
