@@ -36,6 +36,10 @@ class Cells:
                     continue
                 self.found[_key(cell["spec"])] = cell["result"]
 
+    def has(self, spec: dict[str, Any]) -> bool:
+        """Whether the result of ``spec`` is in the file."""
+        return _key(_with_version(spec)) in self.found
+
     def get(self, spec: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The result of ``spec``, computed and appended to the file unless it is there.
 
@@ -46,7 +50,7 @@ class Cells:
         compute : callable
             Makes the result; JSON-serialisable.
         """
-        spec = {**spec, "version": __version__}
+        spec = _with_version(spec)
         key = _key(spec)
         if key not in self.found:
             result = compute()
@@ -55,6 +59,10 @@ class Cells:
                 stream.write("\n" + json.dumps({"spec": spec, "result": result}))
             self.found[key] = json.loads(json.dumps(result))
         return self.found[key]
+
+
+def _with_version(spec: dict[str, Any]) -> dict[str, Any]:
+    return {**spec, "version": __version__}
 
 
 def _key(spec: dict[str, Any]) -> str:
