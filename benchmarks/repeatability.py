@@ -2,10 +2,10 @@
 
     python -m benchmarks.repeatability --out docs/repeatability
 
-The same simulated abdomen and the same noise, ten seeds of the training. The coefficient of variation of a map is
-the root mean square over voxels of the standard deviation over seeds, divided by the mean of the map; voxels
-as in benchmarks/metrics.py. The limits are those that IVIM-NET optim reaches in its authors' simulations at
-SNR 20 (Kaandorp et al., Magn Reson Med 2021;86:2250-2265). Three minutes on one core.
+The same simulated abdomen and the same noise, ten seeds of the training. The coefficient of variation of
+a map is the root mean square over voxels of the standard deviation over seeds, divided by the mean of the
+map; voxels as in benchmarks/metrics.py. The limits are those that IVIM-NET optim reaches in its authors'
+simulations (Kaandorp et al., Magn Reson Med 2021;86:2250-2265). Four minutes on one core.
 """
 
 from __future__ import annotations

@@ -2,11 +2,12 @@
 
     python -m benchmarks.targets --out docs/targets
 
-Both anatomies, both b-value schemes, three to five SNRs and the five held-out seeds of benchmarks/scenarios.py; root
-mean square errors, mean over seeds. ``cnn`` is the plain network with the epochs that SI-CNN took on the same
-measurement, ``cnn, best epoch`` the lowest error it had at any epoch, for each parameter on its own: nobody
-without the truth can know that epoch. ``continued`` goes on with data iterations until twice the epochs are
-done. About 30 minutes on two cores; a run that was stopped goes on where it was.
+Both anatomies, both b-value schemes, three to five SNRs and the five held-out seeds of
+benchmarks/scenarios.py; root mean square errors, mean over seeds. ``cnn`` is the plain network with the
+epochs that SI-CNN took on the same measurement, ``cnn, best epoch`` the lowest error it had at any epoch, for
+each parameter on its own: nobody without the truth can know that epoch. ``continued`` goes on with data
+iterations until twice the epochs are done. About 20 minutes on two cores; a run that was stopped goes on
+where it was.
 """
 
 from __future__ import annotations
