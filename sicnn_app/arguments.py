@@ -209,7 +209,7 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
         "--neighbour-threshold",
         type=_threshold,
         metavar="T",
-        help="difference of predicted curves below which voxels are similar: 0.02, 1sigma or auto "
+        help="largest difference of predicted curves below which voxels are similar: 0.02, 1sigma or auto "
         f"(default: auto, {estimation.neighbour_threshold})",
     )
     group.add_argument(
@@ -230,7 +230,10 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
         help=f"signals the network sees after the first rewriting (default: {estimation.network_input})",
     )
     group.add_argument(
-        "--rician", action="store_true", help="predict the mean Rician signal (default: noise-free signal)"
+        "--rician",
+        action="store_true",
+        help="reckon with the noise floor of magnitude images: take it off the means of similar voxels, "
+        "or, where none are averaged, predict it (default: ignore it)",
     )
     for flag, kind, value, what in (
         (

@@ -240,11 +240,7 @@ def _rewriting(facts: Facts, method: str) -> str:
         f"{over} were replaced by {_UPDATE_RULES.get(rule, rule)}"
     )
     if "neighbours" in rule:
-        limits = []
-        if (neighbour := facts.get("neighbour_threshold")) is not None:
-            limits.append(f"root-mean-square difference below {_threshold(neighbour)}")
-        if (radius := facts.get("neighbour_radius")) is not None:
-            limits.append(f"search window of radius {in_words(radius)} voxels")
+        limits = _similarity(facts)
         sentence += f" ({', '.join(limits)})" if limits else ""
     done = facts.number("data_iterations", "iterations")
     reason = facts.get("stop_reason")
@@ -257,6 +253,27 @@ def _rewriting(facts: Facts, method: str) -> str:
     limit = facts.number("max_iterations")
     sentence += f", at most {limit:.0f} allowed" if limit is not None and done is not None else ""
     return f"{sentence} (stop: {in_words(reason).rstrip('.')})." if reason else f"{sentence}."
+
+
+def _similarity(facts: Facts) -> list[str]:
+    """What makes voxels similar, in words."""
+    limits = []
+    similarity = facts.get("similarity")
+    similarity = similarity if isinstance(similarity, dict) else {}
+    if (neighbour := facts.get("neighbour_threshold")) is not None:
+        distance = similarity.get("distance", "root-mean-square")
+        difference = "largest" if distance == "maximum" else distance
+        weights = (
+            "weights falling as a Gaussian of the difference"
+            if similarity.get("weighting") == "gaussian"
+            else "equal weights"
+        )
+        limits += [f"{difference} difference below {_threshold(neighbour)}", weights]
+    if (ratio := similarity.get("s0_ratio")) is not None:
+        limits.append(f"S0 at most {ratio:g} times brighter or darker")
+    if (radius := facts.get("neighbour_radius")) is not None:
+        limits.append(f"search window of radius {in_words(radius)} voxels")
+    return limits
 
 
 def _threshold(value: Any) -> str:
@@ -284,8 +301,12 @@ def _training_settings(facts: Facts) -> str:
     ensemble = facts.number("ensemble", "ensemble_size")
     if ensemble is not None and ensemble > 1:
         given.append(f"mean of an ensemble of {ensemble:.0f} networks")
-    if facts.get("rician_model", "rician") is True:
+    if facts.get("rician_model") is True:
         given.append("a Rician noise model in the loss")
+    elif facts.get("noise_floor_taken_off") is True:
+        given.append("the Rician noise floor taken off the means of similar voxels")
+    elif facts.get("rician") is True:
+        given.append("Rician noise taken into account")
     return f"Settings: {', '.join(given)}." if given else ""
 
 
