@@ -100,13 +100,11 @@ VARIANTS = (
     Variant("rewriting", "fitting error against T", with_fields(fitting_error_against="training")),
     Variant("rewriting", "new network every iteration", with_fields(restart_network=True)),
     Variant("fitting threshold", "0", with_fields(fitting_threshold=sigmas(0.0))),
-    Variant("fitting threshold", "0.5 sigma", with_fields(fitting_threshold=sigmas(0.5))),
     Variant("fitting threshold", "1 sigma", with_fields(fitting_threshold=sigmas(1.0))),
     Variant("thresholds", "0.03 and 0.02, absolute", absolute(0.03, 0.02)),
     Variant("thresholds", "0.02 and 0.03, absolute", absolute(0.02, 0.03)),
     Variant("neighbours", "threshold 0.8 sigma", with_fields(neighbour_threshold=sigmas(0.8))),
     Variant("neighbours", "threshold 2.5 sigma", with_fields(neighbour_threshold=sigmas(2.5))),
-    Variant("neighbours", "radius 3", with_fields(neighbour_radius=3)),
     Variant("neighbours", "radius 5", with_fields(neighbour_radius=5)),
     Variant("neighbours", "radius 10", with_fields(neighbour_radius=10)),
     Variant("neighbours", "root mean square distance", similarity(distance="root-mean-square")),
@@ -126,9 +124,6 @@ VARIANTS = (
     Variant("network", "no normalisation", network(normalisation="none")),
     Variant("network", "batch normalisation", network(normalisation="batch")),
     Variant("network", "group normalisation", network(normalisation="group")),
-    Variant("network", "64 channels", network(width=64)),
-    Variant("network", "5 layers", network(depth=5)),
-    Variant("network", "learning rate 1e-3", with_fields(learning_rate=1e-3)),
     Variant("network", "10 % held out for validation", with_fields(validation_share=0.1)),
 )
 

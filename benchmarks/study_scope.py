@@ -85,7 +85,7 @@ def applied(subject: Subject, settings: EstimationSettings, network: StudyNetwor
     data, _ = training_data(subject.signals, box, subject.sigma)
     attempt = Attempt("cpu", network.batch_size, network.tile_size)
     bvals = torch.tensor(BVALS, dtype=torch.float32)
-    trainer = build_trainer(bvals, network.whitening, settings, attempt, network.weights)
+    trainer = build_trainer(bvals, torch.ones_like(bvals), network.whitening, settings, attempt, network.weights)
     parameters, _ = trainer.predict(data, data.signals)
     return {label: box.put_back(getattr(parameters, label), np.nan, np.float32) for label in MAPS}
 

@@ -1,0 +1,113 @@
+"""How much the maps of one measurement change when the network is trained again with another seed.
+
+    python -m benchmarks.repeatability --out docs/repeatability
+
+The same simulated abdomen and the same noise, ten seeds of the training. The coefficient of variation of
+a map is the root mean square over voxels of the standard deviation over seeds, divided by the mean of the
+map; voxels as in benchmarks/metrics.py. The limits are those that IVIM-NET optim reaches in its authors'
+simulations (Kaandorp et al., Magn Reson Med 2021;86:2250-2265). Four minutes on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.arms import estimated
+from benchmarks.cells import Cells, comma_separated, markdown, provenance
+from benchmarks.metrics import LABELS, NAMES, voxels_of
+from benchmarks.scenarios import HELD_OUT_SEEDS, SHAPE, Scenario, measure
+from benchmarks.supplement.jobs import Job
+from benchmarks.supplement.pool import computed
+from sicnn_app.settings import EstimationSettings
+
+LIMITS = {"f": 0.020, "d": 0.013, "dstar": 0.036}
+"""Of the coefficient of variation."""
+
+METHODS = ("si-cnn", "cnn")
+
+
+@dataclass(frozen=True)
+class Trained(Job):
+    """Maps of one measurement with one seed of the training.
+
+    Attributes
+    ----------
+    scenario : Scenario
+    settings : EstimationSettings
+    """
+
+    scenario: Scenario
+    settings: EstimationSettings
+
+    @property
+    def seed(self) -> int:
+        return self.settings.random_seed
+
+    def spec(self) -> dict[str, Any]:
+        return {"benchmark": "repeatability", "job": repr(self), "torch": torch.__version__}
+
+    def compute(self) -> dict[str, Any]:
+        measured = measure(self.scenario)
+        found = estimated(measured, measured.signals, self.settings)
+        where = voxels_of(measured.phantom, measured.mask)
+        maps = {label: [float(f"{v:.5g}") for v in found.maps[label][where[label]]] for label in LABELS}
+        return {"epochs": found.parameters["epochs"], **maps}
+
+
+def variation(maps: np.ndarray) -> float:
+    """Coefficient of variation over seeds.
+
+    Parameters
+    ----------
+    maps : ndarray, shape (seeds, voxels)
+    """
+    return float(np.sqrt(np.mean(maps.var(axis=0, ddof=1))) / maps.mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--snr", type=float, default=20.0)
+    parser.add_argument("--count", type=int, default=10, help="seeds of the training")
+    parser.add_argument("--shape", type=int, nargs=3, default=SHAPE)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    scenario = Scenario(options.snr, HELD_OUT_SEEDS[0], shape=tuple(options.shape))
+    cells = Cells(options.out / "cells.jsonl")
+    ours = [Trained(scenario, EstimationSettings(random_seed=seed)) for seed in range(options.count)]
+    results = {"si-cnn": list(computed(ours, cells, options.workers).values())}
+    # Each plain network has the epochs of the SI-CNN with its seed.
+    plain = [
+        Trained(scenario, replace(job.settings, method="cnn", epochs=result["epochs"]))
+        for job, result in zip(ours, results["si-cnn"], strict=True)
+    ]
+    results["cnn"] = list(computed(plain, cells, options.workers).values())
+    rows = [
+        [
+            method,
+            NAMES[label].split()[0],
+            f"{(found := variation(np.array([one[label] for one in results[method]]))):.3f}",
+            f"{limit:.3f}",
+            "met" if found <= limit else "MISSED",
+        ]
+        for method in METHODS
+        for label, limit in LIMITS.items()
+    ]
+    columns = ["method", "map", "coefficient of variation", "limit", "verdict"]
+    text = f"Made by {provenance('python -m benchmarks.repeatability --out docs/repeatability')}."
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "repeatability.md").write_text(f"{text}\n\n{markdown(columns, rows)}\n", encoding="utf-8")
+    (options.out / "repeatability.csv").write_text(comma_separated(columns, rows), encoding="utf-8")
+    print(markdown(columns, rows))
+
+
+if __name__ == "__main__":
+    main()
