@@ -223,7 +223,7 @@ def logged_rewriting(plan: Plan) -> EstimationSettings:
     """The settings with the rewriting behind the logged table over SNR, and nothing else of its preset."""
     preset = preset_settings("supplement-table")
     names = ("fitting_threshold", "neighbour_threshold", "neighbour_radius", "similarity")
-    return replace(plan.settings, **{name: preset[name] for name in names})
+    return replace(plan.settings, **{name: preset[name] for name in names if name in preset})
 
 
 def over_snr(plan: Plan) -> Jobs:
