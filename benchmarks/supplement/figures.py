@@ -217,7 +217,8 @@ def draw(item: str, plan: Plan, found: Found, origin: str, folder: Path) -> list
     origin : str
         Command, version, device and date; written below the figure and into the files.
     """
-    seeds = "1 seed" if item == "figure-6" or len(plan.seeds) == 1 else f"{len(plan.seeds)} seeds, mean ± SD"
+    count = len({key[-1] if isinstance(key, tuple) else key for key in found})
+    seeds = "1 seed" if count == 1 else f"{count} seeds, mean ± SD"
     with plain_style():
         figure = FIGURES[item](plan, found)
         letters = int(figure.get_figwidth() * 10)
