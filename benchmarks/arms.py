@@ -32,7 +32,7 @@ class Arm(Job):
     scenario : Scenario
     settings : EstimationSettings
         But for the seed, which is the scenario's.
-    given : {'noisy', 'blurred', 'non-local means'}
+    given : {'noisy', 'blurred', 'nlmeans'}
         What the method is given.
     sigma_factor : float
         The noise that the method is told, relative to the true one.
@@ -142,7 +142,7 @@ def treated(measured: Measurement, given: str) -> np.ndarray:
         inside = measured.signals * measured.mask[..., None]
         blurred = gaussian_filter(inside, (BLUR, BLUR, 0, 0)) / np.maximum(weight, 1e-6)[..., None]
         return np.where(measured.mask[..., None], blurred, 0.0).astype(np.float32)
-    if given == "non-local means":
+    if given == "nlmeans":
         sigma = measured.sigma_per_bval.astype(np.float64)
         smooth = nlmeans(
             measured.signals.astype(np.float64),
@@ -151,6 +151,8 @@ def treated(measured: Measurement, given: str) -> np.ndarray:
             patch_radius=1,
             block_radius=5,
             rician=False,
+            # The blockwise method spoils volumes of few slices.
+            method="classic",
             num_threads=1,
         )
         return np.where(measured.mask[..., None], smooth, 0.0).astype(np.float32)

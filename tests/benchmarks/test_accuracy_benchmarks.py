@@ -1,0 +1,126 @@
+"""What the accuracy benchmarks compute from maps and errors, on cases whose answer is known."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import ablation, targets
+from benchmarks.arms import Arm, treated
+from benchmarks.cells import Cells
+from benchmarks.metrics import boundary_band, map_errors, voxels_of
+from benchmarks.repeatability import variation
+from benchmarks.scenarios import HELD_OUT_SEEDS, SCHEMES, TUNING_SEEDS, Scenario, measure
+from sicnn_app.settings import EstimationSettings
+
+SMALL = Scenario(20.0, 0, shape=(24, 20, 1))
+
+
+def test_a_scenario_gives_the_same_measurement_and_its_repeats_less_noise():
+    first, again = measure(SMALL), measure(SMALL)
+    assert np.array_equal(first.signals, again.signals)
+    repeated = measure(replace(SMALL, scheme="10x3"))
+    assert repeated.bvals.size == len(SCHEMES["10x3"][0])
+    assert repeated.sigma_per_bval == pytest.approx(repeated.sigma / np.sqrt(3))
+
+
+def test_no_seed_is_both_tuned_on_and_held_out():
+    assert not set(TUNING_SEEDS) & set(HELD_OUT_SEEDS)
+
+
+def test_the_truth_has_no_error_and_a_shifted_map_its_shift():
+    measured = measure(SMALL)
+    phantom = measured.phantom
+    truth = {label: getattr(phantom, label) for label in ("f", "d", "dstar")}
+    none = map_errors(phantom, measured.mask, truth)
+    assert all(none[name] == 0 for name in none if name != "spearman")
+    shifted = map_errors(phantom, measured.mask, {**truth, "f": truth["f"] + 0.1})
+    assert shifted["rmse_f"] == pytest.approx(0.1) and shifted["bias_f"] == pytest.approx(0.1)
+    assert shifted["sd_f"] == pytest.approx(0.0, abs=1e-9) and shifted["edge_f"] == pytest.approx(0.1)
+
+
+def test_errors_are_taken_where_a_parameter_has_a_meaning():
+    phantom = measure(SMALL).phantom
+    where = voxels_of(phantom, phantom.mask)
+    vessels = phantom.labels == next(one.code for one in phantom.tissues if one.name == "vessel")
+    assert not (where["d"] & vessels).any() and (where["f"] & vessels).any()
+    assert phantom.f[where["dstar"]].min() > 0.02
+
+
+def test_the_boundary_band_is_where_tissues_meet():
+    phantom = measure(SMALL).phantom
+    band = boundary_band(phantom, phantom.mask)
+    labels = np.pad(phantom.labels, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    for x, y, z in zip(*np.nonzero(phantom.mask), strict=True):
+        around = labels[x : x + 3, y : y + 3, z]
+        assert band[x, y, z] == (around != phantom.labels[x, y, z]).any()
+
+
+@given(st.integers(0, 100), st.floats(0.1, 10.0))
+def test_the_coefficient_of_variation_knows_no_unit(seed, scale):
+    maps = np.random.default_rng(seed).uniform(1.0, 2.0, (5, 40))
+    assert variation(scale * maps) == pytest.approx(variation(maps))
+    assert variation(np.repeat(maps[:1], 5, axis=0)) == pytest.approx(0.0, abs=1e-12)
+
+
+def comparison(si: float, cnn: float, best: float, lsq: float, continued: float | None = None) -> dict:
+    names = ("rmse_f", "rmse_d", "rmse_dstar", "edge_f")
+    found = {
+        method: dict.fromkeys(names, value)
+        for method, value in (("si-cnn", si), ("cnn", cnn), ("cnn, best epoch", best), ("lsq", lsq))
+    }
+    if continued is not None:
+        found["si-cnn, continued"] = dict.fromkeys(names, continued)
+    return found
+
+
+def test_verdicts_follow_the_ratios_of_the_means():
+    low = list(targets.verdicts(15.0, [comparison(0.4, 1.0, 0.5, 2.0)]))
+    met = {what: ok for what, _, _, ok in low}
+    assert met["rmse_f of cnn's"] and met["rmse_f of lsq's"] and met["edge_f of cnn's"]
+    assert not met["rmse_f of cnn, best epoch's"] and met["rmse_dstar of cnn, best epoch's"]
+    high = {what: ok for what, _, _, ok in targets.verdicts(50.0, [comparison(0.9, 1.0, 0.8, 0.8)])}
+    assert not high["rmse_d of the better of cnn and lsq"]
+
+
+@pytest.mark.parametrize(("continued", "met"), [(1.04, True), (1.06, False), (0.94, False)])
+def test_an_error_that_moves_when_training_goes_on_is_a_miss(continued, met):
+    found = {what: ok for what, *_, ok in targets.verdicts(50.0, [comparison(1.0, 2, 2, 2, continued)])}
+    assert found["rmse_f with twice the epochs"] is met
+
+
+def test_the_ablation_departs_from_the_defaults_by_one_choice_each():
+    names = [variant.name for variant in ablation.VARIANTS]
+    assert len(names) == len(set(names))
+    base = EstimationSettings()
+    for variant in ablation.VARIANTS:
+        changed = variant.change(base) != base or variant.sigma_factor != 1.0
+        assert changed is (variant.name != ablation.DEFAULTS), variant.name
+
+
+@pytest.mark.parametrize("given", ["blurred", "nlmeans"])
+def test_the_smoothing_controls_lower_the_noise_of_a_flat_image(given):
+    measured = measure(Scenario(15.0, 0, shape=(24, 20, 2)))
+    noise = np.random.default_rng(0).normal(0.0, measured.sigma, measured.signals.shape)
+    flat = replace(measured, signals=(1000.0 + noise).astype(np.float32))
+    smooth = treated(flat, given)
+    assert (smooth[flat.mask] - 1000.0).std() < 0.6 * measured.sigma
+    assert (smooth[~flat.mask] == 0).all()
+
+
+def test_an_arm_is_computed_once_and_survives_a_cut_line(tmp_path):
+    path = tmp_path / "cells.jsonl"
+    arm = Arm(SMALL, EstimationSettings(method="lsq"))
+    found = Cells(path).get(arm.spec(), arm.compute)
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write('\n{"spec": {"cut')
+
+    def never() -> dict:
+        raise AssertionError("computed twice")
+
+    assert Cells(path).get(arm.spec(), never) == json.loads(json.dumps(found))
