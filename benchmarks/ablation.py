@@ -180,8 +180,8 @@ def _results(jobs: dict, cells: Cells, workers: int):
 
 def write(options: argparse.Namespace, variants: list[Variant], found: dict) -> None:
     """The table as Markdown and as CSV."""
-    columns = ["group", "variant", "SNR", *NAMES.values(), "edge F", "epochs", "seconds"]
-    plain_columns = ["group", "variant", "snr", "seed", *RMSE, "edge_f", "epochs", "seconds"]
+    columns = ["group", "variant", "SNR", *NAMES.values(), "edge F", "epochs"]
+    plain_columns = ["group", "variant", "snr", "seed", *RMSE, "edge_f", "epochs"]
     rows, plain = [], []
     for snr in options.snr:
         reference = [found[DEFAULTS, snr, seed] for seed in options.seeds]
@@ -204,7 +204,6 @@ def write(options: argparse.Namespace, variants: list[Variant], found: dict) -> 
                     f"{snr:g}",
                     *cells,
                     f"{mean_of(results, 'epochs'):.0f}",
-                    f"{mean_of(results, 'seconds'):.1f}",
                 ]
             )
             plain += [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,13 +49,10 @@ class Arm(Job):
         measured = measure(self.scenario)
         signals = treated(measured, self.given)
         settings = replace(self.settings, random_seed=self.scenario.seed)
-        begin = time.perf_counter()
         found = estimated(measured, signals, settings, sigma_factor=self.sigma_factor)
-        seconds = time.perf_counter() - begin
         return {
             **map_errors(measured.phantom, measured.mask, found.maps),
             "epochs": found.parameters.get("epochs", 0),
-            "seconds": seconds,
         }
 
 
