@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from benchmarks.metrics import map_errors
 from sicnn_app.processing import load_estimator
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.simulate.acquire import acquire, noise_sigma
@@ -26,16 +27,8 @@ METHODS = ("lsq", "cnn", "di-cnn", "si-cnn")
 
 def errors(phantom: Phantom, mask: np.ndarray, maps: dict[str, np.ndarray]) -> tuple[float, float, float]:
     """Root mean squared errors of F, D and D* over the voxels where each has a meaning."""
-    vessel = [index + 1 for index, tissue in enumerate(phantom.tissues) if tissue.name == "vessel"]
-    where = {
-        "f": mask,
-        "d": mask & ~np.isin(phantom.labels, vessel),
-        "dstar": mask & (phantom.f > 0.02),
-    }
-    return tuple(  # type: ignore[return-value]
-        float(np.sqrt(np.mean((maps[label] - getattr(phantom, label))[voxels] ** 2)))
-        for label, voxels in where.items()
-    )
+    found = map_errors(phantom, mask, maps)
+    return found["rmse_f"], found["rmse_d"], found["rmse_dstar"]
 
 
 def biases(phantom: Phantom, mask: np.ndarray, maps: dict[str, np.ndarray]) -> list[tuple]:
