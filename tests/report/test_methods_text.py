@@ -143,3 +143,26 @@ def test_citation_lists_every_reference_once():
 
 def test_text_is_the_same_every_time():
     assert methods_text(PARAMETERS, SOFTWARE) == methods_text(dict(PARAMETERS), dict(SOFTWARE))
+
+
+def test_what_makes_voxels_similar_is_said_as_it_is_set():
+    similarity = {"distance": "maximum", "weighting": "gaussian", "s0_ratio": 1.35}
+    text = methods_text({**PARAMETERS, "similarity": similarity}, SOFTWARE)
+    assert "largest difference below 0.02" in text
+    assert "Gaussian" in text and "1.35 times" in text
+    plain = {"distance": "root-mean-square", "weighting": "equal", "s0_ratio": None}
+    text = methods_text({**PARAMETERS, "similarity": plain}, SOFTWARE)
+    assert "root-mean-square difference below 0.02" in text and "equal weights" in text
+    assert "brighter" not in text
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"RicianModel": True}, "Rician noise model in the loss"),
+        ({"RicianModel": False, "noise_floor_taken_off": True}, "noise floor taken off the means"),
+        ({"RicianModel": None, "rician": True}, "Rician noise taken into account"),
+    ],
+)
+def test_how_the_noise_floor_was_reckoned_with_is_said(facts, words):
+    assert words in methods_text({**PARAMETERS, **facts}, SOFTWARE)

@@ -221,3 +221,71 @@ def test_cuda_agrees_with_the_cpu():
     assert torch.equal(state, torch.cuda.get_rng_state())
     for label, tolerance in (("f", 0.03), ("d", 1e-4)):
         assert np.sqrt(np.mean((one.maps[label] - two.maps[label]) ** 2)) < tolerance
+
+
+def test_an_observer_sees_every_data_iteration_and_the_last_is_the_result():
+    signals, seen = volume((9, 8, 2)), []
+    mask = np.ones(signals.shape[:3], dtype=bool)
+    mask[0, 0] = False
+    chosen = EstimationSettings(max_iterations=2, lambda_=0.0)
+    options = {"sigma_per_bval": np.full(BVALS.size, SIGMA), "settings": chosen}
+    result = estimate(signals, mask, BVALS, observe=seen.append, **options)
+    assert [moment.data_iteration for moment in seen] == [0, 1, 2]
+    assert [moment.epochs for moment in seen] == list(np.cumsum([row["epochs"] for row in result.history]))
+    np.testing.assert_allclose(seen[0].training_signals[mask], signals[mask], rtol=1e-5)
+    assert not np.allclose(seen[1].training_signals[mask], signals[mask], rtol=1e-2)
+    for label in ("f", "d", "dstar", "s0"):
+        np.testing.assert_array_equal(seen[-1].maps[label], result.maps[label])
+    np.testing.assert_array_equal(seen[-1].predicted, result.predicted)
+    unseen = estimate(signals, mask, BVALS, **options)
+    np.testing.assert_array_equal(unseen.maps["f"], result.maps["f"])
+
+
+def test_an_observer_sees_the_plain_network_at_the_first_and_every_tenth_epoch():
+    signals, seen = volume((8, 8, 1)), []
+    estimate(
+        signals,
+        np.ones(signals.shape[:3], dtype=bool),
+        BVALS,
+        sigma_per_bval=np.full(BVALS.size, SIGMA),
+        settings=EstimationSettings(method="cnn", epochs=25),
+        observe=seen.append,
+    )
+    assert [moment.epochs for moment in seen] == [1, 10, 20]
+
+
+def test_held_out_voxels_have_a_loss_of_their_own_and_maps():
+    signals = volume((16, 16, 1))
+    result = run(signals, validation_share=0.25)
+    assert len(result.validation_losses) == len(result.losses)
+    assert all(math.isfinite(loss) for *_, loss in result.validation_losses)
+    assert np.isfinite(result.maps["f"]).all()
+    assert (result.neighbour_count == 0).any()
+    assert run(signals).validation_losses == []
+
+
+def test_with_rician_the_method_in_force_decides_how_the_floor_is_reckoned_with():
+    signals = volume((8, 8, 1))
+    expected = {"si-cnn": (False, True), "di-cnn": (True, False), "cnn": (True, False)}
+    for method, (predicted, taken_off) in expected.items():
+        epochs = {"epochs": 12} if method == "cnn" else {}
+        found = run(signals, method=method, rician=True, **epochs).parameters
+        assert (found["rician_model"], found["noise_floor_taken_off"]) == (predicted, taken_off)
+    found = run(signals, rician=True, rician_way="model").parameters
+    assert (found["rician_model"], found["noise_floor_taken_off"]) == (True, False)
+
+
+def test_the_presets_compare_neighbours_as_the_logs_word_it():
+    for preset in ("supplement", "supplement-table"):
+        similarity = EstimationSettings(**preset_settings(preset)).similarity
+        assert (similarity.distance, similarity.weighting) == ("root-mean-square", "equal")
+        assert similarity.s0_ratio is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"rician_way": "none"}, {"fitting_error_against": "truth"}, {"validation_share": 1.0}],
+)
+def test_impossible_settings_are_refused(wrong):
+    with pytest.raises(ValueError):
+        EstimationSettings(**wrong)
