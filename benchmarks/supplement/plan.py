@@ -76,9 +76,9 @@ class Plan:
 
     shape: tuple[int, int, int] = SHAPE
     seeds: tuple[int, ...] = ()
-    method_seeds: int = 3
-    sweep_seeds: int = 2
-    long_seeds: int = 1
+    method_seeds: int = 5
+    sweep_seeds: int = 3
+    long_seeds: int = 2
     preset_seeds: int = 1
     snrs: tuple[float, ...] = (8, 10, 12, 15, 20, 25, 33, 50, 75, 100)
     epochs: int = 1000
