@@ -18,16 +18,13 @@ from pathlib import Path
 
 from benchmarks.arms import RMSE, Arm, mean_of
 from benchmarks.cells import Cells, comma_separated, markdown, provenance, spread
-from benchmarks.metrics import NAMES, SCALES
+from benchmarks.metrics import FORMS, NAMES, SCALES
 from benchmarks.scenarios import TUNING_SEEDS, Scenario
 from benchmarks.supplement.pool import computed
 from sicnn_app.settings import EstimationSettings, SimilaritySettings, Threshold
 
 SNRS = (8.0, 15.0, 50.0)
 SHAPE = (48, 45, 2)
-
-FORMS = {"f": ".4f", "d": ".2f", "dstar": ".2f"}
-"""How errors are written."""
 
 Change = Callable[[EstimationSettings], EstimationSettings]
 
@@ -92,7 +89,11 @@ VARIANTS = (
     Variant("control", "lsq on blurred images", LSQ, given="blurred"),
     Variant("control", "cnn after non-local means", PLAIN, given="nlmeans", equal_epochs=True),
     Variant("control", "lsq after non-local means", LSQ, given="nlmeans"),
-    Variant("control", "as many signals, at random", with_fields(rewrite_at_random=True)),
+    Variant(
+        "control",
+        "1 sigma, as many signals at random",
+        with_fields(fitting_threshold=Threshold(1.0, "sigma"), rewrite_at_random=True),
+    ),
     Variant("control", "voxelwise kernels", network(kernel_size=1)),
     Variant("rewriting", "predicted-neighbours", with_fields(update_rule="predicted-neighbours")),
     Variant("rewriting", "noisy input", with_fields(network_input="noisy")),
@@ -189,10 +190,7 @@ def write(options: argparse.Namespace, variants: list[Variant], found: dict) -> 
             results = [found[variant.name, snr, seed] for seed in options.seeds]
             cells = []
             for name, scale, form in (
-                *(
-                    (f"rmse_{label}", scale, ".4f" if label == "f" else ".2f")
-                    for label, scale in SCALES.items()
-                ),
+                *((f"rmse_{label}", scale, FORMS[label]) for label, scale in SCALES.items()),
                 ("edge_f", 1.0, ".4f"),
             ):
                 ratio = mean_of(results, name) / mean_of(reference, name)

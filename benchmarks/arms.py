@@ -103,7 +103,13 @@ class Comparison(Job):
         return found
 
     def _continued(self, measured, settings, epochs, errors) -> dict[str, float]:
-        """Errors at the first end of a data iteration with twice the epochs."""
+        """Errors at the first end of a data iteration with twice the epochs.
+
+        Raises
+        ------
+        RuntimeError
+            When the data iterations end before.
+        """
         later: list[tuple[int, dict[str, float]]] = []
         longer = replace(settings, lambda_=0.0, max_iterations=5 * settings.max_iterations)
         try:
@@ -114,8 +120,8 @@ class Comparison(Job):
                 observe=lambda moment: _stop_after(moment, 2 * epochs, later, errors),
             )
         except _Enough:
-            pass
-        return {**later[-1][1], "epochs": later[-1][0]}
+            return {**later[-1][1], "epochs": later[-1][0]}
+        raise RuntimeError(f"{longer.max_iterations} data iterations are too few for {2 * epochs} epochs")
 
 
 class _Enough(Exception):
@@ -123,9 +129,8 @@ class _Enough(Exception):
 
 
 def _stop_after(moment: Observation, epochs: int, later: list, errors) -> None:
-    if moment.epochs >= epochs or moment.data_iteration == 0:
-        later.append((moment.epochs, errors(moment.maps)))
     if moment.epochs >= epochs:
+        later.append((moment.epochs, errors(moment.maps)))
         raise _Enough
 
 

@@ -1,4 +1,4 @@
-"""How far any method that averages similar voxels can get on the phantom.
+"""What averaging similar voxels comes to when the tissues are known: references, not bounds.
 
     python -m benchmarks.floor --out docs/floor
 
@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.arms import mean_of
 from benchmarks.cells import comma_separated, markdown, provenance, spread
-from benchmarks.metrics import LABELS, NAMES, SCALES, map_errors
+from benchmarks.metrics import FORMS, LABELS, NAMES, SCALES, map_errors
 from benchmarks.scenarios import HELD_OUT_SEEDS, Measurement, Scenario, measure
 from sicnn_app.lsq.estimate import estimate_lsq
 from sicnn_app.settings import EstimationSettings, SimilaritySettings
@@ -68,12 +68,12 @@ def main() -> None:
     rows = []
     for snr in options.snr:
         measured = [measure(Scenario(snr, seed)) for seed in options.seeds]
-        bounds = {"tissue means known": tissue_means}
+        references = {"tissue means known": tissue_means}
         for radius in sorted(set(RADII)):
-            bounds[f"true neighbours, radius {radius}"] = lambda one, radius=radius: true_neighbours(
+            references[f"true neighbours, radius {radius}"] = lambda one, radius=radius: true_neighbours(
                 one, radius
             )
-        for name, maps in bounds.items():
+        for name, maps in references.items():
             found = [map_errors(one.phantom, one.mask, maps(one)) for one in measured]
             rows.append(
                 [
@@ -82,14 +82,14 @@ def main() -> None:
                     *(
                         spread(
                             (SCALES[label] * one[f"rmse_{label}"] for one in found),
-                            ".4f" if label == "f" else ".2f",
+                            FORMS[label],
                         )
                         for label in LABELS
                     ),
                     f"{mean_of(found, 'edge_f'):.4f}",
                 ]
             )
-    columns = ["SNR", "bound", *NAMES.values(), "edge F"]
+    columns = ["SNR", "reference", *NAMES.values(), "edge F"]
     text = f"Made by {provenance('python -m benchmarks.floor --out docs/floor')}."
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "floor.md").write_text(f"{text}\n\n{markdown(columns, rows)}\n", encoding="utf-8")

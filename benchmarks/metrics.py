@@ -15,6 +15,9 @@ SCALES = {"f": 1.0, "d": 1e4, "dstar": 1e3}
 
 NAMES = {"f": "F", "d": "D (1e-4)", "dstar": "D* (1e-3)"}
 
+FORMS = {"f": ".4f", "d": ".2f", "dstar": ".2f"}
+"""How tables write them."""
+
 LEAST_F = 0.02
 """True perfusion fraction above which D* has a meaning."""
 

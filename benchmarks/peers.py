@@ -286,9 +286,10 @@ def collect(
     for scenario in scenarios:
         epochs = None
         for name in (*OWN, *peers):
-            spec = {"scenario": asdict(scenario), "method": name, "sample": sample}
+            spec = {"scenario": asdict(scenario), "method": name, "sample": sample, "epochs": epochs}
+            spec["settings"] = repr(EstimationSettings())
             if name in PEERS:
-                spec["versions"] = {needed: versions[needed] for needed in PEERS[name].needs}
+                spec["versions"] = versions
             try:
                 cell = cells.get(
                     spec,
@@ -326,7 +327,8 @@ def summary_rows(found: dict[tuple[Scenario, str], dict], snr: float, table: str
         for label in LABELS:
             for measure_of, sign in (("rmse", ""), ("bias", "+"), ("sd", "")):
                 values = [SCALES[label] * each[f"{measure_of}_{label}"] for each in errors]
-                row.append(spread(values, sign + FORMS[label]))
+                mean, _, deviation = spread(values, sign + FORMS[label]).partition(" ± ")
+                row.append(f"{mean} ± {deviation.lstrip('+')}" if deviation else mean)
         row.append(spread([each["edge_f"] for each in errors], ".4f"))
         row.append(spread([each["spearman"] for each in errors], "+.2f"))
         row.append(spread([100 * each["outside"] for each in errors], ".1f"))

@@ -4,10 +4,10 @@
 
 Both anatomies, both b-value schemes, two to five SNRs and the five held-out seeds of
 benchmarks/scenarios.py; root mean square errors, mean over seeds. ``cnn`` is the plain network with the
-epochs that SI-CNN took on the same measurement, ``cnn, best epoch`` the lowest error it had at any epoch, for
-each parameter on its own: nobody without the truth can know that epoch. ``continued`` goes on with data
-iterations until twice the epochs are done. About 20 minutes on two cores; a run that was stopped goes on
-where it was.
+epochs that SI-CNN took on the same measurement, ``cnn, best epoch`` the lowest error it had at the first and
+every tenth epoch, for each parameter on its own: nobody without the truth can know that epoch. ``continued``
+goes on with data iterations until twice the epochs are done. About 20 minutes on two cores; a run that was
+stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.arms import RMSE, Comparison, mean_of
 from benchmarks.cells import Cells, comma_separated, markdown, provenance, spread
-from benchmarks.metrics import NAMES, SCALES
+from benchmarks.metrics import FORMS, NAMES, SCALES
 from benchmarks.scenarios import HELD_OUT_SEEDS, SCHEMES, SHAPE, Scenario
 from benchmarks.supplement.pool import computed
 from sicnn_app.settings import EstimationSettings
@@ -138,7 +138,7 @@ def write(options: argparse.Namespace, found: dict) -> None:
                             *(
                                 spread(
                                     (scale * one[f"rmse_{label}"] for one in of_method),
-                                    ".4f" if label == "f" else ".2f",
+                                    FORMS[label],
                                 )
                                 for label, scale in SCALES.items()
                             ),

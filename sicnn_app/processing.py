@@ -165,6 +165,11 @@ def prepare_run(
         names = ", ".join(source.image.name for source in item.parts)
         raise DataError(f"{names}: {error}") from error
     warnings = [*loaded.warnings, *mask_warnings, *prepared.warnings]
+    if settings.estimation.rician and prepared.averaged.directions.max() > 1:
+        warnings.append(
+            "--rician reckons with arithmetic means, and directions are averaged geometrically: the noise "
+            "floor is overestimated, and D gets too high"
+        )
     return PreparedRun(loaded, prepared, anatomy, anatomy_source, warnings)
 
 

@@ -181,7 +181,7 @@ def process(settings: Settings, discovery: Discovery, study: Study, console: Con
             outcomes += process_session(session, job)
             if settings.stop_on_first_crash and any(outcome.error for outcome in outcomes):
                 break
-        networks.forget_finished()
+        networks.forget_finished([outcome.run.name for outcome in outcomes if outcome.status == "done"])
         return summarise(outcomes, job)
 
 

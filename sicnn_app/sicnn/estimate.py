@@ -268,13 +268,14 @@ def _train(
     )
     with reproducible(where, settings.random_seed):
         start = problem.start
+        held_out = None
+        if settings.validation_share:
+            patches = held_out_patches(data.mask, settings.validation_share, seed=settings.random_seed)
+            held_out, data = data.weight * patches, replace(data, weight=data.weight * ~patches)
         whitening = Whitening.of(data.signals, data.weight) if start is None else start.whitening.to(where)
         weights = None if start is None else start.weights
         trainer = build_trainer(bvals, ratio, whitening, settings, attempt, weights)
-        if settings.validation_share:
-            held_out = held_out_patches(data.mask, settings.validation_share, seed=settings.random_seed)
-            trainer.held_out = data.weight * held_out
-            data = replace(data, weight=data.weight * ~held_out)
+        trainer.held_out = held_out
         if saved is not None and progress is not None:
             progress(f"resumed after {saved['trainer']['epochs_done']} epochs", 0, 1)
         with threads_for(data.mask.numel() // trainer.steps_per_epoch(data)):
@@ -372,6 +373,10 @@ def _describe(
         "noise_floor_taken_off": settings.takes_floor_off_means,
         "bvals_weighted_by_inverse_variance": settings.weigh_bvals,
         "validation_share": settings.validation_share,
+        "fitting_error_against": settings.fitting_error_against if rewriting else None,
+        "rewrite_curves": settings.rewrite_curves if rewriting else None,
+        "rewrite_at_random": settings.rewrite_at_random if rewriting else None,
+        "restart_network": settings.restart_network if rewriting else None,
         "lambda": settings.lambda_ if rewriting else None,
         "delta": settings.delta if rewriting else None,
         "max_iterations": settings.max_iterations,

@@ -24,11 +24,20 @@ def held_out_patches(mask: Tensor, share: float, *, seed: int) -> Tensor:
     Returns
     -------
     Tensor, shape (slices, X, Y), bool
-        True in the mask voxels of the patches drawn; never the whole mask.
+        True in the mask voxels of the patches drawn.
+
+    Raises
+    ------
+    ValueError
+        When the mask is too small: nothing, or everything, would be held out.
     """
     slices, size_x, size_y = mask.shape
     count = (slices, math.ceil(size_x / PATCH_SIZE), math.ceil(size_y / PATCH_SIZE))
     drawn = torch.rand(count, generator=torch.Generator().manual_seed(seed)) < share
     patches = drawn.repeat_interleave(PATCH_SIZE, 1).repeat_interleave(PATCH_SIZE, 2)
     held_out = patches[:, :size_x, :size_y].to(mask.device) & mask
-    return held_out if (mask & ~held_out).any() else torch.zeros_like(mask)
+    if not held_out.any() or not (mask & ~held_out).any():
+        raise ValueError(
+            f"a share of {share:g} in patches of {PATCH_SIZE} voxels leaves nothing to train or hold out"
+        )
+    return held_out

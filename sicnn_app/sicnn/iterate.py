@@ -142,7 +142,8 @@ def iterate(
     Notes
     -----
     T starts as the noisy signals n. After every training, T = n where the fitting error |p - n|
-    is within its threshold and the replacement elsewhere; T is built afresh from n each time.
+    is within its threshold and the replacement elsewhere; T is built afresh from n each time, unless the
+    fitting error is taken against T.
     """
     first_period = epochs_per_period(trainer, data, FIRST_PERIOD_STEPS)
     period = epochs_per_period(trainer, data, PERIOD_STEPS)
@@ -180,7 +181,7 @@ def iterate(
         if observe is not None:
             observe(iteration, trainer.epochs_done, parameters, predicted, target)
         next_target, rewritten, neighbour_count = rewrite(
-            parameters, predicted, target, data, bvals, sigma_per_bval, settings, trainer.generator
+            parameters, predicted, target, data, bvals, sigma_per_bval, settings
         )
         change = float((next_target - target).norm() / target.norm())
         row = _history_row(iteration, epochs, loss, errors, change, rewritten, data, neighbour_count)

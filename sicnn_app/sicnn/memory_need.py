@@ -27,8 +27,9 @@ times the b-values; the Rician model adds to the latter."""
 SLICE_COPIES = {"width": 5, "bvals": 3}
 """The same per voxel of a slice that is predicted."""
 
-NEIGHBOUR_COPIES = 12
-"""Values per b-value and voxel of the slices that are rewritten together."""
+NEIGHBOUR_COPIES = {"means": 12, "floor": 18}
+"""Values per b-value and voxel of the slices that are rewritten together; taking the noise floor off adds
+the latter."""
 
 
 def needed_bytes(
@@ -62,13 +63,14 @@ def needed_bytes(
     if attempt.device != "cpu":
         return arrays
     width = settings.network.width
-    per_bval = STEP_COPIES["bvals"] + (STEP_COPIES["rician"] if settings.rician else 0)
+    per_bval = STEP_COPIES["bvals"] + (STEP_COPIES["rician"] if settings.predicts_floor else 0)
     tile = tile_grid(size_x, attempt.tile_size)[1] * tile_grid(size_y, attempt.tile_size)[1]
     batch = min(attempt.batch_size, tiles_of(shape, attempt.tile_size))
     step = batch * tile * (STEP_COPIES["width"] * width + per_bval * n_bvals)
     one_slice = size_x * size_y * (SLICE_COPIES["width"] * width + SLICE_COPIES["bvals"] * n_bvals)
     together = max(size_x * size_y, min(voxels, VOXELS_AT_ONCE))
-    rewriting = together * NEIGHBOUR_COPIES * n_bvals if settings.method == "si-cnn" else 0
+    copies = NEIGHBOUR_COPIES["means"] + (NEIGHBOUR_COPIES["floor"] if settings.takes_floor_off_means else 0)
+    rewriting = together * copies * n_bvals if settings.method == "si-cnn" else 0
     return arrays + VALUE * max(step, one_slice, rewriting)
 
 

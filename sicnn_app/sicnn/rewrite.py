@@ -25,8 +25,12 @@ FLOOR_LIMIT = 3.0
 
 Darker voxels lie so near the floor that taking it off amplifies their noise more than it mends their bias."""
 
+LEAST_FOR_FLOOR = 9
+"""Similar voxels from which on the noise floor is taken off their mean: with fewer the inverse amplifies
+their noise more than it mends their bias."""
+
 SCALE_ROUNDS = 4
-"""Of the scale of a curve under a noise floor; each divides its error by five or more."""
+"""Of the scale of a curve under a noise floor; each divides its error by about four or more."""
 
 
 def rewrite(
@@ -37,7 +41,6 @@ def rewrite(
     bvals: Tensor,
     sigma_per_bval: Tensor,
     settings: EstimationSettings,
-    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Training signals for the next data iteration: n, and the replacement where the fitting error is large.
 
@@ -54,8 +57,6 @@ def rewrite(
         Noise of every averaged signal relative to that of one volume.
     settings : EstimationSettings
         Of a method that rewrites.
-    generator : torch.Generator
-        Drawn from only where signals are chosen at random.
 
     Returns
     -------
@@ -69,7 +70,9 @@ def rewrite(
     rewritten = torch.empty_like(data.signals, dtype=torch.bool)
     counts = None if rule == "own-prediction" else torch.empty_like(data.sigma)
     bval_weight = bval_weights(sigma_per_bval, weigh=settings.weigh_bvals)
-    compared = data.signals if settings.fitting_error_against == "noisy" else training_signals
+    # What agrees with rewritten signals stays rewritten; against the noisy ones T is built afresh.
+    kept = data.signals if settings.fitting_error_against == "noisy" else training_signals
+    generator = torch.Generator().manual_seed(settings.random_seed)
     at_once = max(1, VOXELS_AT_ONCE // data.mask[0].numel())
     for start in range(0, len(data.mask), at_once):
         some = slice(start, start + at_once)
@@ -78,7 +81,7 @@ def rewrite(
             settings.fitting_threshold, part.sigma[:, None] * sigma_per_bval[None, :, None, None]
         )
         rewritten[some] = signals_to_rewrite(
-            predicted[some], compared[some], threshold, part.weight > 0, whole=settings.rewrite_curves
+            predicted[some], kept[some], threshold, part.weight > 0, whole=settings.rewrite_curves
         )
         if settings.rewrite_at_random:
             rewritten[some] = _as_many_at_random(rewritten[some], part.weight > 0, generator)
@@ -96,7 +99,7 @@ def rewrite(
                 noise_floor=settings.takes_floor_off_means,
                 bval_weight=bval_weight,
             )
-        target[some] = torch.where(rewritten[some], replacement, part.signals)
+        target[some] = torch.where(rewritten[some], replacement, kept[some])
     return target, rewritten, counts
 
 
@@ -137,7 +140,8 @@ def neighbour_mean(
         Average the observed signals (the default update) or the predicted ones.
     similarity : SimilaritySettings
     noise_floor : bool
-        Take the noise floor off the observed means, where S0 is at least :data:`FLOOR_LIMIT` times the noise.
+        Take the noise floor off the observed means, where S0 is at least :data:`FLOOR_LIMIT` times the noise
+        and the voxel has :data:`LEAST_FOR_FLOOR` similar ones. Holds for arithmetic means over volumes.
     bval_weight : Tensor, shape (B,)
         Of the own signals in the scale.
 
@@ -166,7 +170,7 @@ def neighbour_mean(
     above_floor = None
     if noise_floor and observed:
         sigma = (data.sigma * data.normaliser)[:, None].clamp_min(EMPTY)
-        above_floor = mean_s0 > FLOOR_LIMIT * sigma
+        above_floor = (mean_s0 > FLOOR_LIMIT * sigma) & (counts[:, None] >= LEAST_FOR_FLOOR)
         means = torch.where(above_floor, without_floor(means / sigma) * sigma, means)
     shapes = means / mean_s0.clamp_min(EMPTY)
     return _own_scale(shapes, data, above_floor, bval_weight) * shapes * used[:, None], counts
@@ -191,7 +195,10 @@ def _own_scale(shapes: Tensor, data: TrainingData, above_floor: Tensor | None, b
 
 
 def _as_many_at_random(chosen: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
-    """Of every b-value as large a share of the mask as chosen, but drawn: the control of the choice."""
+    """Of every b-value as large a share of the mask as chosen, but drawn: the control of the choice.
+
+    The same numbers are drawn in every data iteration: signals that changed each time would never settle.
+    """
     inside = mask[:, None].expand_as(chosen)
     share = chosen.sum(dim=(0, 2, 3), keepdim=True) / mask.sum().clamp_min(1)
     drawn = torch.rand(chosen.shape, generator=generator).to(chosen.device)

@@ -62,7 +62,8 @@ class TrainingData:
 class Trainer:
     """A network with the whitening of its input, its optimiser, averaged weights and random generator.
 
-    The weights, the optimiser and the generator carry on from one data iteration to the next.
+    The weights, the optimiser and the generator carry on from one data iteration to the next, unless
+    :meth:`start_anew` is called between them.
 
     Attributes
     ----------

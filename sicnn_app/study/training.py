@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,8 +75,15 @@ class StudyNetworks:
                 raise
         return self._found[key]
 
-    def forget_finished(self) -> None:
-        """Remove the networks of which every run is finished in this output."""
+    def forget_finished(self, made: Collection[str]) -> None:
+        """Remove the networks of which every run is finished in this output.
+
+        Parameters
+        ----------
+        made : collection of str
+            Names of the runs that this call has made. With ``--overwrite`` only they count as finished: other
+            jobs may still make the rest again.
+        """
         for group in self._study.groups:
             key = self._key(group)
             path = network_path(self._settings.work_dir, key)
@@ -84,6 +92,8 @@ class StudyNetworks:
             network = read_network(path, key)
             # A run that could not be loaded for the network will not be finished either.
             needed = [item for item in group.runs if network is None or item.name in network.runs]
+            if self._settings.overwrite and not {item.name for item in needed} <= set(made):
+                continue
             if all(self._is_finished(item, group) for item in needed):
                 with suppress(OSError):
                     path.unlink()
@@ -94,10 +104,12 @@ class StudyNetworks:
 
     def _key(self, group: StudyGroup) -> str:
         """What must be equal for two processes to share a network."""
+        from sicnn_app.device import describe_device
+
         content = {
             "runs": sorted(group.own.items()),
             "software": record.software_versions(),
-            "device": self._device.partition(":")[0],
+            "device": record.device_name(describe_device(self._device)),
             "threads": self._settings.resources.omp_nthreads,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -94,7 +94,7 @@ def test_an_error_that_moves_when_training_goes_on_is_a_miss(continued, met):
     assert found["rmse_f with twice the epochs"] is met
 
 
-def test_the_ablation_departs_from_the_defaults_by_one_choice_each():
+def test_every_variant_of_the_ablation_departs_from_the_defaults():
     names = [variant.name for variant in ablation.VARIANTS]
     assert len(names) == len(set(names))
     base = EstimationSettings()

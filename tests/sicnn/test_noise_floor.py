@@ -49,7 +49,9 @@ def test_the_mean_is_that_of_drawn_magnitudes(signal):
     assert rician_mean(torch.tensor(signal)).item() == pytest.approx(drawn.mean(), abs=error)
 
 
-def neighbours_of_one_tissue(s0: float, noise_floor: bool) -> float:
+def neighbours_of_one_tissue(
+    s0: float, noise_floor: bool, *, radius: int = 4, threshold: float = 10.0
+) -> float:
     """Mean difference of the replacement from the clean signal at the highest b-value, in units of sigma."""
     bvals = torch.tensor([0.0, 20.0, 80.0, 200.0, 400.0, 800.0])
     shape = (1, 40, 40)
@@ -70,8 +72,8 @@ def neighbours_of_one_tissue(s0: float, noise_floor: bool) -> float:
         truth,
         data,
         bvals,
-        torch.full(shape, 10.0),
-        radius=4,
+        torch.full(shape, threshold),
+        radius=radius,
         observed=True,
         similarity=SimilaritySettings(weighting="equal", s0_ratio=None),
         noise_floor=noise_floor,
@@ -91,3 +93,9 @@ def test_the_floor_comes_off_the_means_of_neighbours():
 def test_voxels_as_dark_as_the_noise_keep_their_floor():
     dark = FLOOR_LIMIT - 0.5
     assert neighbours_of_one_tissue(dark, True) == neighbours_of_one_tissue(dark, False)
+
+
+def test_the_floor_stays_where_a_voxel_is_nearly_alone():
+    assert neighbours_of_one_tissue(6.0, True, radius=1) != neighbours_of_one_tissue(6.0, False, radius=1)
+    alone = [neighbours_of_one_tissue(6.0, floor, radius=4, threshold=0.0) for floor in (True, False)]
+    assert alone[0] == alone[1]

@@ -241,10 +241,9 @@ def test_held_out_voxels_are_never_rewritten_and_nobodys_neighbours():
     data = noisy_data(20, 20, sigma=0.2)
     held_out = held_out_patches(data.mask, 0.3, seed=0)
     part = replace(data, weight=data.weight * ~held_out)
-    generator = torch.Generator().manual_seed(0)
     parameters = Parameters(*(torch.full_like(data.sigma, value) for value in (0.2, 0.0012, 0.03, 1.0)))
     arguments = (parameters, torch.full_like(data.signals, 5.0), data.signals)
-    rest = (BVALS, torch.ones(5), EstimationSettings(), generator)
+    rest = (BVALS, torch.ones(5), EstimationSettings())
     target, rewritten, counts = rewrite(*arguments, part, *rest)
     assert torch.equal(target.movedim(1, -1)[held_out], data.signals.movedim(1, -1)[held_out])
     assert not rewritten.movedim(1, -1)[held_out].any() and (counts[held_out] == 0).all()
@@ -260,4 +259,18 @@ def test_held_out_patches_are_drawn_by_the_seed_and_leave_something():
     assert share == pytest.approx(0.25, abs=0.1)
     assert torch.equal(held_out_patches(mask, 0.25, seed=1), held_out_patches(mask, 0.25, seed=1))
     assert not torch.equal(held_out_patches(mask, 0.25, seed=1), held_out_patches(mask, 0.25, seed=2))
-    assert not held_out_patches(mask[:, :3, :3], 0.999, seed=0).all()
+    for small, share in ((mask[:1, :3, :3], 0.999), (mask[:1, :3, :3], 0.001)):
+        with pytest.raises(ValueError, match="leaves nothing to train"):
+            held_out_patches(small, share, seed=0)
+
+
+def test_signals_that_agree_with_the_prediction_stay_rewritten_against_the_training_signals():
+    data = noisy_data(12, 12, sigma=0.2)
+    parameters = Parameters(*(torch.full_like(data.sigma, value) for value in (0.2, 0.0012, 0.03, 1.0)))
+    earlier = data.signals + 0.5
+    rest = (parameters, earlier.clone(), earlier, data, BVALS, torch.ones(5))
+    against = EstimationSettings(fitting_error_against="training")
+    target, rewritten, _ = rewrite(*rest, against)
+    assert not rewritten.any() and torch.equal(target, earlier)
+    afresh, rewritten, _ = rewrite(*rest, EstimationSettings())
+    assert rewritten.movedim(1, -1)[data.mask].all() and not torch.equal(afresh, earlier)
