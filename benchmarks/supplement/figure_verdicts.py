@@ -90,7 +90,7 @@ def figure_1(plan: Plan, found: Found) -> list[str]:
     }
     best = ", ".join(
         f"{SYMBOLS[label]} at epoch {epochs[int(np.argmin(rmse[label]))]} "
-        f"({rmse[label][-1] / rmse[label].min():.2f} times that at the end)"
+        f"(at the end it is {rmse[label][-1] / rmse[label].min():.2f} times as large)"
         for label in LABELS
     )
     return [
@@ -143,9 +143,8 @@ def figure_4(plan: Plan, found: Found) -> list[str]:
             ends.append(epochs[int(losses.argmin())])
             ratios.append(losses[-1] / run["losses"][-1][2])
         lines.append(
-            f"{method}: the validation loss is lowest at epoch {np.median(ends):.0f} (median over seeds), "
-            f"{100 * np.mean(rises):.1f} % above that at the end, and there {np.mean(ratios):.3g} times the "
-            "training loss."
+            f"{method}: the validation loss is lowest at epoch {np.median(ends):.0f} (median over seeds); at the "
+            f"end it is {100 * np.mean(rises):.1f} % higher, and {np.mean(ratios):.3g} times the training loss."
         )
     return lines
 
