@@ -11,7 +11,7 @@ from pathlib import Path
 INTRODUCTION = """\
 # The supplement's figures and tables on our phantom
 
-Every figure and table of the SI-CNN supplement, computed anew with this app. Theirs and ours differ in the
+Figures and tables of the SI-CNN supplement, computed anew with this app. Theirs and ours differ in the
 phantom, the b-values, the definition of SNR and the network, none of which the supplement gives: absolute
 values are a guide to magnitude, ratios and trends are the evidence. Ours is the abdomen of
 `sicnn-simulate` with 12 b-values of 0 to 600 s/mm², one volume each and Rician noise; SNR is the mean true
