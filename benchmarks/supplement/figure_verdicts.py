@@ -144,7 +144,7 @@ def figure_4(plan: Plan, found: Found) -> list[str]:
             ratios.append(losses[-1] / run["losses"][-1][2])
         lines.append(
             f"{method}: the validation loss is lowest at epoch {np.median(ends):.0f} (median over seeds); at "
-            f"the end it is {100 * np.mean(rises):.1f} % higher, and {np.mean(ratios):.3g} times the training "
+            f"the end it is {100 * np.mean(rises):.1f} % higher, {np.mean(ratios):.3g} times the training "
             "loss."
         )
     return lines
