@@ -163,6 +163,7 @@ def iterate(
         return _train_plain(trainer, data, total, progress, epoch_done, observe)
     while True:
         iteration = len(position.history)
+        from_scratch = iteration == 0 or settings.restart_network
         target = position.target
         network_input = target if settings.network_input == "training" else data.signals
         loss = trainer.train_until_converged(
@@ -170,8 +171,8 @@ def iterate(
             network_input,
             target,
             delta=settings.delta,
-            period=first_period if iteration == 0 or settings.restart_network else period,
-            max_periods=MAX_FIRST_PERIODS if iteration == 0 or settings.restart_network else MAX_PERIODS,
+            period=first_period if from_scratch else period,
+            max_periods=MAX_FIRST_PERIODS if from_scratch else MAX_PERIODS,
             convergence=position.convergence,
             epoch_done=epoch_done,
         )
