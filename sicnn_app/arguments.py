@@ -37,7 +37,6 @@ from sicnn_app.settings import (
 PROGRAM = "sicnn-app"
 
 LATER = {
-    "--ensemble": "ensembles",
     "--nprocs": "processing participants in parallel",
     "--dask-scheduler": "processing participants in parallel",
 }
@@ -261,6 +260,13 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
     )
 
     group.add_argument(
+        "--ensemble",
+        type=int,
+        metavar="N",
+        help="networks trained side by side, each with a seed and noise of its own: their means become the "
+        f"maps, and their standard deviations are written too (default: {estimation.ensemble})",
+    )
+    group.add_argument(
         "--training-scope",
         choices=TRAINING_SCOPES,
         help="study: first one network for all runs of the dataset with the same b-values, whatever labels "
@@ -444,6 +450,7 @@ def _to_settings(given: dict[str, Any]) -> Settings:
         "dropout",
         "random_seed",
         "epochs",
+        "ensemble",
         "training_scope",
         lambda_="lambda",
     )

@@ -187,6 +187,7 @@ def _estimate_run(
 ) -> RunResult:
     from sicnn_app.device import describe_device
     from sicnn_app.ivim.flags import flag_voxels
+    from sicnn_app.preprocess.resample import Resampling
 
     settings, console = context.settings, context.console
     start = context.start()
@@ -208,6 +209,7 @@ def _estimate_run(
         )
     for text in warnings:
         console.warning(f"{item.name}: {text}")
+    resampling = Resampling.of(prepared.series, averaged)
     with console.progress(item.name) as progress:
         estimate: Estimate = load_estimator(settings.estimation.method)(
             averaged.signals,
@@ -222,7 +224,11 @@ def _estimate_run(
             fall_back=settings.resources.device == "auto",
             memory_limit=remaining_memory(settings.resources.mem),
             start=start,
+            resample=resampling,
         )
+    if settings.estimation.ensemble > 1:
+        ways = {"ensemble_resampling_per_b_value": list(resampling.ways)}
+        estimate = replace(estimate, parameters={**estimate.parameters, **ways})
     given_up = estimate.parameters["out_of_memory"]
     warnings += given_up
     for text in (*given_up, *checkpoint.warnings):
@@ -273,7 +279,8 @@ def _plan_resources(item: DwiRun, settings: Settings, scratch: Path) -> MemoryPl
         denoise=denoising,
         corrections=steps.unring + (steps.motion_correction != "none"),
     )
-    require_room(item, settings.output_dir, shape, work=[(scratch, plan.disk)])
+    ensemble = settings.estimation.ensemble > 1
+    require_room(item, settings.output_dir, shape, ensemble=ensemble, work=[(scratch, plan.disk)])
     return plan
 
 

@@ -268,6 +268,9 @@ class EstimationSettings:
     random_seed : int
     epochs : int or None
         Total epochs of ``cnn``; None: as many as si-cnn takes when every training converges at once.
+    ensemble : int
+        Networks trained side by side, each on signals with noise drawn anew; 1: one, on the signals as they
+        are.
     training_scope : {'subject', 'study'}
         Whether a run's training starts from random weights or from a network trained on all runs of the
         dataset.
@@ -299,6 +302,7 @@ class EstimationSettings:
     dropout: float = 0.0
     random_seed: int = 0
     epochs: int | None = None
+    ensemble: int = 1
     training_scope: str = "subject"
     bounds: Bounds = Bounds()
 
@@ -320,6 +324,15 @@ class EstimationSettings:
         _require(
             self.training_scope == "subject" or self.method != "lsq",
             f"--training-scope {self.training_scope} contradicts --method lsq, which trains nothing",
+        )
+        _require(self.ensemble >= 1, f"--ensemble must be at least 1, not {self.ensemble}")
+        _require(
+            self.ensemble == 1 or self.method != "lsq",
+            f"--ensemble {self.ensemble} contradicts --method lsq, which trains nothing",
+        )
+        _expect(
+            self.ensemble == 1 or self.network.normalisation != "batch",
+            "the networks of an ensemble cannot have batch normalisation",
         )
         if self.update_rule is not None:
             allowed = {"si-cnn": UPDATE_RULES[:2], "di-cnn": UPDATE_RULES[2:]}.get(self.method, ())

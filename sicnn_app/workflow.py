@@ -159,7 +159,10 @@ def show_plan(settings: Settings, discovery: Discovery, console: Console) -> Non
             per_slice=settings.preprocessing.per_slice,
             preprocessed=item.preprocessed,
         )
-        for path in expected_outputs(item, settings.output_dir, anatomy=anatomy, motion=kind != "none"):
+        ensemble = settings.estimation.ensemble > 1
+        for path in expected_outputs(
+            item, settings.output_dir, anatomy=anatomy, ensemble=ensemble, motion=kind != "none"
+        ):
             console.line(f"  {path}")
 
 

@@ -58,11 +58,12 @@ def estimate(
     fall_back: bool = False,
     memory_limit: int | None = None,
     start: None = None,
+    resample: object = None,
 ) -> Estimate:
     """:func:`estimate_lsq` behind the interface that all estimators share.
 
-    The noise, the checkpoint and the start are not used: nothing is trained. When the device runs out of
-    memory, fewer voxels are fitted at once and then, with ``fall_back``, the CPU takes over.
+    The noise, the checkpoint, the start and the resampling are not used: nothing is trained. When the device
+    runs out of memory, fewer voxels are fitted at once and then, with ``fall_back``, the CPU takes over.
 
     Raises
     ------

@@ -171,7 +171,7 @@ def average_repeats(series: DwiSeries, mask: np.ndarray) -> RepeatAverage:
     constant = ~missing
     lowest = np.zeros(missing.size, dtype=np.float32)
     for b, directions in enumerate(groups.members):
-        mean, arithmetic = _mean_over_directions(series.signals, directions, mask)
+        mean, arithmetic = mean_over_directions(series.signals, directions, mask)
         mean = mean.astype(np.float32)
         if b == 0:
             lowest = mean
@@ -229,10 +229,25 @@ def _direction_labels(bvecs: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _mean_over_directions(
+def mean_over_directions(
     signals: np.ndarray, directions: tuple[np.ndarray, ...], mask: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of one b-value in the voxels of the mask, and where it had to be arithmetic."""
+    """Mean of one b-value over the repeats of every direction, then over the directions.
+
+    Parameters
+    ----------
+    signals : ndarray, shape (X, Y, Z, N)
+    directions : tuple of ndarray of int
+        Volumes of every direction; one may stand in it more than once.
+    mask : ndarray, shape (X, Y, Z), bool
+
+    Returns
+    -------
+    mean : ndarray, shape (V,), float64
+        At the V voxels of the mask; NaN where no volume is finite.
+    arithmetic : ndarray, shape (V,), bool
+        Where the mean over directions had to be arithmetic.
+    """
     total, log_total = np.zeros((2, int(mask.sum())))
     count = np.zeros(total.size, dtype=np.int32)
     positive = np.ones(total.size, dtype=bool)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,17 @@ from sicnn_app.checkpoints import TrainingCheckpoint
 from sicnn_app.device import is_out_of_memory, release_memory
 from sicnn_app.errors import TryAgainError
 from sicnn_app.ivim.maps import Estimate, Observation
+from sicnn_app.ivim.resampling import add_noise
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn.attempts import Attempt, smaller
 from sicnn_app.sicnn.box import Box, training_data
+from sicnn_app.sicnn.ensemble import Resample, ensemble_data, ensemble_parameters, together
 from sicnn_app.sicnn.held_out import held_out_patches
 from sicnn_app.sicnn.iterate import IterationResult, Observe, Progress, iterate
-from sicnn_app.sicnn.loss import bval_weights, noise_free_model, rician_model
+from sicnn_app.sicnn.loss import ForwardModel, bval_weights, noise_free_model, rician_model
+from sicnn_app.sicnn.members import build_network
 from sicnn_app.sicnn.memory_need import least_bytes, needed_bytes, within_limit
-from sicnn_app.sicnn.network import IvimNetwork, NetworkConfig, Parameters
+from sicnn_app.sicnn.network import NetworkConfig, Parameters
 from sicnn_app.sicnn.reproducible import reproducible, threads_for
 from sicnn_app.sicnn.study_network import StudyNetwork, scope_parameters
 from sicnn_app.sicnn.train import EMA_DECAY, Trainer, TrainingData
@@ -96,6 +100,7 @@ def estimate(
     fall_back: bool = False,
     memory_limit: int | None = None,
     start: StudyNetwork | None = None,
+    resample: Resample | None = None,
     observe: Callable[[Observation], None] | None = None,
 ) -> Estimate:
     """Train on one subject's own images and return the maps.
@@ -126,9 +131,13 @@ def estimate(
     start : StudyNetwork, optional
         Its weights and its whitening are those that the training starts from; by default random weights and
         the whitening of these signals.
+    resample : callable (numpy Generator), optional
+        Draws what a member of an ensemble is trained on, shape (X, Y, Z, B); by default the signals with as
+        much noise again.
     observe : callable, optional
         Sees what the training has come to after every data iteration, of ``cnn`` after the first epoch and
-        every tenth. Not called again for what happened before an interruption.
+        every tenth; of an ensemble the means over its members. Not called again for what happened before an
+        interruption.
 
     Returns
     -------
@@ -156,7 +165,11 @@ def estimate(
     given_up = (
         [] if attempt == asked else [f"{attempt} instead of {asked}, to stay within the memory allowed"]
     )
-    data, scale = training_data(signals, box, sigma)
+    measured, scale = training_data(signals, box, sigma)
+    data, scales = measured, scale
+    if settings.ensemble > 1:
+        resample = resample or partial(add_noise, signals, mask, sigma_per_bval)
+        data, scales = ensemble_data(signals, box, sigma, settings, resample)
     problem = Problem(data, np.asarray(bvals), sigma_per_bval / sigma, settings, start)
     identity, saved = problem.identity(attempt), None
     if checkpoint is not None:
@@ -176,7 +189,7 @@ def estimate(
                 progress,
                 offer,
                 saved and saved["training"],
-                observe and _in_volumes(observe, box, scale),
+                observe and _in_volumes(observe, box, scales, settings.ensemble),
             )
             break
         except (RuntimeError, MemoryError) as error:
@@ -190,13 +203,11 @@ def estimate(
         attempt, saved = following, None
         if progress is not None:
             progress(f"out of memory: again on {attempt.device}, {attempt}", 0, 1)
-    count = result.neighbour_count
+    forward_model = _forward_model(torch.tensor(problem.bvals, dtype=torch.float32), settings)
+    maps, predicted, count = together(result, scales, settings.ensemble, measured, scale, forward_model)
     return Estimate(
-        maps={
-            label: box.put_back(values, np.nan, np.float32)
-            for label, values in _maps(result, data, scale).items()
-        },
-        predicted=box.put_back((result.predicted * scale[:, None]).movedim(1, -1), 0.0, np.float32),
+        maps={label: box.put_back(values, np.nan, np.float32) for label, values in maps.items()},
+        predicted=box.put_back(predicted.movedim(1, -1), 0.0, np.float32),
         history=result.history,
         losses=result.losses,
         validation_losses=result.validation_losses,
@@ -204,6 +215,7 @@ def estimate(
         parameters={
             **_describe(result, attempt, given_up, settings),
             **scope_parameters(start),
+            **ensemble_parameters(settings.ensemble),
         },
         algorithm=ALGORITHM[settings.resolved_update_rule],
         device=attempt.device,
@@ -274,7 +286,7 @@ def _train(
             held_out, data = data.weight * patches, replace(data, weight=data.weight * ~patches)
         whitening = Whitening.of(data.signals, data.weight) if start is None else start.whitening.to(where)
         weights = None if start is None else start.weights
-        trainer = build_trainer(bvals, ratio, whitening, settings, attempt, weights)
+        trainer = build_trainer(bvals, ratio, whitening, settings, attempt, weights, settings.ensemble)
         trainer.held_out = held_out
         if saved is not None and progress is not None:
             progress(f"resumed after {saved['trainer']['epochs_done']} epochs", 0, 1)
@@ -285,8 +297,13 @@ def _train(
     return result.to_cpu()
 
 
-def _in_volumes(observe: Callable[[Observation], None], box: Box, scale: torch.Tensor) -> Observe:
-    """Hand on what happens in the box as volumes in source units."""
+def _in_volumes(
+    observe: Callable[[Observation], None], box: Box, scales: torch.Tensor, members: int
+) -> Observe:
+    """Hand on what happens in the box as volumes in source units, means over the members of an ensemble."""
+
+    def mean(values: torch.Tensor) -> torch.Tensor:
+        return values.cpu().unflatten(0, (members, -1)).mean(dim=0)
 
     def hand_on(
         iteration: int,
@@ -295,13 +312,12 @@ def _in_volumes(observe: Callable[[Observation], None], box: Box, scale: torch.T
         predicted: torch.Tensor,
         training_signals: torch.Tensor,
     ) -> None:
-        found = Parameters(*(values.cpu() for values in parameters))
-        maps = {**found._asdict(), "s0": found.s0 * scale}
+        maps = {**parameters._asdict(), "s0": parameters.s0.cpu() * scales}
         predicted, training_signals = (
-            box.put_back((values.cpu() * scale[:, None]).movedim(1, -1), 0.0, np.float32)
+            box.put_back(mean(values.cpu() * scales[:, None]).movedim(1, -1), 0.0, np.float32)
             for values in (predicted, training_signals)
         )
-        volumes = {label: box.put_back(values, np.nan, np.float32) for label, values in maps.items()}
+        volumes = {label: box.put_back(mean(values), np.nan, np.float32) for label, values in maps.items()}
         observe(Observation(iteration, epochs, volumes, predicted, training_signals))
 
     return hand_on
@@ -314,6 +330,7 @@ def build_trainer(
     settings: EstimationSettings,
     attempt: Attempt,
     weights: dict[str, torch.Tensor] | None = None,
+    members: int = 1,
 ) -> Trainer:
     """A trainer on the device of ``bvals``, with random weights from torch's generator or with given ones.
 
@@ -326,30 +343,31 @@ def build_trainer(
     settings : EstimationSettings
     attempt : Attempt
     weights : dict of str to Tensor, optional
+        Of one network; every member of an ensemble begins with them.
+    members : int
     """
-    network = IvimNetwork(_network_config(len(bvals), settings))
-    if weights is not None:
-        network.load_state_dict(weights)
+    network = build_network(_network_config(len(bvals), settings), members, weights)
+    # Stacked weights have an axis too many for this layout.
+    layout = torch.channels_last if members == 1 else torch.preserve_format
     return Trainer(
-        network=network.to(bvals.device, memory_format=torch.channels_last),
+        network=network.to(bvals.device, memory_format=layout),
         whitening=whitening,
-        forward_model=rician_model(bvals) if settings.predicts_floor else noise_free_model(bvals),
+        forward_model=_forward_model(bvals, settings),
         learning_rate=settings.learning_rate,
         batch_size=attempt.batch_size,
         tile_size=attempt.tile_size,
         bval_weight=bval_weights(sigma_ratio, weigh=settings.weigh_bvals),
         generator=torch.Generator().manual_seed(settings.random_seed),
+        members=members,
     )
+
+
+def _forward_model(bvals: torch.Tensor, settings: EstimationSettings) -> ForwardModel:
+    return rician_model(bvals) if settings.predicts_floor else noise_free_model(bvals)
 
 
 def _network_config(n_bvals: int, settings: EstimationSettings) -> NetworkConfig:
     return NetworkConfig(n_bvals, settings.network, dropout=settings.dropout, bounds=settings.bounds)
-
-
-def _maps(result: IterationResult, data: TrainingData, scale: torch.Tensor) -> dict[str, torch.Tensor]:
-    f, d, dstar, s0 = result.parameters
-    rmse = (result.predicted - data.signals).square().mean(dim=1).sqrt() / s0
-    return {"f": f, "d": d, "dstar": dstar, "s0": s0 * scale, "rmse": rmse}
 
 
 def _describe(

@@ -44,17 +44,24 @@ def rician_model(bvals: Tensor) -> ForwardModel:
     return forward
 
 
-def mean_squared_difference(predicted: Tensor, target: Tensor, weight: Tensor, bval_weight: Tensor) -> Tensor:
-    """Weighted mean squared difference over voxels and b-values.
+def mean_squared_difference(
+    predicted: Tensor, target: Tensor, weight: Tensor, bval_weight: Tensor, members: int = 1
+) -> Tensor:
+    """Weighted mean squared difference over voxels and b-values, of every member of an ensemble.
 
     Parameters
     ----------
-    predicted, target : Tensor, shape (slices, B, X, Y)
-    weight : Tensor, shape (slices, X, Y), 0 outside the mask
+    predicted, target : Tensor, shape (members * slices, B, X, Y)
+    weight : Tensor, shape (members * slices, X, Y), 0 outside the mask
     bval_weight : Tensor, shape (B,), mean 1
+    members : int
+
+    Returns
+    -------
+    Tensor, shape (members,)
     """
     squared = ((predicted - target).square() * bval_weight[None, :, None, None]).mean(dim=1)
-    return (squared * weight).sum() / weight.sum()
+    return (squared * weight).reshape(members, -1).sum(dim=1) / weight.reshape(members, -1).sum(dim=1)
 
 
 def bval_weights(sigma_per_bval: Tensor, *, weigh: bool) -> Tensor:

@@ -20,6 +20,9 @@ SIGNAL_COPIES = 7
 VOXEL_COPIES = 12
 """Arrays of one value per voxel: mask, weight, noise, normaliser, maps, counts."""
 
+DRAWN_COPIES = 2
+"""Arrays of the size of all signals that every member of an ensemble takes besides."""
+
 STEP_COPIES = {"width": 11, "bvals": 19, "rician": 11}
 """Values per voxel of a batch that one optimiser step keeps: times the channels of a hidden layer, and
 times the b-values; the Rician model adds to the latter."""
@@ -59,16 +62,18 @@ def needed_bytes(
     attempt = Attempt("cpu", settings.batch_size) if attempt is None else attempt
     size_x, size_y, slices = shape
     voxels = size_x * size_y * slices
-    arrays = FIXED_BYTES + VALUE * voxels * (SIGNAL_COPIES * n_bvals + VOXEL_COPIES)
+    members = settings.ensemble
+    copies = SIGNAL_COPIES + (DRAWN_COPIES if members > 1 else 0)
+    arrays = FIXED_BYTES + VALUE * voxels * members * (copies * n_bvals + VOXEL_COPIES)
     if attempt.device != "cpu":
         return arrays
     width = settings.network.width
     per_bval = STEP_COPIES["bvals"] + (STEP_COPIES["rician"] if settings.predicts_floor else 0)
     tile = tile_grid(size_x, attempt.tile_size)[1] * tile_grid(size_y, attempt.tile_size)[1]
     batch = min(attempt.batch_size, tiles_of(shape, attempt.tile_size))
-    step = batch * tile * (STEP_COPIES["width"] * width + per_bval * n_bvals)
-    one_slice = size_x * size_y * (SLICE_COPIES["width"] * width + SLICE_COPIES["bvals"] * n_bvals)
-    together = max(size_x * size_y, min(voxels, VOXELS_AT_ONCE))
+    step = members * batch * tile * (STEP_COPIES["width"] * width + per_bval * n_bvals)
+    one_slice = members * size_x * size_y * (SLICE_COPIES["width"] * width + SLICE_COPIES["bvals"] * n_bvals)
+    together = max(size_x * size_y, min(members * voxels, VOXELS_AT_ONCE))
     copies = NEIGHBOUR_COPIES["means"] + (NEIGHBOUR_COPIES["floor"] if settings.takes_floor_off_means else 0)
     rewriting = together * copies * n_bvals if settings.method == "si-cnn" else 0
     return arrays + VALUE * max(step, one_slice, rewriting)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sicnn_app.sicnn.convergence import Convergence
 from sicnn_app.sicnn.loss import ForwardModel, mean_squared_difference
+from sicnn_app.sicnn.members import Members, build_network, clip_gradients
 from sicnn_app.sicnn.network import IvimNetwork, Parameters
 from sicnn_app.sicnn.tiles import TILE_SIZE, cut_tiles, tile_grid
 from sicnn_app.sicnn.whitening import Whitening
@@ -63,17 +64,21 @@ class Trainer:
     """A network with the whitening of its input, its optimiser, averaged weights and random generator.
 
     The weights, the optimiser and the generator carry on from one data iteration to the next, unless
-    :meth:`start_anew` is called between them.
+    :meth:`start_anew` is called between them. The networks of an ensemble are trained at once, each on slices
+    of its own: all of the first one's slices, then all of the second's. They see the same tiles in the same
+    order, stop together, and have nothing else in common.
 
     Attributes
     ----------
+    members : int
+        Networks in ``network``.
     bval_weight : Tensor, shape (B,), mean 1
         Weight of every b-value in the loss.
     held_out : Tensor, shape (slices, X, Y), optional
         Weight in the validation loss of voxels that no training sees; 0 elsewhere.
     """
 
-    network: IvimNetwork
+    network: IvimNetwork | Members
     whitening: Whitening
     forward_model: ForwardModel
     learning_rate: float
@@ -82,6 +87,7 @@ class Trainer:
     bval_weight: Tensor
     tile_size: int = TILE_SIZE
     held_out: Tensor | None = None
+    members: int = 1
     epochs_done: int = 0
     losses: list[float] = field(default_factory=list)
     validation_losses: list[float] = field(default_factory=list)
@@ -96,7 +102,7 @@ class Trainer:
 
     def start_anew(self) -> None:
         """Replace the network by one with random weights from torch's generator."""
-        fresh = IvimNetwork(self.network.config)
+        fresh = build_network(self.network.config, self.members)
         self.network.load_state_dict(fresh.state_dict())
         self._begin()
 
@@ -106,22 +112,23 @@ class Trainer:
         total, weights = torch.zeros((), device=target.device), 0.0
         for signals, wanted, sigma, weight in self._batches(data, network_input, target):
             predicted = self.forward_model(self.network(signals), sigma)
-            loss = mean_squared_difference(predicted, wanted, weight, self.bval_weight)
+            losses = mean_squared_difference(predicted, wanted, weight, self.bval_weight, self.members)
             self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
+            losses.sum().backward()
+            clip_gradients(list(self.network.parameters()), self.members, MAX_GRADIENT_NORM)
             self.optimiser.step()
             self._update_average()
             share = weight.sum()
-            total += loss.detach() * share
+            total += losses.detach().mean() * share
             weights = weights + share
         self.epochs_done += 1
         self.losses.append(float(total / weights))
         if self.held_out is not None:
             _, predicted = self.predict(data, network_input)
-            self.validation_losses.append(
-                float(mean_squared_difference(predicted, data.signals, self.held_out, self.bval_weight))
+            losses = mean_squared_difference(
+                predicted, data.signals, self.held_out, self.bval_weight, self.members
             )
+            self.validation_losses.append(float(losses.mean()))
         return self.losses[-1]
 
     def train_until_converged(
@@ -177,8 +184,10 @@ class Trainer:
         """Parameters and predicted signals of whole slices, from the averaged weights, slice by slice."""
         maps = Parameters(*(torch.empty_like(data.sigma) for _ in Parameters._fields))
         signals = torch.empty_like(data.signals)
-        for index in range(len(network_input)):
-            one = slice(index, index + 1)
+        count = len(network_input) // self.members
+        for index in range(count):
+            # This slice of every member.
+            one = slice(index, None, count)
             parameters = self.averaged(self.whitening(network_input[one], data.mask[one]))
             for values, found in zip(maps, parameters, strict=True):
                 values[one] = found
@@ -188,7 +197,7 @@ class Trainer:
     def steps_per_epoch(self, data: TrainingData) -> int:
         """Optimiser steps of one epoch when no tile is empty."""
         (count_x, _), (count_y, _) = (tile_grid(length, self.tile_size) for length in data.mask.shape[1:])
-        return math.ceil(len(data.mask) * count_x * count_y / self.batch_size)
+        return math.ceil(len(data.mask) // self.members * count_x * count_y / self.batch_size)
 
     def state(self) -> dict:
         """Plain values and tensors on the CPU, for :meth:`restore`; later epochs leave it as it is."""
@@ -233,9 +242,13 @@ class Trainer:
             cut_tiles(values[:, None], shift, self.tile_size)[:, 0]
             for values in (data.mask, data.sigma, data.weight)
         )
-        occupied = torch.nonzero(weight.flatten(1).any(dim=1)).flatten()
+        # The members see the same voxels, so a tile is empty for all of them or for none.
+        count = len(weight) // self.members
+        occupied = torch.nonzero(weight[:count].flatten(1).any(dim=1)).flatten()
+        first = torch.arange(self.members, device=occupied.device)[:, None] * count
         order = torch.randperm(len(occupied), generator=self.generator).to(occupied.device)
-        for chosen in occupied[order].split(self.batch_size):
+        for tiles in occupied[order].split(self.batch_size):
+            chosen = (first + tiles).flatten()
             # Whitened here and not before: that would be one more copy of all signals.
             seen = self.whitening(given[chosen], mask[chosen])
             yield (

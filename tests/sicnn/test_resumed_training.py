@@ -29,6 +29,7 @@ METHODS = {
     ),
     "di-cnn": EstimationSettings(method="di-cnn", max_iterations=1, lambda_=0.0, batch_size=2),
     "cnn": EstimationSettings(method="cnn", epochs=25, dropout=0.1),
+    "ensemble": EstimationSettings(max_iterations=1, lambda_=0.0, dropout=0.05, ensemble=2),
 }
 
 

@@ -1,0 +1,66 @@
+"""The bootstrap of a series: averages that other repeats of the same measurement might have given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sicnn_app.ivim.resampling import add_noise
+from sicnn_app.ivim.series import AveragedSignals, DwiSeries
+from sicnn_app.preprocess.average import VolumeGroups, group_volumes, mean_over_directions
+
+MIN_REPEATS = 3
+"""Repeats of every direction of a b-value from which on they are drawn anew; fewer say too little about how
+much repeats differ, and noise is added instead."""
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """Draws averaged signals as another measurement might have given them.
+
+    A b-value with enough repeats is bootstrapped: of the n repeats of every direction n are drawn with
+    replacement, the same in all voxels, which keeps what neighbouring voxels have in common, such as
+    breathing. Directions are kept: what differs between them is anisotropy and no noise. A mean of n drawn
+    repeats varies too little, by the factor sqrt((n - 1) / n) (Efron and Tibshirani, An Introduction to the
+    Bootstrap, 1993, section 5.3); its distance from the measured mean is stretched accordingly. To other
+    b-values noise of the estimated size is added.
+
+    Attributes
+    ----------
+    series : DwiSeries
+        Before averaging.
+    averaged : AveragedSignals
+        Of that series.
+    groups : VolumeGroups
+    """
+
+    series: DwiSeries
+    averaged: AveragedSignals
+    groups: VolumeGroups
+
+    @classmethod
+    def of(cls, series: DwiSeries, averaged: AveragedSignals) -> Resampling:
+        return cls(series, averaged, group_volumes(series))
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """``bootstrap`` or ``noise`` of every b-value."""
+        return tuple(
+            "bootstrap" if min(volumes.size for volumes in directions) >= MIN_REPEATS else "noise"
+            for directions in self.groups.members
+        )
+
+    def __call__(self, generator: np.random.Generator) -> np.ndarray:
+        """Averaged signals, shape (X, Y, Z, B), float32; as measured outside the mask."""
+        measured, mask = self.averaged.signals, self.averaged.mask
+        drawn = add_noise(measured, mask, self.averaged.sigma_per_bval, generator)
+        for index, (way, directions) in enumerate(zip(self.ways, self.groups.members, strict=True)):
+            if way == "bootstrap":
+                other = tuple(generator.choice(volumes, volumes.size) for volumes in directions)
+                mean, _ = mean_over_directions(self.series.signals, other, mask)
+                least = min(volumes.size for volumes in directions)
+                kept = measured[mask, index]
+                distance = np.where(np.isfinite(mean), mean - kept, 0.0) * np.sqrt(least / (least - 1))
+                drawn[mask, index] = kept + distance
+        return drawn

@@ -1,0 +1,148 @@
+"""An ensemble: what its members are trained on, and what they say together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sicnn_app.settings import EstimationSettings
+from sicnn_app.sicnn.box import Box, training_data
+from sicnn_app.sicnn.iterate import IterationResult
+from sicnn_app.sicnn.loss import ForwardModel
+from sicnn_app.sicnn.network import Parameters
+from sicnn_app.sicnn.train import TrainingData
+
+Resample = Callable[[np.random.Generator], np.ndarray]
+"""Draws averaged signals, shape (X, Y, Z, B), that could have been measured instead of those that were."""
+
+STRENGTH = 0.5
+"""Share of the noise that is drawn anew. All of it makes the members see what an SNR lower by sqrt(2) would
+give, and their mean is the worse for it (docs/uncertainty.md)."""
+
+SPREAD_FACTOR = {"f": 1.0, "d": 1.0, "dstar": 1.0}
+"""Of the standard deviation over the members that is written, so that the truth lies within one of it in 68 %
+of the voxels: found by benchmarks/calibration.py on a phantom, shown on others in docs/uncertainty.md."""
+
+
+class Together(NamedTuple):
+    """What the members of an ensemble say together; of one network, what it says.
+
+    Attributes
+    ----------
+    maps : dict of str to Tensor, shape (slices, X, Y)
+        Means over the members of f, d, dstar and s0, the rmse of the signals that these predict, and with
+        several members ``f_std`` and so on, the standard deviations over them times
+        :data:`SPREAD_FACTOR`; S0 in source units.
+    predicted : Tensor, shape (slices, B, X, Y), source units
+        Signals that the mean maps predict.
+    neighbour_count : Tensor, shape (slices, X, Y), or None
+        Mean over the members, rounded.
+    """
+
+    maps: dict[str, Tensor]
+    predicted: Tensor
+    neighbour_count: Tensor | None
+
+
+def ensemble_data(
+    signals: np.ndarray, box: Box, sigma: float, settings: EstimationSettings, resample: Resample
+) -> tuple[TrainingData, Tensor]:
+    """What the members are trained on, all slices of the first one first, and their normalisers.
+
+    Every member sees the measured signals plus :data:`STRENGTH` times what a draw differs from them. What all
+    draws together differ is taken off: the mean over the members then holds no noise besides that of the
+    measurement, and their standard deviation stays that of the draws.
+
+    Parameters
+    ----------
+    signals : ndarray, shape (X, Y, Z, B), source units
+        As measured. They take the place of signals at the lowest b-value that would not be positive, which
+        nothing can be divided by.
+    box : Box
+    sigma : float, source units
+        Noise of a single volume.
+    settings : EstimationSettings
+    resample : callable
+
+    Returns
+    -------
+    data : TrainingData
+        Of members * slices.
+    scale : Tensor, shape (members * slices, X, Y), source units
+    """
+    drawn = [
+        resample(np.random.default_rng((settings.random_seed, member))) - signals
+        for member in range(settings.ensemble)
+    ]
+    common = sum(drawn) / len(drawn)
+    parts, scales = [], []
+    for difference in drawn:
+        seen = (signals + STRENGTH * (difference - common)).astype(np.float32)
+        lowest = seen[..., 0]
+        lowest[lowest <= 0] = signals[..., 0][lowest <= 0]
+        data, scale = training_data(seen, box, sigma)
+        parts.append(data)
+        scales.append(scale)
+    joined = (torch.cat([getattr(part, item.name) for part in parts]) for item in fields(TrainingData))
+    return TrainingData(*joined), torch.cat(scales)
+
+
+def together(
+    result: IterationResult,
+    scales: Tensor,
+    members: int,
+    measured: TrainingData,
+    scale: Tensor,
+    forward_model: ForwardModel,
+) -> Together:
+    """Means and standard deviations over the members, and how well the means explain the measured signals.
+
+    Parameters
+    ----------
+    result : IterationResult
+        Of members * slices, on the CPU.
+    scales : Tensor, shape (members * slices, X, Y), source units
+        Normalisers of what the members were trained on.
+    members : int
+    measured : TrainingData
+        The signals as measured.
+    scale : Tensor, shape (slices, X, Y), source units
+        Their normaliser.
+    forward_model : ForwardModel
+
+    Returns
+    -------
+    Together
+    """
+    usable = scale > 0
+    split = {
+        label: values.unflatten(0, (members, -1))
+        for label, values in {**result.parameters._asdict(), "s0": result.parameters.s0 * scales}.items()
+    }
+    maps = {label: values.mean(dim=0) for label, values in split.items()}
+    relative_s0 = torch.where(usable, maps["s0"] / torch.where(usable, scale, 1.0), 1.0)
+    predicted, count = result.predicted, result.neighbour_count
+    if members > 1:
+        means = Parameters(maps["f"], maps["d"], maps["dstar"], relative_s0)
+        predicted = forward_model(means, measured.sigma) * measured.mask[:, None]
+        maps |= {f"{label}_std": factor * split[label].std(dim=0) for label, factor in SPREAD_FACTOR.items()}
+    maps["rmse"] = (predicted - measured.signals).square().mean(dim=1).sqrt() / relative_s0
+    if count is not None:
+        count = count.unflatten(0, (members, -1)).mean(dim=0).round()
+    return Together(maps, predicted * scale[:, None], count)
+
+
+def ensemble_parameters(members: int) -> dict:
+    """What a sidecar says about the ensemble."""
+    if members == 1:
+        return {"ensemble": 1}
+    return {
+        "ensemble": members,
+        "ensemble_resampling_strength": STRENGTH,
+        "ensemble_spread_factor": dict(SPREAD_FACTOR),
+    }
