@@ -166,6 +166,7 @@ def estimated(
     settings: EstimationSettings,
     *,
     sigma_factor: float = 1.0,
+    resample=None,
     observe=None,
 ) -> Estimate:
     """Maps of a measurement by any method; the true noise times ``sigma_factor`` is told to the networks."""
@@ -178,6 +179,7 @@ def estimated(
         sigma_per_bval=measured.sigma_per_bval * sigma_factor,
         sigma=measured.sigma * sigma_factor,
         settings=settings,
+        resample=resample,
         observe=observe,
     )
 
