@@ -43,7 +43,7 @@ WITHIN_ONE, WITHIN_TWO = 0.683, 0.954
 
 SNRS = (8.0, 15.0, 30.0, 60.0)
 
-OTHERS = (("abdomen", "10x3"), ("brain", "12x1"), ("brain", "10x3"))
+OTHERS = (("abdomen", "10x3"), ("brain", "12x1"))
 OTHER_SNRS = (15.0, 50.0)
 
 
