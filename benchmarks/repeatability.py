@@ -5,7 +5,8 @@
 The same simulated abdomen and the same noise, ten seeds of the training. The coefficient of variation of
 a map is the root mean square over voxels of the standard deviation over seeds, divided by the mean of the
 map; voxels as in benchmarks/metrics.py. The limits are those that IVIM-NET optim reaches in its authors'
-simulations (Kaandorp et al., Magn Reson Med 2021;86:2250-2265). Four minutes on one core.
+simulations (Kaandorp et al., Magn Reson Med 2021;86:2250-2265). Beside the defaults stand settings that
+might repeat better; cnn has the epochs of the SI-CNN with its seed. Fourteen minutes on two cores.
 """
 
 from __future__ import annotations
@@ -24,12 +25,20 @@ from benchmarks.metrics import LABELS, NAMES, voxels_of
 from benchmarks.scenarios import HELD_OUT_SEEDS, SHAPE, Scenario, measure
 from benchmarks.supplement.jobs import Job
 from benchmarks.supplement.pool import computed
-from sicnn_app.settings import EstimationSettings
+from sicnn_app.settings import EstimationSettings, NetworkSettings
 
 LIMITS = {"f": 0.020, "d": 0.013, "dstar": 0.036}
 """Of the coefficient of variation."""
 
-METHODS = ("si-cnn", "cnn")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "si-cnn": {},
+    "si-cnn, learning rate 1e-3": {"learning_rate": 1e-3},
+    "si-cnn, delta 0.005": {"delta": 0.005},
+    "si-cnn, voxelwise kernels": {"network": NetworkSettings(kernel_size=1)},
+    "si-cnn, ensemble of 5": {"ensemble": 5},
+    "si-cnn, ensemble of 10": {"ensemble": 10},
+}
+"""By the name in the table, what differs from the defaults."""
 
 
 @dataclass(frozen=True)
@@ -82,23 +91,29 @@ def main() -> None:
     options = parser.parse_args()
     scenario = Scenario(options.snr, HELD_OUT_SEEDS[0], shape=tuple(options.shape))
     cells = Cells(options.out / "cells.jsonl")
-    ours = [Trained(scenario, EstimationSettings(random_seed=seed)) for seed in range(options.count)]
-    results = {"si-cnn": list(computed(ours, cells, options.workers).values())}
-    # Each plain network has the epochs of the SI-CNN with its seed.
+    ours = {
+        name: [
+            Trained(scenario, EstimationSettings(random_seed=seed, **changes))
+            for seed in range(options.count)
+        ]
+        for name, changes in VARIANTS.items()
+    }
+    found = computed([job for jobs in ours.values() for job in jobs], cells, options.workers)
+    results = {name: [found[job] for job in jobs] for name, jobs in ours.items()}
     plain = [
-        Trained(scenario, replace(job.settings, method="cnn", epochs=result["epochs"]))
-        for job, result in zip(ours, results["si-cnn"], strict=True)
+        Trained(scenario, replace(job.settings, method="cnn", epochs=found[job]["epochs"]))
+        for job in ours["si-cnn"]
     ]
     results["cnn"] = list(computed(plain, cells, options.workers).values())
     rows = [
         [
             method,
             NAMES[label].split()[0],
-            f"{(found := variation(np.array([one[label] for one in results[method]]))):.3f}",
+            f"{(measured := variation(np.array([one[label] for one in results[method]]))):.3f}",
             f"{limit:.3f}",
-            "met" if found <= limit else "MISSED",
+            "met" if measured <= limit else "MISSED",
         ]
-        for method in METHODS
+        for method in results
         for label, limit in LIMITS.items()
     ]
     columns = ["method", "map", "coefficient of variation", "limit", "verdict"]

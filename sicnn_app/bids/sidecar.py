@@ -182,7 +182,7 @@ def map_sidecar(
     """Sidecar of a parameter map; ``spread``: of its standard deviation over an ensemble."""
     description = f"{spec.description}. NaN outside the mask"
     if spread:
-        description = f"Standard deviation over an ensemble of networks: {description}"
+        description = f"{_spread_in_words(result, spec)}: {description}"
     return {
         "Description": description,
         "Sources": sources(result, roots),
@@ -194,6 +194,14 @@ def map_sidecar(
         **_reference(result, roots),
         **provenance(result),
     }
+
+
+def _spread_in_words(result: RunResult, spec: MapSpec) -> str:
+    factor = result.estimate.parameters.get("ensemble_spread_factor", {}).get(spec.label)
+    words = "Standard deviation over an ensemble of networks"
+    if factor is None:
+        return words
+    return f"{words}, times {factor:g}: so that in simulations 68 % of the true values lie within it"
 
 
 def flags_sidecar(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
