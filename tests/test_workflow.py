@@ -151,6 +151,25 @@ def test_the_other_methods_run(app, tmp_path, method):
     assert parameters(out)["method"] == method
 
 
+def test_an_ensemble_writes_its_spread(app, tmp_path):
+    made, out = dataset(tmp_path / "ds", "sub-01"), tmp_path / "out"
+    assert app(made, out, *TINY_TRAINING, "--ensemble", "3").code == 0
+    plan = app(made, out, *TINY_TRAINING, "--ensemble", "3", "--dry-run")
+    used = parameters(out)
+    assert used["ensemble"] == 3
+    # Two volumes at b = 0 and one at each other b-value are too few to draw from.
+    assert used["ensemble_resampling_per_b_value"] == ["noise"] * len(set(BVALS))
+    for label, factor in used["ensemble_spread_factor"].items():
+        path = out / f"{STEM}_model-ivim_param-{label}_desc-std_dwimap.nii.gz"
+        assert path.name in plan.out
+        spread, mask = nib.load(path).get_fdata(), np.isfinite(values(out, STEM, "f"))
+        assert np.isfinite(spread[mask]).all() and (spread[mask] >= 0).all() and spread[mask].max() > 0
+        assert np.isnan(spread[~mask]).all()
+        sidecar = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+        assert f"times {factor:g}" in sidecar["Description"]
+    assert app(made, out, *TINY_TRAINING).code == 64
+
+
 def test_the_seed_decides_the_maps(app, tmp_path):
     made = dataset(tmp_path / "bids")
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
