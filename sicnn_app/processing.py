@@ -19,6 +19,7 @@ from sicnn_app.bids.room import require_room
 from sicnn_app.bids.write import write_run
 from sicnn_app.checkpoints import TrainingCheckpoint
 from sicnn_app.console import Console
+from sicnn_app.conventional import fit_conventionally
 from sicnn_app.errors import DataError, OutputError, SicnnAppError, TryAgainError
 from sicnn_app.fingerprints import finished_runs
 from sicnn_app.ivim.maps import Estimate
@@ -223,9 +224,13 @@ def _estimate_run(
             memory_limit=remaining_memory(settings.resources.mem),
             start=start,
         )
-    given_up = estimate.parameters["out_of_memory"]
-    warnings += given_up
-    for text in (*given_up, *checkpoint.warnings):
+    with console.progress(item.name) as progress:
+        conventional, not_compared = fit_conventionally(
+            averaged, settings, device=context.device, progress=progress
+        )
+    said = [*estimate.parameters["out_of_memory"], *not_compared]
+    warnings += said
+    for text in (*said, *checkpoint.warnings):
         console.warning(f"{item.name}: {text}")
     estimate = replace(estimate, device=describe_device(estimate.device))
     flags, flag_counts = flag_voxels(
@@ -243,6 +248,7 @@ def _estimate_run(
         series=prepared.series,
         averaged=averaged,
         estimate=estimate,
+        conventional=conventional,
         flags=flags,
         flag_counts=flag_counts,
         anatomy=ready.anatomy,
@@ -273,7 +279,13 @@ def _plan_resources(item: DwiRun, settings: Settings, scratch: Path) -> MemoryPl
         denoise=denoising,
         corrections=steps.unring + (steps.motion_correction != "none"),
     )
-    require_room(item, settings.output_dir, shape, work=[(scratch, plan.disk)])
+    require_room(
+        item,
+        settings.output_dir,
+        shape,
+        comparison=settings.estimation.method != "lsq",
+        work=[(scratch, plan.disk)],
+    )
     return plan
 
 

@@ -159,7 +159,14 @@ def show_plan(settings: Settings, discovery: Discovery, console: Console) -> Non
             per_slice=settings.preprocessing.per_slice,
             preprocessed=item.preprocessed,
         )
-        for path in expected_outputs(item, settings.output_dir, anatomy=anatomy, motion=kind != "none"):
+        outputs = expected_outputs(
+            item,
+            settings.output_dir,
+            anatomy=anatomy,
+            comparison=settings.estimation.method != "lsq",
+            motion=kind != "none",
+        )
+        for path in outputs:
             console.line(f"  {path}")
 
 

@@ -22,7 +22,7 @@ LAYERS = (
     ("workflow",),
     ("study",),
     ("processing",),
-    ("fingerprints",),
+    ("fingerprints", "conventional"),
     ("bids", "preprocess", "sicnn", "lsq", "report", "group", "simulate"),
     ("ivim",),
 )
