@@ -63,7 +63,7 @@ def _graded(value: float, limits: tuple[float, float]) -> str:
 
 
 def _signal_at_b0(evidence: Evidence) -> Check:
-    name = f"Signal / noise at b = {evidence.bvals[0]:g}"
+    name = f"Signal / noise at b\u00a0=\u00a0{evidence.bvals[0]:g}"
     numbers: dict[str, float | int | None] = {"snr_b0_averaged": None}
     if not evidence.noise_known:
         return Check(name, "noise unknown", UNKNOWN, "The noise could not be estimated.", numbers)
@@ -80,7 +80,7 @@ def _signal_at_b0(evidence: Evidence) -> Check:
 
 
 def _signal_at_highest_b(evidence: Evidence) -> Check:
-    name = f"Signal / noise at b = {evidence.bvals[-1]:g}"
+    name = f"Signal / noise at b\u00a0=\u00a0{evidence.bvals[-1]:g}"
     numbers: dict[str, float | int | None] = {"snr_highest_b_averaged": None}
     if not evidence.noise_known:
         return Check(name, "noise unknown", UNKNOWN, "The noise could not be estimated.", numbers)
@@ -90,8 +90,8 @@ def _signal_at_highest_b(evidence: Evidence) -> Check:
     meaning = {
         GOOD: "The noise floor of magnitude images does not matter.",
         DOUBTFUL: "The noise floor lifts the signal by a few per cent, which lowers D a little.",
-        POOR: "The noise floor bends the decay and D is too low: leave out the highest b-values "
-        "(--max-bval), or try --rician.",
+        POOR: "The noise floor bends the decay and D gets too low: leave out the highest b-values "
+        "(--max-bval), or read D with care.",
     }[verdict]
     numbers["snr_highest_b_averaged"] = averaged
     return Check(name, f"{one:.3g} per volume, {averaged:.3g} averaged", verdict, meaning, numbers)
@@ -182,7 +182,7 @@ def _network(evidence: Evidence) -> Check:
 
 
 def _motion(evidence: Evidence) -> Check:
-    name = "Motion between volumes"
+    name = "Motion"
     numbers: dict[str, float | int | None] = {
         "framewise_displacement_mean": None,
         "framewise_displacement_max": None,
