@@ -11,13 +11,16 @@ from app_runs import QUICK, TINY_TRAINING, App, dataset, values
 
 from sicnn_app import conventional, processing
 from sicnn_app.lsq import estimate as lsq_estimate
+from sicnn_app.report import html
+from sicnn_app.report.pictures import RunPictures
 
 STEM = "sub-01/dwi/sub-01"
 MAPS = ("f", "d", "dstar", "s0", "rmse")
 
 
 @pytest.fixture
-def app(capsys):
+def app(capsys, monkeypatch):
+    monkeypatch.setattr(html, "draw_run", lambda run: RunPictures())
     return App(capsys)
 
 
