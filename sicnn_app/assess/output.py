@@ -98,7 +98,10 @@ def show_assessment(console: Console, assessment: Assessment) -> None:
         [_cells(row) for row in assessment.expectations],
     )
     console.line("bound: Cramer-Rao, the least that one voxel allows without neighbours (Gaussian noise)")
-    console.line("error: root mean square over the voxels of one simulated phantom, one seed")
+    console.line(
+        "error: root mean square over the voxels of one simulated phantom, one seed; below the bound where "
+        "neighbours, or the limits of the parameters, hold the estimate"
+    )
     if assessment.typical_suggested >= assessment.typical * 0.995:
         console.line("better b-values for the same number of volumes: none were found")
         return
