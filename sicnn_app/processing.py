@@ -19,6 +19,7 @@ from sicnn_app.bids.room import require_room
 from sicnn_app.bids.write import write_run
 from sicnn_app.checkpoints import TrainingCheckpoint
 from sicnn_app.console import Console
+from sicnn_app.conventional import fit_conventionally
 from sicnn_app.errors import DataError, OutputError, SicnnAppError, TryAgainError
 from sicnn_app.fingerprints import finished_runs
 from sicnn_app.ivim.maps import Estimate
@@ -229,9 +230,13 @@ def _estimate_run(
     if settings.estimation.ensemble > 1:
         ways = {"ensemble_resampling_per_b_value": list(resampling.ways)}
         estimate = replace(estimate, parameters={**estimate.parameters, **ways})
-    given_up = estimate.parameters["out_of_memory"]
-    warnings += given_up
-    for text in (*given_up, *checkpoint.warnings):
+    with console.progress(item.name) as progress:
+        conventional, not_compared = fit_conventionally(
+            averaged, settings, device=context.device, progress=progress
+        )
+    said = [*estimate.parameters["out_of_memory"], *not_compared]
+    warnings += said
+    for text in (*said, *checkpoint.warnings):
         console.warning(f"{item.name}: {text}")
     estimate = replace(estimate, device=describe_device(estimate.device))
     flags, flag_counts = flag_voxels(
@@ -249,6 +254,7 @@ def _estimate_run(
         series=prepared.series,
         averaged=averaged,
         estimate=estimate,
+        conventional=conventional,
         flags=flags,
         flag_counts=flag_counts,
         anatomy=ready.anatomy,
@@ -279,8 +285,14 @@ def _plan_resources(item: DwiRun, settings: Settings, scratch: Path) -> MemoryPl
         denoise=denoising,
         corrections=steps.unring + (steps.motion_correction != "none"),
     )
-    ensemble = settings.estimation.ensemble > 1
-    require_room(item, settings.output_dir, shape, ensemble=ensemble, work=[(scratch, plan.disk)])
+    require_room(
+        item,
+        settings.output_dir,
+        shape,
+        ensemble=settings.estimation.ensemble > 1,
+        comparison=settings.estimation.method != "lsq",
+        work=[(scratch, plan.disk)],
+    )
     return plan
 
 

@@ -159,10 +159,15 @@ def show_plan(settings: Settings, discovery: Discovery, console: Console) -> Non
             per_slice=settings.preprocessing.per_slice,
             preprocessed=item.preprocessed,
         )
-        ensemble = settings.estimation.ensemble > 1
-        for path in expected_outputs(
-            item, settings.output_dir, anatomy=anatomy, ensemble=ensemble, motion=kind != "none"
-        ):
+        outputs = expected_outputs(
+            item,
+            settings.output_dir,
+            anatomy=anatomy,
+            ensemble=settings.estimation.ensemble > 1,
+            comparison=settings.estimation.method != "lsq",
+            motion=kind != "none",
+        )
+        for path in outputs:
             console.line(f"  {path}")
 
 

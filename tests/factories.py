@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -108,6 +109,7 @@ def make_result(
     method: str = "si-cnn",
     iterations: int = 3,
     ensemble: bool = False,
+    comparison: bool = False,
     seed: int = 0,
 ) -> RunResult:
     """A finished run with random but consistent numbers; its source files exist in ``tmp_path/bids``.
@@ -128,6 +130,8 @@ def make_result(
         Mask from a derivative dataset.
     ensemble : bool
         Add the standard deviation of f, d and dstar over an ensemble.
+    comparison : bool
+        Add a conventional fit: the maps, each value up to a fifth larger or smaller.
     """
     rng = np.random.default_rng(seed)
     entities = {"sub": "01"} if entities is None else entities
@@ -193,6 +197,18 @@ def make_result(
         losses=losses,
         neighbour_count=neighbours,
     )
+    conventional = None
+    if comparison:
+        other = np.random.default_rng(seed + 1)
+        conventional = replace(
+            estimate,
+            maps={
+                label: (values * other.uniform(0.8, 1.2, shape)).astype(np.float32)
+                for label, values in maps.items()
+            },
+            parameters={"method": "lsq", "bounds": estimate.parameters["bounds"]},
+            algorithm="Least squares of a test",
+        )
     return RunResult(
         run=DwiRun(entities=entities, parts=(source,), mask=mask, preprocessed=preprocessed),
         header=header,
@@ -222,4 +238,5 @@ def make_result(
         warnings=["sub-01_dwi.bvec is missing: all volumes of one b-value count as repeats"],
         settings={"method": method, "anatomy": anatomy, "max_bval": 1000.0, "random_seed": seed},
         fingerprint="a" * 64,
+        conventional=conventional,
     )

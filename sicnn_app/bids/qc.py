@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from sicnn_app.bids.adequacy import adequacy_columns, adequacy_of, adequacy_row, adequacy_sidecar
+from sicnn_app.bids.comparison import comparison_columns, comparison_row
 from sicnn_app.bids.sidecar import (
     DatasetRoots,
     mask_source,
@@ -178,6 +180,7 @@ def qc_row(result: RunResult) -> dict[str, Any]:
     row["data_iterations"] = len(estimate.history)
     row["epochs"] = sum(epochs) if epochs else None
     row["stop_reason"] = estimate.parameters.get("stop_reason")
+    row |= comparison_row(result) | adequacy_row(adequacy_of(result))
     row["peak_memory"] = result.peak_memory
     return row
 
@@ -205,7 +208,7 @@ def qc_columns() -> dict[str, dict[str, str]]:
             "LongName": f"{title}: share",
             "Description": f"Share of the voxels inside the mask for which this holds: {description}",
         }
-    return columns | _TRAINING_END_COLUMNS | _RESOURCE_COLUMNS
+    return columns | _TRAINING_END_COLUMNS | comparison_columns() | adequacy_columns() | _RESOURCE_COLUMNS
 
 
 def qc_sidecar(result: RunResult, roots: DatasetRoots, outputs: list[str]) -> dict[str, Any]:
@@ -220,6 +223,7 @@ def qc_sidecar(result: RunResult, roots: DatasetRoots, outputs: list[str]) -> di
         "Description": "Quality measures of one run; this file is written after all others of the run",
         "Sources": sources(result, roots),
         **qc_columns(),
+        "Adequacy": adequacy_sidecar(adequacy_of(result)),
         "Fingerprint": result.fingerprint,
         "Settings": portable_json(result.settings, roots),
         "Outputs": outputs,

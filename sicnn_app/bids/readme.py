@@ -13,6 +13,7 @@ DESCRIPTIONS: dict[str, str] = {
     "ivim": "Quality measures of one run",
     "ivimflags": "First reason why a voxel is not to be trusted",
     "training": "History of the estimation, one row per data iteration",
+    "lsq": "Map of the conventional least-squares fit of the same signals, to compare with",
     "std": "Standard deviation of a map over an ensemble of networks",
 }
 """Every ``desc`` label the app writes and what it means."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from sicnn_app.bids.write import ANATOMIES, SPREAD_LABELS, expected_outputs
 from sicnn_app.errors import DataError
+from sicnn_app.ivim.comparison import COMPARED
 from sicnn_app.ivim.maps import MAPS
 from sicnn_app.ivim.run import DwiRun
 from sicnn_app.memory import require_space
@@ -21,7 +22,9 @@ TEXT_BYTES = 5_000_000
 """Sidecars, tables and figures of one run, and its share in a report: about 1 MB."""
 
 
-def estimated_size(shape: tuple[int, int, int, int], *, ensemble: bool = False) -> int:
+def estimated_size(
+    shape: tuple[int, int, int, int], *, ensemble: bool = False, comparison: bool = False
+) -> int:
     """Bytes that the outputs of a run take at most; float32 noise hardly compresses.
 
     Parameters
@@ -30,9 +33,11 @@ def estimated_size(shape: tuple[int, int, int, int], *, ensemble: bool = False) 
         (X, Y, Z, N) of the series.
     ensemble : bool
         Whether standard deviations over an ensemble are written.
+    comparison : bool
+        Whether maps of the conventional fit are.
     """
     voxels = int(np.prod(shape[:3], dtype=object))
-    images = shape[3] + len(MAPS) + (len(SPREAD_LABELS) if ensemble else 0)
+    images = shape[3] + len(MAPS) + len(SPREAD_LABELS) * ensemble + len(COMPARED) * comparison
     return voxels * (4 * images + 2) + TEXT_BYTES
 
 
@@ -42,6 +47,7 @@ def require_room(
     shape: tuple[int, int, int, int],
     *,
     ensemble: bool = False,
+    comparison: bool = False,
     work: Iterable[tuple[Path, int]] = (),
 ) -> None:
     """Refuse, before any long work, a run whose outputs the file system could not take.
@@ -54,6 +60,8 @@ def require_room(
         (X, Y, Z, N) of the series.
     ensemble : bool
         Whether standard deviations over an ensemble are written.
+    comparison : bool
+        Whether maps of the conventional fit are.
     work : iterable of (Path, int)
         Folders, and the bytes the run needs there besides.
 
@@ -65,7 +73,13 @@ def require_room(
         When the name of an output would be too long.
     """
     outputs = expected_outputs(
-        run, output_dir, anatomy=ANATOMIES[0], ensemble=ensemble, with_bvecs=True, motion=True
+        run,
+        output_dir,
+        anatomy=ANATOMIES[0],
+        ensemble=ensemble,
+        comparison=comparison,
+        with_bvecs=True,
+        motion=True,
     )
     longest = max(len(os.fsencode(path.name)) for path in outputs)
     if longest > MAX_NAME:
@@ -73,4 +87,6 @@ def require_room(
             f"{run.name} is too long a name: those of its outputs would have {longest} characters "
             f"and {MAX_NAME} are possible; shorten a label"
         )
-    require_space([(Path(output_dir), estimated_size(shape, ensemble=ensemble)), *work])
+    require_space(
+        [(Path(output_dir), estimated_size(shape, ensemble=ensemble, comparison=comparison)), *work]
+    )

@@ -12,7 +12,9 @@ import numpy as np
 from sicnn_app.bids import qc, sidecar
 from sicnn_app.bids.associate import LABEL
 from sicnn_app.bids.atomic import StagedFiles, output_errors, scratch_folder
+from sicnn_app.bids.comparison import conventional_result, conventional_sidecar
 from sicnn_app.errors import InternalError
+from sicnn_app.ivim.comparison import COMPARED
 from sicnn_app.ivim.flags import FLAGS
 from sicnn_app.ivim.maps import MAPS
 from sicnn_app.ivim.run import DwiRun, RunResult
@@ -60,8 +62,16 @@ def _map_ending(label: str, *, spread: bool = False) -> str:
     return f"model-ivim_param-{label}_{'desc-std_' if spread else ''}dwimap"
 
 
-def _endings(anatomies: tuple[str, ...], *, ensemble: bool, with_bvecs: bool, motion: bool) -> list[str]:
+def _conventional_ending(label: str) -> str:
+    return f"model-ivim_param-{label}_desc-lsq_dwimap"
+
+
+def _endings(
+    anatomies: tuple[str, ...], *, ensemble: bool, comparison: bool, with_bvecs: bool, motion: bool
+) -> list[str]:
     images = [_map_ending(spec.label) for spec in MAPS]
+    if comparison:
+        images += [_conventional_ending(label) for label in COMPARED]
     if ensemble:
         images += [_map_ending(label, spread=True) for label in SPREAD_LABELS]
     images += [_FLAGS, _SERIES, *(f"desc-{anatomy}_mask" for anatomy in anatomies)]
@@ -80,6 +90,7 @@ def expected_outputs(
     *,
     anatomy: str,
     ensemble: bool = False,
+    comparison: bool = False,
     with_bvecs: bool | None = None,
     motion: bool = False,
 ) -> list[Path]:
@@ -91,6 +102,8 @@ def expected_outputs(
         ``brain`` or ``body``.
     ensemble : bool
         Whether standard deviations over an ensemble are written.
+    comparison : bool
+        Whether maps of the conventional fit are.
     with_bvecs : bool, optional
         Whether the series has directions; by default whether every source image has a .bvec.
     motion : bool
@@ -98,7 +111,9 @@ def expected_outputs(
     """
     if with_bvecs is None:
         with_bvecs = all(part.bvec is not None for part in run.parts)
-    endings = _endings((anatomy,), ensemble=ensemble, with_bvecs=with_bvecs, motion=motion)
+    endings = _endings(
+        (anatomy,), ensemble=ensemble, comparison=comparison, with_bvecs=with_bvecs, motion=motion
+    )
     return [_target(run, output_dir, ending) for ending in endings]
 
 
@@ -125,7 +140,8 @@ def remove_outputs(run: DwiRun, output_dir: Path) -> None:
     OutputError
         When a file cannot be removed.
     """
-    for ending in reversed(_endings(ANATOMIES, ensemble=True, with_bvecs=True, motion=True)):
+    everything = _endings(ANATOMIES, ensemble=True, comparison=True, with_bvecs=True, motion=True)
+    for ending in reversed(everything):
         target = _target(run, output_dir, ending)
         with output_errors(target):
             target.unlink(missing_ok=True)
@@ -171,6 +187,7 @@ def write_run(
     with scratch_folder(output_dir) as folder:
         staged = StagedFiles(folder)
         _stage_maps(staged, result, output_dir, roots)
+        _stage_conventional(staged, result, output_dir, roots)
         _stage_flags(staged, result, output_dir, roots)
         _stage_series(staged, result, output_dir, roots)
         _stage_mask(staged, result, output_dir, roots)
@@ -199,6 +216,23 @@ def _stage_maps(
                 _target(result.run, output_dir, f"{ending}.json"),
                 sidecar.map_sidecar(result, spec, roots, spread=spread),
             )
+
+
+def _stage_conventional(
+    staged: StagedFiles, result: RunResult, output_dir: Path, roots: sidecar.DatasetRoots
+) -> None:
+    if result.conventional is None:
+        return
+    conventional = conventional_result(result)
+    for spec in (spec for spec in MAPS if spec.label in COMPARED):
+        ending = _conventional_ending(spec.label)
+        staged.add_nifti(
+            _target(result.run, output_dir, f"{ending}.nii.gz"),
+            _image(result, _masked(conventional, spec.label)),
+        )
+        staged.add_json(
+            _target(result.run, output_dir, f"{ending}.json"), conventional_sidecar(conventional, spec, roots)
+        )
 
 
 def _stage_flags(

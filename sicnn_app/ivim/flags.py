@@ -56,6 +56,36 @@ FLAGS: tuple[FlagSpec, ...] = (
 """Reasons in the order in which the first one that holds is written."""
 
 
+def at_bounds(
+    maps: dict[str, np.ndarray],
+    mask: np.ndarray,
+    bounds: dict[str, tuple[float, float]],
+    normaliser: np.ndarray,
+) -> np.ndarray:
+    """Voxels in which a parameter stopped at an end of its interval; F at 0 is an answer like any other.
+
+    Parameters
+    ----------
+    maps, mask, bounds, normaliser
+        As for :func:`flag_voxels`; ``maps`` needs no ``rmse``.
+
+    Returns
+    -------
+    ndarray, shape (X, Y, Z), bool
+        False outside the mask.
+    """
+
+    def near(value: np.ndarray, bound: float, interval: tuple[float, float]) -> np.ndarray:
+        return np.abs(value - bound) <= BOUND_MARGIN * (interval[1] - interval[0])
+
+    found = near(maps["f"], bounds["f"][1], bounds["f"])
+    relative = np.where(mask, maps["s0"], 0.0) / np.where(mask, normaliser, 1.0)
+    for label, values in (("d", maps["d"]), ("dstar", maps["dstar"]), ("s0", relative)):
+        for end in bounds[label]:
+            found = found | near(values, end, bounds[label])
+    return found & mask
+
+
 def flag_voxels(
     maps: dict[str, np.ndarray],
     mask: np.ndarray,
@@ -90,18 +120,10 @@ def flag_voxels(
         Voxels for which each reason holds, whether or not an earlier one does.
     """
 
-    def near(value: np.ndarray, bound: float, interval: tuple[float, float]) -> np.ndarray:
-        return np.abs(value - bound) <= BOUND_MARGIN * (interval[1] - interval[0])
-
     expected = np.sqrt(np.mean(np.square(sigma_per_bval)))
     s0 = np.where(mask, maps["s0"], 0.0)
-    at_bound = near(maps["f"], bounds["f"][1], bounds["f"])
-    relative = {**maps, "s0": s0 / np.where(mask, normaliser, 1.0)}
-    for label in ("d", "dstar", "s0"):
-        for end in bounds[label]:
-            at_bound = at_bound | near(relative[label], end, bounds[label])
     reasons = {
-        "parameter_at_bound": at_bound,
+        "parameter_at_bound": at_bounds(maps, mask, bounds, normaliser),
         "residual_above_noise": maps["rmse"] * s0 > RESIDUAL_FACTOR * expected,
         "dstar_undefined": maps["f"] < NEGLIGIBLE_F,
         "outside_noise_model": s0 < MIN_SIGNAL_TO_NOISE * sigma,

@@ -108,6 +108,9 @@ class RunResult:
     motion : list of dict, or None
         One row per volume of ``series``, see :class:`sicnn_app.preprocess.motion.MotionCorrected`;
         None when motion was not corrected.
+    conventional : Estimate or None
+        Least squares over the same signals, to compare with; its ``predicted`` is empty. None for least
+        squares itself, and where the memory did not suffice.
     peak_memory : float or None
         Highest resident memory of the process so far, GB (10^9 bytes).
     """
@@ -127,4 +130,5 @@ class RunResult:
     settings: dict[str, Any]
     fingerprint: str
     motion: list[dict[str, Any]] | None = None
+    conventional: Estimate | None = None
     peak_memory: float | None = None

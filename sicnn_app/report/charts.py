@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.report.quantities import Quantity
-from sicnn_app.report.style import BLUE, INK, LIGHT_BLUE, MUTED, ORANGE, plain_style
+from sicnn_app.report.style import BLUE, INK, LIGHT_BLUE, MUTED, ORANGE, SCATTER, plain_style
 
 SIZE = (4.4, 2.9)
 """Inches; near the width of a phone, so that letters are not shrunk there."""
@@ -21,7 +21,16 @@ SIZE = (4.4, 2.9)
 AXES = (0.155, 0.17, 0.8, 0.71)
 """Left, bottom, width and height of the axes in the figure, with room for labels and a legend above."""
 
+SQUARE = (3.6, 3.6)
+"""Inches, of a chart whose two axes are the same quantity."""
+
+SQUARE_AXES = (0.19, 0.16, 0.77, 0.77)
+
 HISTOGRAM_BINS = 50
+
+HEXAGONS = 36
+"""Across a scatter chart: few enough for a small file, fine enough for its shape."""
+
 MAX_CURVE_VOXELS = 20_000
 """Voxels, evenly spread over the mask, that the medians of the predicted curve are taken over."""
 
@@ -121,6 +130,39 @@ def histogram_chart(values: np.ndarray, flagged: np.ndarray, quantity: Quantity)
         axes.set_xlabel(f"{quantity.spec.symbol} ({quantity.unit})")
         axes.set_ylabel("voxels (%)")
         _legend(figure)
+        return _svg(figure)
+
+
+def scatter_chart(across: np.ndarray, up: np.ndarray, quantity: Quantity, labels: tuple[str, str]) -> bytes:
+    """One quantity estimated in two ways, voxels counted in hexagons, with the line of equal values, SVG.
+
+    Parameters
+    ----------
+    across, up : ndarray, shape (M,), in the unit of the file
+    quantity : Quantity
+        Values past its range are counted at the rim.
+    labels : tuple of str
+        The two ways, of ``across`` and of ``up``.
+    """
+    low, high = quantity.limits(np.concatenate([across, up]))
+    with plain_style():
+        figure = Figure(figsize=SQUARE, facecolor="white")
+        FigureCanvasAgg(figure)
+        axes = figure.add_axes(SQUARE_AXES)
+        axes.plot([low, high], [low, high], color=ORANGE, linestyle="--", linewidth=1.2, zorder=3)
+        if across.size:
+            axes.hexbin(
+                *(np.clip(values * quantity.factor, low, high) for values in (across, up)),
+                gridsize=HEXAGONS,
+                extent=(low, high, low, high),
+                mincnt=1,
+                bins="log",
+                cmap=SCATTER,
+                linewidths=0,
+            )
+        axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+        axes.set_xlabel(f"{quantity.spec.symbol}, {labels[0]} ({quantity.unit})")
+        axes.set_ylabel(f"{quantity.spec.symbol}, {labels[1]} ({quantity.unit})")
         return _svg(figure)
 
 

@@ -14,11 +14,12 @@ import nibabel as nib
 import numpy as np
 
 from sicnn_app.ivim.bvalues import bvalue_tolerance, group_bvalues
+from sicnn_app.ivim.comparison import COMPARED
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
 from sicnn_app.ivim.maps import MAPS
 
 _OUTPUT_NAME = re.compile(
-    r"(?P<run>.+)_(model-ivim_param-[a-z0-9]+_dwimap|desc-ivimflags_dseg|desc-preproc_dwi"
+    r"(?P<run>.+)_(model-ivim_param-[a-z0-9]+(_desc-[a-z0-9]+)?_dwimap|desc-ivimflags_dseg|desc-preproc_dwi"
     r"|desc-(brain|body)_mask|desc-(ivim|training|motion)_qc)\.(nii\.gz|json|tsv|bval|bvec)"
 )
 MASK_LABELS = ("brain", "body")
@@ -57,6 +58,8 @@ class RunDerivatives:
         The stem ``<src>``.
     maps : dict of str to ndarray, shape (X, Y, Z)
         The parameter maps found, by label.
+    conventional : dict of str to ndarray, shape (X, Y, Z)
+        The maps of the conventional fit found, by label; empty when there is none to compare with.
     mask : ndarray, shape (X, Y, Z), bool, or None
         Voxels where the maps are finite; the written mask when there is no map.
     mask_label : str or None
@@ -81,6 +84,7 @@ class RunDerivatives:
 
     name: str
     maps: dict[str, np.ndarray] = field(default_factory=dict)
+    conventional: dict[str, np.ndarray] = field(default_factory=dict)
     mask: np.ndarray | None = None
     mask_label: str | None = None
     flags: np.ndarray | None = None
@@ -178,6 +182,12 @@ def collect_run(output_dir: Path, subject: str, session: str | None, name: str) 
         spec.label: _volume(beside(f"_model-ivim_param-{spec.label}_dwimap.nii.gz"), problems)
         for spec in MAPS
     }
+    volumes |= {
+        f"{label} of least squares": _volume(
+            beside(f"_model-ivim_param-{label}_desc-lsq_dwimap.nii.gz"), problems
+        )
+        for label in COMPARED
+    }
     volumes |= {label: _volume(beside(f"_desc-{label}_mask.nii.gz"), problems) for label in MASK_LABELS}
     volumes["flags"] = _volume(beside("_desc-ivimflags_dseg.nii.gz"), problems)
     found = {label: volume for label, volume in volumes.items() if volume is not None}
@@ -198,6 +208,11 @@ def collect_run(output_dir: Path, subject: str, session: str | None, name: str) 
     run = RunDerivatives(
         name=name,
         maps=maps,
+        conventional={
+            label: found[f"{label} of least squares"].data
+            for label in COMPARED
+            if f"{label} of least squares" in found
+        },
         mask=mask,
         mask_label=mask_label,
         flags=found["flags"].data.astype(int) if "flags" in found else None,

@@ -7,24 +7,27 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Colormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from sicnn_app.report.display import Display, grid_columns
 from sicnn_app.report.quantities import Quantity
-from sicnn_app.report.style import plain_style
+from sicnn_app.report.style import colour_map, plain_style
 
 WIDTH = 5.0
 """Inches; shown about as wide on paper and on a phone, so that its letters stay readable."""
 
 DPI = 240
 MAX_TILES = 12
+MAX_INTERVALS = 6
+"""Between the ticks of a colour bar: more numbers with a sign and two decimals would touch."""
+
 TILE_GAP = 0.02
 """Gap between tiles as a share of their width."""
 
@@ -73,7 +76,7 @@ def map_picture(
     coloured = mask if shown is None else mask & shown
     low, high = quantity.limits(values[coloured])
     norm = Normalize(low, high)
-    cmap = colormaps[quantity.cmap]
+    cmap = colour_map(quantity.cmap)
     scaled = np.nan_to_num(values * quantity.factor, nan=low)
     underlay = _grey(baseline, mask) * np.where(mask, UNCOLOURED_BRIGHTNESS, UNDERLAY_BRIGHTNESS)
     tiles = []
@@ -220,6 +223,7 @@ def _draw_bar(figure: Figure, height: float, bar: tuple[Normalize, Colormap, str
         orientation="horizontal",
         extend=extend,
         extendfrac=0.03,
+        ticks=MaxNLocator(MAX_INTERVALS, steps=[1, 2, 2.5, 5, 10]),
     )
     colorbar.outline.set_edgecolor("white")
     colorbar.outline.set_linewidth(0.5)

@@ -11,9 +11,12 @@ import jinja2
 
 from sicnn_app import __version__
 from sicnn_app.errors import OutputError
-from sicnn_app.report.collect import app_version, collect_run, run_names
+from sicnn_app.report.adequacy import shown_adequacy
+from sicnn_app.report.collect import RunDerivatives, app_version, collect_run, run_names
+from sicnn_app.report.comparison import COMPARISON_HEAD, comparison_rows, method_of
 from sicnn_app.report.facts import MISSING
-from sicnn_app.report.pictures import Picture, RunPictures, draw_run
+from sicnn_app.report.picture import Picture
+from sicnn_app.report.pictures import RunPictures, draw_run
 from sicnn_app.report.tables import SUMMARY_HEAD, SUMMARY_WORDS, RunTables, tabulate_run
 from sicnn_app.report.viewer import view_run
 
@@ -89,7 +92,7 @@ def build_report(
         views = view_run(run) if interactive else {}
         files = [(picture.file_name, picture.content) for picture in pictures.all]
         _write_figures(run_name, [*files, *views.values()], figures_dir, write_bytes)
-        context = _run_context(run_name, tabulate_run(run), pictures, prefix=name)
+        context = _run_context(run, tabulate_run(run), pictures, prefix=name)
         folder = figures_dir.relative_to(output_dir).as_posix()
         context["views"] = [(symbol, f"{folder}/{file_name}") for symbol, (file_name, _) in views.items()]
         runs.append(context)
@@ -154,24 +157,33 @@ def _figures(pictures: Sequence[Picture]) -> list[_Figure]:
     ]
 
 
-def _run_context(name: str, tables: RunTables, pictures: RunPictures, *, prefix: str) -> dict:
+def _run_context(run: RunDerivatives, tables: RunTables, pictures: RunPictures, *, prefix: str) -> dict:
+    name = run.name
     context = {
         "name": name,
         # The rest of a run's name says enough in a list below the subject's own heading.
         "title": name.removeprefix(prefix).lstrip("_").replace("_", " ") or name,
         "anchor": f"run-{name}",
         **tables.__dict__,
+        "adequacy": shown_adequacy(run.qc),
         "convention": pictures.convention,
         "map_figures": _figures(pictures.maps),
         "histograms": _figures(pictures.histograms),
+        "own_method": method_of(run),
+        "difference_figures": _figures(pictures.differences),
+        "scatter_figures": _figures(pictures.scatters),
+        "comparison_rows": comparison_rows(run),
+        "comparison_head": COMPARISON_HEAD,
         "motion_figures": _figures(pictures.motion),
         "signal_figures": _figures(pictures.signals),
         "flag_figures": _figures(pictures.flags),
         "training_figures": _figures(pictures.training),
     }
     sections = (
+        ("adequacy", "Adequacy", context["adequacy"] is not None),
         ("done", "What was done", True),
         ("maps", "Maps", bool(context["map_figures"])),
+        ("comparison", "Against the conventional fit", bool(context["comparison_rows"])),
         ("motion", "Motion", bool(context["motion_figures"])),
         ("signals", "Signals", bool(context["signal_figures"] or context["bvalue_rows"])),
         ("flags", "Flags", bool(context["flag_rows"])),

@@ -9,8 +9,10 @@ import numpy as np
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
 from sicnn_app.report import charts, figures
 from sicnn_app.report.collect import RunDerivatives
+from sicnn_app.report.comparison import difference_pictures, scatter_pictures
 from sicnn_app.report.display import Display, plan_display
 from sicnn_app.report.facts import as_number, count_of, format_number, in_words
+from sicnn_app.report.picture import Picture, baseline_of, percent, picture_name, range_words
 from sicnn_app.report.quantities import HISTOGRAM_LABELS, Quantity, shown_quantities
 
 _PER_ITERATION = (
@@ -24,23 +26,14 @@ _MOTION = (
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture file and the words around it."""
-
-    file_name: str
-    content: bytes
-    title: str
-    caption: str
-    alt: str
-
-
-@dataclass(frozen=True)
 class RunPictures:
     """Pictures of one run by section; ``convention`` says how slices are turned."""
 
     convention: str = ""
     maps: list[Picture] = field(default_factory=list)
     histograms: list[Picture] = field(default_factory=list)
+    differences: list[Picture] = field(default_factory=list)
+    scatters: list[Picture] = field(default_factory=list)
     motion: list[Picture] = field(default_factory=list)
     signals: list[Picture] = field(default_factory=list)
     flags: list[Picture] = field(default_factory=list)
@@ -52,6 +45,8 @@ class RunPictures:
         return [
             *self.maps,
             *self.histograms,
+            *self.differences,
+            *self.scatters,
             *self.motion,
             *self.signals,
             *self.flags,
@@ -72,21 +67,13 @@ def draw_run(run: RunDerivatives) -> RunPictures:
         histograms=[
             _histogram(run, quantity) for quantity in shown if quantity.spec.label in HISTOGRAM_LABELS
         ],
+        differences=difference_pictures(run, display),
+        scatters=scatter_pictures(run),
         motion=motion,
         signals=_signals(run, display),
         flags=[] if run.flags is None else [_flags(run, display)],
         training=training,
     )
-
-
-def _name(run: RunDerivatives, desc: str, ending: str) -> str:
-    return f"{run.name}_desc-{desc}_dwi.{ending}"
-
-
-def _baseline(run: RunDerivatives) -> np.ndarray | None:
-    if run.measured is not None:
-        return run.measured.baseline
-    return run.maps.get("s0")
 
 
 def _map(run: RunDerivatives, display: Display, quantity: Quantity) -> Picture:
@@ -95,15 +82,15 @@ def _map(run: RunDerivatives, display: Display, quantity: Quantity) -> Picture:
     inside = run.inside(label)[coloured]
     low, high = quantity.limits(inside)
     outside = (inside * quantity.factor < low) | (inside * quantity.factor > high)
-    caption = [f"Colour range {in_words(low)} to {quantity.with_unit(high)}, {_range_words(run, quantity)}."]
+    caption = [f"Colour range {in_words(low)} to {quantity.with_unit(high)}, {range_words(run, quantity)}."]
     if outside.any():
-        caption.append(f"{_percent(100.0 * float(outside.mean()))} of the voxels lie outside it.")
+        caption.append(f"{percent(100.0 * float(outside.mean()))} of the voxels lie outside it.")
     if not coloured.all():
         caption.append(f"Without colour where F is below {100 * NEGLIGIBLE_F:g} %: no meaning there.")
     return Picture(
-        file_name=_name(run, f"{label}map", "png"),
+        file_name=picture_name(run, f"{label}map", "png"),
         content=figures.map_picture(
-            run.maps[label], run.mask, _baseline(run), display, quantity, shown=_volume_of(run, coloured)
+            run.maps[label], run.mask, baseline_of(run), display, quantity, shown=_volume_of(run, coloured)
         ),
         title=f"{quantity.spec.symbol}, {quantity.title}",
         caption=" ".join(caption),
@@ -114,18 +101,12 @@ def _map(run: RunDerivatives, display: Display, quantity: Quantity) -> Picture:
     )
 
 
-def _range_words(run: RunDerivatives, quantity: Quantity) -> str:
-    if quantity.fixed_range is None:
-        return "chosen from the data"
-    return f"the same in every {run.mask_label} report" if run.mask_label else "the same in every report"
-
-
 def _histogram(run: RunDerivatives, quantity: Quantity) -> Picture:
     selected = run.meaningful(quantity.spec.label)
     values = run.inside(quantity.spec.label)[selected]
     symbol = quantity.spec.symbol
     return Picture(
-        file_name=_name(run, f"{quantity.spec.label}histogram", "svg"),
+        file_name=picture_name(run, f"{quantity.spec.label}histogram", "svg"),
         content=charts.histogram_chart(values, run.flagged[selected], quantity),
         title=f"Distribution of {symbol}",
         caption=f"Over {_where(quantity)}; values beyond the ends are counted in the first or last bar.",
@@ -158,8 +139,8 @@ def _volume_of(run: RunDerivatives, inside: np.ndarray) -> np.ndarray:
 def _mask(run: RunDerivatives, display: Display) -> Picture:
     voxels = count_of(int(run.mask.sum()), "voxel")
     return Picture(
-        file_name=_name(run, "maskoutline", "png"),
-        content=figures.mask_picture(run.mask, _baseline(run), display),
+        file_name=picture_name(run, "maskoutline", "png"),
+        content=figures.mask_picture(run.mask, baseline_of(run), display),
         title="Mask" if run.mask_label is None else f"{run.mask_label.capitalize()} mask",
         caption=f"Its outline over the image at the lowest b-value; {voxels} inside.",
         alt=f"Image at the lowest b-value with the outline of the mask around {voxels}.",
@@ -174,7 +155,7 @@ def _signals(run: RunDerivatives, display: Display) -> list[Picture]:
     bvals = ", ".join(format_number(b, 4) for b in measured.bvals)
     pictures.append(
         Picture(
-            file_name=_name(run, "bvalues", "png"),
+            file_name=picture_name(run, "bvalues", "png"),
             content=figures.bvalue_picture(measured.slices, measured.bvals, display),
             title=f"Slice {measured.slice_index + 1} by b-value",
             caption="Mean of the volumes of each b-value (s/mm²), each with a grey scale of its own.",
@@ -185,7 +166,7 @@ def _signals(run: RunDerivatives, display: Display) -> list[Picture]:
         inside = {label: run.inside(label) for label in ("f", "d", "dstar", "s0")}
         pictures.append(
             Picture(
-                file_name=_name(run, "decay", "svg"),
+                file_name=picture_name(run, "decay", "svg"),
                 content=charts.decay_chart(measured.bvals, measured.in_mask, **inside),
                 title="Signal decay",
                 caption=(
@@ -211,7 +192,7 @@ def _motion(run: RunDerivatives) -> list[Picture]:
         largest = format_number(np.abs(values).max())
         pictures.append(
             Picture(
-                file_name=_name(run, desc, "svg"),
+                file_name=picture_name(run, desc, "svg"),
                 content=charts.motion_chart(volumes, np.array(values), label),
                 title=f"{title} of the volumes",
                 caption="What was corrected, along the scanner's axes; zero for volumes left in place.",
@@ -224,13 +205,13 @@ def _motion(run: RunDerivatives) -> list[Picture]:
 def _flags(run: RunDerivatives, display: Display) -> Picture:
     share = 100.0 * float(run.flagged.mean())
     return Picture(
-        file_name=_name(run, "ivimflags", "png"),
+        file_name=picture_name(run, "ivimflags", "png"),
         content=figures.flag_picture(
-            run.flags, {spec.code: spec.color for spec in FLAGS}, run.mask, _baseline(run), display
+            run.flags, {spec.code: spec.color for spec in FLAGS}, run.mask, baseline_of(run), display
         ),
         title="Flags",
-        caption=f"{_percent(share)} of the voxels are flagged; the colours are those of the table.",
-        alt=f"Flagged voxels in colour over the image at the lowest b-value; {_percent(share)} are flagged.",
+        caption=f"{percent(share)} of the voxels are flagged; the colours are those of the table.",
+        alt=f"Flagged voxels in colour over the image at the lowest b-value; {percent(share)} are flagged.",
     )
 
 
@@ -240,7 +221,7 @@ def _training(run: RunDerivatives) -> list[Picture]:
     if losses:
         pictures.append(
             Picture(
-                file_name=_name(run, "loss", "svg"),
+                file_name=picture_name(run, "loss", "svg"),
                 content=charts.loss_chart(losses, _epochs(run)),
                 title="Training loss",
                 caption=(
@@ -263,7 +244,7 @@ def _training(run: RunDerivatives) -> list[Picture]:
         iterations, values = np.array(pairs).T
         pictures.append(
             Picture(
-                file_name=_name(run, desc, "svg"),
+                file_name=picture_name(run, desc, "svg"),
                 content=charts.iteration_chart(iterations, values, label),
                 title=title,
                 caption="Per data iteration.",
@@ -286,7 +267,3 @@ def _epochs(run: RunDerivatives) -> dict[int, int]:
     """Epochs of every data iteration that the history counts."""
     pairs = [(as_number(row.get("data_iteration")), as_number(row.get("epochs"))) for row in run.history]
     return {int(iteration): int(epochs) for iteration, epochs in pairs if None not in (iteration, epochs)}
-
-
-def _percent(share: float) -> str:
-    return "less than 0.1 %" if 0 < share < 0.1 else f"{share:.1f} %"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,8 +23,8 @@ class Quantity:
     title : str
         Short meaning in words.
     cmap : str
-        Matplotlib colour map; all of them have one-way lightness, so they survive grey print and
-        colour-blind eyes.
+        Name of a colour map, see :func:`sicnn_app.report.style.colour_map`; all of them have one-way
+        lightness, so they survive grey print and colour-blind eyes.
     factor : float
         From the unit of the file to the unit shown.
     unit : str
@@ -116,3 +116,31 @@ def shown_quantities(anatomy: str | None) -> tuple[Quantity, ...]:
 
 
 HISTOGRAM_LABELS = ("f", "d", "dstar")
+
+DIFFERENCE_RANGES = {"f": 0.2, "d": 1e-3, "dstar": 0.05}
+"""Half of the colour range of differences, in the unit of the file: about what the organs differ by."""
+
+BRAIN_DIFFERENCE_RANGES = {"f": 0.1}
+
+
+def difference_quantities(anatomy: str | None, title: str) -> tuple[Quantity, ...]:
+    """Differences of F, D and D* as shown: a symmetrical range, and a colour map that is grey in its middle.
+
+    Parameters
+    ----------
+    anatomy : {"brain", "body", None}
+    title : str
+        What is subtracted from what.
+    """
+    halves = {**DIFFERENCE_RANGES, **(BRAIN_DIFFERENCE_RANGES if anatomy == "brain" else {})}
+    return tuple(
+        replace(
+            quantity,
+            title=title,
+            cmap="differences",
+            unit="percentage points" if quantity.unit == "%" else quantity.unit,
+            fixed_range=(-halves[quantity.spec.label], halves[quantity.spec.label]),
+        )
+        for quantity in shown_quantities(anatomy)
+        if quantity.spec.label in halves
+    )

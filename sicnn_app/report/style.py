@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from matplotlib import style
+from matplotlib import colormaps, style
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 
 INK = "#1d2733"
 MUTED = "#5b6875"
@@ -37,6 +38,20 @@ _PLAIN = {
     # Element names of an SVG are random without it.
     "svg.hashsalt": "sicnn-app",
 }
+
+DIFFERENCES = LinearSegmentedColormap.from_list(
+    "differences", ["#08234f", "#2a6aad", "#8c8c8c", "#dfa63a", "#fff3b8"], N=255
+)
+"""Blue below, grey at, yellow above zero. Lightness only rises, so that grey print keeps the sign, which the
+usual diverging maps lose there; and blue against yellow is what colour-blind eyes tell apart best."""
+
+SCATTER = LinearSegmentedColormap.from_list("scatter", [LIGHT_BLUE, BLUE, INK])
+"""From few to many, dark on white: the lightest still stands out from the page."""
+
+
+def colour_map(name: str) -> Colormap:
+    """A colour map of ours or of Matplotlib by its name."""
+    return DIFFERENCES if name == DIFFERENCES.name else colormaps[name]
 
 
 def plain_style() -> AbstractContextManager[None]:

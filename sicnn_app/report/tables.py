@@ -14,9 +14,6 @@ from sicnn_app.report.facts import MISSING, Facts, as_number, count_of, format_n
 from sicnn_app.report.methods import has_step, methods_paragraphs, references_of, step_in_words
 from sicnn_app.report.quantities import HISTOGRAM_LABELS, shown_quantities
 
-HIGH_SNR = 50.0
-"""Signal-to-noise ratio above which least squares is reported to do as well as IVIM networks."""
-
 _ALL = shown_quantities(None)
 _MAIN = [quantity for quantity in _ALL if quantity.spec.label in HISTOGRAM_LABELS]
 SUMMARY_HEAD = (
@@ -76,7 +73,7 @@ def tabulate_run(run: RunDerivatives) -> RunTables:
         summary=_summary(run, facts),
         tiles=_tiles(run, facts),
         problems=list(run.problems),
-        warnings=_warnings(facts),
+        warnings=facts.strings("warnings"),
         done=_done(run, facts),
         statistics=_statistics(run),
         statistics_head=STATISTICS_HEAD,
@@ -142,17 +139,6 @@ def _tiles(run: RunDerivatives, facts: Facts) -> list[dict[str, str]]:
         value = format_number(_median(run, quantity.spec.label, quantity.factor))
         tiles.append({"name": f"{quantity.spec.symbol}, median ({quantity.unit})", "value": value})
     return [*tiles, {"name": "Flagged", "value": _flagged(run)}]
-
-
-def _warnings(facts: Facts) -> list[str]:
-    warnings = facts.strings("warnings")
-    snr = _snr(facts)
-    if snr is not None and snr > HIGH_SNR and facts.text("method") in ("si-cnn", "di-cnn", "cnn"):
-        warnings.append(
-            f"The signal-to-noise ratio is above {HIGH_SNR:g}: least squares (--method lsq) is reported to "
-            "do as well there, look at it beside these maps."
-        )
-    return warnings
 
 
 def _done(run: RunDerivatives, facts: Facts) -> list[str]:

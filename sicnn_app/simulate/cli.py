@@ -1,4 +1,4 @@
-"""The ``sicnn-simulate`` command: phantoms as BIDS datasets."""
+"""The ``sicnn-simulate`` command: phantoms as BIDS datasets, and what a protocol can tell."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,6 +24,9 @@ DEFAULT_BVALS = {
 
 INTERRUPTED = 130
 
+DATASET_ONLY = ("subjects", "sessions", "between_subject_variation", "inherit_bval")
+"""Options that say nothing about an assessment."""
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -36,11 +40,23 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=GENERATOR,
         allow_abbrev=False,
-        description="Write a simulated IVIM dataset in BIDS, with the true maps in derivatives/truth. "
-        "The same command gives the same files.",
+        description="Write a simulated IVIM dataset in BIDS, with the true maps in derivatives/truth; or, "
+        "with --assess, tell what to expect of a protocol. The same command gives the same files.",
     )
     parser.add_argument(
-        "out_bids", metavar="OUT_BIDS", type=Path, help="folder of the dataset; missing or empty"
+        "out_bids",
+        metavar="OUT_BIDS",
+        type=Path,
+        nargs="?",
+        help="folder of the dataset, missing or empty; with --assess the folder of its table and chart, "
+        "which may be left out",
+    )
+    parser.add_argument(
+        "--assess",
+        action="store_true",
+        help="write no dataset: print the precision of F, D and D* to expect in every tissue, from "
+        "Cramer-Rao bounds and a short simulation, and better b-values for as many volumes; takes about a "
+        "minute (default: write a dataset)",
     )
     parser.add_argument("--preset", choices=tuple(DEFAULT_SHAPE), required=True, help="anatomy (required)")
     parser.add_argument(
@@ -67,7 +83,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="directions per b > 0; they differ in their noise only (default: %(default)d)",
     )
     parser.add_argument(
-        "--shape", type=int, nargs=3, metavar=("X", "Y", "Z"), help=f"voxels per axis (default: {shapes})"
+        "--shape",
+        type=int,
+        nargs=3,
+        metavar=("X", "Y", "Z"),
+        help=f"voxels per axis (default: {shapes}; smaller with --assess)",
     )
     parser.add_argument(
         "--subjects", type=int, default=1, metavar="N", help="subjects (default: %(default)d)"
@@ -134,14 +154,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [_hyphenated(word) for word in (sys.argv[1:] if argv is None else argv)]
     verbose = "-vv" in arguments
     try:
-        if any(word.partition("=")[0] == "--assess" for word in arguments):
-            raise UsageError(f"--assess: the protocol check is not part of version {__version__} yet")
-        options = build_parser().parse_args(arguments)
+        parser = build_parser()
+        options = parser.parse_args(arguments)
         verbose = options.verbose >= 2
         settings = _settings(options)
-        files = write_dataset(
-            options.out_bids, settings, command=_command(settings), overwrite=options.overwrite
-        )
+        if options.assess:
+            _refuse_for_assessment(options, parser)
+            files = _assess(options, settings)
+        else:
+            if options.out_bids is None:
+                raise UsageError("OUT_BIDS, the folder of the dataset, is needed unless --assess is given")
+            files = write_dataset(
+                options.out_bids, settings, command=_command(settings), overwrite=options.overwrite
+            )
     except KeyboardInterrupt:
         print(f"{GENERATOR}: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -156,10 +181,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code if known else InternalError.exit_code
     if options.verbose:
         print("\n".join(map(str, files)))
-    print(
-        f"{options.out_bids}: {len(files)} files, {sum(path.stat().st_size for path in files) / 1024:.0f} kB"
-    )
+    if files:
+        size = sum(path.stat().st_size for path in files) / 1024
+        print(f"{options.out_bids}: {len(files)} files, {size:.0f} kB")
     return 0
+
+
+def _refuse_for_assessment(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    for name in DATASET_ONLY:
+        if getattr(options, name) != parser.get_default(name):
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"{flag} is about a dataset, and --assess writes none: leave one of them out")
+
+
+def _assess(options: argparse.Namespace, settings: SimulationSettings) -> list[Path]:
+    from sicnn_app.assess.expectation import SHAPE, assess, require_assessable
+    from sicnn_app.assess.output import check_folder, show_assessment, write_assessment
+    from sicnn_app.console import Console
+    from sicnn_app.device import limit_threads
+    from sicnn_app.settings import ResourceSettings
+
+    require_assessable(settings)
+    if options.out_bids is not None:
+        check_folder(options.out_bids, overwrite=options.overwrite)
+    if options.shape is None:
+        settings = replace(settings, shape=SHAPE[settings.preset])
+    # The number of cores must not decide the sums.
+    limit_threads(ResourceSettings().omp_nthreads)
+    console = Console(options.verbose)
+    with console.progress("assess") as progress:
+        assessment = assess(settings, progress)
+    show_assessment(console, assessment)
+    return [] if options.out_bids is None else write_assessment(options.out_bids, assessment)
 
 
 def _settings(options: argparse.Namespace) -> SimulationSettings:

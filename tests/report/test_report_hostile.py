@@ -32,7 +32,9 @@ def poisoned(content):
 def page(tmp_path_factory) -> str:
     tmp_path = tmp_path_factory.mktemp("hostile")
     out = tmp_path / "out"
-    result = replace(make_result(tmp_path, shape=(6, 7, 1)), warnings=[HOSTILE], mask_source=HOSTILE)
+    result = replace(
+        make_result(tmp_path, shape=(6, 7, 1), comparison=True), warnings=[HOSTILE], mask_source=HOSTILE
+    )
     write_run(result, out, bids_dir=tmp_path / "bids", dataset_links={})
     for path in out.rglob("*.json"):
         path.write_text(json.dumps(poisoned(json.loads(path.read_text()))))

@@ -354,17 +354,6 @@ def test_figures_folder_that_cannot_be_made_is_an_output_error(tmp_path):
         build_report(out, "01", None)
 
 
-def test_high_snr_warning_names_least_squares(tmp_path):
-    out = write(tmp_path)
-    for path in outputs(out, ".nii.gz"):
-        path.unlink()
-    for path in outputs(out, "param-f_dwimap.json"):
-        content = json.loads(path.read_text())
-        content["Model"]["Parameters"]["SignalToNoiseRatioPerBValue"] = [80.0, 60.0]
-        path.write_text(json.dumps(content))
-    assert "least squares (--method lsq)" in build_report(out, "01", None).read_text(encoding="utf-8")
-
-
 def test_no_display_home_or_pyplot_is_needed(tmp_path):
     out = write(tmp_path)
     lighten(out)

@@ -1,0 +1,1 @@
+"""What a protocol can tell before anybody is scanned: bounds, a short simulation, better b-values."""

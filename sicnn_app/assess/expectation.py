@@ -1,0 +1,166 @@
+"""A protocol -> how precisely F, D and D* of every tissue can be expected, and which b-values were better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sicnn_app.assess.trial import Errors, try_methods
+from sicnn_app.errors import UsageError
+from sicnn_app.ivim.precision import cramer_rao_bounds, improve_bvals, typical_bound
+from sicnn_app.ivim.series import MAX_LOW_BVAL, MIN_DISTINCT_BVALS
+from sicnn_app.simulate.acquire import noise_sigma
+from sicnn_app.simulate.dataset import SimulationSettings
+from sicnn_app.simulate.phantom import S0_SCALE, Phantom, make_phantom
+from sicnn_app.simulate.tissues import TISSUES, Tissue
+
+PARAMETERS = ("f", "d", "dstar")
+
+SHAPE = {"abdomen": (64, 60, 1), "brain": (56, 60, 1)}
+"""Matrix size when none is asked for: small enough for a minute, with a few dozen voxels in most tissues."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What is to be expected of one parameter of one tissue, in the unit of the parameter.
+
+    Attributes
+    ----------
+    tissue, parameter : str
+    true_value : float
+        That of the literature.
+    voxels : int
+        Of the tissue in the simulation.
+    bound : float
+        Cramer-Rao bound of the standard deviation with the b-values asked for; may be infinite.
+    bound_suggested : float
+        The same with the b-values suggested.
+    errors : dict of str to Errors or None
+        Of the simulation, by method; None where the tissue has no voxel.
+    """
+
+    tissue: str
+    parameter: str
+    true_value: float
+    voxels: int
+    bound: float
+    bound_suggested: float
+    errors: dict[str, Errors | None]
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """A protocol assessed.
+
+    Attributes
+    ----------
+    settings : SimulationSettings
+    bvals, suggested : ndarray, shape (N,), s/mm^2, ascending
+        One per volume: asked for, and better for the same number.
+    typical, typical_suggested : float
+        :func:`sicnn_app.ivim.precision.typical_bound` of both.
+    expectations : list of Expectation
+        Tissue by tissue, F, D and D* of each.
+    """
+
+    settings: SimulationSettings
+    bvals: np.ndarray
+    suggested: np.ndarray
+    typical: float
+    typical_suggested: float
+    expectations: list[Expectation]
+
+    def gain(self, parameter: str) -> float:
+        """Geometric mean of the suggested bound over the one asked for, over the tissues that have both.
+
+        NaN where none has.
+        """
+        ratios = [
+            row.bound_suggested / row.bound
+            for row in self.expectations
+            if row.parameter == parameter and np.isfinite(row.bound) and np.isfinite(row.bound_suggested)
+        ]
+        return float(np.exp(np.mean(np.log(ratios)))) if ratios else float("nan")
+
+
+def perfused_tissues(preset: str) -> tuple[Tissue, ...]:
+    """Tissues of a preset with perfusion and diffusion: fluid, fat and vessels lack one of the two."""
+    return tuple(tissue for tissue in TISSUES[preset] if 0 < tissue.f < 1)
+
+
+def assess(
+    settings: SimulationSettings, progress: Callable[[str, int, int], None] | None = None
+) -> Assessment:
+    """Assess a protocol: bounds for every tissue, a short simulation, better b-values.
+
+    Parameters
+    ----------
+    settings : SimulationSettings
+        Protocol, noise, anatomy and seed; one subject, with the tissue values of the literature.
+    progress : callable (text, done, total), optional
+
+    Returns
+    -------
+    Assessment
+
+    Raises
+    ------
+    UsageError
+        Without noise, or for b-values that the app would refuse.
+    """
+    volumes, _ = settings.protocol.gradient_table()
+    volumes = np.sort(volumes)
+    require_assessable(settings)
+    phantom = make_phantom(settings.preset, settings.shape, seed=settings.seed, texture=settings.texture)
+    tissues = perfused_tissues(settings.preset)
+    values = {name: np.array([getattr(tissue, name) for tissue in tissues]) for name in PARAMETERS}
+    noise = _relative_noise(phantom, settings.snr, tissues)
+    suggested = improve_bvals(volumes, noise, **values)
+    bounds, better = (cramer_rao_bounds(b, noise[:, None], **values) for b in (volumes, suggested))
+    errors = try_methods(phantom, volumes, tissues, snr=settings.snr, seed=settings.seed, progress=progress)
+    expectations = [
+        Expectation(
+            tissue=tissue.name,
+            parameter=parameter,
+            true_value=getattr(tissue, parameter),
+            voxels=int(np.count_nonzero(phantom.labels == tissue.code)),
+            bound=float(bounds[parameter][index]),
+            bound_suggested=float(better[parameter][index]),
+            errors={method: found[tissue.name, parameter] for method, found in errors.items()},
+        )
+        for index, tissue in enumerate(tissues)
+        for parameter in PARAMETERS
+    ]
+    return Assessment(
+        settings=replace(settings, shape=phantom.mask.shape),
+        bvals=volumes,
+        suggested=suggested,
+        typical=typical_bound(volumes, noise, **values),
+        typical_suggested=typical_bound(suggested, noise, **values),
+        expectations=expectations,
+    )
+
+
+def _relative_noise(phantom: Phantom, snr: float, tissues: tuple[Tissue, ...]) -> np.ndarray:
+    """Noise of one volume relative to the S0 of every tissue: dark tissue has more of it."""
+    return noise_sigma(phantom, snr) / (S0_SCALE * np.array([tissue.s0 for tissue in tissues]))
+
+
+def require_assessable(settings: SimulationSettings) -> None:
+    """Refuse what cannot be assessed.
+
+    Raises
+    ------
+    UsageError
+        Without noise, or for b-values that the app would refuse.
+    """
+    bvals = settings.protocol.bvals
+    if not np.isfinite(settings.snr):
+        raise UsageError("--assess needs noise: give --snr a number")
+    if len(set(bvals)) < MIN_DISTINCT_BVALS or min(bvals) > MAX_LOW_BVAL:
+        raise UsageError(
+            f"--assess needs {MIN_DISTINCT_BVALS} or more distinct b-values, one of them at most "
+            f"{MAX_LOW_BVAL:g} s/mm^2, as sicnn-app does: add some to --bvals"
+        )

@@ -1,0 +1,187 @@
+"""What an assessment says on the terminal, and the files it leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sicnn_app import __version__
+from sicnn_app.assess.expectation import PARAMETERS, Assessment, Expectation
+from sicnn_app.assess.trial import METHODS
+from sicnn_app.bids.atomic import json_bytes, make_folder, tsv_bytes, write_bytes
+from sicnn_app.console import Console
+from sicnn_app.errors import OutputError, UsageError
+from sicnn_app.ivim.maps import MAPS
+from sicnn_app.simulate.acquire import SNR_DEFINITION
+from sicnn_app.simulate.dataset import GENERATOR
+
+FILES = ("assess.tsv", "assess.json", "assess.svg")
+
+MOST_SHOWN = 1000
+"""Per cent of the true value; more says no more than that."""
+
+NAMES = {"lsq": "least squares", "si-cnn": "SI-CNN"}
+SPECS = {spec.label: spec for spec in MAPS}
+UNITS = {"f": (100.0, " %"), "d": (1e3, "e-3 mm^2/s"), "dstar": (1e3, "e-3 mm^2/s")}
+"""Factor from the unit of the maps, and what follows the number, on the terminal."""
+
+COLUMNS: dict[str, dict[str, str]] = {
+    "tissue": {"Description": "Tissue of the phantom"},
+    "parameter": {"Description": "f: perfusion fraction; d, dstar: diffusion and pseudo-diffusion, mm^2/s"},
+    "true_value": {"Description": "Value of the literature that the phantom is made of"},
+    "voxels": {"Description": "Voxels of the tissue in the simulation"},
+    "bound": {
+        "Description": "Cramer-Rao bound: smallest standard deviation of an unbiased estimate from one "
+        "voxel, Gaussian noise; n/a where the b-values do not determine the parameter"
+    },
+    "bound_suggested": {"Description": "The same with the b-values suggested"},
+    **{
+        f"{method.replace('-', '_')}_{name}": {"Description": f"{title} of {NAMES[method]} in the simulation"}
+        for method in METHODS
+        for name, title in (("rmse", "Root mean square of the errors"), ("bias", "Mean of the errors"))
+    },
+}
+"""Columns of ``assess.tsv``; numbers in the unit of the parameter."""
+
+
+def check_folder(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that cannot take the files, before any long work; it is made if missing.
+
+    Raises
+    ------
+    UsageError
+        When an earlier assessment lies there and may not be replaced.
+    OutputError
+        When it is a file or cannot be made.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder}: is a file; name a folder for the assessment")
+    if not overwrite and any((folder / name).exists() for name in FILES):
+        raise UsageError(f"{folder}: holds an assessment; name another folder or give --overwrite")
+    make_folder(folder)
+
+
+def write_assessment(folder: Path, assessment: Assessment) -> list[Path]:
+    """Write table, description and chart; raises OutputError."""
+    from sicnn_app.assess.figure import expectation_chart
+
+    contents = (
+        tsv_bytes(list(COLUMNS), [_row(row) for row in assessment.expectations]),
+        json_bytes(_description(assessment)),
+        expectation_chart(assessment),
+    )
+    paths = [folder / name for name in FILES]
+    for path, content in zip(paths, contents, strict=True):
+        write_bytes(path, content)
+    return paths
+
+
+def show_assessment(console: Console, assessment: Assessment) -> None:
+    """Print the table, and what is suggested."""
+    settings = assessment.settings
+    console.line(
+        f"{settings.preset}, SNR {settings.snr:g} per volume, {assessment.bvals.size} volumes, "
+        f"b x volumes: {counted(assessment.bvals)}"
+    )
+    console.table(
+        "Standard deviations and errors in % of the true value",
+        (
+            "tissue",
+            "map",
+            "true value",
+            "bound",
+            *(f"error of {NAMES[method]}" for method in METHODS),
+            "bound, suggested b",
+        ),
+        [_cells(row) for row in assessment.expectations],
+    )
+    console.line("bound: Cramer-Rao, the least that one voxel allows without neighbours (Gaussian noise)")
+    console.line(
+        "error: root mean square over the voxels of one simulated phantom, one seed; below the bound where "
+        "neighbours, or the limits of the parameters, hold the estimate"
+    )
+    if assessment.typical_suggested >= assessment.typical * 0.995:
+        console.line("better b-values for the same number of volumes: none were found")
+        return
+    gains = ", ".join(
+        f"{SPECS[parameter].symbol} x {assessment.gain(parameter):.2f}"
+        for parameter in PARAMETERS
+        if np.isfinite(assessment.gain(parameter))
+    )
+    console.line(f"better b-values for the same number of volumes: {counted(assessment.suggested)}")
+    if gains:
+        console.line(f"the bounds would change by (geometric mean over the tissues): {gains}")
+
+
+def counted(bvals: np.ndarray) -> str:
+    """b-values with their numbers of volumes.
+
+    Examples
+    --------
+    >>> counted(np.array([0.0, 0.0, 50.0]))
+    '0x2 50x1'
+    """
+    return " ".join(f"{b:g}x{n}" for b, n in zip(*np.unique(bvals, return_counts=True), strict=True))
+
+
+def _row(row: Expectation) -> dict[str, Any]:
+    found: dict[str, Any] = {name: getattr(row, name) for name in list(COLUMNS)[:6]}
+    for method, errors in row.errors.items():
+        stem = method.replace("-", "_")
+        found[f"{stem}_rmse"] = None if errors is None else errors.root_mean_square
+        found[f"{stem}_bias"] = None if errors is None else errors.mean
+    return found
+
+
+def _cells(row: Expectation) -> list[str]:
+    factor, unit = UNITS[row.parameter]
+    errors = [
+        None if row.errors[method] is None else row.errors[method].root_mean_square for method in METHODS
+    ]
+    return [
+        row.tissue.replace("_", " "),
+        SPECS[row.parameter].symbol,
+        f"{factor * row.true_value:.3g}{unit}",
+        *(_share(value, row.true_value) for value in (row.bound, *errors, row.bound_suggested)),
+    ]
+
+
+def _share(value: float | None, true_value: float) -> str:
+    if value is None:
+        return "no voxels"
+    share = 100 * value / true_value
+    return f"{share:.0f} %" if share <= MOST_SHOWN else f"above {MOST_SHOWN} %"
+
+
+def _description(assessment: Assessment) -> dict[str, Any]:
+    settings = assessment.settings
+    bvals, volumes = np.unique(assessment.bvals, return_counts=True)
+    suggested, suggested_volumes = np.unique(assessment.suggested, return_counts=True)
+    return {
+        "Description": "Precision of F, D and D* to be expected from a protocol",
+        **COLUMNS,
+        "Preset": settings.preset,
+        "SNR": settings.snr,
+        "SNRDefinition": SNR_DEFINITION,
+        "BValues": bvals.tolist(),
+        "Volumes": volumes.tolist(),
+        "Shape": list(settings.shape),
+        "Texture": settings.texture,
+        "RandomSeed": settings.seed,
+        "Suggestion": {
+            "BValues": suggested.tolist(),
+            "Volumes": suggested_volumes.tolist(),
+            "Criterion": "Geometric mean over the tissues and over F, D and D* of the bound relative to the "
+            "true value",
+            "CriterionBefore": _finite(assessment.typical),
+            "CriterionAfter": _finite(assessment.typical_suggested),
+            "GainPerParameter": {parameter: _finite(assessment.gain(parameter)) for parameter in PARAMETERS},
+        },
+        "GeneratedBy": [{"Name": GENERATOR, "Version": __version__}],
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None

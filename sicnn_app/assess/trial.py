@@ -1,0 +1,91 @@
+"""A short simulation: what least squares and SI-CNN make of one noisy phantom, tissue by tissue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from sicnn_app.processing import load_estimator
+from sicnn_app.settings import EstimationSettings
+from sicnn_app.simulate.acquire import acquire, noise_sigma
+from sicnn_app.simulate.phantom import Phantom
+from sicnn_app.simulate.tissues import Tissue
+
+METHODS = ("lsq", "si-cnn")
+
+LABELS = ("f", "d", "dstar")
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Root mean square and mean of the errors over the voxels of a tissue, in the unit of the map."""
+
+    root_mean_square: float
+    mean: float
+
+
+def try_methods(
+    phantom: Phantom,
+    volumes: np.ndarray,
+    tissues: tuple[Tissue, ...],
+    *,
+    snr: float,
+    seed: int,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, dict[tuple[str, str], Errors | None]]:
+    """Estimate the maps of one noisy phantom with every method and hold them against the truth.
+
+    Volumes of one b-value are averaged; nothing is denoised, and the methods are told the true noise.
+
+    Parameters
+    ----------
+    phantom : Phantom
+    volumes : ndarray, shape (N,), s/mm^2, ascending
+        b-value of every volume.
+    tissues : tuple of Tissue
+    snr : float
+        As :data:`sicnn_app.simulate.acquire.SNR_DEFINITION`.
+    seed : int
+        Of the noise and of the training.
+    progress : callable (text, done, total), optional
+
+    Returns
+    -------
+    dict
+        By method, then by name of the tissue and label; None where a tissue has no voxel in the phantom.
+    """
+    bvals, index, count = np.unique(volumes, return_inverse=True, return_counts=True)
+    noisy = acquire(phantom, volumes, snr=snr, seed=[seed, 1])
+    signals = np.stack(
+        [noisy[..., index == position].mean(axis=-1) for position in range(bvals.size)], axis=-1
+    ).astype(np.float32)
+    sigma = noise_sigma(phantom, snr)
+    mask = phantom.mask & (signals[..., 0] > 0)
+    found = {}
+    for method in METHODS:
+        estimate = load_estimator(method)(
+            signals,
+            mask,
+            bvals,
+            sigma_per_bval=sigma / np.sqrt(count),
+            sigma=sigma,
+            settings=EstimationSettings(method=method, random_seed=seed),
+            progress=progress,
+        )
+        found[method] = {
+            (tissue.name, label): _errors(
+                estimate.maps[label], getattr(phantom, label), mask & (phantom.labels == tissue.code)
+            )
+            for tissue in tissues
+            for label in LABELS
+        }
+    return found
+
+
+def _errors(found: np.ndarray, truth: np.ndarray, voxels: np.ndarray) -> Errors | None:
+    if not voxels.any():
+        return None
+    difference = found[voxels].astype(np.float64) - truth[voxels]
+    return Errors(float(np.sqrt(np.mean(difference**2))), float(difference.mean()))

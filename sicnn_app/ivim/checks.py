@@ -1,0 +1,242 @@
+"""The questions asked of every run; thresholds have their reasons beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from sicnn_app.ivim.evidence import DOUBTFUL, GOOD, POOR, UNKNOWN, Check, Evidence
+from sicnn_app.ivim.flags import MIN_SIGNAL_TO_NOISE
+from sicnn_app.ivim.precision import cramer_rao_bounds
+from sicnn_app.ivim.series import MAX_LOW_BVAL
+
+SNR_B0 = (10.0, 20.0)
+"""Poor below, good from: two standard deviations of one averaged signal are then a perfusion fraction of 0.2
+(liver) or 0.1 (muscle, kidney)."""
+
+SNR_HIGHEST = (MIN_SIGNAL_TO_NOISE, 5.0)
+"""Of one volume, because averaging takes no noise floor off: the mean of a Rician magnitude is about
+1 / (2 SNR^2) too high (Gudbjartsson and Patz, Magn Reson Med 1995;34:910-914), 6 % and 2 % here."""
+
+LOW_BVALS = (2, 4)
+"""b-values above 0 and up to 200 s/mm^2, where perfusion shows. With b = 0 two determine S0, F and D* without
+any to spare; four hold twice what the two unknowns F and D* need."""
+
+LOWEST_BVAL = (10.0, 1.0)
+"""s/mm^2. Poor above, good up to: at b = 10 half of the signal of blood with a D* of 0.07 mm^2/s is gone."""
+
+HIGH_BVALS = (1, 2)
+"""b-values above 200 s/mm^2, where diffusion alone is left; a slope takes two."""
+
+HIGHEST_BVAL = (300.0, 400.0)
+"""s/mm^2. From twice 200 on, D has as wide a range of b for itself as the perfusion has."""
+
+RELATIVE_BOUND = (1.0, 0.25)
+"""Cramer-Rao bound over the value. Poor above 1, where noise is larger than what is measured; good up to a
+quarter: two voxels whose true values differ by half then differ by more than the noise of the difference."""
+
+NETWORK_SNR = (100.0, 50.0)
+"""After averaging. docs/accuracy.md, 12 b-values: the errors of F, D and D* in the abdomen are 0.28, 0.49 and
+0.18 of those of least squares at SNR 50 (brain: 0.28, 0.43, 0.30), less of F and D below, and 0.50, 0.75 and
+0.44 at SNR 100, beyond which nothing was measured."""
+
+NETWORK_BVALS = 10
+"""Fewest b-values of the phantoms of docs/accuracy.md. With nine, on measured abdomens, the maps repeat
+better than those of least squares, but predict another measurement no better (0.99 of the error)."""
+
+MOTION = (1.0, 0.25)
+"""Mean framewise displacement over the smallest voxel edge. Poor above a voxel, where even a small error of
+the correction mixes neighbours; up to a quarter three quarters of the signal stay in their voxel."""
+
+AT_BOUND = (0.20, 0.05)
+"""Share of voxels with a parameter at a bound. One in twenty are vessels and the rim of the mask; from one in
+five on the medians rest on voxels in which the data held no answer."""
+
+
+def _graded(value: float, limits: tuple[float, float]) -> str:
+    """Verdict on a number: poor beyond the first limit, good from the second on, on its side of the first."""
+    poor, good = limits
+    if poor < good:
+        return POOR if value < poor else GOOD if value >= good else DOUBTFUL
+    return POOR if value > poor else GOOD if value <= good else DOUBTFUL
+
+
+def _signal_at_b0(evidence: Evidence) -> Check:
+    name = f"Signal / noise at b\u00a0=\u00a0{evidence.bvals[0]:g}"
+    numbers: dict[str, float | int | None] = {"snr_b0_averaged": None}
+    if not evidence.noise_known:
+        return Check(name, "noise unknown", UNKNOWN, "The noise could not be estimated.", numbers)
+    one = float(evidence.signal[0] / evidence.sigma)
+    averaged = float(evidence.signal[0] / evidence.sigma_per_bval[0])
+    verdict = _graded(averaged, SNR_B0)
+    meaning = {
+        GOOD: "The signal stands well above the noise.",
+        DOUBTFUL: "Small perfusion fractions drown in the noise: average over regions.",
+        POOR: "Even a large perfusion fraction is hardly above the noise: acquire more, or larger voxels.",
+    }[verdict]
+    numbers["snr_b0_averaged"] = averaged
+    return Check(name, f"{averaged:.3g} averaged, {one:.3g} per volume", verdict, meaning, numbers)
+
+
+def _signal_at_highest_b(evidence: Evidence) -> Check:
+    name = f"Signal / noise at b\u00a0=\u00a0{evidence.bvals[-1]:g}"
+    numbers: dict[str, float | int | None] = {"snr_highest_b_averaged": None}
+    if not evidence.noise_known:
+        return Check(name, "noise unknown", UNKNOWN, "The noise could not be estimated.", numbers)
+    one = float(evidence.signal[-1] / evidence.sigma)
+    averaged = float(evidence.signal[-1] / evidence.sigma_per_bval[-1])
+    verdict = _graded(one, SNR_HIGHEST)
+    meaning = {
+        GOOD: "The noise floor of magnitude images does not matter.",
+        DOUBTFUL: "The noise floor lifts the signal by a few per cent, which lowers D a little.",
+        POOR: "The noise floor bends the decay and D gets too low: leave out the highest b-values "
+        "(--max-bval), or read D with care.",
+    }[verdict]
+    numbers["snr_highest_b_averaged"] = averaged
+    return Check(name, f"{one:.3g} per volume, {averaged:.3g} averaged", verdict, meaning, numbers)
+
+
+def _low_bvals(evidence: Evidence) -> Check:
+    lowest = float(evidence.bvals[0])
+    count = int(np.count_nonzero((evidence.bvals > 0) & (evidence.bvals <= MAX_LOW_BVAL)))
+    verdict = _worst(_graded(count, LOW_BVALS), _graded(lowest, LOWEST_BVAL))
+    meaning = {
+        GOOD: "The fast decay of the blood signal is sampled.",
+        DOUBTFUL: "The fast decay is sampled sparsely: F and D* are easily confused.",
+        POOR: "The fast decay is not sampled, F and D* cannot be told: acquire more low b-values.",
+    }[verdict]
+    value = f"{count} from above 0 to {MAX_LOW_BVAL:g}, lowest b = {lowest:g}"
+    return Check("Low b-values", value, verdict, meaning, {"low_b_values": count})
+
+
+def _high_bvals(evidence: Evidence) -> Check:
+    highest = float(evidence.bvals[-1])
+    count = int(np.count_nonzero(evidence.bvals > MAX_LOW_BVAL))
+    verdict = _worst(_graded(count, HIGH_BVALS), _graded(highest, HIGHEST_BVAL))
+    meaning = {
+        GOOD: "Diffusion can be told from perfusion.",
+        DOUBTFUL: "Diffusion and perfusion are told apart with little to spare: errors of D go into F.",
+        POOR: "No range of b is left to diffusion alone: D and F are mixed; acquire higher b-values.",
+    }[verdict]
+    value = f"{count} above {MAX_LOW_BVAL:g}, highest b = {highest:g}"
+    return Check("High b-values", value, verdict, meaning, {"high_b_values": count})
+
+
+def _precision(label: str, symbol: str) -> Callable[[Evidence], Check]:
+    def check(evidence: Evidence) -> Check:
+        name = f"Precision of {symbol}"
+        column = f"bound_{label}"
+        if not evidence.noise_known:
+            return Check(name, "noise unknown", UNKNOWN, "The noise could not be estimated.", {column: None})
+        tissue = evidence.tissue
+        noise = evidence.sigma_per_bval / evidence.signal[0]
+        bounds = cramer_rao_bounds(evidence.bvals, noise, tissue.f, tissue.d, tissue.dstar)
+        relative = float(bounds[label]) / getattr(tissue, label)
+        verdict = _graded(relative, RELATIVE_BOUND)
+        value = f"± {100 * relative:.3g} % of {_in_units(label, getattr(tissue, label))} ({tissue.name})"
+        if not np.isfinite(relative):
+            meaning = "These b-values do not determine it, whatever the noise."
+            return Check(name, "not determined", verdict, meaning, {column: None})
+        voxels = f"about {np.ceil((relative / RELATIVE_BOUND[1]) ** 2):.0f} voxels"
+        meaning = {
+            GOOD: "Single voxels can be compared.",
+            DOUBTFUL: f"Compare means over {voxels} or more, not single voxels.",
+            POOR: f"The noise of a voxel is larger than the value: believe means over {voxels} or more only.",
+        }[verdict]
+        return Check(name, value, verdict, meaning, {column: relative})
+
+    return check
+
+
+def _network(evidence: Evidence) -> Check:
+    name = "Worth of a network"
+    if not evidence.noise_known:
+        return Check(
+            name, "noise unknown", UNKNOWN, "The noise could not be estimated.", {"snr_averaged": None}
+        )
+    ratio = float(evidence.signal[0] / np.sqrt(np.mean(np.square(evidence.sigma_per_bval))))
+    few = evidence.bvals.size < NETWORK_BVALS
+    verdict = _worst(_graded(ratio, NETWORK_SNR), DOUBTFUL if few else GOOD)
+    if ratio > NETWORK_SNR[0]:
+        meaning = (
+            "The gain shrinks with the noise and was not measured with so little of it: read the maps of "
+            "least squares."
+        )
+    elif ratio > NETWORK_SNR[1]:
+        meaning = (
+            "Errors of SI-CNN on phantoms are half to three quarters of those of least squares: look at "
+            "both, and trust least squares in small structures of unusual tissue."
+        )
+    elif few:
+        meaning = (
+            "With so few b-values the maps repeat better than those of least squares, but predict another "
+            "measurement no better: look at both."
+        )
+    else:
+        meaning = "On phantoms the errors of SI-CNN are at most half of those of least squares."
+    if evidence.method == "lsq" and verdict == GOOD:
+        meaning += " Try --method si-cnn."
+    value = f"SNR {ratio:.3g} after averaging, {evidence.bvals.size} b-values"
+    return Check(name, value, verdict, meaning, {"snr_averaged": ratio})
+
+
+def _motion(evidence: Evidence) -> Check:
+    name = "Motion"
+    numbers: dict[str, float | int | None] = {
+        "framewise_displacement_mean": None,
+        "framewise_displacement_max": None,
+    }
+    displacements = evidence.displacements
+    if displacements is None or not np.isfinite(displacements).any():
+        meaning = "Nobody looked for motion: watch the b-value images, or use --motion-correction rigid."
+        return Check(name, "not measured", UNKNOWN, meaning, numbers)
+    mean, largest = float(np.nanmean(displacements)), float(np.nanmax(displacements))
+    numbers |= {"framewise_displacement_mean": mean, "framewise_displacement_max": largest}
+    verdict = _graded(mean / evidence.voxel_edge, MOTION)
+    meaning = {
+        GOOD: "It was small, and is corrected.",
+        DOUBTFUL: "It is corrected, but edges of organs are blurred: mistrust values there.",
+        POOR: "More than correction makes good: leave out the volumes that moved, or measure again.",
+    }[verdict]
+    value = f"{mean:.2g} mm on average, at most {largest:.2g} mm; voxel {evidence.voxel_edge:.2g} mm"
+    return Check(name, value, verdict, meaning, numbers)
+
+
+def _at_bounds(evidence: Evidence) -> Check:
+    name = "Voxels at a bound"
+    if evidence.at_bound is None:
+        return Check(name, "no voxels", UNKNOWN, "There are no voxels to count.")
+    verdict = _graded(evidence.at_bound, AT_BOUND)
+    meaning = {
+        GOOD: "The data hold an answer nearly everywhere.",
+        DOUBTFUL: "Some voxels hold no answer: leave the flagged ones out.",
+        POOR: "Many voxels hold no answer: use unflagged voxels only, and look where the others lie.",
+    }[verdict]
+    value = f"{100 * evidence.at_bound:.1f} %"
+    if evidence.conventional_at_bound is not None:
+        value += f"; conventional fit {100 * evidence.conventional_at_bound:.1f} %"
+    return Check(name, value, verdict, meaning)
+
+
+def _in_units(label: str, value: float) -> str:
+    return f"{100 * value:.3g} %" if label == "f" else f"{1e3 * value:.3g} × 10⁻³ mm²/s"
+
+
+def _worst(*verdicts: str) -> str:
+    return next(word for word in (POOR, DOUBTFUL, GOOD) if word in verdicts)
+
+
+CHECKS: dict[str, Callable[[Evidence], Check]] = {
+    "snr_b0": _signal_at_b0,
+    "snr_highest_b": _signal_at_highest_b,
+    "low_b_values": _low_bvals,
+    "high_b_values": _high_bvals,
+    "precision_f": _precision("f", "F"),
+    "precision_d": _precision("d", "D"),
+    "precision_dstar": _precision("dstar", "D*"),
+    "network": _network,
+    "motion": _motion,
+    "at_bound": _at_bounds,
+}
+"""By the name that tables use, in the order of the report."""

@@ -1,0 +1,73 @@
+"""The maps of a method beside those of the conventional fit, in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from sicnn_app.ivim.flags import NEGLIGIBLE_F
+
+COMPARED = ("f", "d", "dstar", "s0")
+"""Labels of the maps that are compared; the residual is a property of the fit, not of the tissue."""
+
+LEAST_VOXELS = 3
+"""Below it a correlation is 1 or says nothing."""
+
+
+def comparable(
+    label: str, maps: Mapping[str, np.ndarray], conventional: Mapping[str, np.ndarray], voxels: np.ndarray
+) -> np.ndarray:
+    """Which of some voxels have a meaning in both maps: D* needs some perfusion in each.
+
+    Parameters
+    ----------
+    label : str
+        One of :data:`COMPARED`.
+    maps, conventional : mapping of str to ndarray, shape (...)
+        By label; F as a fraction.
+    voxels : ndarray, shape (...), bool
+
+    Returns
+    -------
+    ndarray, shape (...), bool
+    """
+    if label != "dstar":
+        return voxels
+    return voxels & (maps["f"] >= NEGLIGIBLE_F) & (conventional["f"] >= NEGLIGIBLE_F)
+
+
+def agreement(
+    label: str, maps: Mapping[str, np.ndarray], conventional: Mapping[str, np.ndarray], voxels: np.ndarray
+) -> dict[str, float | int | None]:
+    """How far a map and that of the conventional fit agree.
+
+    Parameters
+    ----------
+    label : str
+        One of :data:`COMPARED`.
+    maps, conventional : mapping of str to ndarray, shape (...)
+        By label; F as a fraction, D and D* in mm^2/s, S0 in units of the image.
+    voxels : ndarray, shape (...), bool
+        Those to look at; for D* only where F of both has a meaning.
+
+    Returns
+    -------
+    dict
+        ``voxels``; ``median_difference`` and ``median_absolute_difference`` (map minus conventional fit) in
+        the unit of the map; ``pearson`` and ``spearman``, the correlations of values and of ranks. None where
+        there are too few voxels, or nothing varies.
+    """
+    from scipy.stats import pearsonr, spearmanr
+
+    chosen = comparable(label, maps, conventional, voxels)
+    one, other = (np.asarray(found[label][chosen], dtype=np.float64) for found in (maps, conventional))
+    difference = one - other
+    varied = one.size >= LEAST_VOXELS and bool(np.ptp(one) > 0 and np.ptp(other) > 0)
+    return {
+        "voxels": int(one.size),
+        "median_difference": float(np.median(difference)) if one.size else None,
+        "median_absolute_difference": float(np.median(np.abs(difference))) if one.size else None,
+        "pearson": float(pearsonr(one, other).statistic) if varied else None,
+        "spearman": float(spearmanr(one, other).statistic) if varied else None,
+    }

@@ -1,0 +1,144 @@
+"""The part of the report that holds a run's maps against those of the conventional fit."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sicnn_app.ivim.comparison import COMPARED, comparable
+from sicnn_app.report import charts, figures
+from sicnn_app.report.collect import RunDerivatives
+from sicnn_app.report.display import Display
+from sicnn_app.report.facts import MISSING, Facts, count_of, format_number
+from sicnn_app.report.picture import Picture, baseline_of, percent, picture_name, range_words
+from sicnn_app.report.quantities import (
+    HISTOGRAM_LABELS,
+    Quantity,
+    difference_quantities,
+    shown_quantities,
+)
+from sicnn_app.report.tables import METHOD_NAMES
+
+LEAST_SQUARES = "least squares"
+
+COMPARISON_HEAD = (
+    "Map",
+    "Median difference",
+    "Median absolute difference",
+    "Correlation",
+    "Of ranks",
+    "Voxels",
+)
+
+
+def method_of(run: RunDerivatives) -> str:
+    """Method of the run's own maps, as texts name it."""
+    method = Facts(run.parameters, run.qc_row).text("method")
+    return METHOD_NAMES.get(method, method)
+
+
+def comparison_rows(run: RunDerivatives) -> list[list[str]]:
+    """The agreement that the QC table records, one row per map; empty without a conventional fit."""
+    if not run.conventional:
+        return []
+    facts, rows = Facts(run.qc_row), []
+    for quantity in shown_quantities(run.mask_label):
+        label = quantity.spec.label
+        if label not in COMPARED:
+            continue
+        differences = (
+            _scaled(facts, f"lsq_{label}_{name}", quantity.factor)
+            for name in ("median_difference", "median_absolute_difference")
+        )
+        voxels = facts.number(f"lsq_{label}_voxels")
+        correlations = (facts.get(f"lsq_{label}_{name}") for name in ("pearson", "spearman"))
+        rows.append(
+            [
+                f"{quantity.spec.symbol} ({quantity.unit})",
+                *(format_number(value) for value in (*differences, *correlations)),
+                MISSING if voxels is None else f"{voxels:,.0f}",
+            ]
+        )
+    return rows
+
+
+def difference_pictures(run: RunDerivatives, display: Display) -> list[Picture]:
+    """Maps of the difference from the conventional fit, as far as both are there."""
+    title = f"{method_of(run)} minus {LEAST_SQUARES}"
+    return [
+        _difference(run, display, quantity)
+        for quantity in difference_quantities(run.mask_label, title)
+        if _both(run, quantity)
+    ]
+
+
+def scatter_pictures(run: RunDerivatives) -> list[Picture]:
+    """Charts of F, D and D* against the conventional fit, as far as both are there."""
+    return [
+        _scatter(run, quantity)
+        for quantity in shown_quantities(run.mask_label)
+        if quantity.spec.label in HISTOGRAM_LABELS and _both(run, quantity)
+    ]
+
+
+def _both(run: RunDerivatives, quantity: Quantity) -> bool:
+    needed = {quantity.spec.label} | ({"f"} if quantity.spec.label == "dstar" else set())
+    return needed <= run.maps.keys() and needed <= run.conventional.keys()
+
+
+def _shown(run: RunDerivatives, label: str, voxels: np.ndarray) -> np.ndarray:
+    # The masks of maps that were changed by hand may differ.
+    both = np.isfinite(run.maps[label]) & np.isfinite(run.conventional[label])
+    return both & comparable(label, run.maps, run.conventional, voxels)
+
+
+def _scaled(facts: Facts, name: str, factor: float) -> float | None:
+    number = facts.number(name)
+    return None if number is None else factor * number
+
+
+def _difference(run: RunDerivatives, display: Display, quantity: Quantity) -> Picture:
+    label = quantity.spec.label
+    shown = _shown(run, label, run.mask)
+    difference = run.maps[label] - run.conventional[label]
+    low, high = quantity.limits(difference)
+    inside = difference[shown].astype(np.float64) * quantity.factor
+    beyond = 100.0 * float(((inside < low) | (inside > high)).mean()) if inside.size else 0.0
+    caption = [f"Colour range ± {quantity.with_unit(high)}, {range_words(run, quantity)}."]
+    if beyond:
+        caption.append(f"{percent(beyond)} of the voxels lie outside it.")
+    if not np.array_equal(shown, run.mask):
+        caption.append("Without colour where F of either is too small for D* to mean anything.")
+    number = _scaled(Facts(run.qc_row), f"lsq_{label}_median_difference", quantity.factor)
+    median = "" if number is None else f"; the median difference is {format_number(number)} {quantity.unit}"
+    return Picture(
+        file_name=picture_name(run, f"{label}difference", "png"),
+        content=figures.map_picture(difference, run.mask, baseline_of(run), display, quantity, shown=shown),
+        title=f"{quantity.spec.symbol}, {quantity.title}",
+        caption=" ".join(caption),
+        alt=f"Map of {quantity.spec.symbol}, {quantity.title}, on {count_of(len(display.slices), 'slice')}"
+        f"{median}.",
+    )
+
+
+def _scatter(run: RunDerivatives, quantity: Quantity) -> Picture:
+    label, symbol, own = quantity.spec.label, quantity.spec.symbol, method_of(run)
+    unflagged = run.mask if run.flags is None else run.mask & (run.flags == 0)
+    voxels = _shown(run, label, unflagged)
+    facts = Facts(run.qc_row)
+    correlation, of_ranks = (
+        format_number(facts.get(f"lsq_{label}_{name}")) for name in ("pearson", "spearman")
+    )
+    counted = count_of(int(voxels.sum()), "voxel")
+    agreement = f"Correlation {correlation}, of ranks {of_ranks}, over {counted} without a flag"
+    return Picture(
+        file_name=picture_name(run, f"{label}scatter", "svg"),
+        content=charts.scatter_chart(
+            run.conventional[label][voxels].astype(np.float64),
+            run.maps[label][voxels].astype(np.float64),
+            quantity,
+            (LEAST_SQUARES, own),
+        ),
+        title=f"{symbol} against {LEAST_SQUARES}",
+        caption=f"{agreement}. Darker: more voxels; dashed: equal values; the rim holds what lies beyond.",
+        alt=f"{symbol} by {own} over {symbol} by {LEAST_SQUARES}, voxel by voxel. {agreement}.",
+    )

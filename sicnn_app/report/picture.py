@@ -1,0 +1,45 @@
+"""A picture of the report with the words around it, and what several kinds of them share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sicnn_app.report.collect import RunDerivatives
+from sicnn_app.report.quantities import Quantity
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture file and the words around it."""
+
+    file_name: str
+    content: bytes
+    title: str
+    caption: str
+    alt: str
+
+
+def picture_name(run: RunDerivatives, desc: str, ending: str) -> str:
+    """File name of a picture of a run."""
+    return f"{run.name}_desc-{desc}_dwi.{ending}"
+
+
+def baseline_of(run: RunDerivatives) -> np.ndarray | None:
+    """What lies below the maps: the measured image at the lowest b-value, or else the S0 map."""
+    if run.measured is not None:
+        return run.measured.baseline
+    return run.maps.get("s0")
+
+
+def range_words(run: RunDerivatives, quantity: Quantity) -> str:
+    """Where the colour range of a map comes from."""
+    if quantity.fixed_range is None:
+        return "chosen from the data"
+    return f"the same in every {run.mask_label} report" if run.mask_label else "the same in every report"
+
+
+def percent(share: float) -> str:
+    """A percentage in words."""
+    return "less than 0.1 %" if 0 < share < 0.1 else f"{share:.1f} %"

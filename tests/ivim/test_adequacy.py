@@ -1,0 +1,141 @@
+"""The verdict on a run: it follows the data, and every word has its number."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sicnn_app.ivim.adequacy import judge
+from sicnn_app.ivim.checks import CHECKS
+from sicnn_app.ivim.evidence import DOUBTFUL, GOOD, POOR, TYPICAL, UNKNOWN, VERDICTS, Evidence
+from sicnn_app.ivim.signal import ivim_signal
+from sicnn_app.simulate.tissues import TISSUES
+
+BVALS = np.array([0, 10, 20, 40, 80, 120, 200, 300, 400, 600, 800], dtype=float)
+RANK = {POOR: 0, DOUBTFUL: 1, GOOD: 2}
+
+
+def evidence(snr: float = 40.0, *, bvals: np.ndarray = BVALS, repeats: int = 4, **changes) -> Evidence:
+    """A liver of which every volume has this signal-to-noise ratio at b = 0."""
+    tissue = TYPICAL["body"]
+    known = Evidence(
+        anatomy="body",
+        method="si-cnn",
+        bvals=bvals,
+        signal=ivim_signal(bvals, tissue.f, tissue.d, tissue.dstar, 500.0),
+        sigma=500.0 / snr,
+        sigma_per_bval=np.full(bvals.size, 500.0 / snr / np.sqrt(repeats)),
+        at_bound=0.01,
+        conventional_at_bound=0.08,
+        displacements=np.array([np.nan, 0.1, 0.3]),
+        voxel_edge=2.0,
+    )
+    return replace(known, **changes)
+
+
+def verdicts(known: Evidence) -> dict[str, str]:
+    return {key: check.verdict for key, check in judge(known).checks.items()}
+
+
+def test_a_good_measurement_is_called_good():
+    found = judge(evidence(150.0))
+    assert found.verdict == GOOD
+    assert found.sentence == "Good. A single voxel of typical tissue (liver) determines F, D and D* well."
+    assert {check.verdict for key, check in found.checks.items() if key != "network"} == {GOOD}
+
+
+def test_dstar_alone_makes_a_measurement_doubtful_and_says_so():
+    brain = evidence(100.0, anatomy="brain", repeats=16)
+    found = verdicts(brain)
+    assert found["precision_f"] != POOR and found["precision_d"] == GOOD
+    noisy = evidence(40.0, anatomy="brain")
+    assert verdicts(noisy)["precision_dstar"] == POOR
+    assert "D* hardly or not" in judge(noisy).sentence and "cortical grey matter" in judge(noisy).sentence
+
+
+@given(st.floats(1.0, 300.0), st.floats(1.0, 5.0))
+def test_less_noise_never_makes_a_verdict_on_the_data_worse(snr, factor):
+    before, after = verdicts(evidence(snr)), verdicts(evidence(snr * factor))
+    for key in before.keys() - {"network"}:
+        assert RANK.get(after[key], 3) >= RANK.get(before[key], 3), key
+    assert RANK[after["network"]] <= RANK[before["network"]]
+    assert RANK[judge(evidence(snr * factor)).verdict] >= RANK[judge(evidence(snr)).verdict]
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "expected"),
+    [
+        ({"bvals": np.array([0.0, 100.0, 200.0, 400.0, 800.0])}, "low_b_values", DOUBTFUL),
+        ({"bvals": np.array([0.0, 150.0, 400.0, 600.0, 800.0])}, "low_b_values", POOR),
+        ({"bvals": np.array([5.0, 20.0, 50.0, 100.0, 400.0, 800.0])}, "low_b_values", DOUBTFUL),
+        ({"bvals": np.array([50.0, 60.0, 80.0, 100.0, 400.0, 800.0])}, "low_b_values", POOR),
+        ({"bvals": np.array([0.0, 10.0, 20.0, 50.0, 100.0, 600.0])}, "high_b_values", DOUBTFUL),
+        ({"bvals": np.array([0.0, 10.0, 20.0, 50.0, 100.0, 250.0])}, "high_b_values", POOR),
+        ({"displacements": None}, "motion", UNKNOWN),
+        ({"displacements": np.array([np.nan])}, "motion", UNKNOWN),
+        ({"displacements": np.array([1.0, 1.5])}, "motion", DOUBTFUL),
+        ({"displacements": np.array([1.0, 1.5]), "voxel_edge": 6.0}, "motion", GOOD),
+        ({"displacements": np.array([1.0, 9.0])}, "motion", POOR),
+        ({"at_bound": 0.1}, "at_bound", DOUBTFUL),
+        ({"at_bound": 0.4}, "at_bound", POOR),
+        ({"at_bound": None}, "at_bound", UNKNOWN),
+    ],
+)
+def test_what_is_weak_is_named(changes, key, expected):
+    known = evidence(150.0, **changes)
+    found = judge(known)
+    assert found.checks[key].verdict == expected
+    if expected in (POOR, DOUBTFUL):
+        assert found.verdict == expected
+        assert found.checks[key].name.lower() in found.sentence
+
+
+def test_without_noise_nothing_is_claimed_of_it():
+    found = judge(evidence(sigma=0.0, sigma_per_bval=np.zeros(BVALS.size)))
+    told = {key for key, check in found.checks.items() if check.verdict != UNKNOWN}
+    assert told == {"low_b_values", "high_b_values", "motion", "at_bound"}
+    assert "determines" not in found.sentence
+    assert found.checks["precision_f"].numbers == {"bound_f": None}
+
+
+def test_b_values_that_determine_nothing_say_so_and_give_no_number():
+    found = judge(evidence(bvals=np.array([0.0, 50.0, 800.0]))).checks["precision_dstar"]
+    assert (found.value, found.verdict, found.numbers) == ("not determined", POOR, {"bound_dstar": None})
+
+
+def test_a_network_pays_where_noise_is_strong_and_b_values_are_many():
+    assert verdicts(evidence(20.0))["network"] == GOOD
+    assert verdicts(evidence(40.0))["network"] == DOUBTFUL
+    assert verdicts(evidence(80.0))["network"] == POOR
+    assert verdicts(evidence(20.0, bvals=BVALS[:9]))["network"] == DOUBTFUL
+    assert "--method si-cnn" in judge(evidence(20.0, method="lsq")).checks["network"].meaning
+
+
+def test_numbers_are_those_of_the_evidence():
+    found = judge(evidence(30.0, repeats=9)).checks
+    assert found["snr_b0"].numbers["snr_b0_averaged"] == pytest.approx(90.0)
+    assert found["low_b_values"].numbers["low_b_values"] == 6
+    assert found["high_b_values"].numbers["high_b_values"] == 4
+    assert found["motion"].numbers["framewise_displacement_mean"] == pytest.approx(0.2)
+    assert found["motion"].numbers["framewise_displacement_max"] == pytest.approx(0.3)
+
+
+def test_every_check_has_words_and_a_verdict():
+    for known in (evidence(2.0), evidence(25.0), evidence(500.0), evidence(anatomy="brain", method="lsq")):
+        found = judge(known)
+        assert tuple(found.checks) == tuple(CHECKS)
+        for check in found.checks.values():
+            assert check.verdict in VERDICTS and check.name and check.value
+            assert check.meaning.endswith(".")
+
+
+def test_typical_tissues_are_those_of_the_phantoms():
+    for anatomy, preset, name in (("body", "abdomen", "liver"), ("brain", "brain", "cortical_grey_matter")):
+        (tissue,) = (tissue for tissue in TISSUES[preset] if tissue.name == name)
+        typical = TYPICAL[anatomy]
+        assert (typical.f, typical.d, typical.dstar) == (tissue.f, tissue.d, tissue.dstar)
+        assert typical.name.replace(" ", "_") == name and typical.source.split(" (")[0] in tissue.source
