@@ -19,7 +19,7 @@ from sicnn_app.bids.sidecar import (
     sources,
 )
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
-from sicnn_app.ivim.maps import MAPS
+from sicnn_app.ivim.maps import MAPS, SPREAD_LABELS
 from sicnn_app.ivim.run import RunResult
 
 MAX_CURVE_POINTS = 500
@@ -144,6 +144,11 @@ def _statistics(result: RunResult) -> dict[str, Any]:
         )
         row[f"{spec.label}_median"] = middle
         row[f"{spec.label}_iqr"] = None if high is None else high - low
+    for label in SPREAD_LABELS:
+        spread = result.estimate.maps.get(f"{label}_std")
+        where = perfused if label == "dstar" else mask
+        known = spread is not None and where.any()
+        row[f"{label}_std_median"] = float(np.median(spread[where])) if known else None
     return row
 
 
@@ -194,6 +199,13 @@ def qc_columns() -> dict[str, dict[str, str]]:
             columns[f"{spec.label}_{suffix}"] = {
                 "LongName": f"{word} of {spec.symbol}",
                 "Description": f"{word} over the voxels inside the mask{condition}. {spec.description}",
+                "Units": spec.unit,
+            }
+        if spec.label in SPREAD_LABELS:
+            columns[f"{spec.label}_std_median"] = {
+                "LongName": f"Median standard deviation of {spec.symbol}",
+                "Description": f"Median over the voxels inside the mask{condition} of the standard deviation "
+                "over an ensemble of networks; n/a for a single network",
                 "Units": spec.unit,
             }
     reasons = {"flagged": "Any reason not to trust the voxel"}

@@ -16,13 +16,11 @@ from sicnn_app.bids.comparison import conventional_result, conventional_sidecar
 from sicnn_app.errors import InternalError
 from sicnn_app.ivim.comparison import COMPARED
 from sicnn_app.ivim.flags import FLAGS
-from sicnn_app.ivim.maps import MAPS
+from sicnn_app.ivim.maps import MAPS, SPREAD_LABELS
 from sicnn_app.ivim.run import DwiRun, RunResult
 
 SPREAD_SUFFIX = "_std"
 """Key of a map's standard deviation over an ensemble in ``Estimate.maps``: ``f_std``."""
-
-SPREAD_LABELS = ("f", "d", "dstar")
 
 ANATOMIES = ("brain", "body")
 

@@ -60,6 +60,9 @@ MAPS: tuple[MapSpec, ...] = (
 )
 """Every map of the contract, in the order in which it is written and shown."""
 
+SPREAD_LABELS = ("f", "d", "dstar")
+"""Maps of which an ensemble also gives the standard deviation, ``f_std`` and so on."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -68,7 +71,8 @@ class Estimate:
     Attributes
     ----------
     maps : dict of str to ndarray, shape (X, Y, Z), float32
-        One array per :data:`MAPS` label: finite inside the mask, NaN outside.
+        One array per :data:`MAPS` label, and of an ensemble one per :data:`SPREAD_LABELS` with ``_std``
+        appended: finite inside the mask, NaN outside.
     predicted : ndarray, shape (X, Y, Z, B), float32, units of the source image
         Signals the maps predict; 0 outside the mask.
     history : list of dict

@@ -16,12 +16,14 @@ import numpy as np
 from sicnn_app.ivim.bvalues import bvalue_tolerance, group_bvalues
 from sicnn_app.ivim.comparison import COMPARED
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
-from sicnn_app.ivim.maps import MAPS
+from sicnn_app.ivim.maps import MAPS, SPREAD_LABELS
 
 _OUTPUT_NAME = re.compile(
     r"(?P<run>.+)_(model-ivim_param-[a-z0-9]+(_desc-[a-z0-9]+)?_dwimap|desc-ivimflags_dseg|desc-preproc_dwi"
     r"|desc-(brain|body)_mask|desc-(ivim|training|motion)_qc)\.(nii\.gz|json|tsv|bval|bvec)"
 )
+_BESIDE = ((COMPARED, "lsq", "of least squares"), (SPREAD_LABELS, "std", "standard deviation"))
+"""Maps besides the main ones: of what, with which ``desc``, and how problems name them."""
 MASK_LABELS = ("brain", "body")
 _READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError)
 
@@ -58,6 +60,8 @@ class RunDerivatives:
         The stem ``<src>``.
     maps : dict of str to ndarray, shape (X, Y, Z)
         The parameter maps found, by label.
+    spread : dict of str to ndarray, shape (X, Y, Z)
+        The standard deviations over an ensemble found, by the label of the map; empty for one network.
     conventional : dict of str to ndarray, shape (X, Y, Z)
         The maps of the conventional fit found, by label; empty when there is none to compare with.
     mask : ndarray, shape (X, Y, Z), bool, or None
@@ -84,6 +88,7 @@ class RunDerivatives:
 
     name: str
     maps: dict[str, np.ndarray] = field(default_factory=dict)
+    spread: dict[str, np.ndarray] = field(default_factory=dict)
     conventional: dict[str, np.ndarray] = field(default_factory=dict)
     mask: np.ndarray | None = None
     mask_label: str | None = None
@@ -183,10 +188,9 @@ def collect_run(output_dir: Path, subject: str, session: str | None, name: str) 
         for spec in MAPS
     }
     volumes |= {
-        f"{label} of least squares": _volume(
-            beside(f"_model-ivim_param-{label}_desc-lsq_dwimap.nii.gz"), problems
-        )
-        for label in COMPARED
+        f"{label} {words}": _volume(beside(f"_model-ivim_param-{label}_desc-{desc}_dwimap.nii.gz"), problems)
+        for labels, desc, words in _BESIDE
+        for label in labels
     }
     volumes |= {label: _volume(beside(f"_desc-{label}_mask.nii.gz"), problems) for label in MASK_LABELS}
     volumes["flags"] = _volume(beside("_desc-ivimflags_dseg.nii.gz"), problems)
@@ -208,10 +212,9 @@ def collect_run(output_dir: Path, subject: str, session: str | None, name: str) 
     run = RunDerivatives(
         name=name,
         maps=maps,
-        conventional={
-            label: found[f"{label} of least squares"].data
-            for label in COMPARED
-            if f"{label} of least squares" in found
+        **{
+            name: {label: found[f"{label} {words}"].data for label in labels if f"{label} {words}" in found}
+            for name, (labels, _, words) in zip(("conventional", "spread"), _BESIDE, strict=True)
         },
         mask=mask,
         mask_label=mask_label,

@@ -17,6 +17,7 @@ from sicnn_app.report.comparison import COMPARISON_HEAD, comparison_rows, method
 from sicnn_app.report.facts import MISSING
 from sicnn_app.report.picture import Picture
 from sicnn_app.report.pictures import RunPictures, draw_run
+from sicnn_app.report.spread import SPREAD_HEAD, spread_rows, spread_words
 from sicnn_app.report.tables import SUMMARY_HEAD, SUMMARY_WORDS, RunTables, tabulate_run
 from sicnn_app.report.viewer import view_run
 
@@ -170,6 +171,10 @@ def _run_context(run: RunDerivatives, tables: RunTables, pictures: RunPictures, 
         "map_figures": _figures(pictures.maps),
         "histograms": _figures(pictures.histograms),
         "own_method": method_of(run),
+        "spread_figures": _figures(pictures.spread),
+        "spread_rows": spread_rows(run),
+        "spread_head": SPREAD_HEAD,
+        "spread_words": spread_words(run),
         "difference_figures": _figures(pictures.differences),
         "scatter_figures": _figures(pictures.scatters),
         "comparison_rows": comparison_rows(run),
@@ -183,6 +188,7 @@ def _run_context(run: RunDerivatives, tables: RunTables, pictures: RunPictures, 
         ("adequacy", "Adequacy", context["adequacy"] is not None),
         ("done", "What was done", True),
         ("maps", "Maps", bool(context["map_figures"])),
+        ("spread", "How sure", bool(context["spread_rows"])),
         ("comparison", "Against the conventional fit", bool(context["comparison_rows"])),
         ("motion", "Motion", bool(context["motion_figures"])),
         ("signals", "Signals", bool(context["signal_figures"] or context["bvalue_rows"])),

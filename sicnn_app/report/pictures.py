@@ -14,6 +14,7 @@ from sicnn_app.report.display import Display, plan_display
 from sicnn_app.report.facts import as_number, count_of, format_number, in_words
 from sicnn_app.report.picture import Picture, baseline_of, percent, picture_name, range_words
 from sicnn_app.report.quantities import HISTOGRAM_LABELS, Quantity, shown_quantities
+from sicnn_app.report.spread import spread_pictures
 
 _PER_ITERATION = (
     ("training_signal_change", 1.0, "relative change", "Change of the training signals", "signalchange"),
@@ -32,6 +33,7 @@ class RunPictures:
     convention: str = ""
     maps: list[Picture] = field(default_factory=list)
     histograms: list[Picture] = field(default_factory=list)
+    spread: list[Picture] = field(default_factory=list)
     differences: list[Picture] = field(default_factory=list)
     scatters: list[Picture] = field(default_factory=list)
     motion: list[Picture] = field(default_factory=list)
@@ -45,6 +47,7 @@ class RunPictures:
         return [
             *self.maps,
             *self.histograms,
+            *self.spread,
             *self.differences,
             *self.scatters,
             *self.motion,
@@ -67,6 +70,7 @@ def draw_run(run: RunDerivatives) -> RunPictures:
         histograms=[
             _histogram(run, quantity) for quantity in shown if quantity.spec.label in HISTOGRAM_LABELS
         ],
+        spread=spread_pictures(run, display),
         differences=difference_pictures(run, display),
         scatters=scatter_pictures(run),
         motion=motion,

@@ -117,6 +117,33 @@ def shown_quantities(anatomy: str | None) -> tuple[Quantity, ...]:
 
 HISTOGRAM_LABELS = ("f", "d", "dstar")
 
+SPREAD_RANGES = {"f": 0.1, "d": 0.6e-3, "dstar": 0.05}
+"""Upper end of the colour range of standard deviations, in the unit of the file."""
+
+BRAIN_SPREAD_RANGES = {"f": 0.05}
+
+
+def spread_quantities(anatomy: str | None) -> tuple[Quantity, ...]:
+    """Standard deviations of F, D and D* as shown: all in one colour map, so that none is taken for a map.
+
+    Parameters
+    ----------
+    anatomy : {"brain", "body", None}
+    """
+    ends = {**SPREAD_RANGES, **(BRAIN_SPREAD_RANGES if anatomy == "brain" else {})}
+    return tuple(
+        replace(
+            quantity,
+            title=f"standard deviation of the {quantity.title}",
+            cmap="cividis",
+            unit="percentage points" if quantity.unit == "%" else quantity.unit,
+            fixed_range=(0.0, ends[quantity.spec.label]),
+        )
+        for quantity in shown_quantities(anatomy)
+        if quantity.spec.label in ends
+    )
+
+
 DIFFERENCE_RANGES = {"f": 0.2, "d": 1e-3, "dstar": 0.05}
 """Half of the colour range of differences, in the unit of the file: about what the organs differ by."""
 
