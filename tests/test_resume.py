@@ -128,6 +128,20 @@ def test_a_stopped_training_goes_on_to_the_same_maps(app, made, tmp_path, monkey
     assert remains(out) == []
 
 
+def test_a_stop_in_the_conventional_fit_does_not_lose_the_training(app, made, tmp_path, monkeypatch, often):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    assert train(app, made, whole).code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "sicnn_app.lsq.estimate.estimate_lsq", lambda *_, **__: signal.raise_signal(signal.SIGTERM)
+        )
+        assert train(app, made, out).code == 75
+    again = train(app, made, out)
+    assert again.code == 0 and "sub-01: resumed after" in again.out
+    assert results(out) == results(whole)
+    assert any("desc-lsq" in name for name in results(out))
+
+
 def test_a_stop_between_two_runs_keeps_the_first(app, made, tmp_path, monkeypatch, often):
     out, whole = tmp_path / "out", tmp_path / "whole"
     assert train(app, made, whole, "--participant-label", "01").code == 0
