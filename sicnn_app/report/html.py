@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
 from sicnn_app import __version__
 from sicnn_app.errors import OutputError
 from sicnn_app.report.collect import app_version, collect_run, run_names
 from sicnn_app.report.facts import MISSING
+from sicnn_app.report.page import render_page
 from sicnn_app.report.pictures import Picture, RunPictures, draw_run
 from sicnn_app.report.tables import SUMMARY_HEAD, SUMMARY_WORDS, RunTables, tabulate_run
 from sicnn_app.report.viewer import view_run
@@ -36,6 +35,11 @@ def _name(subject: str, session: str | None) -> str:
 def report_path(output_dir: Path, subject: str, session: str | None) -> Path:
     """Where the report of a subject or session lies."""
     return output_dir / f"{_name(subject, session)}.html"
+
+
+def run_anchor(name: str) -> str:
+    """Identifier of a run's section in its report."""
+    return f"run-{name}"
 
 
 def build_report(
@@ -94,20 +98,13 @@ def build_report(
         context["views"] = [(symbol, f"{folder}/{file_name}") for symbol, (file_name, _) in views.items()]
         runs.append(context)
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("sicnn_app.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    css = environment.loader.get_source(environment, "report.css")[0]
-    page = environment.get_template("report.html.j2").render(
+    page = render_page(
+        "report.html.j2",
+        styles=("report.css",),
         title=name.replace("_", " "),
         subject=subject,
         session=session,
         version=version or __version__,
-        css=jinja2.utils.markupsafe.Markup(css),
         errors=list(errors),
         runs=runs,
         summary_head=SUMMARY_HEAD,
@@ -115,7 +112,7 @@ def build_report(
         summary_rows=[run["summary"] for run in runs],
     )
     path = report_path(output_dir, subject, session)
-    write_bytes(path, page.lstrip().encode("utf-8"))
+    write_bytes(path, page)
     return path
 
 
@@ -159,7 +156,7 @@ def _run_context(name: str, tables: RunTables, pictures: RunPictures, *, prefix:
         "name": name,
         # The rest of a run's name says enough in a list below the subject's own heading.
         "title": name.removeprefix(prefix).lstrip("_").replace("_", " ") or name,
-        "anchor": f"run-{name}",
+        "anchor": run_anchor(name),
         **tables.__dict__,
         "convention": pictures.convention,
         "map_figures": _figures(pictures.maps),

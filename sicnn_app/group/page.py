@@ -1,0 +1,311 @@
+"""Rows of all runs -> one self-contained HTML page of the group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sicnn_app import __version__
+from sicnn_app.bids.index import natural_key
+from sicnn_app.group.charts import ScatterChart, Source, StripChart, Values, scatter_chart, strip_chart
+from sicnn_app.group.columns import OUTLIER_RULE, RUN_MEASURES
+from sicnn_app.group.gather import Gathered
+from sicnn_app.group.kinds import KIND_COLUMNS, Measured, outlier_words
+from sicnn_app.group.repeats import Repeats
+from sicnn_app.group.shown import MEASURES, RegionNames, ShownMeasure, choose_regions
+from sicnn_app.group.statistics import distribution
+from sicnn_app.group.table import Row, cell, number
+from sicnn_app.group.uniform import differences
+from sicnn_app.ivim.flags import NEGLIGIBLE_F
+from sicnn_app.report.facts import MISSING, count_of, format_number
+from sicnn_app.report.page import render_page
+from sicnn_app.report.tables import METHOD_NAMES
+
+MAX_LISTED = 60
+"""Lines of one list on the page; the sidecar of the table has all of them."""
+
+RUN_HEAD = (
+    "Run",
+    "Method",
+    "Voxels",
+    "b-values",
+    "SNR, lowest b",
+    "SNR, highest b",
+    *(MEASURES[f"{label}_median"].short for label in ("f", "d", "dstar", "rmse")),
+    "Flagged",
+    "Ended because",
+    "Outliers",
+)
+OUTLIER_HEAD = ("Run", "Region", "Measure", "Value", "Quartiles of its kind", "Lies")
+REPEATABILITY_HEAD = (
+    "Region",
+    "Parameter",
+    "Participants",
+    "Mean",
+    "Within-subject CV",
+    "Repeatability coefficient",
+    "ICC(1,1)",
+    "Bias",
+    "Limits of agreement",
+)
+_REPEATED = {"ses": "Sessions", "run": "Runs of one session"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Everything the page shows.
+
+    Attributes
+    ----------
+    gathered : Gathered
+    rows : list of dict of str to str
+        Of ``group_ivim.tsv``, outliers marked.
+    measured : list of Measured
+        Their distributions.
+    repeats : list of (Repeats, dict)
+        With the row of ``group_repeatability.tsv``.
+    reports : mapping of str to str
+        Address of the report of a run, by its name; runs without a report are not in it.
+    """
+
+    gathered: Gathered
+    rows: Sequence[Row]
+    measured: Sequence[Measured]
+    repeats: Sequence[tuple[Repeats, Row]]
+    reports: Mapping[str, str]
+
+    def source(self, row: Row, text: str) -> Source:
+        """What a point of a row stands for."""
+        return Source(f"{row['source']}: {text}", self.reports.get(row["source"]))
+
+    def link(self, row: Row) -> dict[str, str] | str:
+        """Cell of a table that leads to the report of a row's run."""
+        name = row["source"]
+        return {"text": name, "href": self.reports[name]} if name in self.reports else name
+
+
+def group_page(group: Group) -> bytes:
+    """The page, HTML; the same rows give the same bytes.
+
+    Parameters
+    ----------
+    group : Group
+
+    Returns
+    -------
+    bytes
+    """
+    shown, hidden = choose_regions(group.measured)
+    names = RegionNames(item.kind for item in group.measured)
+    masks = [row for row in group.rows if cell(row, "segmentation") is None]
+    outliers = _outlier_rows(group, names)
+    repeated = _repeat_sections(group, names, shown)
+    left_out = [f"{error}" for _, error in group.gathered.left_out]
+    warnings = [text for run in group.gathered.runs for text in run.warnings]
+    unreported = [row["source"] for row in masks if row["source"] not in group.reports]
+    return render_page(
+        "group.html.j2",
+        package="sicnn_app.group",
+        styles=("report.css", "group.css"),
+        version=__version__,
+        tiles=_tiles(group, masks),
+        left_out=_first(left_out),
+        differences=differences(group.gathered.runs),
+        warnings=_first(warnings),
+        unreported=_first(unreported),
+        made_head=("Anatomy", "Acquisition", "Method", "Version", "Participants", "Runs"),
+        made_rows=_made_rows(masks),
+        outlier_rule=OUTLIER_RULE,
+        negligible_f=NEGLIGIBLE_F,
+        outlier_head=OUTLIER_HEAD,
+        outlier_rows=outliers[:MAX_LISTED],
+        outlier_count=len(outliers),
+        hidden=hidden,
+        charts=_strip_charts(group, names, shown, of_run=False),
+        quality=_strip_charts(group, names, shown, of_run=True),
+        repeated=repeated,
+        repeatability_head=REPEATABILITY_HEAD,
+        run_head=RUN_HEAD,
+        run_rows=[_run_row(group, row) for row in masks],
+    )
+
+
+def _first(lines: Sequence[str]) -> list[str]:
+    if len(lines) <= MAX_LISTED:
+        return list(lines)
+    return [*lines[:MAX_LISTED], f"and {len(lines) - MAX_LISTED} more: group_ivim.json names all"]
+
+
+def _tiles(group: Group, masks: Sequence[Row]) -> list[dict[str, str]]:
+    sessions = {(row["participant_id"], session) for row in masks if (session := cell(row, "session_id"))}
+    counts = {
+        "Participants": len({row["participant_id"] for row in masks}),
+        "Sessions": len(sessions),
+        "Runs": len(masks),
+        "Runs left out": len(group.gathered.left_out),
+        "Runs with outliers": len({row["source"] for row in group.rows if cell(row, "outliers")}),
+    }
+    return [{"name": name, "value": f"{count:,}"} for name, count in counts.items()]
+
+
+def _method(text: str | None) -> str:
+    return METHOD_NAMES.get(text or "", text or MISSING)
+
+
+def _made_rows(masks: Sequence[Row]) -> list[list[str]]:
+    kinds: dict[tuple[str, ...], list[Row]] = {}
+    for row in masks:
+        kinds.setdefault(
+            tuple(row[column] for column in ("anatomy", "acquisition", "method", "app_version")), []
+        ).append(row)
+    return [
+        [
+            anatomy,
+            acquisition,
+            _method(method),
+            version,
+            f"{len({row['participant_id'] for row in rows}):,}",
+            f"{len(rows):,}",
+        ]
+        for (anatomy, acquisition, method, version), rows in sorted(
+            kinds.items(), key=lambda item: natural_key(" ".join(item[0]))
+        )
+    ]
+
+
+def _run_row(group: Group, row: Row) -> list[Any]:
+    def shown(column: str) -> str:
+        return MEASURES[column].text(number(row, column), unit=False)
+
+    voxels = number(row, "voxel_count")
+    return [
+        group.link(row),
+        _method(cell(row, "method")),
+        MISSING if voxels is None else f"{int(voxels):,}",
+        row["b_values"],
+        shown("snr_b0"),
+        shown("snr_highest_b"),
+        *(shown(f"{label}_median") for label in ("f", "d", "dstar", "rmse")),
+        MEASURES["flagged_share"].text(number(row, "flagged_share")),
+        row["stop_reason"],
+        _outlier_cell(cell(row, "outliers")),
+    ]
+
+
+def _outlier_cell(text: str | None) -> str:
+    if text is None:
+        return ""
+    words = (entry.split(" ", 1) for entry in text.split(", "))
+    return "; ".join(f"{MEASURES[column].name} {where}" for column, where in words)
+
+
+def _outlier_rows(group: Group, names: RegionNames) -> list[list[Any]]:
+    """Every outlying value, those farthest outside first."""
+    found = []
+    for item in group.measured:
+        measure = MEASURES[item.column]
+        low, _, high = item.distribution.quartiles
+        for row, value, level in zip(item.rows, item.values, item.distribution.levels, strict=True):
+            if level:
+                distance = max(low - value, value - high)
+                kind = f"{measure.text(low)} – {measure.text(high)}"
+                words = outlier_words(int(level))
+                line = [
+                    group.link(row), names.of(item.kind), measure.name, measure.text(value), kind, words
+                ]  # fmt: skip
+                # Without a spread every distance is infinitely far.
+                found.append((-(distance / (high - low)) if high > low else -np.inf, line))
+    return [line for _, line in sorted(found, key=lambda pair: pair[0])]
+
+
+def _strip_charts(
+    group: Group, names: RegionNames, shown: set[tuple[str | None, str | None]], *, of_run: bool
+) -> list[StripChart]:
+    charts = []
+    for column, measure in MEASURES.items():
+        if (column in RUN_MEASURES) != of_run:
+            continue
+        items = [item for item in group.measured if item.column == column]
+        items = [item for item in items if (item.kind["segmentation"], item.kind["region"]) in shown]
+        strips = [
+            _strip(group, names, measure, item) for item in sorted(items, key=lambda i: names.rank(i.kind))
+        ]
+        if strips:
+            charts.append(strip_chart(measure.title, measure.axis, strips))
+    return charts
+
+
+def _strip(group: Group, names: RegionNames, measure: ShownMeasure, item: Measured) -> Values:
+    sources = []
+    for row, value, level in zip(item.rows, item.values, item.distribution.levels, strict=True):
+        outside = f", {outlier_words(int(level))}" if level else ""
+        sources.append(group.source(row, f"{measure.text(value)}{outside}"))
+    label = f"{names.of(item.kind)}: {count_of(item.values.size, 'run')}"
+    values = item.values * measure.factor
+    return Values(label, values, distribution(values), sources)
+
+
+def _repeat_sections(
+    group: Group, names: RegionNames, shown: set[tuple[str | None, str | None]]
+) -> list[dict[str, Any]]:
+    """One part per repeated entity and acquisition: its table, and the plots of every region shown."""
+    sections: dict[tuple, dict[str, Any]] = {}
+    for repeats, row in group.repeats:
+        shared = repeats.shared
+        key = (repeats.repeated, repeats.acquisition, shared["anatomy"], shared["method"])
+        title = ", ".join([_REPEATED[repeats.repeated], *filter(None, key[1:3]), _method(shared["method"])])
+        section = sections.setdefault(key, {"title": title, "rows": [], "regions": {}})
+        region = names.of({**dict.fromkeys(KIND_COLUMNS), **shared}, alone=True)
+        section["rows"].append(_repeatability_row(region, repeats, row))
+        if (shared["segmentation"], shared["region"]) in shown:
+            section["regions"].setdefault(region, []).append(_agreement_chart(group, repeats, row))
+    return list(sections.values())
+
+
+def _repeatability_row(region: str, repeats: Repeats, row: Row) -> list[str]:
+    measure = MEASURES[f"{repeats.parameter}_median"]
+
+    def shown(column: str) -> str:
+        return measure.text(number(row, column), unit=False)
+
+    def interval(name: str) -> str:
+        return f"{shown(f'{name}_lower')} to {shown(f'{name}_upper')}"
+
+    variation = number(row, "within_subject_cv")
+    icc = [format_number(number(row, name), 2) for name in ("icc", "icc_lower", "icc_upper")]
+    return [
+        region,
+        measure.short,
+        row["participants"],
+        shown("mean"),
+        MISSING if variation is None else f"{100 * variation:.1f} %",
+        f"{shown('repeatability_coefficient')} ({interval('repeatability_coefficient')})",
+        f"{icc[0]} ({icc[1]} to {icc[2]})",
+        f"{shown('bias')} ({interval('bias')})",
+        interval("limits"),
+    ]
+
+
+def _agreement_chart(group: Group, repeats: Repeats, row: Row) -> ScatterChart:
+    measure = MEASURES[f"{repeats.parameter}_median"]
+    pairs = np.array([pair[1:] for pair in repeats.pairs]) * measure.factor
+    sources = [
+        group.source(first, f"{measure.text(one)} and then {measure.text(two)}")
+        for first, one, two in repeats.pairs
+    ]
+    lines = []
+    for column, text, kind in (
+        ("bias", "bias", "bias"),
+        ("limits_lower", "lower 95 % limit", "limit"),
+        ("limits_upper", "upper 95 % limit", "limit"),
+    ):
+        value = number(row, column)
+        if value is not None:
+            lines.append((value * measure.factor, f"{text} {measure.text(value)}", kind))
+    return scatter_chart(
+        measure.title, f"Mean of both ({measure.unit})", f"Second less first ({measure.unit})",
+        pairs, lines, sources,
+    )  # fmt: skip
