@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from sicnn_app.bids.associate import Associator, parse_name
-from sicnn_app.bids.content import read_text
+from sicnn_app.bids.content import read_text, shorten
 from sicnn_app.bids.derivatives import DerivativeFile, find_segmentations
 from sicnn_app.bids.images import open_image
 from sicnn_app.bids.masks import load_labels
@@ -107,16 +107,21 @@ def read_lookup(path: Path) -> dict[int, str]:
     DataError
         It cannot be read, lacks a column, or holds an index that is no whole number.
     """
-    table = csv.DictReader(io.StringIO(read_text(path)), delimiter="\t", quoting=csv.QUOTE_NONE)
-    columns = table.fieldnames or ()
+    text = io.StringIO(read_text(path), newline=None)
+    table = csv.DictReader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
+    try:
+        columns, rows = table.fieldnames or (), list(table)
+    except csv.Error as error:
+        raise DataError(f"{path} is no table ({error}): write it as tab-separated text") from None
     if missing := [column for column in ("index", "name") if column not in columns]:
         raise DataError(f"{path} has no column {' and no column '.join(missing)}: add what BIDS asks for")
     names = {}
-    for row in table:
+    for row in rows:
         try:
             names[int(row["index"])] = (row["name"] or "").strip()
         except (TypeError, ValueError):
-            raise DataError(f"{path} holds the index {row['index']!r}, which is no whole number") from None
+            index = shorten(str(row["index"]))
+            raise DataError(f"{path} holds the index {index!r}: indices are whole numbers") from None
     return {index: name for index, name in names.items() if name}
 
 
