@@ -32,8 +32,8 @@ TOP = 12
 DOT = 5.0
 """Distance of neighbouring points that do not overlap."""
 
-BOX = 11.0
-"""Half the height of a box."""
+MIN_BOX = 5
+"""Values below which the points say all that a box would."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def strip_chart(title: str, axis_label: str, strips: Sequence[Values]) -> StripC
 
 
 def _box(strip: Values, axis: _Axis) -> Box | None:
-    if strip.values.size < 2:
+    if strip.values.size < MIN_BOX:
         return None
     found = strip.distribution
     inside = strip.values[(strip.values >= found.fences[0]) & (strip.values <= found.fences[1])]

@@ -10,7 +10,15 @@ import numpy as np
 
 from sicnn_app import __version__
 from sicnn_app.bids.index import natural_key
-from sicnn_app.group.charts import ScatterChart, Source, StripChart, Values, scatter_chart, strip_chart
+from sicnn_app.group.charts import (
+    MIN_BOX,
+    ScatterChart,
+    Source,
+    StripChart,
+    Values,
+    scatter_chart,
+    strip_chart,
+)
 from sicnn_app.group.columns import OUTLIER_RULE, RUN_MEASURES
 from sicnn_app.group.gather import Gathered
 from sicnn_app.group.kinds import KIND_COLUMNS, Measured, outlier_words
@@ -120,6 +128,7 @@ def group_page(group: Group) -> bytes:
         made_rows=_made_rows(masks),
         outlier_rule=OUTLIER_RULE,
         negligible_f=NEGLIGIBLE_F,
+        min_box=MIN_BOX,
         outlier_head=OUTLIER_HEAD,
         outlier_rows=outliers[:MAX_LISTED],
         outlier_count=len(outliers),
@@ -143,7 +152,7 @@ def _tiles(group: Group, masks: Sequence[Row]) -> list[dict[str, str]]:
     sessions = {(row["participant_id"], session) for row in masks if (session := cell(row, "session_id"))}
     counts = {
         "Participants": len({row["participant_id"] for row in masks}),
-        "Sessions": len(sessions),
+        **({"Sessions": len(sessions)} if sessions else {}),
         "Runs": len(masks),
         "Runs left out": len(group.gathered.left_out),
         "Runs with outliers": len({row["source"] for row in group.rows if cell(row, "outliers")}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from html import escape
+from html import unescape
 
 import nibabel as nib
 import numpy as np
@@ -219,10 +219,10 @@ def test_runs_that_cannot_be_used_are_named_and_stop_nothing(app, tmp_path):
     assert "1 gathered" in call.out and f"{len(DAMAGES)} left out" in call.out
     assert [row["source"] for row in table(out)] == ["sub-9"]
     reasons = {entry["Run"]: entry["Reason"] for entry in sidecar(out)["LeftOut"]}
-    page = (out / "group.html").read_text()
+    page = unescape((out / "group.html").read_text())
     for name, how in names.items():
         assert name in reasons[name] and DAMAGES[how] in reasons[name]
-        assert escape(reasons[name]) in page
+        assert reasons[name] in page
         assert any(name in line and DAMAGES[how] in line for line in call.err.splitlines())
     assert str(tmp_path) not in "".join(map(str, group_files(out).values()))
     for labels, code in ((("1", "3"), 66), (("4", "5"), 65), (("1", "4"), 1)):
