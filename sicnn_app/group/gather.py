@@ -27,7 +27,14 @@ from sicnn_app.group.measure import region_rows
 from sicnn_app.group.table import Row, parse_table
 from sicnn_app.ivim.maps import MAPS
 from sicnn_app.ivim.run import DwiRun
-from sicnn_app.report.collect import collect_run, read_volume, reported_sessions, run_names, software_of
+from sicnn_app.report.collect import (
+    RunDerivatives,
+    collect_run,
+    read_volume,
+    reported_sessions,
+    run_names,
+    software_of,
+)
 
 
 @dataclass(frozen=True)
@@ -226,35 +233,13 @@ def _measure(
     output_dir: Path, run: DwiRun, segmentations: Sequence[Segmentation]
 ) -> tuple[list[Row], list[str]]:
     """Rows of a run, and warnings on segmentations that were left out of them."""
-    found = collect_run(output_dir, run.subject, run.session, run.name, series=False)
-    problems = list(found.problems)
-    stem = run_folder(run, output_dir) / f"{run.name}_model-ivim_param"
-    ensemble_std = {
-        label: read_volume(stem.with_name(f"{stem.name}-{label}_desc-std_dwimap.nii.gz"), problems)
-        for label in SPREAD_LABELS
-    }
-    ensemble_std = {label: data for label, data in ensemble_std.items() if data is not None}
-    missing = [spec.label for spec in MAPS if spec.label not in found.maps]
-    if missing and not problems:
-        problems.append(f"no map of {', '.join(missing)}")
-    problems += [
-        f"the standard deviation of {label} has another shape than the maps"
-        for label, data in ensemble_std.items()
-        if found.mask is not None and data.shape != found.mask.shape
-    ]
-    if not problems and not found.has_voxels:
-        problems.append("its maps hold no number")
-    if problems:
-        raise DataError(
-            f"{run.name} cannot be used, {'; '.join(problems)}: process it again with --overwrite"
-        )
+    found, ensemble_std = _read_maps(output_dir, run)
+    image = _map_path(output_dir, run, "f")
     regions: dict[tuple[str | None, str], np.ndarray] = {}
     warnings = []
     for segmentation in segmentations:
         try:
-            own, said = load_regions(
-                segmentation, stem.with_name(f"{stem.name}-f_dwimap.nii.gz"), found.mask.shape
-            )
+            own, said = load_regions(segmentation, image, found.mask.shape)
         except SicnnAppError as error:
             warnings.append(f"{run.name}: a segmentation is left out: {error}")
             continue
@@ -263,3 +248,35 @@ def _measure(
     columns = list(measured_columns())
     rows = parse_table(tsv_bytes(columns, region_rows(run, found, regions, ensemble_std)))
     return rows, warnings
+
+
+def _map_path(output_dir: Path, run: DwiRun, label: str, *, spread: bool = False) -> Path:
+    ending = f"{label}{'_desc-std' if spread else ''}_dwimap.nii.gz"
+    return run_folder(run, output_dir) / f"{run.name}_model-ivim_param-{ending}"
+
+
+def _read_maps(output_dir: Path, run: DwiRun) -> tuple[RunDerivatives, dict[str, np.ndarray]]:
+    """The derivatives of a run, and the standard deviations over an ensemble where there was one.
+
+    Raises
+    ------
+    DataError
+        A file cannot be read, a map is missing or has another shape, or the maps hold no number.
+    """
+    found = collect_run(output_dir, run.subject, run.session, run.name, series=False)
+    problems = list(found.problems)
+    ensemble_std = {}
+    for label in SPREAD_LABELS:
+        data = read_volume(_map_path(output_dir, run, label, spread=True), problems)
+        if data is not None and found.mask is not None and data.shape != found.mask.shape:
+            problems.append(f"the standard deviation of {label} has another shape than the maps")
+        elif data is not None:
+            ensemble_std[label] = data
+    if not problems and (missing := [spec.label for spec in MAPS if spec.label not in found.maps]):
+        problems.append(f"no map of {', '.join(missing)}")
+    if not problems and not found.has_voxels:
+        problems.append("its maps hold no number")
+    if problems:
+        said = "; ".join(problems)
+        raise DataError(f"{run.name} cannot be used, {said}: process it again with --overwrite")
+    return found, ensemble_std

@@ -16,9 +16,10 @@ from sicnn_app.group.columns import (
     repeatability_columns,
     table_columns,
 )
+from sicnn_app.group.content import Group
 from sicnn_app.group.gather import Earlier, Gathered, gather
 from sicnn_app.group.kinds import Measured, distribution_record, mark_outliers, measure_kinds
-from sicnn_app.group.page import Group, group_page
+from sicnn_app.group.page import group_page
 from sicnn_app.group.repeats import find_repeats, repeatability_row
 from sicnn_app.group.table import Row, parse_table
 from sicnn_app.ivim.run import DwiRun

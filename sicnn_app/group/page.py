@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from sicnn_app import __version__
 from sicnn_app.bids.index import natural_key
-from sicnn_app.group.charts import (
-    MIN_BOX,
-    ScatterChart,
-    Source,
-    StripChart,
-    Values,
-    scatter_chart,
-    strip_chart,
-)
+from sicnn_app.group.charts import MIN_BOX, StripChart, Values, strip_chart
 from sicnn_app.group.columns import OUTLIER_RULE, RUN_MEASURES
-from sicnn_app.group.gather import Gathered
-from sicnn_app.group.kinds import KIND_COLUMNS, Measured, outlier_words
-from sicnn_app.group.repeats import Repeats
-from sicnn_app.group.shown import MEASURES, RegionNames, ShownMeasure, choose_regions
+from sicnn_app.group.content import Group
+from sicnn_app.group.kinds import Measured, outlier_words
+from sicnn_app.group.repeat_sections import REPEATABILITY_HEAD, repeat_sections
+from sicnn_app.group.shown import (
+    MEASURES,
+    RegionKey,
+    RegionNames,
+    ShownMeasure,
+    choose_regions,
+    method_in_words,
+)
 from sicnn_app.group.statistics import distribution
 from sicnn_app.group.table import Row, cell, number
 from sicnn_app.group.uniform import differences
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
-from sicnn_app.report.facts import MISSING, count_of, format_number
+from sicnn_app.report.facts import MISSING, count_of
 from sicnn_app.report.page import render_page
-from sicnn_app.report.tables import METHOD_NAMES
 
 MAX_LISTED = 60
 """Lines of one list on the page; the sidecar of the table has all of them."""
@@ -48,51 +45,6 @@ RUN_HEAD = (
     "Outliers",
 )
 OUTLIER_HEAD = ("Run", "Region", "Measure", "Value", "Quartiles of its kind", "Lies")
-REPEATABILITY_HEAD = (
-    "Region",
-    "Parameter",
-    "Participants",
-    "Mean",
-    "Within-subject CV",
-    "Repeatability coefficient",
-    "ICC(1,1)",
-    "Bias",
-    "Limits of agreement",
-)
-_REPEATED = {"ses": "Sessions", "run": "Runs of one session"}
-
-
-@dataclass(frozen=True)
-class Group:
-    """Everything the page shows.
-
-    Attributes
-    ----------
-    gathered : Gathered
-    rows : list of dict of str to str
-        Of ``group_ivim.tsv``, outliers marked.
-    measured : list of Measured
-        Their distributions.
-    repeats : list of (Repeats, dict)
-        With the row of ``group_repeatability.tsv``.
-    reports : mapping of str to str
-        Address of the report of a run, by its name; runs without a report are not in it.
-    """
-
-    gathered: Gathered
-    rows: Sequence[Row]
-    measured: Sequence[Measured]
-    repeats: Sequence[tuple[Repeats, Row]]
-    reports: Mapping[str, str]
-
-    def source(self, row: Row, text: str) -> Source:
-        """What a point of a row stands for."""
-        return Source(f"{row['source']}: {text}", self.reports.get(row["source"]))
-
-    def link(self, row: Row) -> dict[str, str] | str:
-        """Cell of a table that leads to the report of a row's run."""
-        name = row["source"]
-        return {"text": name, "href": self.reports[name]} if name in self.reports else name
 
 
 def group_page(group: Group) -> bytes:
@@ -110,7 +62,7 @@ def group_page(group: Group) -> bytes:
     names = RegionNames(item.kind for item in group.measured)
     masks = [row for row in group.rows if cell(row, "segmentation") is None]
     outliers = _outlier_rows(group, names)
-    repeated = _repeat_sections(group, names, shown)
+    repeated = repeat_sections(group, names, shown)
     left_out = [f"{error}" for _, error in group.gathered.left_out]
     warnings = [text for run in group.gathered.runs for text in run.warnings]
     unreported = [row["source"] for row in masks if row["source"] not in group.reports]
@@ -160,10 +112,6 @@ def _tiles(group: Group, masks: Sequence[Row]) -> list[dict[str, str]]:
     return [{"name": name, "value": f"{count:,}"} for name, count in counts.items()]
 
 
-def _method(text: str | None) -> str:
-    return METHOD_NAMES.get(text or "", text or MISSING)
-
-
 def _made_rows(masks: Sequence[Row]) -> list[list[str]]:
     kinds: dict[tuple[str, ...], list[Row]] = {}
     for row in masks:
@@ -174,7 +122,7 @@ def _made_rows(masks: Sequence[Row]) -> list[list[str]]:
         [
             anatomy,
             acquisition,
-            _method(method),
+            method_in_words(method),
             version,
             f"{len({row['participant_id'] for row in rows}):,}",
             f"{len(rows):,}",
@@ -192,7 +140,7 @@ def _run_row(group: Group, row: Row) -> list[Any]:
     voxels = number(row, "voxel_count")
     return [
         group.link(row),
-        _method(cell(row, "method")),
+        method_in_words(cell(row, "method")),
         MISSING if voxels is None else f"{int(voxels):,}",
         row["b_values"],
         shown("snr_b0"),
@@ -231,7 +179,7 @@ def _outlier_rows(group: Group, names: RegionNames) -> list[list[Any]]:
 
 
 def _strip_charts(
-    group: Group, names: RegionNames, shown: set[tuple[str | None, str | None]], *, of_run: bool
+    group: Group, names: RegionNames, shown: set[RegionKey], *, of_run: bool
 ) -> list[StripChart]:
     charts = []
     for column, measure in MEASURES.items():
@@ -255,66 +203,3 @@ def _strip(group: Group, names: RegionNames, measure: ShownMeasure, item: Measur
     label = f"{names.of(item.kind)}: {count_of(item.values.size, 'run')}"
     values = item.values * measure.factor
     return Values(label, values, distribution(values), sources)
-
-
-def _repeat_sections(
-    group: Group, names: RegionNames, shown: set[tuple[str | None, str | None]]
-) -> list[dict[str, Any]]:
-    """One part per repeated entity and acquisition: its table, and the plots of every region shown."""
-    sections: dict[tuple, dict[str, Any]] = {}
-    for repeats, row in group.repeats:
-        shared = repeats.shared
-        key = (repeats.repeated, repeats.acquisition, shared["anatomy"], shared["method"])
-        title = ", ".join([_REPEATED[repeats.repeated], *filter(None, key[1:3]), _method(shared["method"])])
-        section = sections.setdefault(key, {"title": title, "rows": [], "regions": {}})
-        region = names.of({**dict.fromkeys(KIND_COLUMNS), **shared}, alone=True)
-        section["rows"].append(_repeatability_row(region, repeats, row))
-        if (shared["segmentation"], shared["region"]) in shown:
-            section["regions"].setdefault(region, []).append(_agreement_chart(group, repeats, row))
-    return list(sections.values())
-
-
-def _repeatability_row(region: str, repeats: Repeats, row: Row) -> list[str]:
-    measure = MEASURES[f"{repeats.parameter}_median"]
-
-    def shown(column: str) -> str:
-        return measure.text(number(row, column), unit=False)
-
-    def interval(name: str) -> str:
-        return f"{shown(f'{name}_lower')} to {shown(f'{name}_upper')}"
-
-    variation = number(row, "within_subject_cv")
-    icc = [format_number(number(row, name), 2) for name in ("icc", "icc_lower", "icc_upper")]
-    return [
-        region,
-        measure.short,
-        row["participants"],
-        shown("mean"),
-        MISSING if variation is None else f"{100 * variation:.1f} %",
-        f"{shown('repeatability_coefficient')} ({interval('repeatability_coefficient')})",
-        f"{icc[0]} ({icc[1]} to {icc[2]})",
-        f"{shown('bias')} ({interval('bias')})",
-        interval("limits"),
-    ]
-
-
-def _agreement_chart(group: Group, repeats: Repeats, row: Row) -> ScatterChart:
-    measure = MEASURES[f"{repeats.parameter}_median"]
-    pairs = np.array([pair[1:] for pair in repeats.pairs]) * measure.factor
-    sources = [
-        group.source(first, f"{measure.text(one)} and then {measure.text(two)}")
-        for first, one, two in repeats.pairs
-    ]
-    lines = []
-    for column, text, kind in (
-        ("bias", "bias", "bias"),
-        ("limits_lower", "lower 95 % limit", "limit"),
-        ("limits_upper", "upper 95 % limit", "limit"),
-    ):
-        value = number(row, column)
-        if value is not None:
-            lines.append((value * measure.factor, f"{text} {measure.text(value)}", kind))
-    return scatter_chart(
-        measure.title, f"Mean of both ({measure.unit})", f"Second less first ({measure.unit})",
-        pairs, lines, sources,
-    )  # fmt: skip

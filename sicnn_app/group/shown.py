@@ -94,6 +94,17 @@ MEASURES = _measures()
 """By column of the table."""
 
 
+def method_in_words(method: str | None) -> str:
+    """Name of a method as the reports write it.
+
+    Examples
+    --------
+    >>> method_in_words("lsq")
+    'Least squares'
+    """
+    return METHOD_NAMES.get(method or "", method or MISSING)
+
+
 class RegionNames:
     """What kinds are called: the region, and of the rest what differs between kinds.
 
@@ -125,7 +136,7 @@ class RegionNames:
         ):
             region = f"{region} ({kind['segmentation']})"
         others = [] if alone else [(column, kind[column]) for column in self._varying]
-        words = [METHOD_NAMES.get(text, text) if column == "method" else text for column, text in others]
+        words = [method_in_words(text) if column == "method" else text for column, text in others]
         return ", ".join([region, *filter(None, words)])
 
     def rank(self, kind: Kind) -> tuple:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sicnn_app.group.charts import DOT, swarm
 from sicnn_app.group.kinds import measure_kinds
-from sicnn_app.group.shown import MAX_POINTS, MAX_REGIONS, choose_regions
+from sicnn_app.group.shown import MAX_POINTS, MAX_REGIONS, RegionNames, choose_regions
 
 RUNS = 9
 F_CHART = "F, perfusion fraction: one point per run"
@@ -184,6 +184,24 @@ def rows_of(regions: int, runs: int) -> list[dict[str, str]]:
         for run in range(runs)
         for segmentation, region in kinds
     ]  # fmt: skip
+
+
+def test_a_name_says_what_differs_and_no_more():
+    def kind(region, segmentation=None, acquisition="acq-a", method="lsq"):
+        names = {"region": region, "segmentation": segmentation, "acquisition": acquisition, "method": method}
+        return {"anatomy": "body", **names}
+
+    alike = [kind("mask"), kind("liver", "rois")]
+    assert [RegionNames(alike).of(item) for item in alike] == ["whole mask", "liver"]
+    several = [*alike, kind("liver", "atlas"), kind("mask", "atlas", "acq-b", "si-cnn"), kind("mask")]
+    names = RegionNames(several)
+    assert [names.of(item) for item in several[1:4]] == [
+        "liver (rois), acq-a, Least squares",
+        "liver (atlas), acq-a, Least squares",
+        "mask (atlas), acq-b, SI-CNN",
+    ]
+    assert names.of(several[1], alone=True) == "liver (rois)"
+    assert [several.index(item) for item in sorted(several[:4], key=names.rank)] == [0, 1, 2, 3]
 
 
 def test_an_atlas_does_not_make_the_page_large():
