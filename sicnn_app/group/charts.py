@@ -57,7 +57,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Box:
-    """Quartiles and whiskers, all of them x."""
+    """Places of quartiles and whiskers along the axis, and the width of the box."""
 
     low: str
     lower: str
@@ -65,7 +65,6 @@ class Box:
     upper: str
     high: str
     width: str
-    title: str
 
 
 @dataclass(frozen=True)
@@ -200,8 +199,7 @@ def _box(strip: Values, axis: _Axis) -> Box | None:
     lower, median, upper = found.quartiles
     low, high = float(min(inside.min(), lower)), float(max(inside.max(), upper))
     places = [axis.place(value) for value in (low, lower, median, upper, high)]
-    title = f"{strip.label}: median {median:.4g}, quartiles {lower:.4g} and {upper:.4g}"
-    return Box(*map(_text, places), _text(places[3] - places[1]), title)
+    return Box(*map(_text, places), _text(places[3] - places[1]))
 
 
 def swarm(x: np.ndarray, room: float) -> np.ndarray:

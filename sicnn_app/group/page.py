@@ -44,7 +44,7 @@ RUN_HEAD = (
     "Ended because",
     "Outliers",
 )
-OUTLIER_HEAD = ("Run", "Region", "Measure", "Value", "Quartiles of its kind", "Lies")
+OUTLIER_HEAD = ("Run", "Values", "Farthest: region", "Measure", "Value", "Quartiles of its kind", "Lies")
 
 
 def group_page(group: Group) -> bytes:
@@ -160,22 +160,24 @@ def _outlier_cell(text: str | None) -> str:
 
 
 def _outlier_rows(group: Group, names: RegionNames) -> list[list[Any]]:
-    """Every outlying value, those farthest outside first."""
-    found = []
+    """One line per run with its value farthest outside, the farthest of all first."""
+    found: dict[str, list[tuple[float, list[Any]]]] = {}
     for item in group.measured:
         measure = MEASURES[item.column]
         low, _, high = item.distribution.quartiles
         for row, value, level in zip(item.rows, item.values, item.distribution.levels, strict=True):
-            if level:
-                distance = max(low - value, value - high)
-                kind = f"{measure.text(low)} – {measure.text(high)}"
-                words = outlier_words(int(level))
-                line = [
-                    group.link(row), names.of(item.kind), measure.name, measure.text(value), kind, words
-                ]  # fmt: skip
-                # Without a spread every distance is infinitely far.
-                found.append((-(distance / (high - low)) if high > low else -np.inf, line))
-    return [line for _, line in sorted(found, key=lambda pair: pair[0])]
+            if not level:
+                continue
+            # Without a spread every distance is infinitely far.
+            beyond = max(low - value, value - high) / (high - low) if high > low else np.inf
+            kind = f"{measure.text(low, unit=False)} – {measure.text(high)}"
+            where = [names.of(item.kind), measure.name, measure.text(value), kind, outlier_words(int(level))]
+            found.setdefault(row["source"], []).append((beyond, [group.link(row), *where]))
+    lines = []
+    for values in found.values():
+        beyond, (link, *where) = max(values, key=lambda pair: pair[0])
+        lines.append((beyond, [link, f"{len(values):,}", *where]))
+    return [line for _, line in sorted(lines, key=lambda pair: -pair[0])]
 
 
 def _strip_charts(
@@ -201,5 +203,8 @@ def _strip(group: Group, names: RegionNames, measure: ShownMeasure, item: Measur
         outside = f", {outlier_words(int(level))}" if level else ""
         sources.append(group.source(row, f"{measure.text(value)}{outside}"))
     label = f"{names.of(item.kind)}: {count_of(item.values.size, 'run')}"
+    if item.values.size >= MIN_BOX:
+        low, middle, high = (measure.text(value, unit=False) for value in item.distribution.quartiles)
+        label += f", median {middle} ({low} – {high})"
     values = item.values * measure.factor
     return Values(label, values, distribution(values), sources)
