@@ -98,7 +98,8 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
         parser.add_argument(
             "analysis_level",
             choices=("participant", "group"),
-            help="participant; group is not part of this version yet",
+            help="participant: process runs; group: gather what OUTPUT_DIR holds in tables and a page, "
+            "without opening BIDS_DIR",
         )
 
     group = parser.add_argument_group("selection")
@@ -144,7 +145,8 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
         nargs="+",
         action="extend",
         metavar="[NAME=]PATH",
-        help="derivative datasets whose masks and preprocessed images are used (default: none)",
+        help="derivative datasets whose masks and preprocessed images are used; at the level group their "
+        "segmentations, as regions (default: none)",
     )
     group.add_argument("--mask-desc", metavar="LABEL", help="desc- of the mask to take when several match")
     group.add_argument("--bvals", type=Path, metavar="FILE", help="b-values for images without a .bval")
@@ -348,8 +350,6 @@ def parse(argv: Sequence[str]) -> Settings:
     given = vars(build_parser().parse_args(argv))
     if "config_file" in given:
         given = {**_read_config(given["config_file"]), **given}
-    if given["analysis_level"] == "group":
-        raise UsageError(f"the analysis level group is not part of version {__version__} yet")
     return _to_settings(given)
 
 

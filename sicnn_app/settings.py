@@ -449,6 +449,10 @@ class Settings:
         ]
         _require(len(exclusive) <= 1, f"{' and '.join(exclusive)} contradict each other: give one of them")
         _require(
+            self.analysis_level == "participant" or not exclusive or self.dry_run,
+            f"{' and '.join(exclusive)} is for the level participant: group always makes its page anew",
+        )
+        _require(
             self.inputs.mask_desc is None or bool(self.inputs.derivatives),
             "--mask-desc chooses among masks of --derivatives: give that too",
         )

@@ -17,8 +17,10 @@ from pathlib import Path
 from sicnn_app import __version__, record
 from sicnn_app.bids.atomic import WORK_FOLDER, output_errors, write_bytes
 from sicnn_app.bids.dataset import prepare_output
+from sicnn_app.bids.derivatives import require_derivatives
 from sicnn_app.bids.describe import describe
 from sicnn_app.bids.discover import Discovery, discover, natural_key
+from sicnn_app.bids.select import Selection
 from sicnn_app.bids.validate import check_dataset
 from sicnn_app.bids.write import expected_outputs
 from sicnn_app.caches import private_caches
@@ -48,6 +50,12 @@ SOME_FAILED = 1
 
 REPORT_WAIT = 600.0
 """Seconds to wait for other processes that write the same report; each takes a few."""
+
+GROUP_WAIT = 3600.0
+"""Seconds to wait for another process that gathers the group: it leaves little to do."""
+
+MAX_WARNINGS = 20
+"""Warnings of one kind on the terminal; the log has all."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,8 @@ def run(settings: Settings, console: Console) -> int:
     SicnnAppError
         When nothing can be processed at all; its ``exit_code`` is the process's.
     """
+    if settings.analysis_level == "group":
+        return process_group(settings, console)
     if settings.reports_only:
         return rebuild_reports(settings, console)
     for text in check_dataset(settings.bids_dir, skip=settings.selection.skip_bids_validation):
@@ -269,7 +279,7 @@ def prepare_folder(settings: Settings) -> None:
 
     prepare_output(
         settings.output_dir,
-        settings.bids_dir,
+        None if settings.analysis_level == "group" else settings.bids_dir,
         settings.inputs.derivatives,
         citation=citation_markdown(),
         work_dir=settings.work_dir,
@@ -340,14 +350,11 @@ def summarise(outcomes: Sequence[Outcome], job: Job) -> int:
     job.console.line(
         f"runs: {count['done']} written, {count['skipped']} skipped, {count['failed']} failed; log: {job.log}"
     )
-    codes = {item.error.exit_code for item in outcomes if item.error is not None}
-    if not codes:
-        return 0
     for item in outcomes:
         if item.error is not None:
             job.console.line(f"failed: {item.run.name}: {item.error}")
-    alone = len(codes) == 1 and (count["failed"] == len(outcomes) or job.settings.stop_on_first_crash)
-    return codes.pop() if alone else SOME_FAILED
+    alone = count["failed"] == len(outcomes) or job.settings.stop_on_first_crash
+    return code_of([item.error for item in outcomes if item.error is not None], all_failed=alone)
 
 
 def rebuild_reports(settings: Settings, console: Console) -> int:
@@ -372,8 +379,58 @@ def rebuild_reports(settings: Settings, console: Console) -> int:
             except SicnnAppError as error:
                 console.error(str(error), error)
                 errors.append(error)
+    return code_of(errors, all_failed=len(errors) == len(found))
+
+
+def code_of(errors: Sequence[SicnnAppError], *, all_failed: bool) -> int:
+    """Exit code of a call in which something failed; that of the errors where all failed for one reason."""
     codes = {error.exit_code for error in errors}
-    return 0 if not errors else codes.pop() if len(codes) == 1 and len(errors) == len(found) else SOME_FAILED
+    return 0 if not codes else codes.pop() if len(codes) == 1 and all_failed else SOME_FAILED
+
+
+def process_group(settings: Settings, console: Console) -> int:
+    """Gather all runs of the output in tables and a page; the dataset is never opened."""
+    from sicnn_app.group.gather import find_runs
+    from sicnn_app.group.level import group_outputs, write_group
+
+    selection = Selection.build(settings.selection)
+    require_derivatives(settings.inputs.derivatives)
+    runs = find_runs(settings.output_dir, selection)
+    if not runs:
+        raise NoRunsError(
+            f"{settings.output_dir} holds no maps to gather that were asked for: process the dataset first"
+        )
+    for text in (*selection.warnings, *selection.unmatched(run.entities for run in runs)):
+        console.warning(text)
+    if settings.dry_run:
+        console.line(f"{len(runs)} runs would be gathered:")
+        for path in (*(run.name for run in runs), "would write", *group_outputs(settings.output_dir)):
+            console.line(f"  {path}")
+        return 0
+    with at_work(settings, console), output_and_log(settings, console) as log:
+        place = shared_folder(settings.work_dir, "group", settings.output_dir)
+        with console.progress("group") as progress, locked_folder(place, wait=GROUP_WAIT):
+            gathered = write_group(
+                settings.output_dir,
+                runs,
+                settings.inputs.derivatives,
+                reuse=not settings.overwrite,
+                stop=settings.stop_on_first_crash,
+                progress=progress,
+            )
+        warnings = [text for item in gathered.runs for text in item.warnings]
+        for text in warnings[:MAX_WARNINGS]:
+            console.warning(text)
+        if len(warnings) > MAX_WARNINGS:
+            console.warning(f"{len(warnings) - MAX_WARNINGS} more segmentations: group_ivim.json names them")
+        for _, error in gathered.left_out:
+            console.error(f"left out: {error}", error)
+        console.line(
+            f"runs: {len(gathered.runs)} gathered, {gathered.reused} of them unchanged, "
+            f"{len(gathered.left_out)} left out; log: {log}"
+        )
+        console.line(f"report: {group_outputs(settings.output_dir)[-1]}")
+    return code_of([error for _, error in gathered.left_out], all_failed=not gathered.runs)
 
 
 def write_boilerplate(settings: Settings, console: Console) -> int:

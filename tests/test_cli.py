@@ -250,9 +250,10 @@ def test_missing_or_unknown_positionals_are_usage_errors(argv, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_group_level_is_refused(capsys):
-    assert main(["bids", "out", "group"]) == 64
-    assert "group" in capsys.readouterr().err
+@pytest.mark.parametrize("flag", ["--reports-only", "--boilerplate-only"])
+def test_what_is_for_participants_is_refused_at_the_group_level(flag, capsys):
+    assert main(["bids", "out", "group", flag]) == 64
+    assert f"{flag} is for the level participant" in capsys.readouterr().err
 
 
 @given(st.lists(st.text(st.characters(blacklist_categories=("Cs",)), max_size=12), max_size=6))

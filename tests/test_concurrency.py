@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from app_processes import NO_FIGURES, TOGETHER, finish, remains, started, wait_until
+from app_processes import NO_FIGURES, TOGETHER, finish, remains, run, started, wait_until
 from app_runs import BVALS, QUICK, add_run, body, dataset
 from validator import validator_errors
 
@@ -142,3 +142,23 @@ def test_other_settings_at_the_same_time_do_not_mix(tmp_path):
         }
         assert len(written) == 1, written
     assert remains(out) == []
+
+
+@pytest.mark.slow
+def test_processes_that_gather_one_group_write_the_same_and_leave_nothing(tmp_path):
+    made, out = dataset(tmp_path / "bids", "sub-01", "sub-02"), tmp_path / "out"
+    assert run(made.root, out, "participant", *QUICK, prelude=NO_FIGURES).code == 0
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(started(made.root, out, "group", prelude=TOGETHER)) for _ in range(3)
+        ]
+        for process in processes:
+            assert process.stdout.readline() == "ready\n", process.communicate()
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        calls = [finish(process) for process in processes]
+    assert [call.code for call in calls] == [0, 0, 0], [call.text for call in calls]
+    assert sorted("0 of them unchanged" in call.out for call in calls) == [False, False, True]
+    assert remains(out) == []
+    assert validator_errors(out) == set()

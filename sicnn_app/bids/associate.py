@@ -23,7 +23,7 @@ ENTITY_ORDER = (
 """Short entity keys in the order of the BIDS specification 1.11.1."""
 
 IMAGE_EXTENSIONS = (".nii.gz", ".nii")
-EXTENSIONS = (*IMAGE_EXTENSIONS, ".bval", ".bvec", ".json")
+EXTENSIONS = (*IMAGE_EXTENSIONS, ".bval", ".bvec", ".json", ".tsv")
 
 LABEL = re.compile(r"[0-9A-Za-z+]+")
 """What BIDS allows in a label. Names of outputs are made of labels: no other one gets that far."""
@@ -85,16 +85,19 @@ def _both(paths: list[Path]) -> str:
 
 
 class Associator:
-    """Finds the .bval, .bvec and .json of images of one dataset; lists each folder once.
+    """Finds the .bval, .bvec, .json and .tsv of images of one dataset; lists each folder once.
 
     Parameters
     ----------
     root : Path
         Root of the dataset: the last folder in which inherited files are looked for.
+    suffix : str
+        Of the images, and so of the files that belong to them.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, suffix: str = "dwi") -> None:
         self.root = root
+        self.suffix = suffix
         self._listings: dict[Path, list[tuple[Path, BidsName]]] = {}
 
     def _listing(self, folder: Path) -> list[tuple[Path, BidsName]]:
@@ -105,7 +108,9 @@ class Associator:
                 raise DataError(
                     f"{folder} cannot be read ({error.strerror}): check its permissions"
                 ) from None
-            self._listings[folder] = [(path, name) for path, name in names if name and name.suffix == "dwi"]
+            self._listings[folder] = [
+                (path, name) for path, name in names if name and name.suffix == self.suffix
+            ]
         return self._listings[folder]
 
     def _candidates(self, image: Path, entities: dict[str, str], extension: str) -> list[list[Path]]:
@@ -123,7 +128,8 @@ class Associator:
                 found.append([path for _, path in sorted(fitting)])
         return found
 
-    def _nearest(self, image: Path, entities: dict[str, str], extension: str) -> Path | None:
+    def nearest(self, image: Path, entities: dict[str, str], extension: str) -> Path | None:
+        """The file of an extension that applies to an image, None without one; raises DataError for two."""
         candidates = self._candidates(image, entities, extension)
         if not candidates:
             return None
@@ -155,8 +161,8 @@ class Associator:
         DataError
             Two .bval, or two .bvec, in one folder apply and none has the image's own name.
         """
-        bval = self._nearest(image, entities, ".bval")
-        bvec = self._nearest(image, entities, ".bvec")
+        bval = self.nearest(image, entities, ".bval")
+        bvec = self.nearest(image, entities, ".bvec")
         sidecars, metadata, warnings = self.metadata(image, entities)
         return SourceImage(image, bval, bvec, tuple(sidecars), metadata), warnings
 

@@ -1,4 +1,4 @@
-"""What other datasets hold of a run: preprocessed images and masks."""
+"""What other datasets hold of a run: preprocessed images, masks and segmentations."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from pathlib import Path
 from sicnn_app.bids.associate import IMAGE_EXTENSIONS, applies, parse_name
 from sicnn_app.bids.content import can_be_entered, require_content
 from sicnn_app.bids.select import Selection
-from sicnn_app.errors import DataError, UsageError
+from sicnn_app.errors import DataError, MissingInputError, UsageError
 
 NATIVE_SPACES = ("orig", "native", "dwi")
 """``space`` labels that mean the grid of the source image."""
 
 TARGET_ENTITIES = ("space", "res", "desc")
 """Entities of a derivative that say how it was made, not which run it was made from."""
+
+SEGMENTATION_ENTITIES = (*TARGET_ENTITIES, "seg")
+"""The same of a segmentation, whose ``seg`` names the atlas."""
 
 PREPROCESSED = "preproc"
 """The ``desc`` label of images that stand in for the raw ones."""
@@ -35,12 +38,23 @@ class DerivativeFile:
     desc: str | None
 
 
-def _source_entities(entities: dict[str, str]) -> dict[str, str]:
-    return {key: label for key, label in entities.items() if key not in TARGET_ENTITIES}
+def require_derivatives(datasets: dict[str, Path]) -> None:
+    """Make sure that every derivative dataset of the command line is a folder; raises MissingInputError."""
+    for name, path in datasets.items():
+        if not os.path.isdir(path):
+            reason = "is not a folder" if os.path.lexists(path) else "does not exist"
+            raise MissingInputError(f"the derivative dataset {name} {reason}: check {path}")
+
+
+def _source_entities(entities: dict[str, str], made: Sequence[str] = TARGET_ENTITIES) -> dict[str, str]:
+    return {key: label for key, label in entities.items() if key not in made}
 
 
 def _derivative_files(
-    datasets: dict[str, Path], entities: dict[str, str], suffix: str
+    datasets: dict[str, Path],
+    entities: dict[str, str],
+    suffix: str,
+    made: Sequence[str] = TARGET_ENTITIES,
 ) -> list[DerivativeFile]:
     """Images of a suffix in the datasets' folders of the same subject and session that fit ``entities``."""
     found = []
@@ -56,7 +70,7 @@ def _derivative_files(
             name = parse_name(path.name)
             if name is None or name.suffix != suffix or name.extension not in IMAGE_EXTENSIONS:
                 continue
-            source = _source_entities(name.entities)
+            source = _source_entities(name.entities, made)
             if "sub" in source and applies(source, entities):
                 space = name.entities.get("space")
                 space = None if space in NATIVE_SPACES else space
@@ -162,3 +176,22 @@ def find_mask(
         raise UsageError(f"several masks match: {_names(files)}. Choose with --mask-desc")
     require_content(files[0].path)
     return files[0].path
+
+
+def find_segmentations(dataset: Path, entities: dict[str, str]) -> list[DerivativeFile]:
+    """Every ``*_dseg`` of a run in one derivative dataset, those that name more of the run's entities first.
+
+    Parameters
+    ----------
+    dataset : Path
+        Derivative dataset.
+    entities : dict of str to str
+        Entities of the run.
+
+    Raises
+    ------
+    DataError
+        A folder of the dataset cannot be read.
+    """
+    files = _derivative_files({"": dataset}, entities, "dseg", SEGMENTATION_ENTITIES)
+    return sorted(files, key=lambda file: -len(file.source))

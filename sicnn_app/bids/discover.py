@@ -21,6 +21,7 @@ from sicnn_app.bids.derivatives import (
     PREPROCESSED,
     find_mask,
     find_preprocessed,
+    require_derivatives,
     unused_preprocessed,
 )
 from sicnn_app.bids.gradients import bvals_path, read_bvals
@@ -161,10 +162,7 @@ def _no_ivim_run(
 
 
 def _require_inputs(inputs: InputSettings) -> None:
-    for name, path in inputs.derivatives.items():
-        if not os.path.isdir(path):
-            reason = "is not a folder" if os.path.lexists(path) else "does not exist"
-            raise MissingInputError(f"the derivative dataset {name} {reason}: check {path}")
+    require_derivatives(inputs.derivatives)
     if inputs.bvals is not None:
         try:
             require_content(inputs.bvals)

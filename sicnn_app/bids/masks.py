@@ -1,4 +1,4 @@
-"""A mask file to a boolean array on the grid of its image."""
+"""A mask or segmentation file to an array on the grid of its image."""
 
 from __future__ import annotations
 
@@ -39,15 +39,44 @@ def load_mask(
     DataError
         It cannot be read, is empty, or lies on another grid than the image.
     """
-    mask, warnings = _oriented(path, affine)
-    if shape is not None and mask.shape != shape:
-        raise DataError(
-            f"{path} has shape {mask.shape}, its image {shape}: resample it to the grid of the image"
-        )
-    return mask, warnings
+    values, image, warnings = _read(path)
+    mask = np.nan_to_num(values) > 0
+    if not mask.any():
+        raise DataError(f"{path} is empty, no voxel is above 0: make it again, or leave it out")
+    mask, warnings = _on_grid(path, image, mask.astype(np.uint8), affine, shape, warnings)
+    return mask > 0, warnings
 
 
-def _oriented(path: Path, affine: np.ndarray) -> tuple[np.ndarray, list[str]]:
+def load_labels(
+    path: Path, affine: np.ndarray, *, shape: tuple[int, ...] | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """Read a discrete segmentation and bring it into the axis order of the image it is for.
+
+    Parameters
+    ----------
+    path, affine, shape
+        As for :func:`load_mask`.
+
+    Returns
+    -------
+    labels : ndarray, shape (X, Y, Z), int32
+        Indices of the regions, 0 for none.
+    warnings : list of str
+
+    Raises
+    ------
+    MissingInputError, DataError
+        As for :func:`load_mask`, and DataError when a value is no whole number of 0 or more.
+    """
+    values, image, warnings = _read(path)
+    with np.errstate(invalid="ignore"):
+        labels = values.astype(np.int32)
+    if not np.array_equal(labels, values) or labels.min(initial=0) < 0:
+        raise DataError(f"{path} holds values that are no indices of regions: give a discrete segmentation")
+    return _on_grid(path, image, labels, affine, shape, warnings)
+
+
+def _read(path: Path) -> tuple[np.ndarray, nib.Nifti1Image, list[str]]:
     image = open_image(path)
     warnings = require_voxels(path, image)
     try:
@@ -56,17 +85,35 @@ def _oriented(path: Path, affine: np.ndarray) -> tuple[np.ndarray, list[str]]:
         raise DataError(f"{path} cannot be read ({error}): copy it again") from None
     while values.ndim > 3 and values.shape[-1] == 1:
         values = values[..., 0]
-    mask = np.nan_to_num(values) > 0
-    if not mask.any():
-        raise DataError(f"{path} is empty, no voxel is above 0: make it again, or leave it out")
-    if mask.ndim != 3 or same_grid(image.affine, affine, mask.shape):
-        return mask, warnings
-    if int(image.header["qform_code"]) == 0 and int(image.header["sform_code"]) == 0:
-        return mask, [*warnings, f"{path.name} states no orientation: it is taken to lie as the image does"]
+    return values, image, warnings
+
+
+def _on_grid(
+    path: Path,
+    image: nib.Nifti1Image,
+    values: np.ndarray,
+    affine: np.ndarray,
+    shape: tuple[int, ...] | None,
+    warnings: list[str],
+) -> tuple[np.ndarray, list[str]]:
+    if values.ndim == 3 and not same_grid(image.affine, affine, values.shape):
+        if int(image.header["qform_code"]) == 0 and int(image.header["sform_code"]) == 0:
+            warnings = [*warnings, f"{path.name} states no orientation: it is taken to lie as the image does"]
+        else:
+            values = _turned(path, image, values, affine)
+            warnings = [*warnings, f"{path.name}: axes were turned to those of the image"]
+    if shape is not None and values.shape != shape:
+        raise DataError(
+            f"{path} has shape {values.shape}, its image {shape}: resample it to the grid of the image"
+        )
+    return values, warnings
+
+
+def _turned(path: Path, image: nib.Nifti1Image, values: np.ndarray, affine: np.ndarray) -> np.ndarray:
     axes = nib.orientations.ornt_transform(
         nib.orientations.io_orientation(image.affine), nib.orientations.io_orientation(affine)
     )
-    turned = nib.Nifti1Image(mask.astype(np.uint8), image.affine).as_reoriented(axes)
+    turned = nib.Nifti1Image(values, image.affine).as_reoriented(axes)
     if not same_grid(turned.affine, affine, turned.shape):
         raise DataError(f"{path} lies on another grid than the image: resample it to the image's voxels")
-    return np.asarray(turned.dataobj) > 0, [*warnings, f"{path.name}: axes were turned to those of the image"]
+    return np.asarray(turned.dataobj)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,8 @@ class DatasetRoots:
         """``text`` with the folders of datasets replaced by their BIDS URIs."""
         for name, root in self._deepest_first():
             for folder in {root, root.resolve()}:
-                text = text.replace(f"{folder}{os.sep}", f"bids:{name}:")
+                # The folder itself, too, but none whose name goes on.
+                text = re.sub(rf"{re.escape(str(folder))}({os.sep}|(?=[\s:,;)'\"]|$))", f"bids:{name}:", text)
         return text
 
 

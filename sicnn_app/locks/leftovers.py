@@ -11,7 +11,7 @@ from sicnn_app.locks.mark import NEW, look
 from sicnn_app.locks.owned import OWNER_FILE
 from sicnn_app.locks.shared import LOCK_FILE, FolderLock, HeldElsewhere
 
-_SHARED_NAME = re.compile(r"(dataset|(report|run|study)-.+)-[0-9a-f]{8}")
+_SHARED_NAME = re.compile(r"(dataset|group|(report|run|study)-.+)-[0-9a-f]{8}")
 _NETWORK_NAME = re.compile(r"study-[0-9a-f]{8}-[0-9a-f]{8}\.pt")
 _OWNED_NAME = re.compile(r"[a-z]+-.+-\d+-\w{8}")
 

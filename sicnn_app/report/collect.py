@@ -134,11 +134,16 @@ class RunDerivatives:
     @property
     def software(self) -> dict[str, str]:
         """``SoftwareVersions`` of the F map, by name."""
-        versions = self.sidecar.get("SoftwareVersions")
-        if isinstance(versions, str):
-            pairs = (entry.strip().rpartition(" ") for entry in versions.split(","))
-            return {name: version for name, _, version in pairs if name}
-        return versions if isinstance(versions, dict) else {}
+        return software_of(self.sidecar)
+
+
+def software_of(sidecar: dict[str, Any]) -> dict[str, str]:
+    """``SoftwareVersions`` of a sidecar, by name."""
+    versions = sidecar.get("SoftwareVersions")
+    if isinstance(versions, str):
+        pairs = (entry.strip().rpartition(" ") for entry in versions.split(","))
+        return {name: version for name, _, version in pairs if name}
+    return versions if isinstance(versions, dict) else {}
 
 
 def reported_sessions(output_dir: Path) -> list[tuple[str, str | None]]:
@@ -160,7 +165,9 @@ def run_names(output_dir: Path, subject: str, session: str | None) -> list[str]:
     return sorted({match["run"] for match in matches if match})
 
 
-def collect_run(output_dir: Path, subject: str, session: str | None, name: str) -> RunDerivatives:
+def collect_run(
+    output_dir: Path, subject: str, session: str | None, name: str, *, series: bool = True
+) -> RunDerivatives:
     """Read the outputs of one run.
 
     Parameters
@@ -170,6 +177,8 @@ def collect_run(output_dir: Path, subject: str, session: str | None, name: str) 
         Labels without ``sub-``/``ses-``.
     name : str
         One of :func:`run_names`.
+    series : bool
+        Also read the preprocessed series, the one large file; without it ``measured`` is None.
 
     Returns
     -------
@@ -229,7 +238,7 @@ def collect_run(output_dir: Path, subject: str, session: str | None, name: str) 
         motion=_table(beside("_desc-motion_qc.tsv"), problems),
         problems=problems,
     )
-    if not run.has_voxels:
+    if not run.has_voxels or not series:
         return run
     measured = _measure(beside("_desc-preproc_dwi"), mask, run.parameters.get("BValuesUsed"), problems)
     return replace(run, measured=measured)
@@ -253,6 +262,19 @@ class _Volume:
     data: np.ndarray
     affine: np.ndarray | None
     zooms: tuple[float, float, float]
+
+
+def read_volume(path: Path, problems: list[str]) -> np.ndarray | None:
+    """Values of an image, shape (X, Y, Z), float32; None when it is not there.
+
+    Parameters
+    ----------
+    path : Path
+    problems : list of str
+        Gets a line, and None is returned, when the image cannot be read.
+    """
+    volume = _volume(path, problems)
+    return None if volume is None else volume.data
 
 
 def _volume(path: Path, problems: list[str]) -> _Volume | None:

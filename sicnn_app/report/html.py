@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
 from sicnn_app import __version__
 from sicnn_app.errors import OutputError
 from sicnn_app.report.adequacy import shown_adequacy
 from sicnn_app.report.collect import RunDerivatives, app_version, collect_run, run_names
 from sicnn_app.report.comparison import COMPARISON_HEAD, comparison_rows, method_of
 from sicnn_app.report.facts import MISSING
+from sicnn_app.report.page import render_page
 from sicnn_app.report.picture import Picture
 from sicnn_app.report.pictures import RunPictures, draw_run
 from sicnn_app.report.spread import SPREAD_HEAD, spread_rows, spread_words
@@ -40,6 +39,11 @@ def _name(subject: str, session: str | None) -> str:
 def report_path(output_dir: Path, subject: str, session: str | None) -> Path:
     """Where the report of a subject or session lies."""
     return output_dir / f"{_name(subject, session)}.html"
+
+
+def run_anchor(name: str) -> str:
+    """Identifier of a run's section in its report."""
+    return f"run-{name}"
 
 
 def build_report(
@@ -98,20 +102,13 @@ def build_report(
         context["views"] = [(symbol, f"{folder}/{file_name}") for symbol, (file_name, _) in views.items()]
         runs.append(context)
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("sicnn_app.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    css = environment.loader.get_source(environment, "report.css")[0]
-    page = environment.get_template("report.html.j2").render(
+    page = render_page(
+        "report.html.j2",
+        styles=("report.css",),
         title=name.replace("_", " "),
         subject=subject,
         session=session,
         version=version or __version__,
-        css=jinja2.utils.markupsafe.Markup(css),
         errors=list(errors),
         runs=runs,
         summary_head=SUMMARY_HEAD,
@@ -119,7 +116,7 @@ def build_report(
         summary_rows=[run["summary"] for run in runs],
     )
     path = report_path(output_dir, subject, session)
-    write_bytes(path, page.lstrip().encode("utf-8"))
+    write_bytes(path, page)
     return path
 
 
@@ -164,7 +161,7 @@ def _run_context(run: RunDerivatives, tables: RunTables, pictures: RunPictures, 
         "name": name,
         # The rest of a run's name says enough in a list below the subject's own heading.
         "title": name.removeprefix(prefix).lstrip("_").replace("_", " ") or name,
-        "anchor": f"run-{name}",
+        "anchor": run_anchor(name),
         **tables.__dict__,
         "adequacy": shown_adequacy(run.qc),
         "convention": pictures.convention,

@@ -1,0 +1,1 @@
+"""The group level: what all runs of an output dataset have in common, from their derivatives alone."""

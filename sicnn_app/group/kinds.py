@@ -1,0 +1,96 @@
+"""Rows that may be compared with one another, how their values are distributed, and which lie outside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sicnn_app.group.columns import OUTLIER_MEASURES, RUN_MEASURES
+from sicnn_app.group.statistics import Distribution, distribution
+from sicnn_app.group.table import Row, cell, number
+
+KIND_COLUMNS = ("anatomy", "acquisition", "method", "segmentation", "region")
+"""Rows that agree in these columns are of one kind."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One column over the rows of one kind.
+
+    Attributes
+    ----------
+    column : str
+    kind : dict of str to str or None
+        By :data:`KIND_COLUMNS`.
+    rows : list of dict of str to str
+        Those with a value.
+    values : ndarray, shape (n,)
+    distribution : Distribution
+    """
+
+    column: str
+    kind: dict[str, str | None]
+    rows: list[Row]
+    values: np.ndarray
+    distribution: Distribution
+
+
+def measure_kinds(rows: Sequence[Row]) -> list[Measured]:
+    """Distribution of every measure over the rows of every kind, in the order of measures and rows.
+
+    What belongs to the run is taken from the row of its mask only.
+    """
+    kinds: dict[tuple, list[Row]] = {}
+    for row in rows:
+        kinds.setdefault(tuple(cell(row, column) for column in KIND_COLUMNS), []).append(row)
+    found = []
+    for column in OUTLIER_MEASURES:
+        for key, own in kinds.items():
+            kind = dict(zip(KIND_COLUMNS, key, strict=True))
+            if column in RUN_MEASURES and kind["segmentation"] is not None:
+                continue
+            measured = [(row, value) for row in own if (value := number(row, column)) is not None]
+            if measured:
+                values = np.array([value for _, value in measured])
+                chosen = [row for row, _ in measured]
+                found.append(Measured(column, kind, chosen, values, distribution(values)))
+    return found
+
+
+def outlier_words(level: int) -> str:
+    """How far outside, and on which side; empty inside the fences.
+
+    Examples
+    --------
+    >>> outlier_words(-2), outlier_words(1), outlier_words(0)
+    ('far low', 'high', '')
+    """
+    if level == 0:
+        return ""
+    return ("far " if abs(level) > 1 else "") + ("high" if level > 0 else "low")
+
+
+def mark_outliers(rows: Sequence[Row], measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    """The rows with a column ``outliers``: ``f_median high, snr_b0 far low``; None without one."""
+    said: dict[int, list[str]] = {}
+    for item in measured:
+        for row, level in zip(item.rows, item.distribution.levels, strict=True):
+            if level:
+                said.setdefault(id(row), []).append(f"{item.column} {outlier_words(level)}")
+    return [{**row, "outliers": ", ".join(said.get(id(row), ())) or None} for row in rows]
+
+
+def distribution_record(item: Measured) -> dict[str, Any]:
+    """What the sidecar of the table keeps of a distribution, as JSON."""
+    found = item.distribution
+    return {
+        "Column": item.column,
+        **{column: item.kind[column] for column in KIND_COLUMNS},
+        "Runs": int(item.values.size),
+        "Quartiles": list(found.quartiles),
+        "Fences": list(found.fences),
+        "FarFences": list(found.far_fences),
+    }

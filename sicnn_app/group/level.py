@@ -1,0 +1,155 @@
+"""The group level from the derivatives on disk to its tables and its page."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sicnn_app.bids.atomic import StagedFiles, scratch_folder, tsv_bytes
+from sicnn_app.group.columns import (
+    OUTLIER_RULE,
+    measured_columns,
+    repeatability_columns,
+    table_columns,
+)
+from sicnn_app.group.content import Group
+from sicnn_app.group.gather import Earlier, Gathered, gather
+from sicnn_app.group.kinds import Measured, distribution_record, mark_outliers, measure_kinds
+from sicnn_app.group.page import group_page
+from sicnn_app.group.repeats import find_repeats, repeatability_row
+from sicnn_app.group.table import Row, parse_table
+from sicnn_app.ivim.run import DwiRun
+from sicnn_app.report.html import report_path, run_anchor
+
+TABLE = "group_ivim"
+REPEATABILITY = "group_repeatability"
+PAGE = "group.html"
+
+
+def group_outputs(output_dir: Path) -> list[Path]:
+    """Files that :func:`write_group` writes, in order."""
+    tables = [f"{stem}.{ending}" for stem in (TABLE, REPEATABILITY) for ending in ("tsv", "json")]
+    return [output_dir / name for name in (*tables, PAGE)]
+
+
+def write_group(
+    output_dir: Path,
+    runs: Sequence[DwiRun],
+    datasets: Mapping[str, Path],
+    *,
+    reuse: bool,
+    stop: bool = False,
+    progress: Callable[[str, int, int], None],
+) -> Gathered:
+    """Write the tables of the group and its page.
+
+    The same derivatives give the same bytes, whether their rows are measured or taken from the last table.
+
+    Parameters
+    ----------
+    output_dir : Path
+        Derivative dataset written by the app.
+    runs : sequence of DwiRun
+        From :func:`sicnn_app.group.gather.find_runs`.
+    datasets : mapping of str to Path
+        Derivative datasets with segmentations, by name.
+    reuse : bool
+        Take the rows of runs that did not change from the last table.
+    stop : bool
+        End at the first run that cannot be used, with its error; nothing is written then.
+    progress : callable (text, done, total)
+
+    Returns
+    -------
+    Gathered
+        What is in the files, and the runs that are not.
+
+    Raises
+    ------
+    OutputError
+        When the file system refuses.
+    MissingInputError, DataError
+        With ``stop``: a run is incomplete, or cannot be read.
+    """
+    output_dir = Path(os.path.abspath(output_dir))
+    earlier = read_earlier(output_dir) if reuse else {}
+    gathered = gather(output_dir, runs, datasets, earlier=earlier, stop=stop, progress=progress)
+    rows = [row for run in gathered.runs for row in run.rows]
+    measured = measure_kinds(rows)
+    table = tsv_bytes(list(table_columns()), mark_outliers(rows, measured))
+    repeats = find_repeats(rows)
+    repeated = tsv_bytes(list(repeatability_columns()), map(repeatability_row, repeats))
+    page = group_page(
+        Group(
+            gathered,
+            parse_table(table),
+            measured,
+            list(zip(repeats, parse_table(repeated), strict=True)),
+            _reports(output_dir, gathered),
+        )
+    )
+    targets = group_outputs(output_dir)
+    contents = (table, _table_sidecar(gathered, measured, table), repeated, _repeatability_sidecar(), page)
+    with scratch_folder(output_dir) as folder:
+        staged = StagedFiles(folder)
+        for target, content in zip(targets, contents, strict=True):
+            if isinstance(content, bytes):
+                staged.add_bytes(target, content)
+            else:
+                staged.add_json(target, content)
+        staged.publish()
+    return gathered
+
+
+def read_earlier(output_dir: Path) -> dict[str, Earlier]:
+    """Rows of the last table by run; empty when there is none, or it is not as it was written."""
+    try:
+        table = (output_dir / f"{TABLE}.tsv").read_bytes()
+        sidecar = json.loads((output_dir / f"{TABLE}.json").read_bytes())
+        if sidecar["TableHash"] != hashlib.sha256(table).hexdigest():
+            return {}
+        rows: dict[str, list[Row]] = {}
+        for row in parse_table(table):
+            kept = {column: row[column] for column in measured_columns()}
+            rows.setdefault(row["source"], []).append(kept)
+        return {
+            name: Earlier(record["Key"], rows[name], record["Warnings"])
+            for name, record in sidecar["Runs"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _reports(output_dir: Path, gathered: Gathered) -> dict[str, str]:
+    """Address of every run's place in the report of its participant or session."""
+    reports = {}
+    for item in gathered.runs:
+        path = report_path(output_dir, item.run.subject, item.run.session)
+        if path.is_file():
+            reports[item.run.name] = f"{path.name}#{run_anchor(item.run.name)}"
+    return reports
+
+
+def _table_sidecar(gathered: Gathered, measured: Sequence[Measured], table: bytes) -> dict[str, Any]:
+    return {
+        "Description": "Statistics of the maps and quality measures: one row per run and region",
+        **table_columns(),
+        "OutlierRule": OUTLIER_RULE,
+        "Distributions": [distribution_record(item) for item in measured],
+        "LeftOut": [{"Run": run.name, "Reason": str(error)} for run, error in gathered.left_out],
+        # What tells whether a run has changed since.
+        "TableHash": hashlib.sha256(table).hexdigest(),
+        "Runs": {item.run.name: {"Key": item.key, "Warnings": item.warnings} for item in gathered.runs},
+    }
+
+
+def _repeatability_sidecar() -> dict[str, Any]:
+    return {
+        "Description": "Test-retest statistics: one row per acquisition, region and parameter that "
+        "participants were measured for repeatedly; no row where none was",
+        **repeatability_columns(),
+    }

@@ -1,0 +1,210 @@
+"""Rows of all runs -> one self-contained HTML page of the group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sicnn_app import __version__
+from sicnn_app.bids.index import natural_key
+from sicnn_app.group.charts import MIN_BOX, StripChart, Values, strip_chart
+from sicnn_app.group.columns import OUTLIER_RULE, RUN_MEASURES
+from sicnn_app.group.content import Group
+from sicnn_app.group.kinds import Measured, outlier_words
+from sicnn_app.group.repeat_sections import REPEATABILITY_HEAD, repeat_sections
+from sicnn_app.group.shown import (
+    MEASURES,
+    RegionKey,
+    RegionNames,
+    ShownMeasure,
+    choose_regions,
+    method_in_words,
+)
+from sicnn_app.group.statistics import distribution
+from sicnn_app.group.table import Row, cell, number
+from sicnn_app.group.uniform import differences
+from sicnn_app.ivim.flags import NEGLIGIBLE_F
+from sicnn_app.report.facts import MISSING, count_of
+from sicnn_app.report.page import render_page
+
+MAX_LISTED = 60
+"""Lines of one list on the page; the sidecar of the table has all of them."""
+
+RUN_HEAD = (
+    "Run",
+    "Method",
+    "Voxels",
+    "b-values",
+    "SNR, lowest b",
+    "SNR, highest b",
+    *(MEASURES[f"{label}_median"].short for label in ("f", "d", "dstar", "rmse")),
+    "Flagged",
+    "Ended because",
+    "Outliers",
+)
+OUTLIER_HEAD = ("Run", "Values", "Farthest: region", "Measure", "Value", "Quartiles of its kind", "Lies")
+
+
+def group_page(group: Group) -> bytes:
+    """The page, HTML; the same rows give the same bytes.
+
+    Parameters
+    ----------
+    group : Group
+
+    Returns
+    -------
+    bytes
+    """
+    shown, hidden = choose_regions(group.measured)
+    names = RegionNames(item.kind for item in group.measured)
+    masks = [row for row in group.rows if cell(row, "segmentation") is None]
+    outliers = _outlier_rows(group, names)
+    repeated = repeat_sections(group, names, shown)
+    left_out = [f"{error}" for _, error in group.gathered.left_out]
+    warnings = [text for run in group.gathered.runs for text in run.warnings]
+    unreported = [row["source"] for row in masks if row["source"] not in group.reports]
+    return render_page(
+        "group.html.j2",
+        package="sicnn_app.group",
+        styles=("report.css", "group.css"),
+        version=__version__,
+        tiles=_tiles(group, masks),
+        left_out=_first(left_out),
+        differences=differences(group.gathered.runs),
+        warnings=_first(warnings),
+        unreported=_first(unreported),
+        made_head=("Anatomy", "Acquisition", "Method", "Version", "Participants", "Runs"),
+        made_rows=_made_rows(masks),
+        outlier_rule=OUTLIER_RULE,
+        negligible_f=NEGLIGIBLE_F,
+        min_box=MIN_BOX,
+        outlier_head=OUTLIER_HEAD,
+        outlier_rows=outliers[:MAX_LISTED],
+        outlier_count=len(outliers),
+        hidden=hidden,
+        charts=_strip_charts(group, names, shown, of_run=False),
+        quality=_strip_charts(group, names, shown, of_run=True),
+        repeated=repeated,
+        repeatability_head=REPEATABILITY_HEAD,
+        run_head=RUN_HEAD,
+        run_rows=[_run_row(group, row) for row in masks],
+    )
+
+
+def _first(lines: Sequence[str]) -> list[str]:
+    if len(lines) <= MAX_LISTED:
+        return list(lines)
+    return [*lines[:MAX_LISTED], f"and {len(lines) - MAX_LISTED} more: group_ivim.json names all"]
+
+
+def _tiles(group: Group, masks: Sequence[Row]) -> list[dict[str, str]]:
+    sessions = {(row["participant_id"], session) for row in masks if (session := cell(row, "session_id"))}
+    counts = {
+        "Participants": len({row["participant_id"] for row in masks}),
+        **({"Sessions": len(sessions)} if sessions else {}),
+        "Runs": len(masks),
+        "Runs left out": len(group.gathered.left_out),
+        "Runs with outliers": len({row["source"] for row in group.rows if cell(row, "outliers")}),
+    }
+    return [{"name": name, "value": f"{count:,}"} for name, count in counts.items()]
+
+
+def _made_rows(masks: Sequence[Row]) -> list[list[str]]:
+    kinds: dict[tuple[str, ...], list[Row]] = {}
+    for row in masks:
+        kinds.setdefault(
+            tuple(row[column] for column in ("anatomy", "acquisition", "method", "app_version")), []
+        ).append(row)
+    return [
+        [
+            anatomy,
+            acquisition,
+            method_in_words(method),
+            version,
+            f"{len({row['participant_id'] for row in rows}):,}",
+            f"{len(rows):,}",
+        ]
+        for (anatomy, acquisition, method, version), rows in sorted(
+            kinds.items(), key=lambda item: natural_key(" ".join(item[0]))
+        )
+    ]
+
+
+def _run_row(group: Group, row: Row) -> list[Any]:
+    def shown(column: str) -> str:
+        return MEASURES[column].text(number(row, column), unit=False)
+
+    voxels = number(row, "voxel_count")
+    return [
+        group.link(row),
+        method_in_words(cell(row, "method")),
+        MISSING if voxels is None else f"{int(voxels):,}",
+        row["b_values"],
+        shown("snr_b0"),
+        shown("snr_highest_b"),
+        *(shown(f"{label}_median") for label in ("f", "d", "dstar", "rmse")),
+        MEASURES["flagged_share"].text(number(row, "flagged_share")),
+        row["stop_reason"],
+        _outlier_cell(cell(row, "outliers")),
+    ]
+
+
+def _outlier_cell(text: str | None) -> str:
+    if text is None:
+        return ""
+    words = (entry.split(" ", 1) for entry in text.split(", "))
+    return "; ".join(f"{MEASURES[column].name} {where}" for column, where in words)
+
+
+def _outlier_rows(group: Group, names: RegionNames) -> list[list[Any]]:
+    """One line per run with its value farthest outside, the farthest of all first."""
+    found: dict[str, list[tuple[float, list[Any]]]] = {}
+    for item in group.measured:
+        measure = MEASURES[item.column]
+        low, _, high = item.distribution.quartiles
+        for row, value, level in zip(item.rows, item.values, item.distribution.levels, strict=True):
+            if not level:
+                continue
+            # Without a spread every distance is infinitely far.
+            beyond = max(low - value, value - high) / (high - low) if high > low else np.inf
+            kind = f"{measure.text(low, unit=False)} – {measure.text(high)}"
+            where = [names.of(item.kind), measure.name, measure.text(value), kind, outlier_words(int(level))]
+            found.setdefault(row["source"], []).append((beyond, [group.link(row), *where]))
+    lines = []
+    for values in found.values():
+        beyond, (link, *where) = max(values, key=lambda pair: pair[0])
+        lines.append((beyond, [link, f"{len(values):,}", *where]))
+    return [line for _, line in sorted(lines, key=lambda pair: -pair[0])]
+
+
+def _strip_charts(
+    group: Group, names: RegionNames, shown: set[RegionKey], *, of_run: bool
+) -> list[StripChart]:
+    charts = []
+    for column, measure in MEASURES.items():
+        if (column in RUN_MEASURES) != of_run:
+            continue
+        items = [item for item in group.measured if item.column == column]
+        items = [item for item in items if (item.kind["segmentation"], item.kind["region"]) in shown]
+        strips = [
+            _strip(group, names, measure, item) for item in sorted(items, key=lambda i: names.rank(i.kind))
+        ]
+        if strips:
+            charts.append(strip_chart(measure.title, measure.axis, strips))
+    return charts
+
+
+def _strip(group: Group, names: RegionNames, measure: ShownMeasure, item: Measured) -> Values:
+    sources = []
+    for row, value, level in zip(item.rows, item.values, item.distribution.levels, strict=True):
+        outside = f", {outlier_words(int(level))}" if level else ""
+        sources.append(group.source(row, f"{measure.text(value)}{outside}"))
+    label = f"{names.of(item.kind)}: {count_of(item.values.size, 'run')}"
+    if item.values.size >= MIN_BOX:
+        low, middle, high = (measure.text(value, unit=False) for value in item.distribution.quartiles)
+        label += f", median {middle} ({low} – {high})"
+    values = item.values * measure.factor
+    return Values(label, values, distribution(values), sources)

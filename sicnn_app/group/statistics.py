@@ -1,0 +1,269 @@
+"""Numbers over voxels, over runs and over repeated measurements; arrays only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+OUTLIER_FENCE = 1.5
+FAR_OUTLIER_FENCE = 3.0
+"""Interquartile ranges between a quartile and its fence (Tukey, Exploratory Data Analysis, 1977)."""
+
+MIN_RUNS = 8
+"""Runs below which no value is called an outlier: quartiles of fewer say little."""
+
+LIMITS = float(stats.norm.ppf(0.975))
+"""Standard deviations that hold 95 % of a normal distribution on both sides: 1.96."""
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, interquartile range and standard deviation (n - 1) of values; NaN where they are too few."""
+
+    median: float
+    iqr: float
+    std: float
+
+
+def spread(values: np.ndarray) -> Spread:
+    """Summarise values.
+
+    Parameters
+    ----------
+    values : ndarray, shape (M,)
+
+    Examples
+    --------
+    >>> spread(np.array([1.0, 2.0, 3.0, 4.0, 5.0])).iqr
+    2.0
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.size == 0:
+        return Spread(math.nan, math.nan, math.nan)
+    std = float(values.std(ddof=1)) if values.size > 1 else math.nan
+    return Spread(float(np.median(values)), float(stats.iqr(values)), std)
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Values over runs: quartiles, fences, and how far outside of them each value lies.
+
+    Attributes
+    ----------
+    quartiles : tuple of float
+        Lower quartile, median, upper quartile.
+    fences, far_fences : tuple of float
+        Lower and upper.
+    levels : ndarray, shape (n,), int
+        0 inside the fences, 1 outside of them, 2 also outside of the far ones; negative for low values. All
+        0 for fewer values than :data:`MIN_RUNS`.
+    """
+
+    quartiles: tuple[float, float, float]
+    fences: tuple[float, float]
+    far_fences: tuple[float, float]
+    levels: np.ndarray
+
+
+def distribution(values: np.ndarray) -> Distribution:
+    """Quartiles and outliers by Tukey's fences.
+
+    A value is an outlier when it lies more than 1.5 interquartile ranges below the lower or above the upper
+    quartile, a far one beyond 3 (Tukey, Exploratory Data Analysis, 1977).
+
+    Parameters
+    ----------
+    values : ndarray, shape (n,)
+        Finite; one or more.
+
+    Raises
+    ------
+    ValueError
+        There is no value.
+
+    Examples
+    --------
+    >>> distribution(np.array([1, 2, 3, 4, 5, 6, 7, 8, 30])).levels.tolist()
+    [0, 0, 0, 0, 0, 0, 0, 0, 2]
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.size == 0:
+        raise ValueError("a distribution needs a value")
+    low, middle, high = (float(value) for value in np.percentile(values, (25, 50, 75)))
+    (near_low, near_high), (far_low, far_high) = (
+        (low - factor * (high - low), high + factor * (high - low))
+        for factor in (OUTLIER_FENCE, FAR_OUTLIER_FENCE)
+    )
+    above = (values > near_high).astype(int) + (values > far_high)
+    below = (values < near_low).astype(int) + (values < far_low)
+    levels = above - below if values.size >= MIN_RUNS else np.zeros(values.size, dtype=int)
+    return Distribution((low, middle, high), (near_low, near_high), (far_low, far_high), levels)
+
+
+@dataclass(frozen=True)
+class Repeatability:
+    """How far repeated measurements of one participant agree; NaN where the data do not tell.
+
+    Attributes
+    ----------
+    participants, measurements : int
+        Those with two measurements or more, and all of their measurements.
+    mean : float
+        Of all measurements.
+    within_subject_sd : float
+        Square root of the mean square within participants.
+    within_subject_cv : float
+        ``within_subject_sd`` over ``mean``.
+    coefficient : float
+        Repeatability coefficient: two measurements of one participant differ by less in 95 % of cases.
+    coefficient_interval : tuple of float
+        Its 95 % confidence interval.
+    icc : float
+        Intraclass correlation ICC(1,1).
+    icc_interval : tuple of float
+        Its 95 % confidence interval.
+    """
+
+    participants: int
+    measurements: int
+    mean: float
+    within_subject_sd: float
+    within_subject_cv: float
+    coefficient: float
+    coefficient_interval: tuple[float, float]
+    icc: float
+    icc_interval: tuple[float, float]
+
+
+def repeatability(repeats: Sequence[np.ndarray]) -> Repeatability:
+    """Test-retest statistics from a one-way analysis of variance with random participants.
+
+    The repeatability coefficient is 1.96 sqrt(2) times the within-subject standard deviation (Bland and
+    Altman, Lancet 1986;327:307-310), with the confidence interval of a chi-squared mean square (Raunig et
+    al., Stat Methods Med Res 2015;24:27-67). ICC(1,1) and its interval are those of Shrout and Fleiss
+    (Psychol Bull 1979;86:420-428); where participants have different numbers of measurements k, the mean
+    square between them counts n0 = (N - sum k^2 / N) / (n - 1) in the place of k, and the interval is an
+    approximation.
+
+    Parameters
+    ----------
+    repeats : sequence of ndarray, each of shape (k,)
+        Measurements of one participant; those with fewer than two are left out.
+
+    Returns
+    -------
+    Repeatability
+
+    Examples
+    --------
+    >>> found = repeatability([np.array([1.0, 1.2]), np.array([2.0, 2.0]), np.array([3.0, 2.8])])
+    >>> round(found.within_subject_sd, 3), round(found.coefficient, 3), round(found.icc, 3)
+    (0.115, 0.32, 0.984)
+    """
+    groups = [np.asarray(values, dtype=np.float64) for values in repeats if len(values) > 1]
+    if not groups:
+        return Repeatability(0, 0, *[math.nan] * 4, (math.nan,) * 2, math.nan, (math.nan,) * 2)
+    counts = np.array([group.size for group in groups])
+    values = np.concatenate(groups)
+    mean = float(values.mean())
+    freedom = int(counts.sum()) - len(groups)
+    within = sum(float(np.square(group - group.mean()).sum()) for group in groups) / freedom
+    sd = math.sqrt(within)
+    factor = LIMITS * math.sqrt(2.0)
+    tails = ((1.0 + CONFIDENCE) / 2.0, (1.0 - CONFIDENCE) / 2.0)
+    interval = tuple(factor * sd * math.sqrt(freedom / stats.chi2.ppf(tail, freedom)) for tail in tails)
+    icc, icc_interval = _intraclass_correlation(groups, counts, within)
+    return Repeatability(
+        participants=len(groups),
+        measurements=values.size,
+        mean=mean,
+        within_subject_sd=sd,
+        within_subject_cv=sd / mean if mean > 0 else math.nan,
+        coefficient=factor * sd,
+        coefficient_interval=interval,
+        icc=icc,
+        icc_interval=icc_interval,
+    )
+
+
+def _intraclass_correlation(
+    groups: Sequence[np.ndarray], counts: np.ndarray, within: float
+) -> tuple[float, tuple[float, float]]:
+    """ICC(1,1) and its confidence interval; NaN for one participant, or when nothing varies at all."""
+    unknown = math.nan, (math.nan, math.nan)
+    participants, total = counts.size, int(counts.sum())
+    if participants < 2:
+        return unknown
+    means = np.array([group.mean() for group in groups])
+    grand = float(counts @ means) / total
+    between = float(counts @ np.square(means - grand)) / (participants - 1)
+    k = (total - float(np.square(counts).sum()) / total) / (participants - 1)
+    if between == within == 0:
+        return unknown
+
+    def correlation(numerator: float, denominator: float) -> float:
+        return (numerator - denominator) / (numerator + (k - 1.0) * denominator)
+
+    freedom = participants - 1, total - participants
+    tail = (1.0 + CONFIDENCE) / 2.0
+    lower = correlation(between, within * stats.f.ppf(tail, *freedom))
+    upper = correlation(between * stats.f.ppf(tail, *reversed(freedom)), within)
+    return correlation(between, within), (float(lower), float(upper))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Differences of pairs after Bland and Altman; NaN for fewer than two pairs.
+
+    Attributes
+    ----------
+    pairs : int
+    bias : float
+        Mean of second less first.
+    bias_interval : tuple of float
+        Its 95 % confidence interval (Student's t).
+    limits : tuple of float
+        Lower and upper 95 % limits of agreement: ``bias`` less and plus 1.96 standard deviations (n - 1) of
+        the differences.
+    """
+
+    pairs: int
+    bias: float
+    bias_interval: tuple[float, float]
+    limits: tuple[float, float]
+
+
+def agreement(first: np.ndarray, second: np.ndarray) -> Agreement:
+    """Bias and 95 % limits of agreement (Bland and Altman, Lancet 1986;327:307-310).
+
+    Parameters
+    ----------
+    first, second : ndarray, shape (n,)
+        Two measurements of every participant.
+
+    Examples
+    --------
+    >>> found = agreement(np.array([1.0, 2.0, 3.0]), np.array([1.1, 2.1, 3.4]))
+    >>> round(found.bias, 3), [round(limit, 3) for limit in found.limits]
+    (0.2, [-0.139, 0.539])
+    """
+    differences = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
+    if differences.size < 2:
+        bias = float(differences[0]) if differences.size else math.nan
+        return Agreement(differences.size, bias, (math.nan, math.nan), (math.nan, math.nan))
+    bias, sd = float(differences.mean()), float(differences.std(ddof=1))
+    half = (
+        float(stats.t.ppf((1.0 + CONFIDENCE) / 2.0, differences.size - 1)) * sd / math.sqrt(differences.size)
+    )
+    return Agreement(
+        pairs=differences.size,
+        bias=bias,
+        bias_interval=(bias - half, bias + half),
+        limits=(bias - LIMITS * sd, bias + LIMITS * sd),
+    )

@@ -1,0 +1,39 @@
+"""Templates to pages: one look for the reports of subjects and of the group."""
+
+from __future__ import annotations
+
+import jinja2
+
+
+def render_page(
+    template: str, *, styles: tuple[str, ...], package: str = "sicnn_app.report", **context: object
+) -> bytes:
+    """Render a template of the reports; every text from a dataset is escaped.
+
+    Parameters
+    ----------
+    template : str
+        File name in the templates of ``package``.
+    styles : tuple of str
+        File names of the style sheets that become part of the page.
+    package : str
+        Whose templates are looked through before those of :mod:`sicnn_app.report`, which it may use.
+    **context
+        What the template asks for.
+
+    Returns
+    -------
+    bytes
+        HTML, UTF-8.
+    """
+    loaders = [jinja2.PackageLoader(name) for name in dict.fromkeys((package, "sicnn_app.report"))]
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader(loaders),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    css = "".join(environment.loader.get_source(environment, name)[0] for name in styles)
+    page = environment.get_template(template).render(css=jinja2.utils.markupsafe.Markup(css), **context)
+    return page.lstrip().encode("utf-8")

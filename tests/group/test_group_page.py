@@ -1,0 +1,213 @@
+"""The page of the group: self-contained, linked, tolerant and the same every time."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from app_runs import App
+from group_runs import add_run, gather, group_files, sidecar, table
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sicnn_app.group.charts import DOT, swarm
+from sicnn_app.group.kinds import measure_kinds
+from sicnn_app.group.shown import MAX_POINTS, MAX_REGIONS, RegionNames, choose_regions
+
+RUNS = 9
+F_CHART = "F, perfusion fraction: one point per run"
+
+
+@pytest.fixture
+def app(capsys) -> App:
+    return App(capsys)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """Nine participants with two sessions; one measurement is far too high, one session has no report."""
+    tmp_path = tmp_path_factory.mktemp("group")
+    for subject in range(1, RUNS + 1):
+        for session in (1, 2):
+            factor = 3.0 if (subject, session) == (3, 1) else 1.0 + 0.01 * subject + 0.002 * session
+            out = add_run(tmp_path, sub=f"{subject:02d}", ses=str(session), factor=factor)
+    (out / "sub-09_ses-2.html").unlink()
+    return out
+
+
+@pytest.fixture
+def html(app, out) -> str:
+    assert gather(app, out).code == 0
+    return (out / "group.html").read_text(encoding="utf-8")
+
+
+def charts(html: str) -> dict[str, str]:
+    """Drawings by their names."""
+    found = re.findall(r'<svg viewBox="0 0 [^>]*aria-label="([^"]*)">(.*?)</svg>', html, flags=re.DOTALL)
+    return dict(found)
+
+
+def test_every_point_leads_to_the_report_of_its_run(html, out):
+    rows = {row["source"]: row for row in table(out)}
+    drawn = charts(html)
+    assert len(drawn) == 5 + 2 + 3
+    points = re.findall(
+        r'<a href="([^"#]+)#([^"]+)"><title>([^<]+)</title>',
+        drawn[F_CHART],
+    )
+    assert len(points) == 2 * RUNS - 1
+    for page, anchor, title in points:
+        assert f'id="{anchor}"' in (out / page).read_text()
+        name, value = title.split(": ")
+        assert anchor == f"run-{name}"
+        shown = float(re.match(r"[0-9.]+", value).group())
+        assert shown == pytest.approx(100 * float(rows[name]["f_median"]), rel=5e-3)
+    assert "sub-09_ses-2: " in drawn[F_CHART]
+    assert "sub-09_ses-2.html" not in html
+    assert "<li>sub-09_ses-2</li>" in html
+
+
+def test_points_lie_where_their_values_say(html, out):
+    drawn = charts(html)["D, tissue diffusion: one point per run"]
+    ticks = re.findall(r'<text class="tick" x="([0-9.]+)"[^>]*>([0-9.]+)</text>', drawn)
+    places, numbers = np.array(ticks, dtype=float).T
+    slope, start = np.polyfit(numbers, places, 1)
+    rows = {row["source"]: 1000 * float(row["d_median"]) for row in table(out)}
+    found = re.findall(
+        r"<title>(sub-[^:]+): [^<]*</title><(?:circle[^>]* cx=\"|path[^>]*translate\()([0-9.]+)", drawn
+    )
+    assert len(found) == 2 * RUNS
+    for name, place in found:
+        assert float(place) == pytest.approx(start + slope * rows[name], abs=0.3)
+
+
+def test_outliers_are_marked_named_and_in_the_table(html, out):
+    marked = {row["source"]: row["outliers"] for row in table(out) if row["outliers"] != "n/a"}
+    assert "f_median far high" in marked["sub-03_ses-1"]
+    drawn = charts(html)[F_CHART]
+    assert drawn.count('class="far"') == sum("f_median far" in text for text in marked.values())
+    assert "sub-03_ses-1: " in drawn and "%, far high" in drawn
+    (record,) = [item for item in sidecar(out)["Distributions"] if item["Column"] == "f_median"]
+    values = [float(row["f_median"]) for row in table(out)]
+    assert record["Runs"] == len(values)
+    assert record["Quartiles"] == pytest.approx(np.percentile(values, (25, 50, 75)).tolist())
+
+
+def test_repeatability_on_the_page_is_that_of_the_table(html, out):
+    rows = table(out, "group_repeatability")
+    assert [row["participants"] for row in rows] == [str(RUNS)] * 3
+    section = html.split('id="repeatability"')[1]
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", section.split("<tbody>")[1].split("</tbody>")[0])
+    assert float(cells[3].removesuffix(" %")) == pytest.approx(
+        100 * float(rows[0]["within_subject_cv"]), abs=0.06
+    )
+    coefficient = float(cells[4].split(" ")[0])
+    assert coefficient == pytest.approx(100 * float(rows[0]["repeatability_coefficient"]), rel=5e-3)
+    plot = charts(html)["F, perfusion fraction: Bland-Altman plot, one point per participant"]
+    assert plot.count("<circle") == RUNS and plot.count("95 % limit") == 2
+
+
+def test_the_page_is_self_contained_and_sound(html, out):
+    assert "<script" not in html and "http" not in html
+    assert str(out.parent) not in html and not re.search(r"\b20\d\d-\d\d-\d\d\b", html)
+    identifiers = re.findall(r' id="([^"]+)"', html)
+    assert len(identifiers) == len(set(identifiers))
+    inside = re.findall(r'href="#([^"]+)"', html)
+    assert len(inside) > 10 and set(inside) <= set(identifiers)
+    levels = [int(level) for level in re.findall(r"<h([1-6])[ >]", html)]
+    assert levels[0] == 1 and all(deeper - level <= 1 for level, deeper in pairwise(levels))
+    assert len(re.findall("<table", html)) == len(re.findall("<caption", html))
+
+
+def test_the_page_of_one_run_has_no_outliers_and_no_repeats(app, tmp_path):
+    out = add_run(tmp_path, sub="01")
+    assert gather(app, out).code == 0
+    html = (out / "group.html").read_text(encoding="utf-8")
+    assert "No value lies outside" in html and 'id="repeatability"' not in html
+    assert "made alike" not in html and html.count("<rect") == 0
+
+
+def test_runs_made_otherwise_are_a_warning(app, tmp_path):
+    out = add_run(tmp_path, sub="01", settings={"denoise": "mppca", "similarity": {"measure": "largest"}})
+    add_run(tmp_path, sub="02", settings={"denoise": "none", "similarity": {"measure": "mean"}})
+    path = out / "sub-02/dwi/sub-02_desc-ivim_qc.json"
+    path.write_text(re.sub("sicnn-app [0-9.]+", "sicnn-app 0.0.1", path.read_text()))
+    assert gather(app, out).code == 0
+    html = (out / "group.html").read_text(encoding="utf-8")
+    assert "<li>denoise: mppca (1 run), none (1 run)</li>" in html
+    assert "<li>similarity measure: largest (1 run), mean (1 run)</li>" in html
+    assert "<li>version of sicnn-app: 0.0.1 (1 run), " in html
+
+
+def test_whatever_the_derivatives_say_is_text(app, tmp_path):
+    hostile = '"><script>alert(1)</script>{{ 7 * 7 }}'
+    out = add_run(tmp_path, sub="01", settings={"denoise": hostile})
+    add_run(tmp_path, sub="02")
+    path = out / "sub-01/dwi/sub-01_desc-ivim_qc.tsv"
+    head, row = path.read_text().splitlines()
+    cells = [hostile if name in ("method", "anatomy", "stop_reason") else cell
+             for name, cell in zip(head.split("\t"), row.split("\t"), strict=True)]  # fmt: skip
+    path.write_text(head + "\n" + "\t".join(cells) + "\n")
+    assert gather(app, out).code == 0
+    html = (out / "group.html").read_text(encoding="utf-8")
+    assert html.count("&lt;script&gt;") >= 4 and "<script" not in html and ">49" not in html
+
+
+def test_calling_again_changes_no_byte(app, out):
+    assert gather(app, out).code == 0
+    first = group_files(out)
+    assert gather(app, out, "--overwrite").code == 0
+    assert group_files(out) == first
+
+
+# layout
+
+
+@given(st.lists(st.floats(0, 400), min_size=1, max_size=60).map(np.array), st.floats(5, 40))
+def test_points_of_a_swarm_stay_in_their_room_and_hide_no_other_where_there_is_room(x, room):
+    y = swarm(x, room)
+    assert np.all(np.abs(y) <= room + 1e-9)
+    for column in np.unique(np.floor(x / DOT)):
+        own = np.sort(y[np.floor(x / DOT) == column])
+        assert np.all(np.diff(own) > 0)
+        if (own.size // 2) * DOT <= room:
+            assert np.all(np.diff(own) >= DOT - 1e-9)
+
+
+def rows_of(regions: int, runs: int) -> list[dict[str, str]]:
+    kinds = [("n/a", "mask"), *(("atlas", f"region {number}") for number in range(regions))]
+    return [
+        {"source": f"sub-{run}", "segmentation": segmentation, "region": region, "f_median": "0.1",
+         "d_median": "0.001", "snr_b0": "20"}
+        for run in range(runs)
+        for segmentation, region in kinds
+    ]  # fmt: skip
+
+
+def test_a_name_says_what_differs_and_no_more():
+    def kind(region, segmentation=None, acquisition="acq-a", method="lsq"):
+        names = {"region": region, "segmentation": segmentation, "acquisition": acquisition, "method": method}
+        return {"anatomy": "body", **names}
+
+    alike = [kind("mask"), kind("liver", "rois")]
+    assert [RegionNames(alike).of(item) for item in alike] == ["whole mask", "liver"]
+    several = [*alike, kind("liver", "atlas"), kind("mask", "atlas", "acq-b", "si-cnn"), kind("mask")]
+    names = RegionNames(several)
+    assert [names.of(item) for item in several[1:4]] == [
+        "liver (rois), acq-a, Least squares",
+        "liver (atlas), acq-a, Least squares",
+        "mask (atlas), acq-b, SI-CNN",
+    ]
+    assert names.of(several[1], alone=True) == "liver (rois)"
+    assert [several.index(item) for item in sorted(several[:4], key=names.rank)] == [0, 1, 2, 3]
+
+
+def test_an_atlas_does_not_make_the_page_large():
+    few, hidden = choose_regions(measure_kinds(rows_of(3, 5)))
+    assert len(few) == 4 and hidden == 0
+    many, hidden = choose_regions(measure_kinds(rows_of(400, 2)))
+    assert len(many) == MAX_REGIONS and hidden == 401 - MAX_REGIONS
+    long, _ = choose_regions(measure_kinds(rows_of(9, 2000)))
+    assert (None, "mask") in long and len(long) == (MAX_POINTS - 3 * 2000) // (2 * 2000) + 1
