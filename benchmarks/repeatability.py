@@ -6,7 +6,7 @@ The same simulated abdomen and the same noise, ten seeds of the training. The co
 a map is the root mean square over voxels of the standard deviation over seeds, divided by the mean of the
 map; voxels as in benchmarks/metrics.py. The limits are those that IVIM-NET optim reaches in its authors'
 simulations (Kaandorp et al., Magn Reson Med 2021;86:2250-2265). Beside the defaults stand settings that
-might repeat better; cnn has the epochs of the SI-CNN with its seed. Fourteen minutes on two cores.
+might repeat better; cnn has the epochs of the SI-CNN with its seed. Ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "si-cnn, delta 0.005": {"delta": 0.005},
     "si-cnn, voxelwise kernels": {"network": NetworkSettings(kernel_size=1)},
     "si-cnn, ensemble of 5": {"ensemble": 5},
-    "si-cnn, ensemble of 10": {"ensemble": 10},
 }
 """By the name in the table, what differs from the defaults."""
 
