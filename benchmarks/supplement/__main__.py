@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             table = TABLES[item](plan, found)
             paths = table.write(item, origin, options.out)
-            sections.append(Section(item, verdicts, origin, table=table.markdown()))
+            sections.append(Section(item, verdicts, origin, table=table.markdown(), rows=paths[0]))
         print(*paths, sep="\n")
     write_verdicts(sections, origin, options.out / "verdicts.md")
     if options.page is not None:
@@ -124,15 +124,16 @@ def write_verdicts(sections: Sequence[Section], origin: str, path: Path) -> None
 
 
 def write_page(sections: Sequence[Section], steps: int, place: Path) -> None:
-    """Write the page, and copies of its pictures into the folder of its name beside it."""
+    """Write the page, and copies of the files it links into the folder of its name beside it."""
     folder = place.with_suffix("")
-    moved = []
-    for section in sections:
-        if section.picture is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            section = replace(section, picture=Path(shutil.copy(section.picture, folder)))
-        moved.append(section)
-    place.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def copied(path: Path | None) -> Path | None:
+        return None if path is None else Path(shutil.copy(path, folder))
+
+    moved = [
+        replace(section, picture=copied(section.picture), rows=copied(section.rows)) for section in sections
+    ]
     place.write_text(page(moved, steps, place), encoding="utf-8")
     print(place)
 

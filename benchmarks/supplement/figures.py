@@ -223,6 +223,7 @@ def draw(item: str, plan: Plan, found: Found, origin: str, folder: Path) -> list
         figure = FIGURES[item](plan, found)
         letters = int(figure.get_figwidth() * 10)
         figure.suptitle(textwrap.fill(f"{CAPTIONS[item]} ({seeds})", letters), fontsize=11)
+        origin = origin.replace("`", "")
         figure.supxlabel(textwrap.fill(origin, 2 * letters), fontsize=5.5, color=MUTED)
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / f"{item}.{ending}" for ending in ("png", "svg")]

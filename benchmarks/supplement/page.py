@@ -98,12 +98,13 @@ Errors of D leave out voxels with a true F above 0.9. Of each SNR the last logge
 
 @dataclass(frozen=True)
 class Section:
-    """Results of one item: sentences, table or picture, origin."""
+    """Results of one item: sentences, table with the file of its rows per seed or picture, origin."""
 
     item: str
     verdicts: Sequence[str]
     origin: str
     table: str | None = None
+    rows: Path | None = None
     picture: Path | None = None
 
 
@@ -116,7 +117,7 @@ def page(sections: Sequence[Section], steps_per_epoch: int, place: Path) -> str:
     steps_per_epoch : int
         Optimiser steps of the plain network on the phantom.
     place : Path
-        File that the page will be; pictures are linked relative to its folder.
+        File that the page will be; other files are linked relative to its folder.
     """
     count = f"{steps_per_epoch} optimiser step{'' if steps_per_epoch == 1 else 's'}"
     epochs = EPOCHS.format(count=count)
@@ -128,9 +129,13 @@ def page(sections: Sequence[Section], steps_per_epoch: int, place: Path) -> str:
         if section.verdicts:
             parts.append("What came out:\n\n" + "\n".join(f"- {line}" for line in section.verdicts))
         if section.picture is not None:
-            link = Path(os.path.relpath(section.picture, place.parent)).as_posix()
-            parts.append(f"![{HEADINGS[section.item]}]({link})")
+            parts.append(f"![{HEADINGS[section.item]}]({_link(section.picture, place)})")
         if section.table is not None:
             parts.append(section.table)
-        parts.append(section.origin)
+        seeds = "" if section.rows is None else f"[Every seed]({_link(section.rows, place)}). "
+        parts.append(f"{seeds}{section.origin}")
     return "\n\n".join(parts) + "\n"
+
+
+def _link(path: Path, place: Path) -> str:
+    return Path(os.path.relpath(path, place.parent)).as_posix()
