@@ -208,9 +208,14 @@ def _estimate_run(
             "its b-values are not those of the study network, because volumes are left out: its training "
             "starts from random weights"
         )
+    resampling = Resampling.of(prepared.series, averaged)
+    if settings.estimation.ensemble > 1 and averaged.sigma == 0 and "noise" in resampling.ways:
+        warnings.append(
+            "the noise is not known and none could be added for the ensemble: its standard deviations tell "
+            "of initial weights only"
+        )
     for text in warnings:
         console.warning(f"{item.name}: {text}")
-    resampling = Resampling.of(prepared.series, averaged)
     with console.progress(item.name) as progress:
         estimate: Estimate = load_estimator(settings.estimation.method)(
             averaged.signals,
@@ -247,6 +252,7 @@ def _estimate_run(
         averaged.sigma_per_bval,
         estimate.neighbour_count,
         averaged.signals[..., 0],
+        estimate.members_at_bound,
     )
     return RunResult(
         run=item,

@@ -330,6 +330,11 @@ class EstimationSettings:
             self.ensemble == 1 or self.method != "lsq",
             f"--ensemble {self.ensemble} contradicts --method lsq, which trains nothing",
         )
+        _require(
+            self.ensemble == 1 or self.training_scope == "subject",
+            f"--ensemble {self.ensemble} contradicts --training-scope {self.training_scope}: all networks "
+            "would start from the same weights",
+        )
         _expect(
             self.ensemble == 1 or self.network.normalisation != "batch",
             "the networks of an ensemble cannot have batch normalisation",

@@ -112,7 +112,8 @@ _HISTORY_COLUMNS: dict[str, dict[str, str]] = {
     },
     "noisy_loss": {
         "LongName": "Loss against the measured signals",
-        "Description": "Mean loss of the prediction against the measured signals, in normalised signal units",
+        "Description": "Mean loss of the prediction against the measured signals, normalised signal units; "
+        "of an ensemble, against what each network was given instead",
     },
     "training_signal_change": {
         "LongName": "Change of the training signals",
@@ -128,7 +129,8 @@ _HISTORY_COLUMNS: dict[str, dict[str, str]] = {
     },
     "fitting_error": {
         "LongName": "Fitting error",
-        "Description": "Mean absolute difference of predicted and measured signals, normalised signal units",
+        "Description": "Mean absolute difference of predicted and measured signals, normalised signal units; "
+        "of an ensemble, from what each network was given instead",
     },
 }
 

@@ -64,6 +64,9 @@ def at_bounds(
 ) -> np.ndarray:
     """Voxels in which a parameter stopped at an end of its interval; F at 0 is an answer like any other.
 
+    Beyond the end counts as well: the mean S0 of an ensemble is held against the measured normaliser, while
+    those of its members were bounded by their own.
+
     Parameters
     ----------
     maps, mask, bounds, normaliser
@@ -75,14 +78,14 @@ def at_bounds(
         False outside the mask.
     """
 
-    def near(value: np.ndarray, bound: float, interval: tuple[float, float]) -> np.ndarray:
-        return np.abs(value - bound) <= BOUND_MARGIN * (interval[1] - interval[0])
-
-    found = near(maps["f"], bounds["f"][1], bounds["f"])
     relative = np.where(mask, maps["s0"], 0.0) / np.where(mask, normaliser, 1.0)
-    for label, values in (("d", maps["d"]), ("dstar", maps["dstar"]), ("s0", relative)):
-        for end in bounds[label]:
-            found = found | near(values, end, bounds[label])
+    found = np.zeros(mask.shape, dtype=bool)
+    for label, values in {**{label: maps[label] for label in ("f", "d", "dstar")}, "s0": relative}.items():
+        low, high = bounds[label]
+        margin = BOUND_MARGIN * (high - low)
+        found |= values >= high - margin
+        if label != "f":
+            found |= values <= low + margin
     return found & mask
 
 
@@ -94,6 +97,7 @@ def flag_voxels(
     sigma_per_bval: np.ndarray,
     neighbour_count: np.ndarray | None,
     normaliser: np.ndarray,
+    members_at_bound: np.ndarray | None = None,
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Label every voxel with the first reason not to trust it.
 
@@ -111,6 +115,8 @@ def flag_voxels(
     neighbour_count : ndarray, shape (X, Y, Z), or None
     normaliser : ndarray, shape (X, Y, Z)
         Signal at the lowest b-value, source units, above 0 inside the mask.
+    members_at_bound : ndarray, shape (X, Y, Z), bool, optional
+        Voxels in which at least half of the networks of an ensemble stopped at a bound, whatever their mean.
 
     Returns
     -------
@@ -123,7 +129,8 @@ def flag_voxels(
     expected = np.sqrt(np.mean(np.square(sigma_per_bval)))
     s0 = np.where(mask, maps["s0"], 0.0)
     reasons = {
-        "parameter_at_bound": at_bounds(maps, mask, bounds, normaliser),
+        "parameter_at_bound": at_bounds(maps, mask, bounds, normaliser)
+        | (np.zeros_like(mask) if members_at_bound is None else members_at_bound),
         "residual_above_noise": maps["rmse"] * s0 > RESIDUAL_FACTOR * expected,
         "dstar_undefined": maps["f"] < NEGLIGIBLE_F,
         "outside_noise_model": s0 < MIN_SIGNAL_TO_NOISE * sigma,

@@ -83,6 +83,9 @@ class Estimate:
         The same over the voxels held out; empty when there are none.
     neighbour_count : ndarray, shape (X, Y, Z), int, or None
         Similar neighbours of each voxel at the end, itself included; None when not searched.
+    members_at_bound : ndarray, shape (X, Y, Z), bool, or None
+        Voxels in which at least half of the networks of an ensemble have a parameter at a bound; None for
+        other methods.
     parameters : dict
         Settings as resolved for these data (thresholds, bounds, iterations done,
         stop reason, seed ...), JSON-serialisable, for the sidecar.
@@ -101,6 +104,7 @@ class Estimate:
     losses: list[tuple[int, int, float]] = field(default_factory=list)
     validation_losses: list[tuple[int, int, float]] = field(default_factory=list)
     neighbour_count: np.ndarray | None = None
+    members_at_bound: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

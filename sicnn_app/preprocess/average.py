@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,7 +172,8 @@ def average_repeats(series: DwiSeries, mask: np.ndarray) -> RepeatAverage:
     constant = ~missing
     lowest = np.zeros(missing.size, dtype=np.float32)
     for b, directions in enumerate(groups.members):
-        mean, arithmetic = mean_over_directions(series.signals, directions, mask)
+        means = (mean_of_volumes(series.signals, volumes, mask) for volumes in directions)
+        mean, arithmetic = mean_over_directions(means, missing.size)
         mean = mean.astype(np.float32)
         if b == 0:
             lowest = mean
@@ -229,37 +231,36 @@ def _direction_labels(bvecs: np.ndarray) -> np.ndarray:
     return labels
 
 
-def mean_over_directions(
-    signals: np.ndarray, directions: tuple[np.ndarray, ...], mask: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of one b-value over the repeats of every direction, then over the directions.
+def mean_over_directions(means: Iterable[np.ndarray], voxels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of one b-value over its directions.
 
     Parameters
     ----------
-    signals : ndarray, shape (X, Y, Z, N)
-    directions : tuple of ndarray of int
-        Volumes of every direction; one may stand in it more than once.
-    mask : ndarray, shape (X, Y, Z), bool
+    means : iterable of ndarray, shape (V,)
+        Of the repeats of every direction; NaN where none is finite. Taken one at a time.
+    voxels : int
+        V.
 
     Returns
     -------
     mean : ndarray, shape (V,), float64
-        At the V voxels of the mask; NaN where no volume is finite.
+        NaN where no direction is finite.
     arithmetic : ndarray, shape (V,), bool
         Where the mean over directions had to be arithmetic.
     """
-    total, log_total = np.zeros((2, int(mask.sum())))
-    count = np.zeros(total.size, dtype=np.int32)
-    positive = np.ones(total.size, dtype=bool)
-    for volumes in directions:
-        mean = mean_of_volumes(signals, volumes, mask)
+    total, log_total = np.zeros((2, voxels))
+    count = np.zeros(voxels, dtype=np.int32)
+    positive = np.ones(voxels, dtype=bool)
+    directions = 0
+    for mean in means:
+        directions += 1
         finite = np.isfinite(mean)
         above = mean > 0
         np.add(total, mean, out=total, where=finite)
         log_total += np.log(mean, out=np.zeros_like(mean), where=above)
         count += finite
         positive &= above | ~finite
-    arithmetic = ~positive if len(directions) > 1 else np.zeros(total.size, dtype=bool)
+    arithmetic = ~positive if directions > 1 else np.zeros(voxels, dtype=bool)
     with np.errstate(invalid="ignore"):
         geometric = np.exp(log_total / np.where(count > 0, count, np.nan))
         return np.where(positive, geometric, total / np.where(count > 0, count, np.nan)), arithmetic

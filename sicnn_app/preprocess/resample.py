@@ -8,7 +8,7 @@ import numpy as np
 
 from sicnn_app.ivim.resampling import add_noise
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
-from sicnn_app.preprocess.average import VolumeGroups, group_volumes, mean_over_directions
+from sicnn_app.preprocess.average import VolumeGroups, group_volumes, mean_of_volumes, mean_over_directions
 
 MIN_REPEATS = 3
 """Repeats of every direction of a b-value from which on they are drawn anew; fewer say too little about how
@@ -23,8 +23,8 @@ class Resampling:
     replacement, the same in all voxels, which keeps what neighbouring voxels have in common, such as
     breathing. Directions are kept: what differs between them is anisotropy and no noise. A mean of n drawn
     repeats varies too little, by the factor sqrt((n - 1) / n) (Efron and Tibshirani, An Introduction to the
-    Bootstrap, 1993, section 5.3); its distance from the measured mean is stretched accordingly. To other
-    b-values noise of the estimated size is added.
+    Bootstrap, 1993, section 5.3); its distance from the measured mean of the direction is stretched
+    accordingly. To other b-values noise of the estimated size is added.
 
     Attributes
     ----------
@@ -57,10 +57,15 @@ class Resampling:
         drawn = add_noise(measured, mask, self.averaged.sigma_per_bval, generator)
         for index, (way, directions) in enumerate(zip(self.ways, self.groups.members, strict=True)):
             if way == "bootstrap":
-                other = tuple(generator.choice(volumes, volumes.size) for volumes in directions)
-                mean, _ = mean_over_directions(self.series.signals, other, mask)
-                least = min(volumes.size for volumes in directions)
-                kept = measured[mask, index]
-                distance = np.where(np.isfinite(mean), mean - kept, 0.0) * np.sqrt(least / (least - 1))
-                drawn[mask, index] = kept + distance
+                means = (self._drawn_mean(volumes, generator) for volumes in directions)
+                mean, _ = mean_over_directions(means, int(mask.sum()))
+                drawn[mask, index] = np.where(np.isfinite(mean), mean, measured[mask, index])
         return drawn
+
+    def _drawn_mean(self, volumes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Mean of the repeats of a direction if others of them had been measured, shape (V,)."""
+        signals, mask, count = self.series.signals, self.averaged.mask, volumes.size
+        kept = mean_of_volumes(signals, volumes, mask)
+        mean = mean_of_volumes(signals, generator.choice(volumes, count), mask)
+        distance = np.where(np.isfinite(mean), mean - kept, 0.0)
+        return kept + distance * np.sqrt(count / (count - 1))

@@ -30,6 +30,11 @@ _UPDATE_RULES = {
 NOT_DONE = "Not done"
 """How the description of a step begins that was left out."""
 
+CONVENTIONAL = (
+    "For comparison the same signals were fitted by least squares, voxel by voxel, within the same limits."
+)
+"""Where maps of the conventional fit stand beside those of a network."""
+
 _APP_NAMES = ("sicnn-app", "sicnn_app")
 
 
@@ -53,16 +58,22 @@ def methods_text(parameters: dict[str, Any], software: dict[str, str]) -> str:
     return "\n\n".join([*methods_paragraphs(parameters, software), "### References", listed]) + "\n"
 
 
-def methods_paragraphs(parameters: Mapping[str, Any], software: Mapping[str, str]) -> list[str]:
-    """The paragraphs of :func:`methods_text` without the references."""
+def methods_paragraphs(
+    parameters: Mapping[str, Any], software: Mapping[str, str], *, compared: bool | None = None
+) -> list[str]:
+    """The paragraphs of :func:`methods_text` without the references.
+
+    ``compared`` says whether there are maps of the conventional fit, too; by default with every network.
+    """
     facts = Facts(parameters)
+    compared = _method(facts) in ("si-cnn", "di-cnn", "cnn") if compared is None else compared
     return [
         paragraph
         for paragraph in (
             _data(facts, software),
             _preparation(facts),
             _model(facts),
-            _estimation(facts),
+            " ".join(filter(None, [_estimation(facts), CONVENTIONAL if compared else ""])),
             _quality(facts),
             _software(software),
         )
@@ -217,7 +228,7 @@ def _estimation(facts: Facts) -> str:
             "As the network and further details are not published in the supplement, this is a "
             "reconstruction, not the authors' own implementation."
         )
-    return " ".join(filter(None, [text, _training_settings(facts)]))
+    return " ".join(filter(None, [text, _training_settings(facts), _ensemble(facts)]))
 
 
 def _scope(facts: Facts) -> str:
@@ -298,9 +309,6 @@ def _training_settings(facts: Facts) -> str:
     given = [
         f"{words} {in_words(value)}" for words, *keys in named if (value := facts.get(*keys)) is not None
     ]
-    ensemble = facts.number("ensemble", "ensemble_size")
-    if ensemble is not None and ensemble > 1:
-        given.append(f"mean of an ensemble of {ensemble:.0f} networks")
     if facts.get("rician_model") is True:
         given.append("a Rician noise model in the loss")
     elif facts.get("noise_floor_taken_off") is True:
@@ -308,6 +316,29 @@ def _training_settings(facts: Facts) -> str:
     elif facts.get("rician") is True:
         given.append("Rician noise taken into account")
     return f"Settings: {', '.join(given)}." if given else ""
+
+
+def _ensemble(facts: Facts) -> str:
+    """What was done to get several networks and their spread; nothing for a single one."""
+    members = facts.number("ensemble")
+    if members is None or members < 2:
+        return ""
+    ways = facts.strings("ensemble_resampling_per_b_value")
+    drawn = {
+        frozenset({"bootstrap"}): "by a bootstrap of the repeats of every direction",
+        frozenset({"noise"}): "as Gaussian noise of the estimated size",
+        frozenset(
+            {"bootstrap", "noise"}
+        ): "by a bootstrap of the repeats of every direction where a b-value had "
+        "at least three, and as Gaussian noise of the estimated size elsewhere",
+    }.get(frozenset(ways), "anew")
+    strength = facts.number("ensemble_resampling_strength")
+    share = "" if strength is None else f", {format_number(strength)} times as large"
+    return (
+        f"{members:.0f} networks with initial weights of their own were trained side by side on signals to "
+        f"which noise was added, drawn {drawn}{share}; the maps are their means, and the standard deviations "
+        "over them, multiplied with factors found in simulations, are given with them."
+    )
 
 
 def _quality(facts: Facts) -> str:

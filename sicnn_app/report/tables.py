@@ -82,7 +82,7 @@ def tabulate_run(run: RunDerivatives) -> RunTables:
         flag_rows=_flag_rows(run, facts),
         history_rows=[[_cell(row.get(column)) for column in head] for row in run.history],
         history_head=[column.replace("_", " ") for column in head],
-        methods=methods_paragraphs(run.parameters, run.software),
+        methods=methods_paragraphs(run.parameters, run.software, compared=bool(run.conventional)),
         references=references_of(run.parameters, run.software),
         settings=_settings(run),
     )

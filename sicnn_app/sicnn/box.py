@@ -59,8 +59,12 @@ def training_data(signals: np.ndarray, box: Box, sigma: float) -> tuple[Training
     sigma : float, source units
         Noise of a single volume.
     """
-    mask = box.cut(box.mask)
-    normalised, normaliser = normalise(box.cut(signals), mask)
+    return cropped_data(box.cut(signals), box.cut(box.mask), sigma)
+
+
+def cropped_data(signals: np.ndarray, mask: np.ndarray, sigma: float) -> tuple[TrainingData, torch.Tensor]:
+    """:func:`training_data` of signals, shape (box X, box Y, slices, B), and a mask that are cut already."""
+    normalised, normaliser = normalise(signals, mask)
     np.clip(normalised, *NORMALISED_LIMITS, out=normalised)
     scale = torch.from_numpy(normaliser).movedim(2, 0).contiguous()
     usable = scale > 0

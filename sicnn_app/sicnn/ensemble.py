@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sicnn_app.settings import EstimationSettings
-from sicnn_app.sicnn.box import Box, training_data
+from sicnn_app.ivim.flags import at_bounds
+from sicnn_app.settings import Bounds, EstimationSettings
+from sicnn_app.sicnn.box import Box, cropped_data
 from sicnn_app.sicnn.iterate import IterationResult
 from sicnn_app.sicnn.loss import ForwardModel
 from sicnn_app.sicnn.network import Parameters
@@ -42,11 +43,14 @@ class Together(NamedTuple):
         Signals that the mean maps predict.
     neighbour_count : Tensor, shape (slices, X, Y), or None
         Mean over the members, rounded.
+    at_bound : Tensor, shape (slices, X, Y), bool, or None
+        Where at least half of the members have a parameter at a bound; None for one network.
     """
 
     maps: dict[str, Tensor]
     predicted: Tensor
     neighbour_count: Tensor | None
+    at_bound: Tensor | None = None
 
 
 def ensemble_data(
@@ -75,17 +79,18 @@ def ensemble_data(
         Of members * slices.
     scale : Tensor, shape (members * slices, X, Y), source units
     """
+    measured = box.cut(signals)
     drawn = [
-        resample(np.random.default_rng((settings.random_seed, member))) - signals
+        box.cut(resample(np.random.default_rng((settings.random_seed, member)))) - measured
         for member in range(settings.ensemble)
     ]
     common = sum(drawn) / len(drawn)
     parts, scales = [], []
-    for difference in drawn:
-        seen = (signals + STRENGTH * (difference - common)).astype(np.float32)
+    while drawn:
+        seen = (measured + STRENGTH * (drawn.pop(0) - common)).astype(np.float32)
         lowest = seen[..., 0]
-        lowest[lowest <= 0] = signals[..., 0][lowest <= 0]
-        data, scale = training_data(seen, box, sigma)
+        lowest[lowest <= 0] = measured[..., 0][lowest <= 0]
+        data, scale = cropped_data(seen, box.cut(box.mask), sigma)
         parts.append(data)
         scales.append(scale)
     joined = (torch.cat([getattr(part, item.name) for part in parts]) for item in fields(TrainingData))
@@ -99,6 +104,7 @@ def together(
     measured: TrainingData,
     scale: Tensor,
     forward_model: ForwardModel,
+    bounds: Bounds,
 ) -> Together:
     """Means and standard deviations over the members, and how well the means explain the measured signals.
 
@@ -114,6 +120,7 @@ def together(
     scale : Tensor, shape (slices, X, Y), source units
         Their normaliser.
     forward_model : ForwardModel
+    bounds : Bounds
 
     Returns
     -------
@@ -125,16 +132,30 @@ def together(
         for label, values in {**result.parameters._asdict(), "s0": result.parameters.s0 * scales}.items()
     }
     maps = {label: values.mean(dim=0) for label, values in split.items()}
-    relative_s0 = torch.where(usable, maps["s0"] / torch.where(usable, scale, 1.0), 1.0)
-    predicted, count = result.predicted, result.neighbour_count
+    predicted, relative_s0, count = result.predicted, result.parameters.s0, result.neighbour_count
+    at_bound = None
     if members > 1:
+        relative_s0 = torch.where(usable, maps["s0"] / torch.where(usable, scale, 1.0), 1.0)
         means = Parameters(maps["f"], maps["d"], maps["dstar"], relative_s0)
         predicted = forward_model(means, measured.sigma) * measured.mask[:, None]
         maps |= {f"{label}_std": factor * split[label].std(dim=0) for label, factor in SPREAD_FACTOR.items()}
+        at_bound = _members_at_bound(result.parameters, measured.mask, bounds, members)
     maps["rmse"] = (predicted - measured.signals).square().mean(dim=1).sqrt() / relative_s0
     if count is not None:
         count = count.unflatten(0, (members, -1)).mean(dim=0).round()
-    return Together(maps, predicted * scale[:, None], count)
+    return Together(maps, predicted * scale[:, None], count, at_bound)
+
+
+def _members_at_bound(parameters: Parameters, mask: Tensor, bounds: Bounds, members: int) -> Tensor:
+    """Where at least half of the members have a parameter at a bound, shape (slices, X, Y)."""
+    one, everywhere = np.ones(1), mask.numpy()
+    found = [
+        at_bounds(dict(zip(Parameters._fields, member, strict=True)), everywhere, vars(bounds), one)
+        for member in zip(
+            *(values.numpy().reshape(members, *mask.shape) for values in parameters), strict=True
+        )
+    ]
+    return torch.from_numpy(2 * np.sum(found, axis=0) >= members) & mask
 
 
 def ensemble_parameters(members: int) -> dict:

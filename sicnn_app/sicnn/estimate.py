@@ -197,21 +197,23 @@ def estimate(
                 raise
             following = _after(attempt, asked, box.shape, len(bvals), settings, fall_back, memory_limit)
             if following is None:
-                raise TryAgainError(_no_memory(attempt)) from error
+                raise TryAgainError(_no_memory(attempt, settings.ensemble)) from error
         given_up = [*given_up, f"{attempt.device} ran out of memory with {attempt}"]
         release_memory(attempt.device)
         attempt, saved = following, None
         if progress is not None:
             progress(f"out of memory: again on {attempt.device}, {attempt}", 0, 1)
     forward_model = _forward_model(torch.tensor(problem.bvals, dtype=torch.float32), settings)
-    maps, predicted, count = together(result, scales, settings.ensemble, measured, scale, forward_model)
+    found = together(result, scales, settings.ensemble, measured, scale, forward_model, settings.bounds)
+    count, at_bound = found.neighbour_count, found.at_bound
     return Estimate(
-        maps={label: box.put_back(values, np.nan, np.float32) for label, values in maps.items()},
-        predicted=box.put_back(predicted.movedim(1, -1), 0.0, np.float32),
+        maps={label: box.put_back(values, np.nan, np.float32) for label, values in found.maps.items()},
+        predicted=box.put_back(found.predicted.movedim(1, -1), 0.0, np.float32),
         history=result.history,
         losses=result.losses,
         validation_losses=result.validation_losses,
         neighbour_count=None if count is None else box.put_back(count, 0, np.int32),
+        members_at_bound=None if at_bound is None else box.put_back(at_bound, False, bool),
         parameters={
             **_describe(result, attempt, given_up, settings),
             **scope_parameters(start),
@@ -256,10 +258,12 @@ def _after(
     return following
 
 
-def _no_memory(attempt: Attempt) -> str:
+def _no_memory(attempt: Attempt, members: int) -> str:
     advice = "use a machine with more memory"
     if torch.device(attempt.device).type == "cuda":
         advice = "free the device, choose another one, or use --device cpu or auto"
+    if members > 1:
+        advice = f"use a smaller --ensemble, or {advice}"
     return f"{attempt.device} ran out of memory even with {attempt}: {advice}"
 
 

@@ -108,7 +108,8 @@ def within_limit(
         needed = needed_bytes(shape, n_bvals, settings, attempt=attempt)
         if needed <= limit:
             return attempt
+    smaller_one = " or use a smaller --ensemble" if settings.ensemble > 1 else ""
     raise TryAgainError(
         f"the estimation takes at least about {needed / 1e9:.2g} GB of memory, and {max(limit, 0) / 1e9:.2g} "
-        "are left for it: allow more with --mem"
+        f"are left for it: allow more with --mem{smaller_one}"
     )

@@ -65,8 +65,8 @@ class Trainer:
 
     The weights, the optimiser and the generator carry on from one data iteration to the next, unless
     :meth:`start_anew` is called between them. The networks of an ensemble are trained at once, each on slices
-    of its own: all of the first one's slices, then all of the second's. They see the same tiles in the same
-    order, stop together, and have nothing else in common.
+    of its own: all of the first one's slices, then all of the second's. They have the whitening and the order
+    of the tiles in common, and their mean loss decides when they stop and which averaged weights are kept.
 
     Attributes
     ----------

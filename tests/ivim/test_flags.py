@@ -36,6 +36,8 @@ def test_an_ordinary_voxel_carries_no_flag():
         ({"dstar": 0.2}, "parameter_at_bound"),
         ({"s0": 150.0}, "parameter_at_bound"),
         ({"s0": 50.0}, "parameter_at_bound"),
+        ({"s0": 1000.0}, "parameter_at_bound"),
+        ({"s0": 20.0}, "parameter_at_bound"),
         ({"rmse": 0.16}, "residual_above_noise"),
         ({"f": 0.0}, "dstar_undefined"),
         ({"neighbours": 1}, "no_similar_neighbour"),
@@ -59,3 +61,13 @@ def test_a_signal_within_the_noise_is_outside_the_noise_model():
     flags, counts = flag_voxels(maps, one > 0, BOUNDS, 5.0, np.full(8, 5.0), None, 14.0 * one)
     assert flags.item() == CODES["outside_noise_model"]
     assert counts["no_similar_neighbour"] == 0
+
+
+def test_most_members_of_an_ensemble_at_a_bound_are_a_reason_whatever_their_mean():
+    maps = {name: np.full((1, 1, 2), value) for name, value in GOOD.items()}
+    mask, one = np.ones((1, 1, 2), dtype=bool), np.full((1, 1, 2), 100.0)
+    flags, counts = flag_voxels(
+        maps, mask, BOUNDS, 5.0, np.full(8, 5.0), None, one, np.array([[[True, False]]])
+    )
+    assert flags.ravel().tolist() == [CODES["parameter_at_bound"], 0]
+    assert counts["parameter_at_bound"] == 1

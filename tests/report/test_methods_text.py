@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sicnn_app.report.methods import citation_markdown, methods_text
+from sicnn_app.report.methods import citation_markdown, methods_paragraphs, methods_text
 from sicnn_app.report.references import REFERENCES
 
 SOFTWARE = {
@@ -166,3 +166,23 @@ def test_what_makes_voxels_similar_is_said_as_it_is_set():
 )
 def test_how_the_noise_floor_was_reckoned_with_is_said(facts, words):
     assert words in methods_text({**PARAMETERS, **facts}, SOFTWARE)
+
+
+def test_how_an_ensemble_was_made_is_said():
+    facts = {"ensemble": 5, "ensemble_resampling_strength": 0.5}
+    for ways, words in (
+        (["noise", "noise"], "drawn as Gaussian noise of the estimated size, 0.500 times as large"),
+        (["bootstrap"], "drawn by a bootstrap of the repeats of every direction, 0.500"),
+        (["bootstrap", "noise"], "where a b-value had at least three, and as Gaussian noise"),
+    ):
+        text = methods_text({**PARAMETERS, **facts, "ensemble_resampling_per_b_value": ways}, SOFTWARE)
+        assert "5 networks with initial weights of their own" in text and words in text
+    assert "networks with initial weights" not in methods_text({**PARAMETERS, "ensemble": 1}, SOFTWARE)
+
+
+def test_the_conventional_fit_is_named_where_it_was_made():
+    words = "For comparison the same signals were fitted by least squares"
+    software = dict(SOFTWARE)
+    assert words in methods_text(PARAMETERS, SOFTWARE)
+    assert words not in "".join(methods_paragraphs(PARAMETERS, software, compared=False))
+    assert words not in methods_text({**PARAMETERS, "Method": "lsq"}, SOFTWARE)

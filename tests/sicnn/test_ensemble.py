@@ -228,6 +228,31 @@ def test_a_single_network_sees_no_new_noise(short_trainings):
     assert set(found.maps) == {spec.label for spec in MAPS} and found.parameters["ensemble"] == 1
 
 
+def test_the_residual_of_a_single_network_is_that_of_its_own_prediction(short_trainings):
+    signals = measured()
+    found = run(signals)
+    residual = np.sqrt(np.mean((found.predicted.astype(np.float64) - signals) ** 2, axis=3))
+    np.testing.assert_allclose(found.maps["rmse"], residual / found.maps["s0"], rtol=1e-4)
+
+
+def test_under_a_noise_floor_the_mean_maps_predict_it_too(short_trainings):
+    """Dark voxels: what the mean maps predict lies above their noise-free signal."""
+    signals = np.abs(measured() * 0.1)
+    found = run(signals, method="cnn", epochs=10, ensemble=2, rician=True)
+    clean = ivim_signal_maps(BVALS, *(found.maps[label].astype(float) for label in ("f", "d", "dstar", "s0")))
+    assert (found.predicted[..., -1] > clean[..., -1]).all()
+
+
+def test_voxels_at_a_bound_in_most_members_are_told(short_trainings):
+    """In a voxel that grows with b, D ends at 0 in every member."""
+    signals = measured()
+    signals[3:9, 3:9] = 300 * (1 + BVALS / 600)
+    found = run(signals, method="cnn", epochs=150, ensemble=2, learning_rate=1e-2)
+    assert found.members_at_bound.dtype == bool and found.members_at_bound.shape == SHAPE
+    assert found.members_at_bound[4:8, 4:8].mean() > 0.9
+    assert run(signals, method="cnn", epochs=5).members_at_bound is None
+
+
 def test_the_seed_decides_the_draws(short_trainings):
     one, again, other = run(ensemble=2), run(ensemble=2), run(ensemble=2, random_seed=1)
     for label in one.maps:
@@ -257,6 +282,7 @@ def test_observers_see_volumes(short_trainings):
     [
         ({"ensemble": 0}, "--ensemble must be at least 1"),
         ({"ensemble": 3, "method": "lsq"}, "contradicts --method lsq"),
+        ({"ensemble": 3, "training_scope": "study"}, "contradicts --training-scope study"),
     ],
 )
 def test_ensembles_that_make_no_sense_are_refused(options, words):

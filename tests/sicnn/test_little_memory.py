@@ -263,6 +263,7 @@ print(1024 * (kilobytes("VmHWM") - before))
     ("shape", "count", "options"),
     [
         ((64, 64, 8), 16, {"batch_size": 8}),
+        ((64, 64, 8), 12, {"ensemble": 5}),
         pytest.param((128, 128, 24), 12, {}, marks=pytest.mark.slow),
         pytest.param((128, 128, 10), 48, {}, marks=pytest.mark.slow),
         pytest.param((400, 400, 1), 12, {}, marks=pytest.mark.slow),
