@@ -350,6 +350,7 @@ function fillControls() {
     return item;
   }));
   byId("slice").max = run.slices.length;
+  byId("slice").disabled = run.slices.length === 1;
   byId("marks").setAttribute("viewBox", `0 0 ${run.columns} ${run.rows}`);
   byId("map").style.setProperty("--ratio", run.columns / (run.rows * run.pixel_height));
   if (run.edges) [byId("left-edge").textContent, , byId("top-edge").textContent] = run.edges;
