@@ -319,7 +319,7 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
     group.add_argument(
         "--report-level",
         choices=REPORT_LEVELS,
-        help="full adds pages in which one can move through the maps (default: default)",
+        help="full adds a page per run that shows the signals and fits of any voxel (default: default)",
     )
     group.add_argument("-v", dest="verbosity", action="count", help="say more; -vv shows tracebacks")
     if positionals:

@@ -78,7 +78,7 @@ def map_picture(
     norm = Normalize(low, high)
     cmap = colour_map(quantity.cmap)
     scaled = np.nan_to_num(values * quantity.factor, nan=low)
-    underlay = _grey(baseline, mask) * np.where(mask, UNCOLOURED_BRIGHTNESS, UNDERLAY_BRIGHTNESS)
+    underlay = grey_levels(baseline, mask) * np.where(mask, UNCOLOURED_BRIGHTNESS, UNDERLAY_BRIGHTNESS)
     tiles = []
     for index in display.slices:
         colours = cmap(norm(scaled[..., index]))[..., :3]
@@ -97,7 +97,7 @@ def map_picture(
 
 def mask_picture(mask: np.ndarray, baseline: np.ndarray | None, display: Display) -> bytes:
     """The b = 0 image with the outline of the mask, PNG; arguments as for :func:`map_picture`."""
-    grey = _grey(baseline, mask)
+    grey = grey_levels(baseline, mask)
     return _mosaic(
         [np.repeat(grey[..., index, None], 3, axis=-1) for index in display.slices],
         display,
@@ -119,7 +119,7 @@ def bvalue_picture(slices: np.ndarray, bvals: np.ndarray, display: Display) -> b
     display : Display
     """
     chosen = np.round(np.linspace(0, len(bvals) - 1, min(len(bvals), MAX_TILES))).astype(int)
-    tiles = [np.repeat(_grey(slices[position], None)[..., None], 3, axis=-1) for position in chosen]
+    tiles = [np.repeat(grey_levels(slices[position], None)[..., None], 3, axis=-1) for position in chosen]
     labels = [f"b = {bvals[position]:g}" for position in chosen]
     return _mosaic(tiles, display, labels=labels, colours=np.array([to_rgb(_DARK)]), with_edges=False)
 
@@ -141,7 +141,7 @@ def flag_picture(
     mask, baseline, display
         As for :func:`map_picture`.
     """
-    grey = _grey(baseline, mask)
+    grey = grey_levels(baseline, mask)
     tiles = []
     for index in display.slices:
         tile = np.repeat(grey[..., index, None], 3, axis=-1)
@@ -264,8 +264,15 @@ def _write(axes, x: float, y: float, text: str, horizontal: str, vertical: str) 
     )
 
 
-def _grey(image: np.ndarray | None, mask: np.ndarray | None) -> np.ndarray:
-    """Scale an image to 0..1; without one, a plain grey of the mask's shape."""
+def grey_levels(image: np.ndarray | None, mask: np.ndarray | None) -> np.ndarray:
+    """Scale an image to 0..1; without one, a plain grey of the mask's shape.
+
+    Parameters
+    ----------
+    image : ndarray, any shape, or None
+    mask : ndarray, any shape, or None
+        Only needed where there is no image.
+    """
     if image is None:
         return np.full(mask.shape, 0.25)
     finite = np.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)

@@ -18,7 +18,7 @@ from sicnn_app.report.picture import Picture
 from sicnn_app.report.pictures import RunPictures, draw_run
 from sicnn_app.report.spread import SPREAD_HEAD, spread_rows, spread_words
 from sicnn_app.report.tables import SUMMARY_HEAD, SUMMARY_WORDS, RunTables, tabulate_run
-from sicnn_app.report.viewer import view_run
+from sicnn_app.report.voxels import voxel_page
 
 _MIME = {".png": "image/png", ".svg": "image/svg+xml"}
 
@@ -70,7 +70,7 @@ def build_report(
     errors : sequence of str
         Runs that failed and why, one line each.
     interactive : bool
-        Also write a page per map in which one can move through the volume, linked from the report.
+        Also write a page per run that shows every voxel with its signals and fits, linked from the report.
     write_bytes : callable
         Writes bytes to a path; the caller passes one that leaves no half-written file.
 
@@ -94,12 +94,13 @@ def build_report(
             (run.software[key] for key in ("sicnn-app", "sicnn_app") if key in run.software), None
         )
         pictures = draw_run(run)
-        views = view_run(run) if interactive else {}
+        address = f"../../{report_path(output_dir, subject, session).name}#{run_anchor(run_name)}"
+        voxels = voxel_page(run, report=address, version=version or __version__) if interactive else None
         files = [(picture.file_name, picture.content) for picture in pictures.all]
-        _write_figures(run_name, [*files, *views.values()], figures_dir, write_bytes)
+        _write_figures(run_name, [*files, *([voxels] if voxels else [])], figures_dir, write_bytes)
         context = _run_context(run, tabulate_run(run), pictures, prefix=name)
         folder = figures_dir.relative_to(output_dir).as_posix()
-        context["views"] = [(symbol, f"{folder}/{file_name}") for symbol, (file_name, _) in views.items()]
+        context["voxels"] = f"{folder}/{voxels[0]}" if voxels else None
         runs.append(context)
 
     page = render_page(

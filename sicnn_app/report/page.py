@@ -6,7 +6,12 @@ import jinja2
 
 
 def render_page(
-    template: str, *, styles: tuple[str, ...], package: str = "sicnn_app.report", **context: object
+    template: str,
+    *,
+    styles: tuple[str, ...],
+    scripts: tuple[str, ...] = (),
+    package: str = "sicnn_app.report",
+    **context: object,
 ) -> bytes:
     """Render a template of the reports; every text from a dataset is escaped.
 
@@ -16,6 +21,8 @@ def render_page(
         File name in the templates of ``package``.
     styles : tuple of str
         File names of the style sheets that become part of the page.
+    scripts : tuple of str
+        File names of the programs that become part of the page.
     package : str
         Whose templates are looked through before those of :mod:`sicnn_app.report`, which it may use.
     **context
@@ -34,6 +41,10 @@ def render_page(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    css = "".join(environment.loader.get_source(environment, name)[0] for name in styles)
-    page = environment.get_template(template).render(css=jinja2.utils.markupsafe.Markup(css), **context)
+    css, script = (
+        "".join(environment.loader.get_source(environment, name)[0] for name in names)
+        for names in (styles, scripts)
+    )
+    own = {"css": jinja2.utils.markupsafe.Markup(css), "script": jinja2.utils.markupsafe.Markup(script)}
+    page = environment.get_template(template).render(**own, **context)
     return page.lstrip().encode("utf-8")

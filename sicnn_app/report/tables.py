@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,32 +192,45 @@ def _statistics(run: RunDerivatives) -> list[list[str]]:
     return rows
 
 
+def at_bvalues(facts: Facts, name: str, bvals: Sequence[float]) -> list[float | None]:
+    """What a sidecar lists per b-value used, at the nearest of these to each b-value.
+
+    Parameters
+    ----------
+    facts : Facts
+    name : str
+    bvals : sequence of float, s/mm^2
+
+    Returns
+    -------
+    list
+        None for every b-value where the sidecar lists none, or not one for each b-value used.
+    """
+    used, values = facts.numbers("b_values_used"), facts.numbers(name)
+    if not used or len(values) != len(used):
+        return [None] * len(bvals)
+    return [values[min(range(len(used)), key=lambda index: abs(used[index] - b))] for b in bvals]
+
+
 def _bvalue_rows(run: RunDerivatives, facts: Facts) -> list[list[str]]:
-    used = facts.numbers("b_values_used")
-    bvals = list(run.measured.bvals) if run.measured is not None else used
-
-    def column(name: str) -> dict[float, float]:
-        values = facts.numbers(name)
-        return dict(zip(used, values, strict=True)) if len(values) == len(used) else {}
-
-    repeats = column("b_value_repeats")
-    directions = column("b_value_directions")
-    noise = column("noise_sigma_per_b_value")
+    bvals = list(run.measured.bvals) if run.measured is not None else facts.numbers("b_values_used")
+    repeats = at_bvalues(facts, "b_value_repeats", bvals)
+    directions = at_bvalues(facts, "b_value_directions", bvals)
+    noise = at_bvalues(facts, "noise_sigma_per_b_value", bvals)
     s0 = run.maps["s0"][run.mask] if "s0" in run.maps else None
     rows = []
     for position, b in enumerate(bvals):
-        nearest = min(used, key=lambda value: abs(value - b)) if used else b
-        volumes, mean = repeats.get(nearest), None
+        volumes, mean = repeats[position], None
         if run.measured is not None:
             volumes = int(run.measured.volumes[position])
             mean = float(run.measured.in_mask[position].mean())
         relative = None if mean is None or s0 is None else mean / float(s0.mean())
-        sigma = noise.get(nearest)
+        sigma = noise[position]
         rows.append(
             [
                 f"{b:g}",
                 in_words(volumes),
-                in_words(directions.get(nearest)),
+                in_words(directions[position]),
                 format_number(mean, 4),
                 format_number(relative),
                 format_number(sigma),

@@ -44,7 +44,10 @@ def page(tmp_path_factory) -> str:
             "\t".join(HOSTILE if not _number(cell) else cell for cell in row.split("\t")) for row in rows
         ]
         path.write_text("\n".join([head, *cells]) + "\n")
-    return build_report(out, "01", None, errors=[f"sub-01: {HOSTILE}"]).read_text(encoding="utf-8")
+    build_report(out, "01", None, errors=[f"sub-01: {HOSTILE}"], interactive=True)
+    pages = [out / "sub-01.html", *out.glob("sub-01/figures/*.html")]
+    assert len(pages) == 2
+    return "".join(path.read_text(encoding="utf-8") for path in pages)
 
 
 def _number(text: str) -> bool:

@@ -402,19 +402,5 @@ def test_series_read_volume_by_volume_gives_the_true_means(tmp_path):
     np.testing.assert_allclose(run.measured.baseline, series[..., :2].mean(axis=-1), rtol=1e-5)
 
 
-def test_interactive_pages_are_linked_complete_and_load_nothing_from_outside(tmp_path):
-    out = write(tmp_path, shape=(7, 9, 1))
-    text = build_report(out, "01", None, interactive=True).read_text()
-    addresses = [
-        link["href"] for link in Page(text).all("a") if str(link.get("href")).endswith("view_dwi.html")
-    ]
-    assert len(addresses) == 3
-    for address in addresses:
-        view = Page((out / address).read_text())
-        for tag, attribute in LOADING.items():
-            sources = [str(item.get(attribute)) for item in view.all(tag) if item.get(attribute)]
-            assert not [source for source in sources if source.startswith(("http", "//"))]
-
-
-def test_without_asking_there_are_no_interactive_pages(two_runs):
-    assert not list(two_runs[0].glob("sub-01/figures/*view_dwi.html"))
+def test_without_asking_there_is_no_interactive_page(two_runs):
+    assert not list(two_runs[0].glob("sub-01/figures/*.html"))

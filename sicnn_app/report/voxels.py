@@ -1,0 +1,213 @@
+"""One run -> a self-contained page in which every voxel shows its numbers, its signals and their fits."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+
+from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
+from sicnn_app.report import figures
+from sicnn_app.report.collect import RunDerivatives
+from sicnn_app.report.comparison import LEAST_SQUARES, method_of
+from sicnn_app.report.display import Display, plan_display
+from sicnn_app.report.facts import Facts
+from sicnn_app.report.packing import (
+    CODE_BYTES,
+    Packing,
+    Quantised,
+    first_voxel,
+    pack_slices,
+    plan_packing,
+    quantise,
+)
+from sicnn_app.report.page import render_page
+from sicnn_app.report.picture import baseline_of, picture_name
+from sicnn_app.report.quantities import Quantity, shown_quantities, spread_quantities
+from sicnn_app.report.style import colour_map
+from sicnn_app.report.tables import at_bvalues
+
+MAX_BYTES = 9_500_000
+"""Of the packed slices: with program, style and colours the page stays below 10 MB."""
+
+SHADES = 256
+
+
+def voxel_page(
+    run: RunDerivatives, *, report: str, version: str, max_bytes: int = MAX_BYTES
+) -> tuple[str, bytes] | None:
+    """The page of a run.
+
+    Parameters
+    ----------
+    run : RunDerivatives
+    report : str
+        Address of the run's report, as seen from the page.
+    version : str
+        Of the app that made the maps.
+    max_bytes : int
+        See :func:`sicnn_app.report.packing.plan_packing`.
+
+    Returns
+    -------
+    tuple of (file name, HTML), or None
+        None when the run has no voxels or no map.
+    """
+    if not run.has_voxels or not run.maps:
+        return None
+    display = plan_display(run.mask, run.affine, run.zooms)
+    fields = _fields(run)
+    plan = plan_packing(run.mask, display, len(fields), max_bytes)
+    packed = {name: quantise(values, plan.code_bytes) for name, values in fields.items()}
+    rounded = [
+        _step_words(quantity, packed[quantity.spec.label])
+        for quantity in shown_quantities(run.mask_label)
+        if quantity.spec.label in packed and plan.code_bytes < CODE_BYTES[0]
+    ]
+    content = render_page(
+        "voxels.html.j2",
+        styles=("report.css", "voxels.css"),
+        scripts=("voxels.js",),
+        name=run.name,
+        report=report,
+        version=version,
+        convention=display.convention,
+        has_signals=run.measured is not None,
+        own_method=method_of(run),
+        conventional=LEAST_SQUARES if run.conventional else None,
+        spread=bool(run.spread),
+        left_out=int(run.mask.any(axis=(0, 1)).sum()) - len(plan.slices),
+        slices=len(plan.slices),
+        rounded=rounded,
+        run=_content(run, display, plan, packed),
+    )
+    return picture_name(run, "voxels", "html"), content
+
+
+def _fields(run: RunDerivatives) -> dict[str, np.ndarray]:
+    """Every number of a voxel: own maps, their spread, the conventional fit, and signals relative to S0.
+
+    Signals of one voxel differ less than voxels do, which leaves finer steps to those relative to S0.
+    """
+    fields = {
+        f"{label}{suffix}": volume[run.mask]
+        for suffix, volumes in (("", run.maps), ("_std", run.spread), ("_lsq", run.conventional))
+        for label, volume in volumes.items()
+    }
+    if run.measured is not None:
+        reference = run.inside("s0") if "s0" in run.maps else np.ones(int(run.mask.sum()))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            relative = run.measured.in_mask / reference
+        fields |= {f"signal_{position}": signal for position, signal in enumerate(relative)}
+    return fields
+
+
+def _step_words(quantity: Quantity, field: Quantised) -> str:
+    step = float(f"{field.step * quantity.factor:.2g}")
+    return f"{quantity.spec.symbol} in steps of {quantity.with_unit(step)}"
+
+
+def _content(
+    run: RunDerivatives, display: Display, plan: Packing, packed: dict[str, Quantised]
+) -> dict[str, Any]:
+    """What the program of the page reads."""
+    rows, columns = display.picture(run.mask[..., 0]).shape
+    flags = np.zeros(int(run.mask.sum()), dtype=np.uint8) if run.flags is None else run.flags[run.mask]
+    underlay = np.rint(255 * figures.grey_levels(baseline_of(run), run.mask)).astype(np.uint8)
+    views = _views(run)
+    return {
+        "rows": rows,
+        "columns": columns,
+        "pixel_height": display.aspect,
+        "transpose": display.transpose,
+        "flip_across": display.flip_across,
+        "flip_down": display.flip_down,
+        "origin": [axis.start for axis in display.crop],
+        "edges": display.edges,
+        "slices": plan.slices,
+        "first": first_voxel(run.mask, _unflagged(run), display, plan.slices),
+        "code_bytes": plan.code_bytes,
+        "fields": [{"name": name, "low": field.low, "step": field.step} for name, field in packed.items()],
+        "signals": _signals(run),
+        "views": views,
+        "quantities": _quantities(run),
+        "shades": {view["colours"]: _shades(view["colours"]) for view in views},
+        "flags": [
+            {"code": spec.code, "words": spec.description, "colour": spec.color}
+            for spec in (FLAGS if run.flags is not None else ())
+        ],
+        "negligible_f": NEGLIGIBLE_F,
+        "underlay_brightness": figures.UNDERLAY_BRIGHTNESS,
+        "uncoloured_brightness": figures.UNCOLOURED_BRIGHTNESS,
+        "packed": pack_slices(run.mask, underlay, flags, list(packed.values()), display, plan.slices),
+    }
+
+
+def _unflagged(run: RunDerivatives) -> np.ndarray:
+    return run.mask if run.flags is None else run.mask & (run.flags == 0)
+
+
+def _signals(run: RunDerivatives) -> dict[str, Any] | None:
+    if run.measured is None:
+        return None
+    bvals = [float(b) for b in run.measured.bvals]
+    return {
+        "bvals": bvals,
+        "sigma": at_bvalues(Facts(run.parameters), "noise_sigma_per_b_value", bvals),
+        "relative_to": "s0" if "s0" in run.maps else None,
+    }
+
+
+def _quantities(run: RunDerivatives) -> list[dict[str, Any]]:
+    """Rows of the table of numbers."""
+    return [
+        {
+            "label": quantity.spec.label,
+            "symbol": quantity.spec.symbol,
+            "title": quantity.title,
+            "factor": quantity.factor,
+            "unit": quantity.unit,
+        }
+        for quantity in shown_quantities(run.mask_label)
+        if quantity.spec.label in run.maps
+    ]
+
+
+def _views(run: RunDerivatives) -> list[dict[str, Any]]:
+    """Maps that can be looked at, in groups."""
+    own = shown_quantities(run.mask_label)
+    groups = (
+        (method_of(run), "", own, run.maps),
+        ("Standard deviations", "_std", spread_quantities(run.mask_label), run.spread),
+        (LEAST_SQUARES.capitalize(), "_lsq", own, run.conventional),
+    )
+    return [
+        _view(quantity, group, suffix, volumes[quantity.spec.label][run.mask])
+        for group, suffix, quantities, volumes in groups
+        for quantity in quantities
+        if quantity.spec.label in volumes
+    ]
+
+
+def _view(quantity: Quantity, group: str, suffix: str, values: np.ndarray) -> dict[str, Any]:
+    label = quantity.spec.label
+    low, high = quantity.limits(values)
+    return {
+        "field": f"{label}{suffix}",
+        "group": group,
+        "label": f"{quantity.spec.symbol}, {quantity.title}",
+        "factor": quantity.factor,
+        "unit": quantity.unit,
+        "low": low,
+        "high": high,
+        "colours": quantity.cmap,
+        # The spread of D* is that of the run's own maps, so their F says whether it means anything.
+        "needs": f"f{suffix if suffix == '_lsq' else ''}" if label == "dstar" else None,
+    }
+
+
+def _shades(name: str) -> str:
+    """Red, green and blue of every shade of a colour map, a byte each, as base64."""
+    colours = colour_map(name)(np.linspace(0.0, 1.0, SHADES))[:, :3]
+    return base64.b64encode(np.rint(255 * colours).astype(np.uint8).tobytes()).decode("ascii")
