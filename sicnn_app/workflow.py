@@ -395,7 +395,8 @@ def process_group(settings: Settings, console: Console) -> int:
 
     selection = Selection.build(settings.selection)
     require_derivatives(settings.inputs.derivatives)
-    runs = find_runs(settings.output_dir, selection)
+    chosen = find_runs(settings.output_dir, selection)
+    runs = chosen.runs
     if not runs:
         raise NoRunsError(
             f"{settings.output_dir} holds no maps to gather that were asked for: process the dataset first"
@@ -412,7 +413,7 @@ def process_group(settings: Settings, console: Console) -> int:
         with console.progress("group") as progress, locked_folder(place, wait=GROUP_WAIT):
             gathered = write_group(
                 settings.output_dir,
-                runs,
+                chosen,
                 settings.inputs.derivatives,
                 reuse=not settings.overwrite,
                 stop=settings.stop_on_first_crash,
@@ -429,7 +430,11 @@ def process_group(settings: Settings, console: Console) -> int:
             f"runs: {len(gathered.runs)} gathered, {gathered.reused} of them unchanged, "
             f"{len(gathered.left_out)} left out; log: {log}"
         )
-        console.line(f"report: {group_outputs(settings.output_dir)[-1]}")
+        console.line(
+            f"report: {group_outputs(settings.output_dir)[-1]}"
+            if gathered.runs
+            else "nothing is written, since no run can be used: files of an earlier call stay as they are"
+        )
     return code_of([error for _, error in gathered.left_out], all_failed=not gathered.runs)
 
 

@@ -19,11 +19,19 @@ SHAPE = (6, 7, 2)
 
 
 def add_run(
-    tmp_path: Path, *, factor: float = 1.0, settings: dict | None = None, seed: int = 0, **entities: str
+    tmp_path: Path,
+    *,
+    factor: float = 1.0,
+    settings: dict | None = None,
+    seed: int = 0,
+    comparison: bool = False,
+    **entities: str,
 ) -> Path:
     """Write a run of random maps, some times ``factor``, and an empty report; gives the output folder."""
     out = tmp_path / "out"
-    result = make_result(tmp_path, entities=entities, shape=SHAPE, seed=seed, ensemble=seed % 2 == 0)
+    result = make_result(
+        tmp_path, entities=entities, shape=SHAPE, seed=seed, ensemble=seed % 2 == 0, comparison=comparison
+    )
     maps = dict(result.estimate.maps)
     maps |= {label: maps[label] * np.float32(factor) for label in ("f", "d", "dstar")}
     result = replace(
@@ -40,6 +48,19 @@ def add_run(
 def gather(app: App, out: Path, *options: str | Path) -> Call:
     """Call the level ``group`` with a dataset that is not there."""
     return app.raw(out.parent / "no dataset", out, "group", *options)
+
+
+def qc_path(out: Path, name: str) -> Path:
+    """Quality table of a run of a participant without sessions."""
+    return out / name.split("_")[0] / "dwi" / f"{name}_desc-ivim_qc.tsv"
+
+
+def change_qc(out: Path, name: str, **cells: str) -> None:
+    """Put other texts into the quality table of a run."""
+    path = qc_path(out, name)
+    head, row = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines())
+    changed = [cells.get(column, cell) for column, cell in zip(head, row, strict=True)]
+    path.write_text("\t".join(head) + "\n" + "\t".join(changed) + "\n", encoding="utf-8")
 
 
 def table(out: Path, name: str = "group_ivim") -> list[dict[str, str]]:

@@ -167,6 +167,7 @@ def _description(assessment: Assessment) -> dict[str, Any]:
         "SNRDefinition": SNR_DEFINITION,
         "BValues": bvals.tolist(),
         "Volumes": volumes.tolist(),
+        "Directions": settings.protocol.directions,
         "Shape": list(settings.shape),
         "Texture": settings.texture,
         "RandomSeed": settings.seed,

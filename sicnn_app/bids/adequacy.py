@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from sicnn_app.bids.comparison import conventional_at_bound
 from sicnn_app.bids.sidecar import method_name, plain
 from sicnn_app.ivim.adequacy import Adequacy, judge
 from sicnn_app.ivim.checks import CHECKS
@@ -60,11 +59,17 @@ _NUMBERS: dict[str, dict[str, str]] = {
 }
 
 
-def adequacy_of(result: RunResult) -> Adequacy:
-    """Judge a finished run."""
+def adequacy_of(result: RunResult, *, conventional_at_bound: float | None) -> Adequacy:
+    """Judge a finished run.
+
+    Parameters
+    ----------
+    result : RunResult
+    conventional_at_bound : float or None
+        Share of voxels in which the conventional fit has a parameter at a bound; None without such a fit.
+    """
     averaged = result.averaged
     voxels = int(averaged.mask.sum())
-    fitted = conventional_at_bound(result)
     return judge(
         Evidence(
             anatomy=result.anatomy,
@@ -76,9 +81,10 @@ def adequacy_of(result: RunResult) -> Adequacy:
             sigma=averaged.sigma,
             sigma_per_bval=averaged.sigma_per_bval,
             at_bound=result.flag_counts.get("parameter_at_bound", 0) / voxels if voxels else None,
-            conventional_at_bound=fitted / voxels if fitted is not None and voxels else None,
+            conventional_at_bound=conventional_at_bound,
             displacements=_displacements(result),
             voxel_edge=float(np.linalg.norm(result.series.affine[:3, :3], axis=0).min()),
+            preprocessed=result.run.preprocessed,
         )
     )
 

@@ -80,16 +80,6 @@ def comparison_columns() -> dict[str, dict[str, str]]:
     return columns
 
 
-def conventional_at_bound(result: RunResult) -> int | None:
-    """Voxels in which the conventional fit has a parameter at a bound; None where there is no such fit."""
-    if result.conventional is None:
-        return None
-    bounds, normaliser = result.conventional.parameters["bounds"], result.averaged.signals[..., 0]
-    return int(
-        np.count_nonzero(at_bounds(result.conventional.maps, result.averaged.mask, bounds, normaliser))
-    )
-
-
 def comparison_row(result: RunResult) -> dict[str, float | int | None]:
     """How the maps agree with the conventional fit; None in every column where there is none."""
     row: dict[str, float | int | None] = dict.fromkeys(comparison_columns())
@@ -100,7 +90,8 @@ def comparison_row(result: RunResult) -> dict[str, float | int | None]:
     for label in COMPARED:
         for name, value in agreement(label, maps, others, unflagged).items():
             row[f"lsq_{label}_{name}"] = value
-    count = conventional_at_bound(result)
+    bounds, normaliser = result.conventional.parameters["bounds"], result.averaged.signals[..., 0]
+    count = int(np.count_nonzero(at_bounds(others, mask, bounds, normaliser)))
     row["lsq_parameter_at_bound_count"] = count
     row["lsq_parameter_at_bound_share"] = count / int(mask.sum()) if mask.any() else None
     return row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from sicnn_app.bids.sidecar import (
     signal_to_noise,
     sources,
 )
+from sicnn_app.ivim.adequacy import Adequacy
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
 from sicnn_app.ivim.maps import MAPS, SPREAD_LABELS
 from sicnn_app.ivim.run import RunResult
@@ -154,8 +156,31 @@ def _statistics(result: RunResult) -> dict[str, Any]:
     return row
 
 
-def qc_row(result: RunResult) -> dict[str, Any]:
-    """The numbers of a finished run, one value per column of :func:`qc_columns`."""
+@dataclass(frozen=True)
+class Quality:
+    """The quality of a finished run.
+
+    Attributes
+    ----------
+    row : dict
+        One value per column of :func:`qc_columns`.
+    adequacy : Adequacy
+        The verdict, of which the row has the numbers.
+    """
+
+    row: dict[str, Any]
+    adequacy: Adequacy
+
+
+def quality_of(result: RunResult) -> Quality:
+    """Measure and judge a finished run."""
+    comparison = comparison_row(result)
+    adequacy = adequacy_of(result, conventional_at_bound=comparison["lsq_parameter_at_bound_share"])
+    row = _run_row(result) | comparison | adequacy_row(adequacy) | {"peak_memory": result.peak_memory}
+    return Quality(row, adequacy)
+
+
+def _run_row(result: RunResult) -> dict[str, Any]:
     averaged, estimate = result.averaged, result.estimate
     voxels = int(averaged.mask.sum())
     voxel_volume = abs(float(np.linalg.det(result.series.affine[:3, :3])))
@@ -187,8 +212,6 @@ def qc_row(result: RunResult) -> dict[str, Any]:
     row["data_iterations"] = len(estimate.history)
     row["epochs"] = sum(epochs) if epochs else None
     row["stop_reason"] = estimate.parameters.get("stop_reason")
-    row |= comparison_row(result) | adequacy_row(adequacy_of(result))
-    row["peak_memory"] = result.peak_memory
     return row
 
 
@@ -225,11 +248,15 @@ def qc_columns() -> dict[str, dict[str, str]]:
     return columns | _TRAINING_END_COLUMNS | comparison_columns() | adequacy_columns() | _RESOURCE_COLUMNS
 
 
-def qc_sidecar(result: RunResult, roots: DatasetRoots, outputs: list[str]) -> dict[str, Any]:
+def qc_sidecar(
+    result: RunResult, adequacy: Adequacy, roots: DatasetRoots, outputs: list[str]
+) -> dict[str, Any]:
     """Columns of the QC table and what identifies the run; written last, it marks completion.
 
     Parameters
     ----------
+    adequacy : Adequacy
+        From :func:`quality_of`.
     outputs : list of str
         File names of everything the run wrote beside this sidecar.
     """
@@ -237,7 +264,7 @@ def qc_sidecar(result: RunResult, roots: DatasetRoots, outputs: list[str]) -> di
         "Description": "Quality measures of one run; this file is written after all others of the run",
         "Sources": sources(result, roots),
         **qc_columns(),
-        "Adequacy": adequacy_sidecar(adequacy_of(result)),
+        "Adequacy": adequacy_sidecar(adequacy),
         "Fingerprint": result.fingerprint,
         "Settings": portable_json(result.settings, roots),
         "Outputs": outputs,

@@ -53,6 +53,18 @@ The first of these reasons that holds in a voxel; 0 where none does.
 |---|---|
 {labels}
 
+## All runs together
+
+After the level `group` there are also:
+
+| file | content |
+|---|---|
+| `group_ivim.tsv` | one row per run and region: statistics of the maps, quality, outliers |
+| `group_repeatability.tsv` | test-retest statistics of repeated measurements |
+| `group.html` | both to look at, with links to the reports of the runs |
+
+The columns are described in the `.json` files of the same names.
+
 ## Reading the maps with pybids
 
 The `param` entity is not part of a released standard yet; the package brings the configuration

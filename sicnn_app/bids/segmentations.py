@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from sicnn_app.bids.associate import Associator, parse_name
+from sicnn_app.bids.atomic import NOT_AVAILABLE
 from sicnn_app.bids.content import read_text, shorten
 from sicnn_app.bids.derivatives import DerivativeFile, find_segmentations
 from sicnn_app.bids.images import open_image
@@ -93,12 +94,18 @@ def _segmentation_name(dataset: str, path: Path) -> str:
 
 
 def read_lookup(path: Path) -> dict[int, str]:
-    """Names of the regions of a segmentation by their indices.
+    """Names of the regions of a segmentation by their indices, as tables write them.
 
     Parameters
     ----------
     path : Path
         A ``*_dseg.tsv`` of BIDS derivatives, with the columns ``index`` and ``name``.
+
+    Returns
+    -------
+    dict of int to str
+        White space in a name is single spaces, so that names that look alike are one. An index whose name is
+        empty or ``n/a`` is not in it.
 
     Raises
     ------
@@ -118,31 +125,45 @@ def read_lookup(path: Path) -> dict[int, str]:
     names = {}
     for row in rows:
         try:
-            names[int(row["index"])] = (row["name"] or "").strip()
+            names[int(row["index"])] = " ".join((row["name"] or "").split())
         except (TypeError, ValueError):
             index = shorten(str(row["index"]))
             raise DataError(f"{path} holds the index {index!r}: indices are whole numbers") from None
-    return {index: name for index, name in names.items() if name}
+    return {index: name for index, name in names.items() if name not in ("", NOT_AVAILABLE)}
 
 
-def load_regions(
-    segmentation: Segmentation, image: Path, shape: tuple[int, ...]
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Voxels of every region of a segmentation on the grid of a map.
+@dataclass(frozen=True)
+class Regions:
+    """Regions of a segmentation in the voxels of a mask.
+
+    Attributes
+    ----------
+    names : tuple of str
+        In the order of their indices in the segmentation.
+    positions : ndarray, shape (M,), int
+        For each of the M voxels of the mask the position of its region in ``names``, -1 in none.
+    """
+
+    names: tuple[str, ...]
+    positions: np.ndarray
+
+
+def load_regions(segmentation: Segmentation, image: Path, mask: np.ndarray) -> tuple[Regions, list[str]]:
+    """Regions of a segmentation in the voxels of a map.
 
     Parameters
     ----------
     segmentation : Segmentation
     image : Path
         The map.
-    shape : tuple of int
-        Its spatial shape (X, Y, Z).
+    mask : ndarray, shape (X, Y, Z), bool
+        Its voxels that count.
 
     Returns
     -------
-    regions : dict of str to ndarray, shape (X, Y, Z), bool
-        By name, in the order of their indices; a region without a name is called by its index. Indices
-        that share a name are one region.
+    regions : Regions
+        A region without a name is called by its index. Indices that share a name are one region. Regions
+        outside the mask are among them.
     warnings : list of str
 
     Raises
@@ -152,10 +173,13 @@ def load_regions(
     DataError
         A file cannot be read, the segmentation is not discrete, or it lies on another grid.
     """
-    labels, warnings = load_labels(segmentation.path, open_image(image).affine, shape=shape)
-    names = {} if segmentation.lookup is None else read_lookup(segmentation.lookup)
-    regions: dict[str, np.ndarray] = {}
-    for index in np.unique(labels[labels > 0]).tolist():
-        name = names.get(index, str(index))
-        regions[name] = regions.get(name, False) | (labels == index)
-    return regions, warnings
+    labels, warnings = load_labels(segmentation.path, open_image(image).affine, shape=mask.shape)
+    found = {} if segmentation.lookup is None else read_lookup(segmentation.lookup)
+    indices = np.unique(labels)
+    names: dict[str, int] = {}
+    positions = [
+        names.setdefault(found.get(index, str(index)), len(names)) if index else -1
+        for index in indices.tolist()
+    ]
+    inside = np.array(positions, dtype=int)[np.searchsorted(indices, labels[mask])]
+    return Regions(tuple(names), inside), warnings

@@ -287,9 +287,12 @@ def _stage_tables(
             _target(result.run, output_dir, f"{_MOTION}.tsv"), list(qc.MOTION_COLUMNS), result.motion
         )
         staged.add_json(_target(result.run, output_dir, f"{_MOTION}.json"), qc.motion_sidecar(result, roots))
-    staged.add_tsv(_target(result.run, output_dir, f"{_QC}.tsv"), list(qc.qc_columns()), [qc.qc_row(result)])
+    quality = qc.quality_of(result)
+    staged.add_tsv(_target(result.run, output_dir, f"{_QC}.tsv"), list(qc.qc_columns()), [quality.row])
     outputs = [target.name for target in staged.targets]
-    staged.add_json(_target(result.run, output_dir, _MARKER), qc.qc_sidecar(result, roots, outputs))
+    staged.add_json(
+        _target(result.run, output_dir, _MARKER), qc.qc_sidecar(result, quality.adequacy, roots, outputs)
+    )
 
 
 def _numbers(rows: np.ndarray, form: str) -> bytes:

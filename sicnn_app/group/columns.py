@@ -5,19 +5,16 @@ from __future__ import annotations
 from sicnn_app.bids.qc import qc_columns
 from sicnn_app.group.statistics import FAR_OUTLIER_FENCE, MIN_RUNS, OUTLIER_FENCE
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
-from sicnn_app.ivim.maps import MAPS
+from sicnn_app.ivim.maps import MAPS, SPREAD_LABELS
 
 MASK_REGION = "mask"
 """The region that every run has."""
-
-SPREAD_LABELS = ("f", "d", "dstar")
-"""Maps of which an ensemble writes the standard deviation."""
 
 REPEATABILITY_LABELS = ("f", "d", "dstar")
 
 QC_COLUMNS = (
     "anatomy", "b_values", "lowest_b", "highest_b", "sigma", "snr_b0", "snr_highest_b", "data_iterations",
-    "epochs", "stop_reason",
+    "epochs", "stop_reason", "parameter_at_bound_share", "adequacy",
 )  # fmt: skip
 """Columns that are taken over from the QC table of the run."""
 

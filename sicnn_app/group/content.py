@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sicnn_app.group.charts import Source
-from sicnn_app.group.gather import Gathered
+from sicnn_app.group.gather import Chosen, Gathered
 from sicnn_app.group.kinds import Measured
 from sicnn_app.group.repeats import Repeats
 from sicnn_app.group.table import Row
@@ -27,6 +27,8 @@ class Group:
         With the row of ``group_repeatability.tsv``.
     reports : mapping of str to str
         Address of the report of a run, by its name; runs without a report are not in it.
+    chosen : Chosen
+        What was asked for.
     """
 
     gathered: Gathered
@@ -34,6 +36,7 @@ class Group:
     measured: Sequence[Measured]
     repeats: Sequence[tuple[Repeats, Row]]
     reports: Mapping[str, str]
+    chosen: Chosen
 
     def source(self, row: Row, text: str) -> Source:
         """What a point of a row stands for."""

@@ -9,20 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sicnn_app import __version__
 from sicnn_app.bids.associate import parse_name
 from sicnn_app.bids.atomic import tsv_bytes
 from sicnn_app.bids.content import read_json
 from sicnn_app.bids.index import natural_key
-from sicnn_app.bids.segmentations import Segmentation, Segmentations, load_regions
+from sicnn_app.bids.segmentations import Regions, Segmentation, Segmentations, load_regions
 from sicnn_app.bids.select import Selection
 from sicnn_app.bids.sidecar import DatasetRoots
 from sicnn_app.bids.write import recorded_fingerprint, run_folder
 from sicnn_app.errors import DataError, MissingInputError, SicnnAppError
 from sicnn_app.fingerprints import hash_file
-from sicnn_app.group.columns import SPREAD_LABELS, measured_columns
+from sicnn_app.group.columns import measured_columns
 from sicnn_app.group.measure import region_rows
 from sicnn_app.group.table import Row, parse_table
 from sicnn_app.ivim.maps import MAPS
@@ -30,7 +28,6 @@ from sicnn_app.ivim.run import DwiRun
 from sicnn_app.report.collect import (
     RunDerivatives,
     collect_run,
-    read_volume,
     reported_sessions,
     run_names,
     software_of,
@@ -92,8 +89,27 @@ class Earlier:
     warnings: list[str]
 
 
-def find_runs(output_dir: Path, selection: Selection) -> list[DwiRun]:
-    """Runs of which any output is on disk and that were asked for, in natural order of their names.
+@dataclass(frozen=True)
+class Chosen:
+    """Runs that were asked for.
+
+    Attributes
+    ----------
+    runs : list of DwiRun
+        In natural order of their names.
+    others : int
+        Runs of the output that were not asked for.
+    by : str
+        What was asked for in the words of the command line; empty for everything.
+    """
+
+    runs: list[DwiRun]
+    others: int
+    by: str
+
+
+def find_runs(output_dir: Path, selection: Selection) -> Chosen:
+    """Runs of which any output is on disk and that were asked for.
 
     Parameters
     ----------
@@ -101,13 +117,17 @@ def find_runs(output_dir: Path, selection: Selection) -> list[DwiRun]:
         Derivative dataset written by the app; it may be absent.
     selection : Selection
     """
-    runs = []
+    runs, others = [], 0
     for subject, session in reported_sessions(output_dir):
         for name in run_names(output_dir, subject, session):
             parsed = parse_name(f"{name}_dwi.nii.gz")
-            if parsed is not None and selection.accepts(parsed):
+            if parsed is None:
+                continue
+            if selection.accepts(parsed):
                 runs.append(DwiRun(parsed.entities, parts=()))
-    return sorted(runs, key=lambda run: natural_key(run.name))
+            else:
+                others += 1
+    return Chosen(sorted(runs, key=lambda run: natural_key(run.name)), others, selection.describe())
 
 
 def gather(
@@ -125,7 +145,7 @@ def gather(
     ----------
     output_dir : Path
     runs : sequence of DwiRun
-        From :func:`find_runs`.
+        Those of :func:`find_runs`.
     datasets : mapping of str to Path
         Derivative datasets with segmentations, by name.
     earlier : mapping of str to Earlier
@@ -233,45 +253,32 @@ def _measure(
     output_dir: Path, run: DwiRun, segmentations: Sequence[Segmentation]
 ) -> tuple[list[Row], list[str]]:
     """Rows of a run, and warnings on segmentations that were left out of them."""
-    found, ensemble_std = _read_maps(output_dir, run)
-    image = _map_path(output_dir, run, "f")
-    regions: dict[tuple[str | None, str], np.ndarray] = {}
+    found = _read_maps(output_dir, run)
+    image = run_folder(run, output_dir) / f"{run.name}_model-ivim_param-f_dwimap.nii.gz"
+    regions: dict[str, Regions] = {}
     warnings = []
     for segmentation in segmentations:
         try:
-            own, said = load_regions(segmentation, image, found.mask.shape)
+            regions[segmentation.name], said = load_regions(segmentation, image, found.mask)
         except SicnnAppError as error:
             warnings.append(f"{run.name}: a segmentation is left out: {error}")
             continue
-        regions |= {(segmentation.name, region): voxels for region, voxels in own.items()}
         warnings += [f"{run.name}: {text}" for text in said]
     columns = list(measured_columns())
-    rows = parse_table(tsv_bytes(columns, region_rows(run, found, regions, ensemble_std)))
+    rows = parse_table(tsv_bytes(columns, region_rows(run, found, regions)))
     return rows, warnings
 
 
-def _map_path(output_dir: Path, run: DwiRun, label: str, *, spread: bool = False) -> Path:
-    ending = f"{label}{'_desc-std' if spread else ''}_dwimap.nii.gz"
-    return run_folder(run, output_dir) / f"{run.name}_model-ivim_param-{ending}"
-
-
-def _read_maps(output_dir: Path, run: DwiRun) -> tuple[RunDerivatives, dict[str, np.ndarray]]:
-    """The derivatives of a run, and the standard deviations over an ensemble where there was one.
+def _read_maps(output_dir: Path, run: DwiRun) -> RunDerivatives:
+    """The derivatives of a run, as far as the group uses them.
 
     Raises
     ------
     DataError
         A file cannot be read, a map is missing or has another shape, or the maps hold no number.
     """
-    found = collect_run(output_dir, run.subject, run.session, run.name, series=False)
+    found = collect_run(output_dir, run.subject, run.session, run.name, series=False, conventional=False)
     problems = list(found.problems)
-    ensemble_std = {}
-    for label in SPREAD_LABELS:
-        data = read_volume(_map_path(output_dir, run, label, spread=True), problems)
-        if data is not None and found.mask is not None and data.shape != found.mask.shape:
-            problems.append(f"the standard deviation of {label} has another shape than the maps")
-        elif data is not None:
-            ensemble_std[label] = data
     if not problems and (missing := [spec.label for spec in MAPS if spec.label not in found.maps]):
         problems.append(f"no map of {', '.join(missing)}")
     if not problems and not found.has_voxels:
@@ -279,4 +286,4 @@ def _read_maps(output_dir: Path, run: DwiRun) -> tuple[RunDerivatives, dict[str,
     if problems:
         said = "; ".join(problems)
         raise DataError(f"{run.name} cannot be used, {said}: process it again with --overwrite")
-    return found, ensemble_std
+    return found

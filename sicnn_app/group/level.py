@@ -17,12 +17,11 @@ from sicnn_app.group.columns import (
     table_columns,
 )
 from sicnn_app.group.content import Group
-from sicnn_app.group.gather import Earlier, Gathered, gather
+from sicnn_app.group.gather import Chosen, Earlier, Gathered, gather
 from sicnn_app.group.kinds import Measured, distribution_record, mark_outliers, measure_kinds
 from sicnn_app.group.page import group_page
 from sicnn_app.group.repeats import find_repeats, repeatability_row
 from sicnn_app.group.table import Row, parse_table
-from sicnn_app.ivim.run import DwiRun
 from sicnn_app.report.html import report_path, run_anchor
 
 TABLE = "group_ivim"
@@ -38,7 +37,7 @@ def group_outputs(output_dir: Path) -> list[Path]:
 
 def write_group(
     output_dir: Path,
-    runs: Sequence[DwiRun],
+    chosen: Chosen,
     datasets: Mapping[str, Path],
     *,
     reuse: bool,
@@ -53,7 +52,7 @@ def write_group(
     ----------
     output_dir : Path
         Derivative dataset written by the app.
-    runs : sequence of DwiRun
+    chosen : Chosen
         From :func:`sicnn_app.group.gather.find_runs`.
     datasets : mapping of str to Path
         Derivative datasets with segmentations, by name.
@@ -66,7 +65,8 @@ def write_group(
     Returns
     -------
     Gathered
-        What is in the files, and the runs that are not.
+        What is in the files, and the runs that are not. Without a run that can be used nothing is written, so
+        that files of an earlier call stay.
 
     Raises
     ------
@@ -77,7 +77,9 @@ def write_group(
     """
     output_dir = Path(os.path.abspath(output_dir))
     earlier = read_earlier(output_dir) if reuse else {}
-    gathered = gather(output_dir, runs, datasets, earlier=earlier, stop=stop, progress=progress)
+    gathered = gather(output_dir, chosen.runs, datasets, earlier=earlier, stop=stop, progress=progress)
+    if not gathered.runs:
+        return gathered
     rows = [row for run in gathered.runs for row in run.rows]
     measured = measure_kinds(rows)
     table = tsv_bytes(list(table_columns()), mark_outliers(rows, measured))
@@ -90,10 +92,12 @@ def write_group(
             measured,
             list(zip(repeats, parse_table(repeated), strict=True)),
             _reports(output_dir, gathered),
+            chosen,
         )
     )
     targets = group_outputs(output_dir)
-    contents = (table, _table_sidecar(gathered, measured, table), repeated, _repeatability_sidecar(), page)
+    sidecar = _table_sidecar(chosen, gathered, measured, table)
+    contents = (table, sidecar, repeated, _repeatability_sidecar(), page)
     with scratch_folder(output_dir) as folder:
         staged = StagedFiles(folder)
         for target, content in zip(targets, contents, strict=True):
@@ -134,10 +138,13 @@ def _reports(output_dir: Path, gathered: Gathered) -> dict[str, str]:
     return reports
 
 
-def _table_sidecar(gathered: Gathered, measured: Sequence[Measured], table: bytes) -> dict[str, Any]:
+def _table_sidecar(
+    chosen: Chosen, gathered: Gathered, measured: Sequence[Measured], table: bytes
+) -> dict[str, Any]:
     return {
         "Description": "Statistics of the maps and quality measures: one row per run and region",
         **table_columns(),
+        "Selection": {"ChosenBy": chosen.by or None, "RunsNotChosen": chosen.others},
         "OutlierRule": OUTLIER_RULE,
         "Distributions": [distribution_record(item) for item in measured],
         "LeftOut": [{"Run": run.name, "Reason": str(error)} for run, error in gathered.left_out],

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sicnn_app.bids.segmentations import Regions
 from sicnn_app.group.columns import MASK_REGION, QC_COLUMNS
 from sicnn_app.group.statistics import spread
 from sicnn_app.ivim.maps import MAPS
@@ -18,12 +19,7 @@ REPEATED_ENTITIES = ("ses", "run")
 """Entities by which the measurements of one participant and acquisition are told apart."""
 
 
-def region_rows(
-    item: DwiRun,
-    run: RunDerivatives,
-    regions: Mapping[tuple[str | None, str], np.ndarray],
-    ensemble_std: Mapping[str, np.ndarray],
-) -> list[dict[str, Any]]:
+def region_rows(item: DwiRun, run: RunDerivatives, regions: Mapping[str, Regions]) -> list[dict[str, Any]]:
     """Rows of a run: its whole mask, then its regions.
 
     Parameters
@@ -31,23 +27,21 @@ def region_rows(
     item : DwiRun
     run : RunDerivatives
         With every map.
-    regions : mapping of (segmentation, region) to ndarray, shape (X, Y, Z), bool
-        Only voxels of the mask count.
-    ensemble_std : mapping of str to ndarray, shape (X, Y, Z)
-        Standard deviation over an ensemble, by the label of the map; empty without one.
+    regions : mapping of str to Regions
+        In the voxels of its mask, by the name of the segmentation.
 
     Returns
     -------
     list of dict
         One value per column of :func:`sicnn_app.group.columns.measured_columns`; None where there is none.
     """
-    whole = {(None, MASK_REGION): np.ones_like(run.mask)}
     ours = _run_values(item, run)
-    rows = []
-    for (segmentation, region), voxels in {**whole, **regions}.items():
-        inside = voxels[run.mask]
-        values = _region_values(run, inside, ensemble_std)
-        rows.append({**ours, "segmentation": segmentation, "region": region, **values})
+    whole = np.ones(int(run.mask.sum()), dtype=bool)
+    rows = [{**ours, "segmentation": None, "region": MASK_REGION, **_region_values(run, whole)}]
+    for segmentation, found in regions.items():
+        for position, region in enumerate(found.names):
+            values = _region_values(run, found.positions == position)
+            rows.append({**ours, "segmentation": segmentation, "region": region, **values})
     return rows
 
 
@@ -55,8 +49,6 @@ def _run_values(item: DwiRun, run: RunDerivatives) -> dict[str, Any]:
     shared = (
         f"{key}-{label}" for key, label in item.entities.items() if key not in ("sub", *REPEATED_ENTITIES)
     )
-    displacement = [as_number(row.get("framewise_displacement")) for row in run.motion]
-    displacement = [value for value in displacement if value is not None]
     return {
         "participant_id": f"sub-{item.subject}",
         "session_id": None if item.session is None else f"ses-{item.session}",
@@ -65,9 +57,19 @@ def _run_values(item: DwiRun, run: RunDerivatives) -> dict[str, Any]:
         "method": run.qc_row.get("method"),
         "app_version": run.software.get("sicnn-app"),
         **{name: _value(run.qc_row.get(name)) for name in QC_COLUMNS},
-        "framewise_displacement_mean": float(np.mean(displacement)) if displacement else None,
-        "framewise_displacement_max": max(displacement, default=None),
+        **_displacement(run),
     }
+
+
+def _displacement(run: RunDerivatives) -> dict[str, float | None]:
+    mean, largest = "framewise_displacement_mean", "framewise_displacement_max"
+    recorded = {name: as_number(run.qc_row.get(name)) for name in (mean, largest)}
+    if None not in recorded.values():
+        return recorded
+    # The quality tables of version 0.3 and before lack them.
+    volumes = [as_number(row.get("framewise_displacement")) for row in run.motion]
+    volumes = [value for value in volumes if value is not None]
+    return {mean: float(np.mean(volumes)) if volumes else None, largest: max(volumes, default=None)}
 
 
 def _value(text: str | None) -> float | int | str | None:
@@ -78,9 +80,7 @@ def _value(text: str | None) -> float | int | str | None:
     return int(number) if number == int(number) else number
 
 
-def _region_values(
-    run: RunDerivatives, inside: np.ndarray, ensemble_std: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
+def _region_values(run: RunDerivatives, inside: np.ndarray) -> dict[str, Any]:
     count = int(np.count_nonzero(inside))
     values: dict[str, Any] = {
         "voxel_count": count,
@@ -91,7 +91,7 @@ def _region_values(
         chosen = inside & run.meaningful(spec.label)
         found = spread(run.inside(spec.label)[chosen])
         values |= {f"{spec.label}_{name}": value for name, value in vars(found).items()}
-        if spec.label in ensemble_std:
-            deviations = ensemble_std[spec.label][run.mask][chosen]
+        if spec.label in run.spread:
+            deviations = run.spread[spec.label][run.mask][chosen]
             values[f"{spec.label}_ensemble_std_median"] = spread(deviations).median
     return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,9 @@ from sicnn_app.group.shown import (
 from sicnn_app.group.statistics import distribution
 from sicnn_app.group.table import Row, cell, number
 from sicnn_app.group.uniform import differences
+from sicnn_app.ivim.evidence import UNKNOWN, VERDICTS
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
+from sicnn_app.report.adequacy import SYMBOLS
 from sicnn_app.report.facts import MISSING, count_of
 from sicnn_app.report.page import render_page
 
@@ -35,6 +38,7 @@ MAX_LISTED = 60
 RUN_HEAD = (
     "Run",
     "Method",
+    "Verdict",
     "Voxels",
     "b-values",
     "SNR, lowest b",
@@ -71,6 +75,7 @@ def group_page(group: Group) -> bytes:
         package="sicnn_app.group",
         styles=("report.css", "group.css"),
         version=__version__,
+        subset=_subset(group),
         tiles=_tiles(group, masks),
         left_out=_first(left_out),
         differences=differences(group.gathered.runs),
@@ -100,6 +105,14 @@ def _first(lines: Sequence[str]) -> list[str]:
     return [*lines[:MAX_LISTED], f"and {len(lines) - MAX_LISTED} more: group_ivim.json names all"]
 
 
+def _subset(group: Group) -> str | None:
+    chosen = group.chosen
+    if not chosen.others:
+        return None
+    count = len(chosen.runs)
+    return f"{count:,} of the {count + chosen.others:,} runs in this dataset, chosen by {chosen.by}."
+
+
 def _tiles(group: Group, masks: Sequence[Row]) -> list[dict[str, str]]:
     sessions = {(row["participant_id"], session) for row in masks if (session := cell(row, "session_id"))}
     counts = {
@@ -109,7 +122,17 @@ def _tiles(group: Group, masks: Sequence[Row]) -> list[dict[str, str]]:
         "Runs left out": len(group.gathered.left_out),
         "Runs with outliers": len({row["source"] for row in group.rows if cell(row, "outliers")}),
     }
-    return [{"name": name, "value": f"{count:,}"} for name, count in counts.items()]
+    tiles = [{"name": name, "value": f"{count:,}"} for name, count in counts.items()]
+    return [*tiles, *_verdict_tile(masks)]
+
+
+def _verdict_tile(masks: Sequence[Row]) -> list[dict[str, str]]:
+    counts = Counter(cell(row, "adequacy") for row in masks)
+    words = [word for word in VERDICTS if word != UNKNOWN or counts[word]]
+    if not any(counts[word] for word in words):
+        return []
+    numbers = (f"{counts[word]:,}" for word in words)
+    return [{"name": f"Verdict {' / '.join(words)}", "value": " / ".join(numbers)}]
 
 
 def _made_rows(masks: Sequence[Row]) -> list[list[str]]:
@@ -141,6 +164,7 @@ def _run_row(group: Group, row: Row) -> list[Any]:
     return [
         group.link(row),
         method_in_words(cell(row, "method")),
+        _verdict(cell(row, "adequacy")),
         MISSING if voxels is None else f"{int(voxels):,}",
         row["b_values"],
         shown("snr_b0"),
@@ -150,6 +174,10 @@ def _run_row(group: Group, row: Row) -> list[Any]:
         row["stop_reason"],
         _outlier_cell(cell(row, "outliers")),
     ]
+
+
+def _verdict(word: str | None) -> str:
+    return MISSING if word is None else f"{SYMBOLS.get(word, SYMBOLS[UNKNOWN])} {word}"
 
 
 def _outlier_cell(text: str | None) -> str:

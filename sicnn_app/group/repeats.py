@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +61,7 @@ def find_repeats(rows: Sequence[Row]) -> list[Repeats]:
     """Measurements that differ in the session only, or in the run number only.
 
     A participant counts once in each: with two sessions of two runs, sessions are compared for each run
-    number, and runs for each session.
+    number, and runs for each session. Rows of one run that have the same region count once.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def find_repeats(rows: Sequence[Row]) -> list[Repeats]:
     """
     found = []
     for repeated in REPEATED_ENTITIES:
-        groups: dict[tuple, dict[str, list[Row]]] = {}
+        groups: dict[tuple, dict[str, dict[str, Row]]] = {}
         for row in rows:
             entities = [part.split("-", 1) for part in row["source"].split("_")]
             if repeated not in {key for key, _ in entities}:
@@ -83,10 +83,10 @@ def find_repeats(rows: Sequence[Row]) -> list[Repeats]:
             kept = "_".join(f"{key}-{label}" for key, label in entities if key not in ("sub", repeated))
             shared = tuple(cell(row, column) for column in _SHARED)
             participants = groups.setdefault((kept or None, *shared), {})
-            participants.setdefault(row["participant_id"], []).append(row)
+            participants.setdefault(row["participant_id"], {}).setdefault(row["source"], row)
         for (kept, *shared), participants in groups.items():
             for label in REPEATABILITY_LABELS:
-                values = {name: _measurements(own, label) for name, own in participants.items()}
+                values = {name: _measurements(own.values(), label) for name, own in participants.items()}
                 values = {name: own for name, own in values.items() if len(own) > 1}
                 if values:
                     described = dict(zip(_SHARED, shared, strict=True))
@@ -94,7 +94,7 @@ def find_repeats(rows: Sequence[Row]) -> list[Repeats]:
     return found
 
 
-def _measurements(rows: Sequence[Row], label: str) -> list[tuple[Row, float]]:
+def _measurements(rows: Iterable[Row], label: str) -> list[tuple[Row, float]]:
     ordered = sorted(rows, key=lambda row: natural_key(row["source"]))
     measured = [(row, number(row, f"{label}_median")) for row in ordered]
     return [(row, value) for row, value in measured if value is not None]

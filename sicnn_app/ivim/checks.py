@@ -10,6 +10,7 @@ from sicnn_app.ivim.evidence import DOUBTFUL, GOOD, POOR, UNKNOWN, Check, Eviden
 from sicnn_app.ivim.flags import MIN_SIGNAL_TO_NOISE
 from sicnn_app.ivim.precision import cramer_rao_bounds
 from sicnn_app.ivim.series import MAX_LOW_BVAL
+from sicnn_app.ivim.signal import ivim_signal
 
 SNR_B0 = (10.0, 20.0)
 """Poor below, good from: two standard deviations of one averaged signal are then a perfusion fraction of 0.2
@@ -130,7 +131,9 @@ def _precision(label: str, symbol: str) -> Callable[[Evidence], Check]:
         if not evidence.noise_known:
             return Check(name, "noise unknown", UNKNOWN, "The noise could not be estimated.", {column: None})
         tissue = evidence.tissue
-        noise = evidence.sigma_per_bval / evidence.signal[0]
+        # The lowest b-value may lie above 0, where the signal is less than S0.
+        s0 = evidence.signal[0] / ivim_signal(evidence.bvals[0], tissue.f, tissue.d, tissue.dstar)
+        noise = evidence.sigma_per_bval / s0
         bounds = cramer_rao_bounds(evidence.bvals, noise, tissue.f, tissue.d, tissue.dstar)
         relative = float(bounds[label]) / getattr(tissue, label)
         verdict = _graded(relative, RELATIVE_BOUND)
@@ -189,6 +192,9 @@ def _motion(evidence: Evidence) -> Check:
     }
     displacements = evidence.displacements
     if displacements is None or not np.isfinite(displacements).any():
+        if evidence.preprocessed:
+            meaning = "Another program made this series and may have corrected motion: see what it reports."
+            return Check(name, "not measured here", UNKNOWN, meaning, numbers)
         meaning = "Nobody looked for motion: watch the b-value images, or use --motion-correction rigid."
         return Check(name, "not measured", UNKNOWN, meaning, numbers)
     mean, largest = float(np.nanmean(displacements)), float(np.nanmax(displacements))

@@ -55,6 +55,8 @@ class Evidence:
         Framewise displacement of every volume, NaN where there is none; None when motion was not looked for.
     voxel_edge : float, mm
         Smallest one.
+    preprocessed : bool
+        Another program prepared the series.
     """
 
     anatomy: str
@@ -67,6 +69,7 @@ class Evidence:
     conventional_at_bound: float | None
     displacements: np.ndarray | None
     voxel_edge: float
+    preprocessed: bool
 
     @property
     def tissue(self) -> TypicalTissue:

@@ -157,13 +157,14 @@ def improve_bvals(
     d: np.ndarray,
     dstar: np.ndarray,
     *,
+    directions: int = 1,
     grid: Sequence[float] | None = None,
 ) -> np.ndarray:
     """Better b-values for the same number of volumes.
 
-    The volumes are exchanged one at a time for the one of the grid that lowers :func:`typical_bound`
-    most, until none does; once from the b-values given and once from an even spread over the grid, of which
-    the better end is returned. The result depends on nothing random.
+    The volumes are exchanged, as many at a time as there are directions, for the b-value of the grid that
+    lowers :func:`typical_bound` most, until none does; once from the b-values given and once from an even
+    spread over the grid, of which the better end is returned. The result depends on nothing random.
 
     Parameters
     ----------
@@ -173,6 +174,8 @@ def improve_bvals(
         Noise of one volume relative to the S0 of every tissue.
     f, d, dstar : ndarray, shape (T,), above 0
         True values of the tissues that the b-values are to serve.
+    directions : int
+        Gradient directions: every b-value above 0 is acquired in all of them, b = 0 as often as it may be.
     grid : sequence of float, optional, s/mm^2
         b-values that may take the place of those given; by default :data:`STEPS` up to the highest b-value
         given, since a higher one would take a longer echo time and cost signal. 0 is always among them.
@@ -180,7 +183,13 @@ def improve_bvals(
     Returns
     -------
     ndarray, shape (N,), s/mm^2, ascending
-        At least one is 0. Never worse than the b-values given, unless they lack b = 0.
+        At least one is 0, and of each above 0 there is a multiple of ``directions``. Never worse than the
+        b-values given, unless they lack b = 0.
+
+    Raises
+    ------
+    ValueError
+        When the volumes of a b-value above 0 are no multiple of ``directions``.
 
     Notes
     -----
@@ -192,27 +201,42 @@ def improve_bvals(
     choice = np.unique(
         [0.0, *(grid if grid is not None else [b for b in STEPS if b <= bvals[-1]]), bvals[-1]]
     )
-    own = bvals.copy()
-    own[0] = 0.0
-    spread = choice[np.round(np.linspace(0, choice.size - 1, bvals.size)).astype(int)]
+    _, counts = np.unique(bvals[bvals > 0], return_counts=True)
+    if (counts % directions).any():
+        raise ValueError(f"volumes of a b-value above 0 must be a multiple of {directions} directions")
+    # Above 0 volumes come in groups, so that what is left over is at b = 0, and stays.
+    rest = bvals.size % directions
+    own = bvals[rest::directions].copy()
+    if not rest:
+        own[0] = 0.0
+    spread = choice[np.round(np.linspace(0, choice.size - 1, own.size)).astype(int)]
     tissues = [np.atleast_1d(np.asarray(values, dtype=np.float64)) for values in (f, d, dstar)]
     noise = np.broadcast_to(np.asarray(sigma, dtype=np.float64), tissues[0].shape)
-    ends = [_exchange(start, choice, noise, *tissues) for start in (own, spread)]
+    groups = [_exchange(start, rest / directions, choice, noise, *tissues) for start in (own, spread)]
+    ends = [np.concatenate([np.zeros(rest), np.repeat(found, directions)]) for found in groups]
     return min(ends, key=lambda end: typical_bound(end, noise, *tissues))
 
 
 def _exchange(
-    start: np.ndarray, choice: np.ndarray, sigma: np.ndarray, f: np.ndarray, d: np.ndarray, dstar: np.ndarray
+    start: np.ndarray,
+    rest: float,
+    choice: np.ndarray,
+    sigma: np.ndarray,
+    f: np.ndarray,
+    d: np.ndarray,
+    dstar: np.ndarray,
 ) -> np.ndarray:
+    """Better b-values of groups of volumes; ``rest`` groups at b = 0, a fraction of one, stay besides."""
     volumes = start.copy()
     gained = _information(choice, sigma, f, d, dstar)
+    fixed = rest * _information(np.zeros(1), sigma, f, d, dstar)[0]
     while True:
         distinct = np.unique(volumes)
         # The last volume at b = 0 stays: S0, and the app's normaliser, rest on it.
-        leaving = distinct if np.count_nonzero(volumes == 0) > 1 else distinct[distinct > 0]
+        leaving = distinct if rest or np.count_nonzero(volumes == 0) > 1 else distinct[distinct > 0]
         if not leaving.size:
             return volumes
-        total = _information(volumes, sigma, f, d, dstar).sum(axis=0)
+        total = fixed + _information(volumes, sigma, f, d, dstar).sum(axis=0)
         without = total - _information(leaving, sigma, f, d, dstar)
         costs = _cost(without[:, None] + gained[None])
         out, best = np.unravel_index(np.argmin(costs), costs.shape)

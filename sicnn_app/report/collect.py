@@ -166,7 +166,13 @@ def run_names(output_dir: Path, subject: str, session: str | None) -> list[str]:
 
 
 def collect_run(
-    output_dir: Path, subject: str, session: str | None, name: str, *, series: bool = True
+    output_dir: Path,
+    subject: str,
+    session: str | None,
+    name: str,
+    *,
+    series: bool = True,
+    conventional: bool = True,
 ) -> RunDerivatives:
     """Read the outputs of one run.
 
@@ -179,6 +185,8 @@ def collect_run(
         One of :func:`run_names`.
     series : bool
         Also read the preprocessed series, the one large file; without it ``measured`` is None.
+    conventional : bool
+        Also read the maps of the conventional fit; without them ``conventional`` is empty.
 
     Returns
     -------
@@ -199,6 +207,7 @@ def collect_run(
     volumes |= {
         f"{label} {words}": _volume(beside(f"_model-ivim_param-{label}_desc-{desc}_dwimap.nii.gz"), problems)
         for labels, desc, words in _BESIDE
+        if conventional or desc != "lsq"
         for label in labels
     }
     volumes |= {label: _volume(beside(f"_desc-{label}_mask.nii.gz"), problems) for label in MASK_LABELS}
@@ -262,19 +271,6 @@ class _Volume:
     data: np.ndarray
     affine: np.ndarray | None
     zooms: tuple[float, float, float]
-
-
-def read_volume(path: Path, problems: list[str]) -> np.ndarray | None:
-    """Values of an image, shape (X, Y, Z), float32; None when it is not there.
-
-    Parameters
-    ----------
-    path : Path
-    problems : list of str
-        Gets a line, and None is returned, when the image cannot be read.
-    """
-    volume = _volume(path, problems)
-    return None if volume is None else volume.data
 
 
 def _volume(path: Path, problems: list[str]) -> _Volume | None:

@@ -36,6 +36,17 @@ def method_of(run: RunDerivatives) -> str:
     return METHOD_NAMES.get(method, method)
 
 
+def floor_words(run: RunDerivatives) -> str:
+    """What the correction for Rician noise does to the differences; empty without one."""
+    facts = Facts(run.parameters)
+    if not any(facts.get(name) is True for name in ("rician_model", "noise_floor_taken_off")):
+        return ""
+    return (
+        f"{method_of(run)} was corrected for the noise floor of magnitude images, of which least squares "
+        "knows nothing: the differences hold this correction, too."
+    )
+
+
 def comparison_rows(run: RunDerivatives) -> list[list[str]]:
     """The agreement that the QC table records, one row per map; empty without a conventional fit."""
     if not run.conventional:

@@ -11,7 +11,7 @@ from sicnn_app import __version__
 from sicnn_app.errors import OutputError
 from sicnn_app.report.adequacy import shown_adequacy
 from sicnn_app.report.collect import RunDerivatives, app_version, collect_run, run_names
-from sicnn_app.report.comparison import COMPARISON_HEAD, comparison_rows, method_of
+from sicnn_app.report.comparison import COMPARISON_HEAD, comparison_rows, floor_words, method_of
 from sicnn_app.report.facts import MISSING
 from sicnn_app.report.page import render_page
 from sicnn_app.report.picture import Picture
@@ -177,6 +177,7 @@ def _run_context(run: RunDerivatives, tables: RunTables, pictures: RunPictures, 
         "scatter_figures": _figures(pictures.scatters),
         "comparison_rows": comparison_rows(run),
         "comparison_head": COMPARISON_HEAD,
+        "floor_words": floor_words(run),
         "motion_figures": _figures(pictures.motion),
         "signal_figures": _figures(pictures.signals),
         "flag_figures": _figures(pictures.flags),

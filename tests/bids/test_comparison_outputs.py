@@ -81,10 +81,17 @@ def test_every_column_is_described_and_there_whatever_is_known(tmp_path, compari
     if not noise:
         silent = replace(result.averaged, sigma=0.0, sigma_per_bval=np.zeros(result.averaged.bvals.size))
         result = replace(result, averaged=silent)
-    assert set(qc.qc_row(result)) == set(qc.qc_columns())
+    assert set(qc.quality_of(result).row) == set(qc.qc_columns())
     found = row(written(result, tmp_path))
     assert (found["lsq_f_spearman"] == "n/a") != comparison
     assert (found["bound_dstar"] == "n/a") != noise
+
+
+@pytest.mark.parametrize(("preprocessed", "value"), [(True, "not measured here"), (False, "not measured")])
+def test_a_series_of_another_program_is_told_from_one_that_nobody_looked_at(tmp_path, preprocessed, value):
+    told = content(written(make_result(tmp_path, preprocessed=preprocessed), tmp_path), "desc-ivim_qc.json")
+    checks = {check["Name"]: check["Value"] for check in told["Adequacy"]["Checks"]}
+    assert checks["Motion"] == value
 
 
 def test_the_verdict_in_words_has_the_numbers_of_the_table(tmp_path):

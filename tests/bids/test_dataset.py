@@ -14,6 +14,7 @@ from sicnn_app.bids.atomic import WORK_FOLDER
 from sicnn_app.bids.dataset import prepare_output
 from sicnn_app.bids.readme import DESCRIPTIONS
 from sicnn_app.errors import DataError, OutputError, TryAgainError, UsageError
+from sicnn_app.group.level import group_outputs
 from sicnn_app.locks.shared import locked_folder, shared_folder
 
 CITATION = "# How to cite\n"
@@ -43,6 +44,9 @@ def test_new_dataset_has_every_file_and_nothing_else(bids_dir: Path, tmp_path: P
         ".bidsignore", "CITATION.md", "README.md", "dataset_description.json", "descriptions.tsv", "logs",
     ]  # fmt: skip
     assert (out / "CITATION.md").read_text() == CITATION
+    told = (out / "README.md").read_text()
+    named = ("desc-lsq", "desc-std", *(path.name for path in group_outputs(out) if path.suffix != ".json"))
+    assert all(f"`{name}`" in told for name in named)
     assert (out / "logs").is_dir()
 
 

@@ -350,7 +350,7 @@ def test_qc_row_matches_the_arrays(tmp_path: Path):
 
 def test_every_qc_column_is_described_and_filled_from_the_row(tmp_path: Path):
     result = make_result(tmp_path)
-    assert set(qc.qc_row(result)) == set(qc.qc_columns())
+    assert set(qc.quality_of(result).row) == set(qc.qc_columns())
     written = write(result, tmp_path)
     for name in ("desc-ivim_qc", "desc-training_qc"):
         described = sidecar(written[f"{name}.json"])

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from app_runs import App
-from group_runs import add_run, gather, group_files, sidecar, table
+from group_runs import add_run, change_qc, gather, group_files, sidecar, table
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -129,6 +129,35 @@ def test_the_page_of_one_run_has_no_outliers_and_no_repeats(app, tmp_path):
     assert "made alike" not in html and html.count("<rect") == 0
 
 
+def test_the_verdict_on_every_run_is_on_the_page(app, tmp_path):
+    for subject in ("01", "02", "03", "04"):
+        out = add_run(tmp_path, sub=subject)
+    for subject, verdict in (("01", "good"), ("02", "poor"), ("03", "good"), ("04", "n/a")):
+        change_qc(out, f"sub-{subject}", adequacy=verdict)
+    assert gather(app, out).code == 0
+    html = (out / "group.html").read_text(encoding="utf-8")
+    assert "<dt>Verdict good / doubtful / poor</dt><dd>2 / 0 / 1</dd>" in html
+    runs = html.split('id="runs"')[1]
+    cells = [re.findall(r"<td[^>]*>([^<]*)</td>", row)[1] for row in runs.split("<tr>")[2:]]
+    assert cells == ["✔ good", "✘ poor", "✔ good", "n/a"]
+    change_qc(out, "sub-04", adequacy="unknown")
+    gather(app, out)
+    html = (out / "group.html").read_text(encoding="utf-8")
+    assert "<dt>Verdict good / doubtful / poor / unknown</dt><dd>2 / 0 / 1 / 1</dd>" in html
+
+
+def test_a_page_of_some_runs_says_so_at_its_head(app, tmp_path):
+    for subject in ("01", "02", "03"):
+        out = add_run(tmp_path, sub=subject)
+    gather(app, out, "--participant-label", "01", "03")
+    head = (out / "group.html").read_text(encoding="utf-8").split("</header>")[0]
+    assert "2 of the 3 runs in this dataset, chosen by --participant-label 01 03" in head
+    assert sidecar(out)["Selection"] == {"ChosenBy": "--participant-label 01 03", "RunsNotChosen": 1}
+    for options in ((), ("--participant-label", "01", "02", "03")):
+        gather(app, out, *options)
+        assert "chosen by" not in (out / "group.html").read_text(encoding="utf-8")
+
+
 def test_runs_made_otherwise_are_a_warning(app, tmp_path):
     out = add_run(tmp_path, sub="01", settings={"denoise": "mppca", "similarity": {"measure": "largest"}})
     add_run(tmp_path, sub="02", settings={"denoise": "none", "similarity": {"measure": "mean"}})
@@ -145,14 +174,10 @@ def test_whatever_the_derivatives_say_is_text(app, tmp_path):
     hostile = '"><script>alert(1)</script>{{ 7 * 7 }}'
     out = add_run(tmp_path, sub="01", settings={"denoise": hostile})
     add_run(tmp_path, sub="02")
-    path = out / "sub-01/dwi/sub-01_desc-ivim_qc.tsv"
-    head, row = path.read_text().splitlines()
-    cells = [hostile if name in ("method", "anatomy", "stop_reason") else cell
-             for name, cell in zip(head.split("\t"), row.split("\t"), strict=True)]  # fmt: skip
-    path.write_text(head + "\n" + "\t".join(cells) + "\n")
+    change_qc(out, "sub-01", method=hostile, anatomy=hostile, stop_reason=hostile, adequacy=hostile)
     assert gather(app, out).code == 0
     html = (out / "group.html").read_text(encoding="utf-8")
-    assert html.count("&lt;script&gt;") >= 4 and "<script" not in html and ">49" not in html
+    assert html.count("&lt;script&gt;") >= 5 and "<script" not in html and ">49" not in html
 
 
 def test_calling_again_changes_no_byte(app, out):

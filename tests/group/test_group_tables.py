@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from html import unescape
 
 import nibabel as nib
@@ -14,6 +15,7 @@ from group_runs import (
     SHAPE,
     add_run,
     add_segmentation,
+    change_qc,
     gather,
     group_files,
     map_path,
@@ -26,8 +28,9 @@ from validator import validator_errors
 
 from sicnn_app.bids.atomic import tsv_bytes
 from sicnn_app.bids.dataset import prepare_output
-from sicnn_app.bids.segmentations import read_lookup
+from sicnn_app.bids.segmentations import Segmentation, load_regions, read_lookup
 from sicnn_app.errors import DataError, MissingInputError
+from sicnn_app.group.repeats import find_repeats
 from sicnn_app.group.table import parse_table
 
 
@@ -64,8 +67,9 @@ def test_one_run_is_a_group(app, tmp_path):
     assert int(row["voxel_count"]) == f.size
     assert row["outliers"] == "n/a"
     quality = parse_table((out / "sub-01/dwi/sub-01_acq-a_desc-ivim_qc.tsv").read_bytes())[0]
-    for column in ("snr_b0", "snr_highest_b", "flagged_share", "b_values", "stop_reason", "method"):
-        assert row[column] == quality[column]
+    taken = ("snr_b0", "snr_highest_b", "flagged_share", "b_values", "stop_reason", "method", "adequacy")
+    for column in (*taken, "parameter_at_bound_share"):
+        assert row[column] == quality[column] != "n/a"
     described = sidecar(out)
     assert all({"LongName", "Description"} <= set(described[column]) for column in row)
     assert described["d_median"]["Units"] == "mm^2/s"
@@ -90,6 +94,10 @@ def test_motion_is_summarised_where_it_was_corrected(app, tmp_path):
     assert gather(app, out).code == 0
     (row,) = table(out)
     assert (row["framewise_displacement_mean"], row["framewise_displacement_max"]) == ("1", "1.5")
+    change_qc(out, "sub-01", framewise_displacement_mean="0.7", framewise_displacement_max="1.25")
+    assert gather(app, out).code == 0
+    (row,) = table(out)
+    assert (row["framewise_displacement_mean"], row["framewise_displacement_max"]) == ("0.7", "1.25")
 
 
 @pytest.mark.parametrize("options", [(), ("--participant-label", "09"), ("--dry-run", "--session-id", "9")])
@@ -225,10 +233,21 @@ def test_runs_that_cannot_be_used_are_named_and_stop_nothing(app, tmp_path):
         assert reasons[name] in page
         assert any(name in line and DAMAGES[how] in line for line in call.err.splitlines())
     assert str(tmp_path) not in "".join(map(str, group_files(out).values()))
+    files = group_files(out)
     for labels, code in ((("1", "3"), 66), (("4", "5"), 65), (("1", "4"), 1)):
-        assert gather(app, out, "--participant-label", *labels).code == code
-        assert table(out) == []
+        call = gather(app, out, "--participant-label", *labels)
+        assert call.code == code and "nothing is written" in call.out
+        assert all(f"sub-{label} " in call.err for label in labels)
+        assert group_files(out) == files
     assert gather(app, out, "--participant-label", "1", "4", "--stop-on-first-crash").code == 66
+
+
+def test_a_damaged_map_that_the_group_does_not_use_leaves_no_run_out(app, tmp_path):
+    out = add_run(tmp_path, sub="01", comparison=True)
+    map_path(out, "sub-01", "d", "desc-lsq_dwimap.nii.gz").write_bytes(b"no image")
+    call = gather(app, out)
+    assert call.code == 0 and not call.err
+    assert [row["source"] for row in table(out)] == ["sub-01"]
 
 
 # regions
@@ -261,6 +280,33 @@ def test_regions_come_from_segmentations_with_inherited_names(app, regions):
         chosen = values[index[row["region"]] & np.isfinite(values)]
         assert int(row["voxel_count"]) == chosen.size
         assert float(row["d_median"]) == pytest.approx(np.median(chosen), rel=1e-6)
+
+
+def test_names_that_are_written_alike_are_one_region_and_no_name_is_a_number(app, regions):
+    out, rois, labels, _ = regions
+    rois.write("desc-organs_dseg.tsv", "index\tname\n1\tleft  lobe\n2\tleft lobe\n4\tn/a\n")
+    assert gather(app, out, "-d", rois.root).code == 0
+    rows = table(out)[:3]
+    assert [row["region"] for row in rows] == ["mask", "left lobe", "4"]
+    inside = np.isfinite(nib.load(map_path(out, rows[0]["source"], "d")).get_fdata())
+    assert int(rows[1]["voxel_count"]) == np.count_nonzero(inside & np.isin(labels, (1, 2)))
+    assert "None" not in (out / "group.html").read_text()
+
+
+def test_many_regions_take_no_more_memory_than_a_few_volumes(tmp_path):
+    labels = np.arange(40 * 40 * 20).reshape(40, 40, 20) % 251
+    path = tmp_path / "sub-01_dseg.nii.gz"
+    nib.save(nib.Nifti1Image(labels.astype(np.int16), np.eye(4)), path)
+    mask = np.ones(labels.shape, dtype=bool)
+    tracemalloc.start()
+    try:
+        found, _ = load_regions(Segmentation("rois", path, None), path, mask)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.names == tuple(map(str, range(1, 251)))
+    np.testing.assert_array_equal(found.positions, labels.ravel() - 1)
+    assert peak < 100 * labels.size
 
 
 def test_the_name_nearest_to_the_run_counts(app, regions):
@@ -369,6 +415,12 @@ def test_sessions_and_runs_are_two_kinds_of_repeats(app, tmp_path):
     assert rows[3]["icc"] == "n/a"
 
 
+def test_a_run_does_not_repeat_itself():
+    row = {"participant_id": "sub-01", "source": "sub-01_ses-1", "segmentation": "rois", "region": "liver"}
+    values = {"f_median": "0.1", "d_median": "0.001", "dstar_median": "0.05"}
+    assert find_repeats([row | values, row | values | {"f_median": "0.2"}]) == []
+
+
 # readers
 
 
@@ -393,4 +445,7 @@ def test_a_lookup_table_is_names_by_index_or_bad_data(tmp_path_factory, content)
     except (DataError, MissingInputError) as error:
         assert str(path) in str(error)
     else:
-        assert all(isinstance(index, int) and name for index, name in names.items())
+        assert all(isinstance(index, int) for index in names)
+        written = parse_table(tsv_bytes(("name",), [{"name": name} for name in names.values()]))
+        assert [row["name"] for row in written] == list(names.values())
+        assert not {"", "n/a"} & set(names.values())

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sicnn_app.ivim.adequacy import judge
 from sicnn_app.ivim.checks import CHECKS
 from sicnn_app.ivim.evidence import DOUBTFUL, GOOD, POOR, TYPICAL, UNKNOWN, VERDICTS, Evidence
+from sicnn_app.ivim.precision import cramer_rao_bounds
 from sicnn_app.ivim.signal import ivim_signal
 from sicnn_app.simulate.tissues import TISSUES
 
@@ -33,6 +34,7 @@ def evidence(snr: float = 40.0, *, bvals: np.ndarray = BVALS, repeats: int = 4, 
         conventional_at_bound=0.08,
         displacements=np.array([np.nan, 0.1, 0.3]),
         voxel_edge=2.0,
+        preprocessed=False,
     )
     return replace(known, **changes)
 
@@ -105,6 +107,26 @@ def test_without_noise_nothing_is_claimed_of_it():
 def test_b_values_that_determine_nothing_say_so_and_give_no_number():
     found = judge(evidence(bvals=np.array([0.0, 50.0, 800.0]))).checks["precision_dstar"]
     assert (found.value, found.verdict, found.numbers) == ("not determined", POOR, {"bound_dstar": None})
+
+
+@pytest.mark.parametrize("lowest", [0.0, 20.0])
+def test_bounds_are_those_of_the_tissue_whatever_the_lowest_b_value(lowest):
+    bvals = np.concatenate([[lowest], BVALS[3:]])
+    tissue = TYPICAL["body"]
+    bounds = cramer_rao_bounds(bvals, 1.0 / 50.0, tissue.f, tissue.d, tissue.dstar)
+    found = judge(evidence(50.0, bvals=bvals, repeats=1)).checks
+    for label in ("f", "d", "dstar"):
+        relative = float(bounds[label]) / getattr(tissue, label)
+        assert found[f"precision_{label}"].numbers[f"bound_{label}"] == pytest.approx(relative)
+
+
+def test_motion_that_another_program_may_have_corrected_is_not_denied():
+    checks = [judge(evidence(displacements=None, preprocessed=done)).checks["motion"] for done in (0, 1)]
+    assert [check.verdict for check in checks] == [UNKNOWN] * 2
+    assert [check.value for check in checks] == ["not measured", "not measured here"]
+    assert "Nobody" in checks[0].meaning and "Nobody" not in checks[1].meaning
+    measured = judge(evidence(preprocessed=True)).checks["motion"]
+    assert measured == judge(evidence()).checks["motion"]
 
 
 def test_a_network_pays_where_noise_is_strong_and_b_values_are_many():

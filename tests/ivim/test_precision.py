@@ -139,6 +139,34 @@ def test_better_b_values_take_no_more_volumes_and_are_never_worse(bvals, more_b0
     assert after <= before * (1 + 1e-9)
 
 
+@settings(max_examples=25)
+@given(schemes, st.integers(1, 7), st.integers(2, 4))
+def test_every_b_value_above_0_is_suggested_in_all_directions(bvals, b0, directions):
+    bvals = np.concatenate([np.zeros(b0), np.repeat(bvals[1:], directions)])
+    better = improve_bvals(bvals, 0.05, **POOL, directions=directions)
+    values, counts = np.unique(better, return_counts=True)
+    assert better.size == bvals.size and values[0] == 0
+    assert not (counts[1:] % directions).any()
+    before, after = (typical_bound(b, 0.05, **POOL) for b in (bvals, better))
+    assert after <= before * (1 + 1e-9)
+
+
+def test_no_exchange_of_a_whole_group_makes_the_suggestion_better():
+    better = improve_bvals(np.append(np.repeat(BVALS, 3), 0.0), 0.05, **POOL, directions=3)
+    least = typical_bound(better, 0.05, **POOL)
+    for own in np.unique(better):
+        for b in (b for b in STEPS if b <= BVALS.max()):
+            other = better.copy()
+            other[np.flatnonzero(better == own)[:3]] = b
+            if (other == 0).any():
+                assert typical_bound(other, 0.05, **POOL) >= least * (1 - 1e-7)
+
+
+def test_volumes_that_miss_a_direction_are_refused():
+    with pytest.raises(ValueError, match="multiple of 3 directions"):
+        improve_bvals(BVALS, 0.05, **POOL, directions=3)
+
+
 def test_no_single_exchange_makes_the_suggestion_better():
     better = improve_bvals(BVALS, 0.05, **POOL)
     least = typical_bound(better, 0.05, **POOL)

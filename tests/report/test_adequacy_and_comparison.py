@@ -89,6 +89,17 @@ def test_the_same_derivatives_give_the_same_page(tmp_path):
     assert report(out) == report(out)
 
 
+@pytest.mark.parametrize("parameter", ["rician_model", "noise_floor_taken_off", None])
+def test_a_correction_of_the_noise_floor_is_told_where_maps_are_compared(tmp_path, parameter):
+    out = only(write(tmp_path, comparison=True), "f")
+    sidecar = out / DWI / "sub-01_model-ivim_param-f_dwimap.json"
+    content = json.loads(sidecar.read_text())
+    content["Model"]["Parameters"] |= {parameter: True} if parameter else {"rician_model": False}
+    sidecar.write_text(json.dumps(content))
+    told = "SI-CNN was corrected for the noise floor" in plain_text(report(out))
+    assert told == (parameter is not None)
+
+
 def test_least_squares_is_not_compared_with_itself(tmp_path):
     text = report(only(write(tmp_path, method="lsq", iterations=1), "f"))
     assert "Against the conventional fit" not in text and "Adequacy" in text

@@ -153,6 +153,13 @@ def test_repeats_and_less_noise_lower_the_bounds_as_they_must(only_bounds):
     assert one.gain("f") > 0 and four.bvals.size == 4 * one.bvals.size
 
 
+def test_b_values_are_suggested_in_all_directions(only_bounds):
+    assessment = assess(settings(directions=3, repeats=2, b0_repeats=4))
+    values, counts = np.unique(assessment.suggested, return_counts=True)
+    assert values[0] == 0 and not (counts[1:] % 3).any() and counts.sum() == 4 + 6 * 6
+    assert assessment.typical_suggested < assessment.typical
+
+
 def test_least_squares_comes_near_its_bound_where_there_is_little_noise(monkeypatch):
     """Texture and all: at so little noise the fit finds every voxel's own values."""
     monkeypatch.setattr(trial, "METHODS", ("lsq",))
