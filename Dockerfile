@@ -62,7 +62,7 @@ FROM runtime AS cpu
 ARG VERSION
 COPY --from=builder-cpu /opt/sicnn-app /opt/sicnn-app
 ENV SICNN_APP_CONTAINER_TAG=${VERSION}-cpu
-RUN MPLCONFIGDIR=/tmp python -c "import bids, dipy, jinja2, matplotlib, nibabel, numpy, rich, scipy, torch" \
+RUN MPLCONFIGDIR=/tmp python -c "import bids, dipy, jinja2, matplotlib, nibabel, nilearn, numpy, rich, scipy, torch" \
  && sicnn-app --version | grep -F "${VERSION}" \
  && sicnn-simulate --version | grep -F "${VERSION}"
 
@@ -79,6 +79,6 @@ COPY --from=builder-cuda /opt/sicnn-app /opt/sicnn-app
 ENV SICNN_APP_CONTAINER_TAG=${VERSION} \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
-RUN MPLCONFIGDIR=/tmp python -c "import bids, dipy, jinja2, matplotlib, nibabel, numpy, rich, scipy, torch" \
+RUN MPLCONFIGDIR=/tmp python -c "import bids, dipy, jinja2, matplotlib, nibabel, nilearn, numpy, rich, scipy, torch" \
  && sicnn-app --version | grep -F "${VERSION}" \
  && sicnn-simulate --version | grep -F "${VERSION}"

@@ -12,6 +12,7 @@ _LIBRARIES = {
     "pybids": "PyBIDS",
     "dipy": "DIPY",
     "nibabel": "NiBabel",
+    "nilearn": "Nilearn",
     "torch": "PyTorch",
 }
 _STEP_REFERENCES = {
