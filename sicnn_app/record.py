@@ -17,7 +17,7 @@ APP_NAME = "sicnn-app"
 CONTAINER_TAG_VARIABLE = "SICNN_APP_CONTAINER_TAG"
 """Environment variable that our images set to their own tag."""
 
-_PACKAGES = ("torch", "numpy", "scipy", "nibabel", "dipy", "pybids", "nilearn")
+_PACKAGES = ("torch", "numpy", "scipy", "nibabel", "dipy", "scikit-learn", "pybids")
 
 
 def software_versions() -> dict[str, str]:

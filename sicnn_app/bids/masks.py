@@ -47,10 +47,11 @@ def load_mask(
     return mask > 0, warnings
 
 
-def load_labels(
-    path: Path, affine: np.ndarray, *, shape: tuple[int, ...] | None = None
-) -> tuple[np.ndarray, list[str]]:
-    """Read a discrete segmentation and bring it into the axis order of the image it is for.
+def load_labels(path: Path, affine: np.ndarray, *, shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:
+    """Read a discrete segmentation and bring it to the voxels of the image it is for.
+
+    On another grid every voxel gets the label that lies at its centre: a region thinner than the voxels of
+    the image may lose its shape.
 
     Parameters
     ----------
@@ -65,15 +66,46 @@ def load_labels(
 
     Raises
     ------
-    MissingInputError, DataError
-        As for :func:`load_mask`, and DataError when a value is no whole number of 0 or more.
+    MissingInputError
+        As for :func:`load_mask`.
+    DataError
+        It cannot be read, has no three dimensions, or holds a value that is no whole number of 0 or more; or
+        it states no orientation and has another shape than the image.
     """
     values, image, warnings = _read(path)
     with np.errstate(invalid="ignore"):
         labels = values.astype(np.int32)
     if not np.array_equal(labels, values) or labels.min(initial=0) < 0:
         raise DataError(f"{path} holds values that are no indices of regions: give a discrete segmentation")
+    stated = int(image.header["qform_code"]) > 0 or int(image.header["sform_code"]) > 0
+    if labels.ndim == 3 and stated and not _can_be_turned(labels, image.affine, affine, shape):
+        warnings = [*warnings, f"{path.name} lies on another grid and was brought to that of the image"]
+        return _resampled(labels, image.affine, affine, shape), warnings
     return _on_grid(path, image, labels, affine, shape, warnings)
+
+
+def _can_be_turned(values: np.ndarray, own: np.ndarray, affine: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether reordering and flipping the axes brings values with the affine ``own`` to the other grid."""
+    axes = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(own), nib.orientations.io_orientation(affine)
+    )
+    turned = nib.Nifti1Image(values, own).as_reoriented(axes)
+    return turned.shape == tuple(shape) and same_grid(turned.affine, affine, turned.shape)
+
+
+def _resampled(labels: np.ndarray, own: np.ndarray, affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    # Loaded here: it takes seconds, and grids are equal as a rule.
+    from nilearn.image import resample_img
+
+    image = resample_img(
+        nib.Nifti1Image(labels, own),
+        target_affine=affine,
+        target_shape=shape,
+        interpolation="nearest",
+        copy_header=True,
+        force_resample=True,
+    )
+    return np.asarray(image.dataobj).astype(np.int32)
 
 
 def _read(path: Path) -> tuple[np.ndarray, nib.Nifti1Image, list[str]]:

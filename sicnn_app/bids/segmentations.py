@@ -171,7 +171,7 @@ def load_regions(segmentation: Segmentation, image: Path, mask: np.ndarray) -> t
     MissingInputError
         A file is not there, or its content is not fetched.
     DataError
-        A file cannot be read, the segmentation is not discrete, or it lies on another grid.
+        A file cannot be read, or the segmentation is not discrete.
     """
     labels, warnings = load_labels(segmentation.path, open_image(image).affine, shape=mask.shape)
     found = {} if segmentation.lookup is None else read_lookup(segmentation.lookup)

@@ -12,7 +12,6 @@ _LIBRARIES = {
     "pybids": "PyBIDS",
     "dipy": "DIPY",
     "nibabel": "NiBabel",
-    "nilearn": "Nilearn",
     "torch": "PyTorch",
 }
 _STEP_REFERENCES = {

@@ -51,10 +51,6 @@ REFERENCES: dict[str, str] = {
         "Brett M, Markiewicz CJ, Hanke M, et al. NiBabel: access a cacophony of neuro-imaging file "
         "formats. Zenodo. https://doi.org/10.5281/zenodo.591597"
     ),
-    "nilearn": (
-        "Abraham A, Pedregosa F, Eickenberg M, et al. Machine learning for neuroimaging with scikit-learn. "
-        "Frontiers in Neuroinformatics 2014;8:14. https://doi.org/10.3389/fninf.2014.00014"
-    ),
     "torch": (
         "Paszke A, Gross S, Massa F, et al. PyTorch: an imperative style, high-performance deep learning "
         "library. Advances in Neural Information Processing Systems 2019;32:8024-8035."

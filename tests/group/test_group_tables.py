@@ -333,8 +333,6 @@ def test_a_changed_segmentation_or_name_is_measured_anew(app, regions):
 def test_segmentations_that_do_not_fit_are_warnings(app, regions):
     out, rois, labels, like = regions
     place = "sub-01/dwi/sub-01_desc-{}"
-    add_segmentation(rois, place.format("grid"), labels, like, affine=np.diag([3, 3, 3, 1]))
-    add_segmentation(rois, place.format("shape"), labels[1:], like)
     soft = rois.root / f"{place.format('soft')}_dseg.nii.gz"
     nib.save(nib.Nifti1Image(labels + 0.5, nib.load(like).affine), soft)
     rois.write(f"{place.format('damaged')}_dseg.nii.gz", b"\x1f\x8bno image")
@@ -344,16 +342,35 @@ def test_segmentations_that_do_not_fit_are_warnings(app, regions):
     assert call.code == 0
     assert {row["segmentation"] for row in table(out)} == {"n/a", "rois:organs"}
     said = sidecar(out)["Runs"]["sub-01_acq-b"]["Warnings"]
-    words = ("desc-damaged", "desc-grid", "no column index", "desc-soft", "has shape")
+    words = ("desc-damaged", "no column index", "desc-soft")
     assert all("bids:rois:" in text for text in said)
-    assert [sum(part in text for text in said) for part in words] == [1] * 5
-    assert call.err.count("warning: sub-01_acq-b: ") == 5
+    assert [sum(part in text for text in said) for part in words] == [1] * 3
+    assert call.err.count("warning: sub-01_acq-b: ") == 3
     files = group_files(out)
     assert str(rois.root) not in "".join(map(str, files.values()))
-    assert all(f"desc-{name}_dseg" in files["group.html"].decode() for name in ("grid", "soft", "damaged"))
+    assert all(f"desc-{name}_dseg" in files["group.html"].decode() for name in ("soft", "damaged"))
     again = gather(app, out, "-d", rois.root)
     assert "2 of them unchanged" in again.out and again.err == call.err
     assert group_files(out) == files
+
+
+def test_a_segmentation_of_a_finer_grid_is_brought_to_that_of_the_maps(app, regions):
+    """Every voxel in eight parts, as a segmentation of an anatomical image might be."""
+    out, rois, labels, like = regions
+    fine = nib.load(like).affine @ np.diag([0.5, 0.5, 0.5, 1.0])
+    fine[:3, 3] -= fine[:3, :3] @ np.full(3, 0.5)
+    parts = labels.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    add_segmentation(rois, "sub-01/dwi/sub-01_desc-fine", parts, like, affine=fine)
+    call = gather(app, out, "-d", rois.root)
+    assert call.code == 0
+    assert (
+        "sub-01_desc-fine_dseg.nii.gz lies on another grid and was brought to that of the image" in call.err
+    )
+    counts = {
+        name: [row["voxel_count"] for row in table(out) if row["segmentation"] == f"rois:{name}"]
+        for name in ("organs", "fine")
+    }
+    assert counts["fine"] == counts["organs"] and "0" not in counts["fine"]
 
 
 def test_two_lookup_tables_of_one_folder_are_a_warning(app, regions):

@@ -13,7 +13,6 @@ SOFTWARE = {
     "nibabel": "5.4.2",
     "pybids": "0.22.0",
     "dipy": "1.12.1",
-    "nilearn": "0.14",
 }
 PARAMETERS = {
     "Method": "si-cnn",
@@ -101,7 +100,7 @@ def test_update_rule_is_described(rule, expected):
 
 def test_references_follow_the_method_the_steps_and_the_software():
     full = methods_text(PARAMETERS, SOFTWARE)
-    for key in ("supplement", "huang", "lebihan", "veraart", "pybids", "dipy", "nibabel", "nilearn", "torch"):
+    for key in ("supplement", "huang", "lebihan", "veraart", "pybids", "dipy", "nibabel", "torch"):
         assert REFERENCES[key] in full, key
     assert REFERENCES["fadnavis"] not in full and REFERENCES["kellner"] not in full
     lsq = methods_text({"Method": "lsq"}, {"nibabel": "5"})
