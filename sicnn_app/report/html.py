@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sicnn_app import __version__
 from sicnn_app.errors import OutputError
+from sicnn_app.ivim.before_after import CORRECTIONS, step_picture_name
 from sicnn_app.report.adequacy import shown_adequacy
 from sicnn_app.report.collect import RunDerivatives, app_version, collect_run, run_names
 from sicnn_app.report.comparison import COMPARISON_HEAD, comparison_rows, method_of
@@ -127,7 +128,9 @@ def _write_figures(
     write_bytes: Callable[[Path, bytes], object],
 ) -> None:
     """Write the figures of a run and remove those an earlier method left."""
+    # Those of the steps cannot be made again: whoever processes the run replaces them.
     current = {file_name for file_name, _ in files}
+    current |= {step_picture_name(run_name, label) for label in CORRECTIONS}
     try:
         if files:
             folder.mkdir(parents=True, exist_ok=True)
@@ -176,6 +179,7 @@ def _run_context(run: RunDerivatives, tables: RunTables, pictures: RunPictures, 
         "scatter_figures": _figures(pictures.scatters),
         "comparison_rows": comparison_rows(run),
         "comparison_head": COMPARISON_HEAD,
+        "step_figures": _figures(pictures.steps),
         "motion_figures": _figures(pictures.motion),
         "signal_figures": _figures(pictures.signals),
         "flag_figures": _figures(pictures.flags),
@@ -187,6 +191,7 @@ def _run_context(run: RunDerivatives, tables: RunTables, pictures: RunPictures, 
         ("maps", "Maps", bool(context["map_figures"])),
         ("spread", "How sure", bool(context["spread_rows"])),
         ("comparison", "Against the conventional fit", bool(context["comparison_rows"])),
+        ("steps", "Corrections", bool(context["step_figures"])),
         ("motion", "Motion", bool(context["motion_figures"])),
         ("signals", "Signals", bool(context["signal_figures"] or context["bvalue_rows"])),
         ("flags", "Flags", bool(context["flag_rows"])),

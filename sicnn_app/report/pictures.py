@@ -8,6 +8,7 @@ import numpy as np
 
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
 from sicnn_app.report import charts, figures
+from sicnn_app.report.before_after import step_pictures
 from sicnn_app.report.collect import RunDerivatives
 from sicnn_app.report.comparison import difference_pictures, scatter_pictures
 from sicnn_app.report.display import Display, plan_display
@@ -36,6 +37,7 @@ class RunPictures:
     spread: list[Picture] = field(default_factory=list)
     differences: list[Picture] = field(default_factory=list)
     scatters: list[Picture] = field(default_factory=list)
+    steps: list[Picture] = field(default_factory=list)
     motion: list[Picture] = field(default_factory=list)
     signals: list[Picture] = field(default_factory=list)
     flags: list[Picture] = field(default_factory=list)
@@ -50,6 +52,7 @@ class RunPictures:
             *self.spread,
             *self.differences,
             *self.scatters,
+            *self.steps,
             *self.motion,
             *self.signals,
             *self.flags,
@@ -73,6 +76,7 @@ def draw_run(run: RunDerivatives) -> RunPictures:
         spread=spread_pictures(run, display),
         differences=difference_pictures(run, display),
         scatters=scatter_pictures(run),
+        steps=step_pictures(run),
         motion=motion,
         signals=_signals(run, display),
         flags=[] if run.flags is None else [_flags(run, display)],
