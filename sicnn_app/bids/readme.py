@@ -53,6 +53,11 @@ The first of these reasons that holds in a voxel; 0 where none does.
 |---|---|
 {labels}
 
+## Figures: `sub-<label>/figures`
+
+The pictures of the reports. `*_desc-clusters_dwi.tsv` and `*_desc-clusterdecay_dwi.tsv` hold the numbers
+of the tissue clusters in them; the `.json` beside each describes its columns.
+
 ## Reading the maps with pybids
 
 The `param` entity is not part of a released standard yet; the package brings the configuration

@@ -1,9 +1,9 @@
-"""Volumes -> pictures (PNG): maps, mask, b-value images, flags over the b = 0 image, steps."""
+"""Volumes -> pictures (PNG): maps, mask, b-value images, flags and clusters over the b = 0 image, steps."""
 
 from __future__ import annotations
 
 import numpy as np
-from matplotlib.colors import Normalize, to_rgb
+from matplotlib.colors import ListedColormap, Normalize, to_rgb
 
 from sicnn_app.ivim.before_after import BeforeAfter
 from sicnn_app.report.display import Display
@@ -134,6 +134,44 @@ def flag_picture(
         colours=np.array([to_rgb(colour) for colour in colours.values()]),
         outline_colour="white",
         outline_width=0.5,
+    )
+
+
+def cluster_picture(
+    clusters: np.ndarray,
+    colours: list[str],
+    mask: np.ndarray,
+    baseline: np.ndarray | None,
+    display: Display,
+) -> bytes:
+    """Numbered groups of voxels in their colours over the b = 0 image, PNG.
+
+    Parameters
+    ----------
+    clusters : ndarray, shape (X, Y, Z), int, from 1; 0 where there is none
+    colours : list of str
+        Colour of every cluster, the first for number 1.
+    mask, baseline, display
+        As for :func:`map_picture`.
+    """
+    cmap = ListedColormap(colours)
+    colours_used = cmap(np.arange(len(colours)))[:, :3]
+    underlay = grey_levels(baseline, mask) * np.where(mask, UNCOLOURED_BRIGHTNESS, UNDERLAY_BRIGHTNESS)
+    tiles = [
+        np.where(
+            clusters[..., index, None] > 0,
+            colours_used[clusters[..., index] - 1],
+            underlay[..., index, None],
+        )
+        for index in display.slices
+    ]
+    return mosaic(
+        tiles,
+        display,
+        labels=[str(index + 1) for index in display.slices],
+        outlines=[mask[..., index] for index in display.slices],
+        colours=colours_used,
+        bar=(Normalize(0.5, len(colours) + 0.5), cmap, "cluster", "neither"),
     )
 
 

@@ -11,6 +11,7 @@ from sicnn_app import __version__
 from sicnn_app.errors import OutputError
 from sicnn_app.ivim.before_after import CORRECTIONS, step_picture_name
 from sicnn_app.report.adequacy import shown_adequacy
+from sicnn_app.report.clusters import cluster_files, cluster_head, cluster_rows, cluster_words
 from sicnn_app.report.collect import RunDerivatives, app_version, collect_run, run_names
 from sicnn_app.report.comparison import COMPARISON_HEAD, comparison_rows, method_of
 from sicnn_app.report.facts import MISSING
@@ -97,6 +98,7 @@ def build_report(
         pictures = draw_run(run)
         views = view_run(run) if interactive else {}
         files = [(picture.file_name, picture.content) for picture in pictures.all]
+        files += cluster_files(run, pictures.tissue)
         _write_figures(run_name, [*files, *views.values()], figures_dir, write_bytes)
         context = _run_context(run, tabulate_run(run), pictures, prefix=name)
         folder = figures_dir.relative_to(output_dir).as_posix()
@@ -170,6 +172,10 @@ def _run_context(run: RunDerivatives, tables: RunTables, pictures: RunPictures, 
         "convention": pictures.convention,
         "map_figures": _figures(pictures.maps),
         "histograms": _figures(pictures.histograms),
+        "cluster_figures": _figures(pictures.clusters),
+        "cluster_rows": cluster_rows(run, pictures.tissue),
+        "cluster_head": cluster_head(run),
+        "cluster_words": cluster_words(),
         "own_method": method_of(run),
         "spread_figures": _figures(pictures.spread),
         "spread_rows": spread_rows(run),
@@ -189,6 +195,7 @@ def _run_context(run: RunDerivatives, tables: RunTables, pictures: RunPictures, 
         ("adequacy", "Adequacy", context["adequacy"] is not None),
         ("done", "What was done", True),
         ("maps", "Maps", bool(context["map_figures"])),
+        ("clusters", "Tissue clusters", bool(context["cluster_rows"])),
         ("spread", "How sure", bool(context["spread_rows"])),
         ("comparison", "Against the conventional fit", bool(context["comparison_rows"])),
         ("steps", "Corrections", bool(context["step_figures"])),
