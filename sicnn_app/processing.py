@@ -113,11 +113,16 @@ def process_run(item: DwiRun, context: RunContext) -> bool:
             return False
         checkpoint = TrainingCheckpoint(lock.folder / CHECKPOINT, checkpoint_key(context))
         with flushed(checkpoint):
+            result = _estimate_run(item, context, checkpoint, scratch=lock.folder)
+            # Loaded when the estimation is over: what Matplotlib takes is not taken from it.
+            from sicnn_app.report.before_after import draw_steps
+
             write_run(
-                _estimate_run(item, context, checkpoint, scratch=lock.folder),
+                result,
                 settings.output_dir,
                 bids_dir=settings.bids_dir,
                 dataset_links=settings.inputs.derivatives,
+                step_pictures=draw_steps(result),
                 check=lock.check,
             )
     console.line(f"{item.name}: written")
@@ -268,6 +273,7 @@ def _estimate_run(
         mask_source=prepared.mask_method if item.mask is None else str(item.mask),
         steps=prepared.steps,
         motion=prepared.motion,
+        before_after=prepared.before_after,
         warnings=warnings,
         settings={**settings.changing_maps(), "bvals_file": settings.inputs.bvals},
         fingerprint=context.fingerprint,

@@ -20,9 +20,10 @@ sys.exit(main(sys.argv[1:]))
 """
 
 NO_FIGURES = """
-from sicnn_app.report import html
+from sicnn_app.report import before_after, html
 from sicnn_app.report.pictures import RunPictures
 html.draw_run = lambda run: RunPictures()
+before_after.draw_steps = lambda result: {}
 """
 """Prelude: drawing takes most of the time and has tests of its own."""
 

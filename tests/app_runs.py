@@ -15,6 +15,8 @@ from bids_datasets import Dataset
 
 from sicnn_app.cli import main
 from sicnn_app.ivim.signal import ivim_signal_maps
+from sicnn_app.report import before_after, html
+from sicnn_app.report.pictures import RunPictures
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "bids_examples"
@@ -65,6 +67,12 @@ def add_mask(root: Path, name: str, mask: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(mask.astype(np.uint8), np.diag([2.0, 2.0, 4.0, 1.0])), path)
     return made.root
+
+
+def leave_out_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the app draw nothing: that takes most of the time and has tests of its own."""
+    monkeypatch.setattr(html, "draw_run", lambda run: RunPictures())
+    monkeypatch.setattr(before_after, "draw_steps", lambda result: {})
 
 
 @dataclass(frozen=True)

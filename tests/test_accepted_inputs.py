@@ -15,7 +15,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from app_runs import BVALS, TRUTH, App, Call, add_mask, values
+from app_runs import BVALS, TRUTH, App, Call, add_mask, leave_out_figures, values
 from bids_datasets import AFFINE, Dataset
 from factories import oblique_affine
 from hypothesis import HealthCheck, given, settings
@@ -23,8 +23,6 @@ from hypothesis import strategies as st
 
 from sicnn_app.bids.gradients import read_bvals, read_bvecs
 from sicnn_app.ivim.signal import ivim_signal_maps
-from sicnn_app.report import html
-from sicnn_app.report.pictures import RunPictures
 
 STEM = "sub-01/dwi/sub-01"
 IMAGE = f"{STEM}_dwi"
@@ -43,7 +41,7 @@ Accepts = Callable[..., Call]
 @pytest.fixture
 def app(capsys, monkeypatch):
     """The app without what takes most of the time and has tests of its own: drawing, waiting for the disk."""
-    monkeypatch.setattr(html, "draw_run", lambda run: RunPictures())
+    leave_out_figures(monkeypatch)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     return App(capsys)
 

@@ -7,12 +7,10 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from app_runs import QUICK, TINY_TRAINING, App, dataset, values
+from app_runs import QUICK, TINY_TRAINING, App, dataset, leave_out_figures, values
 
 from sicnn_app import conventional, processing
 from sicnn_app.lsq import estimate as lsq_estimate
-from sicnn_app.report import html
-from sicnn_app.report.pictures import RunPictures
 
 STEM = "sub-01/dwi/sub-01"
 MAPS = ("f", "d", "dstar", "s0", "rmse")
@@ -20,7 +18,7 @@ MAPS = ("f", "d", "dstar", "s0", "rmse")
 
 @pytest.fixture
 def app(capsys, monkeypatch):
-    monkeypatch.setattr(html, "draw_run", lambda run: RunPictures())
+    leave_out_figures(monkeypatch)
     return App(capsys)
 
 

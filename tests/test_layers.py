@@ -32,6 +32,7 @@ LAYERS = (
 LEAVES = (
     "__init__",
     "errors",
+    "formats",
     "settings",
     "arguments",
     "record",
@@ -52,7 +53,7 @@ FRONT_ENDS = ("simulate.cli",)
 
 ONLY = {
     "simulate": ("ivim", "errors", "__init__"),
-    "group": ("bids", "report", "ivim", "fingerprints", "errors", "__init__"),
+    "group": ("bids", "report", "ivim", "fingerprints", "errors", "formats", "__init__"),
 }
 """Packages held to less than their layer allows: making data stays apart from processing it, and so does
 gathering what was made of them."""

@@ -7,13 +7,11 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from app_runs import App, files, values
+from app_runs import App, files, leave_out_figures, values
 from bids_datasets import real_dataset
 from scipy.optimize import curve_fit
 
 from sicnn_app.ivim.signal import ivim_signal
-from sicnn_app.report import html
-from sicnn_app.report.pictures import RunPictures
 
 ABDOMEN, CORD = real_dataset("ivim-abdomen"), real_dataset("ivim-cord")
 needs_abdomen = pytest.mark.skipif(
@@ -48,7 +46,7 @@ MIN_VOXELS = 40
 @pytest.fixture(autouse=True)
 def reports_without_figures(monkeypatch):
     """Drawing takes most of the time and has tests of its own."""
-    monkeypatch.setattr(html, "draw_run", lambda run: RunPictures())
+    leave_out_figures(monkeypatch)
 
 
 def mask_of(out, stem, desc="body"):

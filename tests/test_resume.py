@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 from app_processes import NO_FIGURES, finish, kill, remains, started, wait_until
-from app_runs import TINY_TRAINING, App, dataset
+from app_runs import TINY_TRAINING, App, dataset, leave_out_figures
 
 from sicnn_app.checkpoints import TrainingCheckpoint
 from sicnn_app.errors import OutputError, TryAgainError
-from sicnn_app.report import html
-from sicnn_app.report.pictures import RunPictures
 from sicnn_app.sicnn import iterate
 from sicnn_app.sicnn.train import Trainer
 
@@ -54,7 +52,7 @@ NAMES = ("sub-01", "sub-02")
 def short_training(monkeypatch):
     for name, value in SHORT.items():
         monkeypatch.setattr(iterate, name, value)
-    monkeypatch.setattr(html, "draw_run", lambda run: RunPictures())
+    leave_out_figures(monkeypatch)
 
 
 @pytest.fixture

@@ -12,11 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from app_runs import BVALS, TINY_TRAINING, App, add_run, body, dataset, files, values
+from app_runs import BVALS, TINY_TRAINING, App, add_run, body, dataset, files, leave_out_figures, values
 
 from sicnn_app.locks.shared import locked_folder
-from sicnn_app.report import html
-from sicnn_app.report.pictures import RunPictures
 from sicnn_app.sicnn import iterate
 from sicnn_app.sicnn import study as study_module
 from sicnn_app.study import training as training_module
@@ -34,7 +32,7 @@ def app(capsys):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """No figures, a handful of optimiser steps, no long waits."""
-    monkeypatch.setattr(html, "draw_run", lambda run: RunPictures())
+    leave_out_figures(monkeypatch)
     monkeypatch.setattr(iterate, "MIN_EPOCHS", 4)
     monkeypatch.setattr(iterate, "FIRST_PERIOD_STEPS", 4)
     monkeypatch.setattr(iterate, "PERIOD_STEPS", 3)

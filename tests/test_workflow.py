@@ -26,6 +26,7 @@ from app_runs import (
     body,
     dataset,
     files,
+    leave_out_figures,
     stamps,
     values,
 )
@@ -35,7 +36,6 @@ from sicnn_app.bids import dataset as dataset_module
 from sicnn_app.locks.shared import locked_folder, shared_folder
 from sicnn_app.lsq import estimate as lsq_estimate
 from sicnn_app.report import html
-from sicnn_app.report.pictures import RunPictures
 from sicnn_app.sicnn import iterate
 
 STEM = "sub-01/dwi/sub-01"
@@ -49,7 +49,7 @@ def app(capsys):
 @pytest.fixture(autouse=True)
 def reports_without_figures(monkeypatch):
     """Drawing takes most of the time and has tests of its own."""
-    monkeypatch.setattr(html, "draw_run", lambda run: RunPictures())
+    leave_out_figures(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

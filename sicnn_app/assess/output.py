@@ -10,9 +10,10 @@ import numpy as np
 from sicnn_app import __version__
 from sicnn_app.assess.expectation import PARAMETERS, Assessment, Expectation
 from sicnn_app.assess.trial import METHODS
-from sicnn_app.bids.atomic import json_bytes, make_folder, tsv_bytes, write_bytes
+from sicnn_app.bids.atomic import make_folder, write_bytes
 from sicnn_app.console import Console
 from sicnn_app.errors import OutputError, UsageError
+from sicnn_app.formats import json_bytes, tsv_bytes
 from sicnn_app.ivim.maps import MAPS
 from sicnn_app.simulate.acquire import SNR_DEFINITION
 from sicnn_app.simulate.dataset import GENERATOR

@@ -7,16 +7,12 @@ its target. The same content always becomes the same bytes.
 
 from __future__ import annotations
 
-import csv
 import errno
 import gzip
 import io
-import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +20,7 @@ import nibabel as nib
 import numpy as np
 
 from sicnn_app.errors import OutputError
+from sicnn_app.formats import json_bytes, tsv_bytes
 from sicnn_app.locks.owned import owned_folder
 from sicnn_app.memory import release
 
@@ -32,9 +29,6 @@ WORK_FOLDER = ".work"
 
 COMPRESSION_LEVEL = 1
 """Float noise hardly compresses; higher levels take several times longer for a few per cent."""
-
-NOT_AVAILABLE = "n/a"
-"""How BIDS writes a missing value in a .tsv file."""
 
 _ADVICE = {
     errno.ENOSPC: "no space left on the device: free space or name another output folder",
@@ -147,33 +141,6 @@ def atomic_path(target: Path, *, output_dir: Path | None = None) -> Iterator[Pat
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def json_bytes(content: Any) -> bytes:
-    """Content as indented UTF-8 JSON; refuses NaN, which JSON does not have."""
-    return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def tsv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """Rows as tab-separated text with a header line; None, non-finite and absent values become ``n/a``."""
-    text = io.StringIO()
-    writer = csv.writer(text, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([_cell(row.get(column)) for column in columns])
-    return text.getvalue().encode()
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return NOT_AVAILABLE
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Integral):
-        return str(int(value))
-    if isinstance(value, Real):
-        return f"{float(value):.8g}" if math.isfinite(value) else NOT_AVAILABLE
-    return " ".join(str(value).split()) or NOT_AVAILABLE
 
 
 def save_bytes(path: Path, content: bytes) -> None:

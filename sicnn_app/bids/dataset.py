@@ -13,14 +13,13 @@ from typing import Any
 from sicnn_app import __version__, record
 from sicnn_app.bids.atomic import (
     WORK_FOLDER,
-    json_bytes,
     make_folder,
-    tsv_bytes,
     write_bytes,
 )
 from sicnn_app.bids.readme import DESCRIPTIONS, readme_text
 from sicnn_app.bids.sidecar import RAW_DATASET
 from sicnn_app.errors import DataError, UsageError
+from sicnn_app.formats import json_bytes, tsv_bytes
 from sicnn_app.locks.shared import locked_folder, shared_folder
 
 BIDS_VERSION = "1.11.1"

@@ -20,6 +20,7 @@ from sicnn_app.bids.sidecar import (
     sources,
 )
 from sicnn_app.ivim.adequacy import Adequacy
+from sicnn_app.ivim.before_after import CORRECTIONS
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
 from sicnn_app.ivim.maps import MAPS, SPREAD_LABELS
 from sicnn_app.ivim.run import RunResult
@@ -271,9 +272,27 @@ def qc_sidecar(
         "MaskSource": mask_source(result, roots),
         "AnatomySource": roots.portable(result.anatomy_source),
         "PreprocessingSteps": portable_json(result.steps, roots),
+        "StepPictures": step_pictures(result),
         "Warnings": [roots.portable(line) for line in result.warnings],
         **provenance(result),
     }
+
+
+def step_pictures(result: RunResult) -> list[dict[str, Any]]:
+    """What the pictures of the corrections show; slices and volumes are counted from 0."""
+    return plain(
+        [
+            {
+                "Step": CORRECTIONS[step.label],
+                "Slice": step.slice_index,
+                "BValues": step.bvals,
+                "SourceVolumes": step.volumes,
+                "RootMeanSquareDifference": step.root_mean_squares,
+                "DifferenceRange": step.limit,
+            }
+            for step in result.before_after
+        ]
+    )
 
 
 def history_columns(result: RunResult) -> list[str]:

@@ -64,6 +64,10 @@ After the level `group` there are also:
 | `group.html` | both to look at, with links to the reports of the runs |
 
 The columns are described in the `.json` files of the same names.
+## Figures: `sub-<label>/figures`
+
+The pictures of the reports. `*_desc-clusters_dwi.tsv` and `*_desc-clusterdecay_dwi.tsv` hold the numbers
+of the tissue clusters in them; the `.json` beside each describes its columns.
 
 ## Reading the maps with pybids
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from sicnn_app.bids.associate import Associator, parse_name
-from sicnn_app.bids.atomic import NOT_AVAILABLE
 from sicnn_app.bids.content import read_text, shorten
 from sicnn_app.bids.derivatives import DerivativeFile, find_segmentations
 from sicnn_app.bids.images import open_image
 from sicnn_app.bids.masks import load_labels
 from sicnn_app.errors import DataError
+from sicnn_app.formats import NOT_AVAILABLE
 
 
 @dataclass(frozen=True)

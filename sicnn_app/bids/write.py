@@ -14,6 +14,7 @@ from sicnn_app.bids.associate import LABEL
 from sicnn_app.bids.atomic import StagedFiles, output_errors, scratch_folder
 from sicnn_app.bids.comparison import conventional_result, conventional_sidecar
 from sicnn_app.errors import InternalError
+from sicnn_app.ivim.before_after import CORRECTIONS, step_picture_name
 from sicnn_app.ivim.comparison import COMPARED
 from sicnn_app.ivim.flags import FLAGS
 from sicnn_app.ivim.maps import MAPS, SPREAD_LABELS
@@ -54,6 +55,10 @@ def run_folder(run: DwiRun, output_dir: Path) -> Path:
 
 def _target(run: DwiRun, output_dir: Path, ending: str) -> Path:
     return run_folder(run, output_dir) / f"{run.name}_{ending}"
+
+
+def _step_picture(run: DwiRun, output_dir: Path, label: str) -> Path:
+    return Path(output_dir) / f"sub-{run.subject}" / "figures" / step_picture_name(run.name, label)
 
 
 def _map_ending(label: str, *, spread: bool = False) -> str:
@@ -139,8 +144,8 @@ def remove_outputs(run: DwiRun, output_dir: Path) -> None:
         When a file cannot be removed.
     """
     everything = _endings(ANATOMIES, ensemble=True, comparison=True, with_bvecs=True, motion=True)
-    for ending in reversed(everything):
-        target = _target(run, output_dir, ending)
+    targets = [_target(run, output_dir, ending) for ending in reversed(everything)]
+    for target in (*targets, *(_step_picture(run, output_dir, label) for label in CORRECTIONS)):
         with output_errors(target):
             target.unlink(missing_ok=True)
 
@@ -151,6 +156,7 @@ def write_run(
     *,
     bids_dir: Path,
     dataset_links: Mapping[str, Path],
+    step_pictures: Mapping[str, bytes] | None = None,
     check: Callable[[], None] | None = None,
 ) -> list[Path]:
     """Write maps, flags, mask, series and quality tables of a finished run.
@@ -166,6 +172,9 @@ def write_run(
         Input dataset, ``raw`` in BIDS URIs.
     dataset_links : mapping of str to Path
         Other datasets that the run used, by the names in ``DatasetLinks``.
+    step_pictures : mapping of str to bytes, optional
+        PNG of every correction by its label in :data:`sicnn_app.ivim.before_after.CORRECTIONS`. They go to
+        the figures of the report, which cannot make them: images from before a step are not written.
     check : callable, optional
         Called when everything is written and before any final name changes; may raise to prevent that.
 
@@ -189,6 +198,8 @@ def write_run(
         _stage_flags(staged, result, output_dir, roots)
         _stage_series(staged, result, output_dir, roots)
         _stage_mask(staged, result, output_dir, roots)
+        for label, picture in (step_pictures or {}).items():
+            staged.add_bytes(_step_picture(result.run, output_dir, label), picture)
         _stage_tables(staged, result, output_dir, roots)
         if check is not None:
             check()
@@ -289,7 +300,9 @@ def _stage_tables(
         staged.add_json(_target(result.run, output_dir, f"{_MOTION}.json"), qc.motion_sidecar(result, roots))
     quality = qc.quality_of(result)
     staged.add_tsv(_target(result.run, output_dir, f"{_QC}.tsv"), list(qc.qc_columns()), [quality.row])
-    outputs = [target.name for target in staged.targets]
+    # A picture that is gone makes no run unfinished.
+    folder = run_folder(result.run, output_dir)
+    outputs = [target.name for target in staged.targets if target.parent == folder]
     staged.add_json(
         _target(result.run, output_dir, _MARKER), qc.qc_sidecar(result, quality.adequacy, roots, outputs)
     )

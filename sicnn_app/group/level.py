@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sicnn_app.bids.atomic import StagedFiles, scratch_folder, tsv_bytes
+from sicnn_app.bids.atomic import StagedFiles, scratch_folder
+from sicnn_app.formats import tsv_bytes
 from sicnn_app.group.columns import (
     OUTLIER_RULE,
     measured_columns,

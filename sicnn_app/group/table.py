@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from sicnn_app.bids.atomic import NOT_AVAILABLE
+from sicnn_app.formats import NOT_AVAILABLE
 from sicnn_app.report.facts import as_number
 
 Row = dict[str, str]

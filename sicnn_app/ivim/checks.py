@@ -63,6 +63,11 @@ def _graded(value: float, limits: tuple[float, float]) -> str:
     return POOR if value > poor else GOOD if value <= good else DOUBTFUL
 
 
+def precision_verdict(relative: float) -> str:
+    """Verdict on the smallest standard deviation of a single voxel, as a share of the value itself."""
+    return _graded(relative, RELATIVE_BOUND)
+
+
 def _signal_at_b0(evidence: Evidence) -> Check:
     name = f"Signal / noise at b\u00a0=\u00a0{evidence.bvals[0]:g}"
     numbers: dict[str, float | int | None] = {"snr_b0_averaged": None}
@@ -136,7 +141,7 @@ def _precision(label: str, symbol: str) -> Callable[[Evidence], Check]:
         noise = evidence.sigma_per_bval / s0
         bounds = cramer_rao_bounds(evidence.bvals, noise, tissue.f, tissue.d, tissue.dstar)
         relative = float(bounds[label]) / getattr(tissue, label)
-        verdict = _graded(relative, RELATIVE_BOUND)
+        verdict = precision_verdict(relative)
         value = f"± {100 * relative:.3g} % of {_in_units(label, getattr(tissue, label))} ({tissue.name})"
         if not np.isfinite(relative):
             meaning = "These b-values do not determine it, whatever the noise."

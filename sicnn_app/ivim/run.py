@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sicnn_app.ivim.before_after import BeforeAfter
 from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 
@@ -111,6 +112,8 @@ class RunResult:
     conventional : Estimate or None
         Least squares over the same signals, to compare with; its ``predicted`` is empty. None for least
         squares itself, and where the memory did not suffice.
+    before_after : list of BeforeAfter
+        What each correction that changed anything did to one slice.
     peak_memory : float or None
         Highest resident memory of the process so far, GB (10^9 bytes).
     """
@@ -131,4 +134,5 @@ class RunResult:
     fingerprint: str
     motion: list[dict[str, Any]] | None = None
     conventional: Estimate | None = None
+    before_after: list[BeforeAfter] = field(default_factory=list)
     peak_memory: float | None = None

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from sicnn_app.ivim.before_after import CORRECTIONS, BeforeAfter
 from sicnn_app.ivim.bvalues import group_bvalues
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 from sicnn_app.preprocess.average import RepeatAverage, average_repeats, mean_of_volumes
+from sicnn_app.preprocess.before_after import compare_step
 from sicnn_app.preprocess.corrected import Corrected
 from sicnn_app.preprocess.mask import Mask, body_mask, brain_mask, check_mask
 from sicnn_app.preprocess.noise import Noise, estimate_noise, noise_after_denoising
@@ -42,6 +45,8 @@ class Prepared:
         The b-value all signals are divided by, s/mm^2.
     motion : list of dict, or None
         See :class:`sicnn_app.preprocess.motion.MotionCorrected`.
+    before_after : list of BeforeAfter
+        What each correction that changed anything did to one slice.
     """
 
     series: DwiSeries
@@ -51,6 +56,7 @@ class Prepared:
     warnings: list[str]
     normaliser_bval: float
     motion: list[dict[str, Any]] | None = None
+    before_after: list[BeforeAfter] = field(default_factory=list)
 
 
 def prepare(
@@ -104,8 +110,8 @@ def prepare(
     )
     selected = noted(Corrected(selected, selection, left_out))
     denoised = noted(_denoise(selected, settings, preprocessed, progress))
-    corrected = noted(_unring(denoised, settings, progress))
-    moved, motion = _correct_motion(corrected, anatomy, settings, preprocessed, progress)
+    unringed = noted(_unring(denoised, settings, progress))
+    moved, motion = _correct_motion(unringed, anatomy, settings, preprocessed, progress)
     corrected = noted(moved)
     mask = _find_mask(corrected, anatomy, external_mask, motion is not None)
     average = average_repeats(corrected, mask.voxels)
@@ -147,7 +153,15 @@ def prepare(
         ],
         normaliser_bval=normaliser_bval,
         motion=motion,
+        before_after=_before_after([selected, denoised, unringed, corrected], average.mask),
     )
+
+
+def _before_after(stages: list[DwiSeries], mask: np.ndarray) -> list[BeforeAfter]:
+    """What led from each stage to the next, where they differ in the slice shown."""
+    steps = zip(CORRECTIONS, pairwise(stages), strict=True)
+    found = [compare_step(label, *pair, mask) for label, pair in steps if pair[0] is not pair[1]]
+    return [step for step in found if step is not None]
 
 
 # The modules of the corrections are loaded where they run: dipy's registration takes seconds to import.

@@ -1,4 +1,4 @@
-"""Numbers -> charts (SVG): signal decay, histograms, training, motion."""
+"""Numbers -> charts (SVG): histograms, scatter, training, motion."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.report.quantities import Quantity
 from sicnn_app.report.style import BLUE, INK, LIGHT_BLUE, MUTED, ORANGE, SCATTER, plain_style
 
@@ -31,73 +31,6 @@ HISTOGRAM_BINS = 50
 HEXAGONS = 36
 """Across a scatter chart: few enough for a small file, fine enough for its shape."""
 
-MAX_CURVE_VOXELS = 20_000
-"""Voxels, evenly spread over the mask, that the medians of the predicted curve are taken over."""
-
-
-def decay_chart(
-    bvals: np.ndarray, in_mask: np.ndarray, f: np.ndarray, d: np.ndarray, dstar: np.ndarray, s0: np.ndarray
-) -> bytes:
-    """Measured and predicted signal, relative to S0, over the b-value.
-
-    Parameters
-    ----------
-    bvals : ndarray, shape (B,), s/mm^2
-    in_mask : ndarray, shape (B, M), signals in units of the image
-    f, d, dstar, s0 : ndarray, shape (M,)
-        Maps at the same voxels: fraction, mm^2/s, mm^2/s, units of the image.
-
-    Returns
-    -------
-    bytes
-        SVG.
-    """
-    low, median, high = signal_quartiles(in_mask, s0)
-    step = max(1, f.size // MAX_CURVE_VOXELS)
-    usable = np.flatnonzero(s0 > 0)[::step]
-    smooth = np.unique(np.concatenate([np.linspace(0, bvals[-1], 121), np.linspace(0, bvals[-1] / 8, 60)]))
-    curves = ivim_signal_maps(smooth, f[usable], d[usable], dstar[usable])
-    with plain_style():
-        figure, axes = _axes()
-        axes.errorbar(
-            bvals,
-            median,
-            yerr=(median - low, high - median),
-            fmt="o",
-            color=INK,
-            markersize=4,
-            elinewidth=1.1,
-            capsize=2.5,
-            label="measured, median and quartiles",
-        )
-        if usable.size:
-            axes.plot(smooth, np.median(curves, axis=0), color=ORANGE, label="predicted, median")
-        axes.set_xlabel("b (s/mm²)")
-        axes.set_ylabel("signal / S0")
-        axes.set_ylim(bottom=0)
-        axes.set_xlim(left=-0.02 * bvals[-1])
-        _legend(figure)
-        return _svg(figure)
-
-
-def signal_quartiles(in_mask: np.ndarray, s0: np.ndarray) -> np.ndarray:
-    """Quartiles over voxels of the signal relative to S0.
-
-    Parameters
-    ----------
-    in_mask : ndarray, shape (B, M)
-    s0 : ndarray, shape (M,)
-
-    Returns
-    -------
-    ndarray, shape (3, B)
-        Lower quartile, median, upper quartile; NaN when no voxel has a positive S0.
-    """
-    usable = s0 > 0
-    if not usable.any():
-        return np.full((3, in_mask.shape[0]), np.nan)
-    return np.percentile(in_mask[:, usable] / s0[usable], (25, 50, 75), axis=1)
-
 
 def histogram_chart(values: np.ndarray, flagged: np.ndarray, quantity: Quantity) -> bytes:
     """Distribution of a parameter over the mask, flagged voxels apart, SVG.
@@ -114,7 +47,7 @@ def histogram_chart(values: np.ndarray, flagged: np.ndarray, quantity: Quantity)
     edges = np.linspace(low, high, HISTOGRAM_BINS + 1)
     share = np.full(shown.size, 100.0 / max(shown.size, 1))
     with plain_style():
-        figure, axes = _axes()
+        figure, axes = new_axes()
         axes.hist(
             [shown[~flagged], shown[flagged]],
             bins=edges,
@@ -129,8 +62,8 @@ def histogram_chart(values: np.ndarray, flagged: np.ndarray, quantity: Quantity)
         axes.set_xlim(low, high)
         axes.set_xlabel(f"{quantity.spec.symbol} ({quantity.unit})")
         axes.set_ylabel("voxels (%)")
-        _legend(figure)
-        return _svg(figure)
+        legend_above(figure)
+        return svg_bytes(figure)
 
 
 def scatter_chart(across: np.ndarray, up: np.ndarray, quantity: Quantity, labels: tuple[str, str]) -> bytes:
@@ -163,7 +96,7 @@ def scatter_chart(across: np.ndarray, up: np.ndarray, quantity: Quantity, labels
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
         axes.set_xlabel(f"{quantity.spec.symbol}, {labels[0]} ({quantity.unit})")
         axes.set_ylabel(f"{quantity.spec.symbol}, {labels[1]} ({quantity.unit})")
-        return _svg(figure)
+        return svg_bytes(figure)
 
 
 def loss_chart(losses: Sequence[tuple[float, float, float]], epochs_done: Mapping[int, int]) -> bytes:
@@ -179,7 +112,7 @@ def loss_chart(losses: Sequence[tuple[float, float, float]], epochs_done: Mappin
     values = np.array([row[2] for row in losses], dtype=float)
     epochs, borders = epoch_axis(losses, epochs_done)
     with plain_style():
-        figure, axes = _axes()
+        figure, axes = new_axes()
         for position, border in enumerate(borders):
             axes.axvline(
                 border,
@@ -194,8 +127,8 @@ def loss_chart(losses: Sequence[tuple[float, float, float]], epochs_done: Mappin
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch, counted over all data iterations")
         axes.set_ylabel("loss")
-        _legend(figure)
-        return _svg(figure)
+        legend_above(figure)
+        return svg_bytes(figure)
 
 
 def epoch_axis(
@@ -243,13 +176,13 @@ def iteration_chart(iterations: np.ndarray, values: np.ndarray, label: str) -> b
     """
     finite = np.isfinite(values)
     with plain_style():
-        figure, axes = _axes()
+        figure, axes = new_axes()
         axes.plot(iterations[finite], values[finite], color=BLUE, marker="o", markersize=4)
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("data iteration")
         axes.set_ylabel(label)
-        return _svg(figure)
+        return svg_bytes(figure)
 
 
 def motion_chart(volumes: np.ndarray, values: np.ndarray, label: str) -> bytes:
@@ -265,28 +198,31 @@ def motion_chart(volumes: np.ndarray, values: np.ndarray, label: str) -> bytes:
         Of the upright axis, with unit.
     """
     with plain_style():
-        figure, axes = _axes()
+        figure, axes = new_axes()
         for row, name, color, line in zip(values, "xyz", (BLUE, ORANGE, INK), ("-", "--", ":"), strict=True):
             axes.plot(volumes, row, color=color, linestyle=line, label=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("volume, counted from 0")
         axes.set_ylabel(label)
-        _legend(figure)
-        return _svg(figure)
+        legend_above(figure)
+        return svg_bytes(figure)
 
 
-def _axes():
+def new_axes() -> tuple[Figure, Axes]:
+    """A figure with axes that leave room for labels and a legend above."""
     figure = Figure(figsize=SIZE, facecolor="white")
     FigureCanvasAgg(figure)
     return figure, figure.add_axes(AXES)
 
 
-def _legend(figure: Figure) -> None:
+def legend_above(figure: Figure) -> None:
+    """Legend of all that has a label."""
     # Above the axes it can hide no data, whatever the data are.
     figure.legend(loc="upper center", ncols=3, columnspacing=1.2, handlelength=1.6)
 
 
-def _svg(figure: Figure) -> bytes:
+def svg_bytes(figure: Figure) -> bytes:
+    """The figure as SVG, the same every time."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()

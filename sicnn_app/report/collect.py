@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import zlib
@@ -12,11 +13,14 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from PIL import Image
 
+from sicnn_app.ivim.before_after import CORRECTIONS, step_picture_name
 from sicnn_app.ivim.bvalues import bvalue_tolerance, group_bvalues
 from sicnn_app.ivim.comparison import COMPARED
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
 from sicnn_app.ivim.maps import MAPS, SPREAD_LABELS
+from sicnn_app.report.display import placement
 
 _OUTPUT_NAME = re.compile(
     r"(?P<run>.+)_(model-ivim_param-[a-z0-9]+(_desc-[a-z0-9]+)?_dwimap|desc-ivimflags_dseg|desc-preproc_dwi"
@@ -82,6 +86,8 @@ class RunDerivatives:
         One row per data iteration.
     motion : list of dict
         One row per volume; empty when motion was not corrected.
+    step_pictures : dict of str to bytes
+        PNG of every correction that was drawn when the run was processed, by its label.
     problems : list of str
         Files that are there but cannot be read.
     """
@@ -102,6 +108,7 @@ class RunDerivatives:
     qc_row: dict[str, str] = field(default_factory=dict)
     history: list[dict[str, str]] = field(default_factory=list)
     motion: list[dict[str, str]] = field(default_factory=list)
+    step_pictures: dict[str, bytes] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     def inside(self, label: str) -> np.ndarray:
@@ -184,7 +191,8 @@ def collect_run(
     name : str
         One of :func:`run_names`.
     series : bool
-        Also read the preprocessed series, the one large file; without it ``measured`` is None.
+        Also read the preprocessed series, the one large file, and the pictures of the steps; without it
+        ``measured`` is None.
     conventional : bool
         Also read the maps of the conventional fit; without them ``conventional`` is empty.
 
@@ -250,7 +258,8 @@ def collect_run(
     if not run.has_voxels or not series:
         return run
     measured = _measure(beside("_desc-preproc_dwi"), mask, run.parameters.get("BValuesUsed"), problems)
-    return replace(run, measured=measured)
+    figures = output_dir / f"sub-{subject}" / "figures"
+    return replace(run, measured=measured, step_pictures=_step_pictures(figures, name, problems))
 
 
 def app_version(output_dir: Path) -> str | None:
@@ -282,14 +291,8 @@ def _volume(path: Path, problems: list[str]) -> _Volume | None:
     except _READ_ERRORS as error:
         problems.append(_unreadable(path, error))
         return None
-    header = image.header
-    stated = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
-    usable = stated and np.isfinite(image.affine).all() and abs(np.linalg.det(image.affine[:3, :3])) > 0
-    return _Volume(
-        data=data.reshape((*data.shape, 1, 1, 1)[:3]),
-        affine=np.asarray(image.affine) if usable else None,
-        zooms=(*(float(zoom) for zoom in header.get_zooms()[:3]), 1.0, 1.0, 1.0)[:3],
-    )
+    affine, zooms = placement(image.header)
+    return _Volume(data.reshape((*data.shape, 1, 1, 1)[:3]), affine, zooms)
 
 
 def _json(path: Path, problems: list[str]) -> dict[str, Any]:
@@ -312,6 +315,23 @@ def _table(path: Path, problems: list[str]) -> list[dict[str, str]]:
     except (OSError, ValueError, csv.Error) as error:
         problems.append(_unreadable(path, error))
         return []
+
+
+def _step_pictures(folder: Path, name: str, problems: list[str]) -> dict[str, bytes]:
+    pictures = {}
+    for label in CORRECTIONS:
+        path = folder / step_picture_name(name, label)
+        if not path.is_file():
+            continue
+        try:
+            content = path.read_bytes()
+            with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
+                picture.load()
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            problems.append(_unreadable(path, error))
+        else:
+            pictures[label] = content
+    return pictures
 
 
 def _unreadable(path: Path, error: Exception) -> str:

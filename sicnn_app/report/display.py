@@ -71,6 +71,27 @@ class Display:
         return f"Radiological convention, {self.plane} slices as acquired: {left}."
 
 
+def placement(header: nib.Nifti1Header) -> tuple[np.ndarray | None, tuple[float, float, float]]:
+    """How an image lies, by its header.
+
+    Parameters
+    ----------
+    header : nibabel.Nifti1Header
+
+    Returns
+    -------
+    affine : ndarray, shape (4, 4), or None
+        Voxel to RAS+ world; None when the header states no orientation, or none that makes sense.
+    zooms : tuple of float
+        Voxel size, mm.
+    """
+    stated = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
+    affine = header.get_best_affine()
+    usable = stated and np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 0
+    zooms = (*(float(zoom) for zoom in header.get_zooms()[:3]), 1.0, 1.0, 1.0)[:3]
+    return np.asarray(affine) if usable else None, zooms
+
+
 def plan_display(
     mask: np.ndarray,
     affine: np.ndarray | None,

@@ -1,49 +1,27 @@
-"""Volumes -> pictures (PNG): parameter maps, mask outline, b-value images and flags over the b = 0 image."""
+"""Volumes -> pictures (PNG): maps, mask, b-value images, flags and clusters over the b = 0 image, steps."""
 
 from __future__ import annotations
 
-import io
-import math
-from collections.abc import Sequence
-
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.collections import LineCollection
-from matplotlib.colors import Colormap, Normalize, to_rgb
-from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
-from PIL import Image
+from matplotlib.colors import ListedColormap, Normalize, to_rgb
 
-from sicnn_app.report.display import Display, grid_columns
+from sicnn_app.ivim.before_after import BeforeAfter
+from sicnn_app.report.display import Display
+from sicnn_app.report.mosaic import DARK, grey_levels, mosaic
 from sicnn_app.report.quantities import Quantity
-from sicnn_app.report.style import colour_map, plain_style
+from sicnn_app.report.style import colour_map
 
-WIDTH = 5.0
-"""Inches; shown about as wide on paper and on a phone, so that its letters stay readable."""
-
-DPI = 240
 MAX_TILES = 12
-MAX_INTERVALS = 6
-"""Between the ticks of a colour bar: more numbers with a sign and two decimals would touch."""
-
-TILE_GAP = 0.02
-"""Gap between tiles as a share of their width."""
-
 UNDERLAY_BRIGHTNESS = 0.5
 """Of the b = 0 image outside the mask of a map, so that the map stands out in grey print too."""
 
 UNCOLOURED_BRIGHTNESS = 0.25
 """Of the b = 0 image inside the mask where a map shows no colour: darker than any grey of a colour map."""
 
-UNDERLAY_PERCENTILE = 99.5
-
 CMAP_SHADES = 176
 """Of the 256 colours of a picture; the others are greys."""
 
 _OUTLINE = "#ffd92f"
-_DARK = "#141414"
 
 
 def map_picture(
@@ -83,7 +61,7 @@ def map_picture(
     for index in display.slices:
         colours = cmap(norm(scaled[..., index]))[..., :3]
         tiles.append(np.where(coloured[..., index, None], colours, underlay[..., index, None]))
-    return _mosaic(
+    return mosaic(
         tiles,
         display,
         labels=[str(index + 1) for index in display.slices],
@@ -98,7 +76,7 @@ def map_picture(
 def mask_picture(mask: np.ndarray, baseline: np.ndarray | None, display: Display) -> bytes:
     """The b = 0 image with the outline of the mask, PNG; arguments as for :func:`map_picture`."""
     grey = grey_levels(baseline, mask)
-    return _mosaic(
+    return mosaic(
         [np.repeat(grey[..., index, None], 3, axis=-1) for index in display.slices],
         display,
         labels=[str(index + 1) for index in display.slices],
@@ -121,7 +99,7 @@ def bvalue_picture(slices: np.ndarray, bvals: np.ndarray, display: Display) -> b
     chosen = np.round(np.linspace(0, len(bvals) - 1, min(len(bvals), MAX_TILES))).astype(int)
     tiles = [np.repeat(grey_levels(slices[position], None)[..., None], 3, axis=-1) for position in chosen]
     labels = [f"b = {bvals[position]:g}" for position in chosen]
-    return _mosaic(tiles, display, labels=labels, colours=np.array([to_rgb(_DARK)]), with_edges=False)
+    return mosaic(tiles, display, labels=labels, colours=np.array([to_rgb(DARK)]), with_edges=False)
 
 
 def flag_picture(
@@ -148,7 +126,7 @@ def flag_picture(
         for code, colour in colours.items():
             tile[flags[..., index] == code] = to_rgb(colour)
         tiles.append(tile)
-    return _mosaic(
+    return mosaic(
         tiles,
         display,
         labels=[str(index + 1) for index in display.slices],
@@ -159,126 +137,70 @@ def flag_picture(
     )
 
 
-def _mosaic(
-    tiles: Sequence[np.ndarray],
+def cluster_picture(
+    clusters: np.ndarray,
+    colours: list[str],
+    mask: np.ndarray,
+    baseline: np.ndarray | None,
     display: Display,
-    *,
-    labels: Sequence[str],
-    colours: np.ndarray,
-    outlines: Sequence[np.ndarray] = (),
-    outline_colour: str = "white",
-    outline_width: float = 0.5,
-    with_edges: bool = True,
-    bar: tuple[Normalize, Colormap, str, str] | None = None,
 ) -> bytes:
-    pictures = [np.clip(display.picture(tile), 0.0, 1.0) for tile in tiles]
-    rows_px, columns_px = pictures[0].shape[:2]
-    tile_ratio = float(np.clip(rows_px * display.aspect / columns_px, 0.05, 20.0))
-    columns = grid_columns(len(pictures), tile_ratio)
-    rows = math.ceil(len(pictures) / columns)
-
-    # A lone tall tile is narrowed instead of growing past a screen's height.
-    tile_width = min(WIDTH / (columns + (columns - 1) * TILE_GAP), 1.15 * WIDTH / (rows * tile_ratio))
-    tile_height, gap = tile_width * tile_ratio, tile_width * TILE_GAP
-    grid_width = columns * tile_width + (columns - 1) * gap
-    left = (WIDTH - grid_width) / 2
-    bar_height = 0.68 if bar else 0.0
-    height = rows * tile_height + (rows - 1) * gap + bar_height
-
-    with plain_style():
-        figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor=_DARK)
-        FigureCanvasAgg(figure)
-        # One set of axes in inches from the top left: axes for every tile take several times longer.
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.set_axis_off()
-        for position, picture in enumerate(pictures):
-            row, column = divmod(position, columns)
-            x, y = left + column * (tile_width + gap), row * (tile_height + gap)
-            extent = (x, x + tile_width, y + tile_height, y)
-            axes.imshow(picture, interpolation="nearest", aspect="auto", extent=extent)
-            if outlines:
-                segments = outline_segments(display.picture(outlines[position]))
-                scaled = segments * (tile_width / columns_px, tile_height / rows_px) + (x, y)
-                for line, width in ((_DARK, outline_width + 0.9), (outline_colour, outline_width)):
-                    axes.add_collection(
-                        LineCollection(scaled, colors=line, linewidths=width, capstyle="projecting")
-                    )
-            _write(axes, x + 0.05, y + 0.04, labels[position], "left", "top")
-            if position == 0 and display.edges and with_edges:
-                left_end, _, top_end, _ = display.edges
-                _write(axes, x + 0.05, y + tile_height / 2, left_end, "left", "center")
-                _write(axes, x + tile_width / 2, y + 0.04, top_end, "center", "top")
-        axes.set(xlim=(0, WIDTH), ylim=(height, 0))
-        if bar:
-            _draw_bar(figure, height, bar)
-        return _png(figure, np.atleast_2d(colours))
-
-
-def _draw_bar(figure: Figure, height: float, bar: tuple[Normalize, Colormap, str, str]) -> None:
-    norm, cmap, label, extend = bar
-    axes = figure.add_axes((0.07, 0.45 / height, 0.86, 0.13 / height))
-    colorbar = figure.colorbar(
-        ScalarMappable(norm=norm, cmap=cmap),
-        cax=axes,
-        orientation="horizontal",
-        extend=extend,
-        extendfrac=0.03,
-        ticks=MaxNLocator(MAX_INTERVALS, steps=[1, 2, 2.5, 5, 10]),
-    )
-    colorbar.outline.set_edgecolor("white")
-    colorbar.outline.set_linewidth(0.5)
-    axes.tick_params(colors="white", labelsize=11, length=2.5, pad=1.5)
-    axes.set_xlabel(label, color="white", fontsize=11.5, labelpad=1)
-
-
-def outline_segments(mask: np.ndarray) -> np.ndarray:
-    """Edges between voxels inside and outside a mask.
+    """Numbered groups of voxels in their colours over the b = 0 image, PNG.
 
     Parameters
     ----------
-    mask : ndarray, shape (rows, columns), bool
-
-    Returns
-    -------
-    ndarray, shape (E, 2, 2)
-        Start and end (x, y) of every edge; x counts columns, y rows, a pixel is one unit wide.
+    clusters : ndarray, shape (X, Y, Z), int, from 1; 0 where there is none
+    colours : list of str
+        Colour of every cluster, the first for number 1.
+    mask, baseline, display
+        As for :func:`map_picture`.
     """
-    padded = np.pad(mask.astype(bool), 1)
-    rows, columns = np.nonzero(padded[1:-1, 1:] != padded[1:-1, :-1])
-    upright = np.stack([np.stack([columns, rows], -1), np.stack([columns, rows + 1], -1)], 1)
-    rows, columns = np.nonzero(padded[1:, 1:-1] != padded[:-1, 1:-1])
-    level = np.stack([np.stack([columns, rows], -1), np.stack([columns + 1, rows], -1)], 1)
-    return np.concatenate([upright, level]).astype(float)
-
-
-def _write(axes, x: float, y: float, text: str, horizontal: str, vertical: str) -> None:
-    axes.text(
-        x,
-        y,
-        text,
-        color="white",
-        fontsize=10.5,
-        ha=horizontal,
-        va=vertical,
-        path_effects=[withStroke(linewidth=1.8, foreground="black")],
+    cmap = ListedColormap(colours)
+    colours_used = cmap(np.arange(len(colours)))[:, :3]
+    underlay = grey_levels(baseline, mask) * np.where(mask, UNCOLOURED_BRIGHTNESS, UNDERLAY_BRIGHTNESS)
+    tiles = [
+        np.where(
+            clusters[..., index, None] > 0,
+            colours_used[clusters[..., index] - 1],
+            underlay[..., index, None],
+        )
+        for index in display.slices
+    ]
+    return mosaic(
+        tiles,
+        display,
+        labels=[str(index + 1) for index in display.slices],
+        outlines=[mask[..., index] for index in display.slices],
+        colours=colours_used,
+        bar=(Normalize(0.5, len(colours) + 0.5), cmap, "cluster", "neither"),
     )
 
 
-def grey_levels(image: np.ndarray | None, mask: np.ndarray | None) -> np.ndarray:
-    """Scale an image to 0..1; without one, a plain grey of the mask's shape.
+def step_picture(step: BeforeAfter, display: Display) -> bytes:
+    """One slice before and after a step and their difference, a row per b-value, PNG.
+
+    Before and after share a grey scale in each row; the differences have one symmetrical colour range.
 
     Parameters
     ----------
-    image : ndarray, any shape, or None
-    mask : ndarray, any shape, or None
-        Only needed where there is no image.
+    step : BeforeAfter
+    display : Display
     """
-    if image is None:
-        return np.full(mask.shape, 0.25)
-    finite = np.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)
-    positive = finite[finite > 0]
-    top = np.percentile(positive, UNDERLAY_PERCENTILE) if positive.size else 1.0
-    return np.clip(finite / top, 0.0, 1.0)
+    norm, cmap = Normalize(-step.limit, step.limit), colour_map("differences")
+    tiles, labels = [], []
+    for bval, *pair, change in zip(step.bvals, step.before, step.after, step.difference, strict=True):
+        greys = grey_levels(np.stack(pair), None)
+        tiles += [np.repeat(grey[..., None], 3, axis=-1) for grey in greys]
+        tiles.append(cmap(norm(change))[..., :3])
+        labels += [f"b = {bval:g}, before", "after", "difference"]
+    return mosaic(
+        tiles,
+        display,
+        labels=labels,
+        colours=cmap(np.linspace(0, 1, CMAP_SHADES))[:, :3],
+        with_edges=False,
+        bar=(norm, cmap, "after minus before (image units)", _extend(step.difference, norm.vmin, norm.vmax)),
+        columns=3,
+    )
 
 
 def _extend(shown: np.ndarray, low: float, high: float) -> str:
@@ -286,15 +208,3 @@ def _extend(shown: np.ndarray, low: float, high: float) -> str:
     return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[
         below, above
     ]
-
-
-def _png(figure: Figure, colours: np.ndarray) -> bytes:
-    figure.canvas.draw()
-    drawn = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
-    buffer = io.BytesIO()
-    greys = np.linspace(0.0, 1.0, 256 - len(colours))[:, None].repeat(3, axis=1)
-    palette = Image.new("P", (1, 1))
-    palette.putpalette(np.round(255 * np.concatenate([colours, greys])).astype(np.uint8).tobytes())
-    # With a palette the file is a third of the size, and its colours are known beforehand.
-    drawn.quantize(palette=palette, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()

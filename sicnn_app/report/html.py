@@ -9,7 +9,9 @@ from pathlib import Path
 
 from sicnn_app import __version__
 from sicnn_app.errors import OutputError
+from sicnn_app.ivim.before_after import CORRECTIONS, step_picture_name
 from sicnn_app.report.adequacy import shown_adequacy
+from sicnn_app.report.clusters import cluster_files, cluster_head, cluster_rows, cluster_words
 from sicnn_app.report.collect import RunDerivatives, app_version, collect_run, run_names
 from sicnn_app.report.comparison import COMPARISON_HEAD, comparison_rows, floor_words, method_of
 from sicnn_app.report.facts import MISSING
@@ -97,6 +99,7 @@ def build_report(
         address = f"../../{report_path(output_dir, subject, session).name}#{run_anchor(run_name)}"
         voxels = voxel_page(run, report=address, version=version or __version__) if interactive else None
         files = [(picture.file_name, picture.content) for picture in pictures.all]
+        files += cluster_files(run, pictures.tissue)
         _write_figures(run_name, [*files, *([voxels] if voxels else [])], figures_dir, write_bytes)
         context = _run_context(run, tabulate_run(run), pictures, prefix=name)
         folder = figures_dir.relative_to(output_dir).as_posix()
@@ -128,7 +131,9 @@ def _write_figures(
     write_bytes: Callable[[Path, bytes], object],
 ) -> None:
     """Write the figures of a run and remove those an earlier method left."""
+    # Those of the steps cannot be made again: whoever processes the run replaces them.
     current = {file_name for file_name, _ in files}
+    current |= {step_picture_name(run_name, label) for label in CORRECTIONS}
     try:
         if files:
             folder.mkdir(parents=True, exist_ok=True)
@@ -168,6 +173,10 @@ def _run_context(run: RunDerivatives, tables: RunTables, pictures: RunPictures, 
         "convention": pictures.convention,
         "map_figures": _figures(pictures.maps),
         "histograms": _figures(pictures.histograms),
+        "cluster_figures": _figures(pictures.clusters),
+        "cluster_rows": cluster_rows(run, pictures.tissue),
+        "cluster_head": cluster_head(run),
+        "cluster_words": cluster_words(),
         "own_method": method_of(run),
         "spread_figures": _figures(pictures.spread),
         "spread_rows": spread_rows(run),
@@ -178,6 +187,7 @@ def _run_context(run: RunDerivatives, tables: RunTables, pictures: RunPictures, 
         "comparison_rows": comparison_rows(run),
         "comparison_head": COMPARISON_HEAD,
         "floor_words": floor_words(run),
+        "step_figures": _figures(pictures.steps),
         "motion_figures": _figures(pictures.motion),
         "signal_figures": _figures(pictures.signals),
         "flag_figures": _figures(pictures.flags),
@@ -187,8 +197,10 @@ def _run_context(run: RunDerivatives, tables: RunTables, pictures: RunPictures, 
         ("adequacy", "Adequacy", context["adequacy"] is not None),
         ("done", "What was done", True),
         ("maps", "Maps", bool(context["map_figures"])),
+        ("clusters", "Tissue clusters", bool(context["cluster_rows"])),
         ("spread", "How sure", bool(context["spread_rows"])),
         ("comparison", "Against the conventional fit", bool(context["comparison_rows"])),
+        ("steps", "Corrections", bool(context["step_figures"])),
         ("motion", "Motion", bool(context["motion_figures"])),
         ("signals", "Signals", bool(context["signal_figures"] or context["bvalue_rows"])),
         ("flags", "Flags", bool(context["flag_rows"])),

@@ -8,8 +8,12 @@ import numpy as np
 
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
 from sicnn_app.report import charts, figures
+from sicnn_app.report.before_after import step_pictures
+from sicnn_app.report.cluster_numbers import TissueClusters, find_clusters
+from sicnn_app.report.clusters import cluster_pictures
 from sicnn_app.report.collect import RunDerivatives
 from sicnn_app.report.comparison import difference_pictures, scatter_pictures
+from sicnn_app.report.decay import decay_chart, decay_of
 from sicnn_app.report.display import Display, plan_display
 from sicnn_app.report.facts import as_number, count_of, format_number, in_words
 from sicnn_app.report.picture import Picture, baseline_of, percent, picture_name, range_words
@@ -28,14 +32,17 @@ _MOTION = (
 
 @dataclass(frozen=True)
 class RunPictures:
-    """Pictures of one run by section; ``convention`` says how slices are turned."""
+    """Pictures of one run by section, how slices are turned, and what the clusters are."""
 
     convention: str = ""
     maps: list[Picture] = field(default_factory=list)
     histograms: list[Picture] = field(default_factory=list)
+    tissue: TissueClusters | None = None
+    clusters: list[Picture] = field(default_factory=list)
     spread: list[Picture] = field(default_factory=list)
     differences: list[Picture] = field(default_factory=list)
     scatters: list[Picture] = field(default_factory=list)
+    steps: list[Picture] = field(default_factory=list)
     motion: list[Picture] = field(default_factory=list)
     signals: list[Picture] = field(default_factory=list)
     flags: list[Picture] = field(default_factory=list)
@@ -47,9 +54,11 @@ class RunPictures:
         return [
             *self.maps,
             *self.histograms,
+            *self.clusters,
             *self.spread,
             *self.differences,
             *self.scatters,
+            *self.steps,
             *self.motion,
             *self.signals,
             *self.flags,
@@ -63,6 +72,7 @@ def draw_run(run: RunDerivatives) -> RunPictures:
     if not run.has_voxels:
         return RunPictures(training=training, motion=motion)
     display = plan_display(run.mask, run.affine, run.zooms)
+    tissue = find_clusters(run)
     shown = [quantity for quantity in shown_quantities(run.mask_label) if quantity.spec.label in run.maps]
     return RunPictures(
         convention=display.convention,
@@ -70,9 +80,12 @@ def draw_run(run: RunDerivatives) -> RunPictures:
         histograms=[
             _histogram(run, quantity) for quantity in shown if quantity.spec.label in HISTOGRAM_LABELS
         ],
+        tissue=tissue,
+        clusters=[] if tissue is None else cluster_pictures(run, tissue, display),
         spread=spread_pictures(run, display),
         differences=difference_pictures(run, display),
         scatters=scatter_pictures(run),
+        steps=step_pictures(run),
         motion=motion,
         signals=_signals(run, display),
         flags=[] if run.flags is None else [_flags(run, display)],
@@ -166,12 +179,12 @@ def _signals(run: RunDerivatives, display: Display) -> list[Picture]:
             alt=f"One slice at the b-values {bvals} s/mm².",
         )
     )
-    if {"f", "d", "dstar", "s0"} <= run.maps.keys():
-        inside = {label: run.inside(label) for label in ("f", "d", "dstar", "s0")}
+    decay = decay_of(run, np.ones(measured.in_mask.shape[1], dtype=bool), conventional=False)
+    if decay is not None:
         pictures.append(
             Picture(
                 file_name=picture_name(run, "decay", "svg"),
-                content=charts.decay_chart(measured.bvals, measured.in_mask, **inside),
+                content=decay_chart(decay),
                 title="Signal decay",
                 caption=(
                     "Signal relative to S0 of each voxel: points are the median over the mask with the "

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from sicnn_app.bids import atomic
 from sicnn_app.errors import OutputError
+from sicnn_app.formats import tsv_bytes
 
 
 def files_below(folder: Path) -> list[str]:
@@ -148,9 +149,7 @@ def test_tsv_cells(tmp_path: Path):
 
 @given(rows=st.lists(st.tuples(st.floats(), st.text(max_size=20)), max_size=5))
 def test_tsv_always_has_one_line_per_row_and_every_cell(rows: list[tuple[float, str]]):
-    content = atomic.tsv_bytes(
-        ("number", "text"), [dict(zip(("number", "text"), row, strict=True)) for row in rows]
-    )
+    content = tsv_bytes(("number", "text"), [dict(zip(("number", "text"), row, strict=True)) for row in rows])
     table = list(csv.reader(io.StringIO(content.decode()), delimiter="\t", quoting=csv.QUOTE_NONE))
     assert len(table) == len(rows) + 1
     assert all(len(line) == 2 and all(line) for line in table)

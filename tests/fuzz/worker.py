@@ -26,7 +26,8 @@ from bids_datasets import Dataset  # noqa: E402
 from fuzz.mutations import Damaged, damage, undamaged  # noqa: E402
 
 from sicnn_app.cli import main  # noqa: E402
-from sicnn_app.report import html  # noqa: E402
+from sicnn_app.ivim.run import RunResult  # noqa: E402
+from sicnn_app.report import before_after, html  # noqa: E402
 
 OPTIONS = (*QUICK, "--motion-correction", "none")
 CODES = (0, 1, 65, 66)
@@ -53,14 +54,21 @@ def drawn(seed: int) -> bool:
 
 def without_most_reports() -> None:
     """Let the app draw the reports of some runs only."""
-    build = html.build_report
+    build, draw = html.build_report, before_after.draw_steps
+
+    def is_drawn(subject: str) -> bool:
+        return subject.isdecimal() and drawn(int(subject))
 
     def build_some(output_dir: Path, subject: str, session: str | None, **options) -> Path:
-        if subject.isdecimal() and drawn(int(subject)):
+        if is_drawn(subject):
             return build(output_dir, subject, session, **options)
         return html.report_path(output_dir, subject, session)
 
+    def draw_some(result: RunResult) -> dict[str, bytes]:
+        return draw(result) if is_drawn(result.run.subject) else {}
+
     html.build_report = build_some
+    before_after.draw_steps = draw_some
 
 
 def limit_memory() -> None:

@@ -108,7 +108,9 @@ def test_page_and_figures_lie_where_the_contract_says(two_runs):
     assert {
         f"sub-01_run-1_desc-{desc}_dwi.png" for desc in ("fmap", "dmap", "dstarmap", "s0map", "rmsemap")
     } <= set(figures)
-    assert all(re.fullmatch(r"sub-01_run-[12]_desc-[a-z0-9]+_dwi\.(png|svg)", name) for name in figures)
+    assert all(
+        re.fullmatch(r"sub-01_run-[12]_desc-[a-z0-9]+_dwi\.(png|svg|tsv|json)", name) for name in figures
+    )
 
 
 def test_page_loads_nothing_from_outside(html, page):
@@ -123,7 +125,11 @@ def test_page_loads_nothing_from_outside(html, page):
 
 def test_pictures_decode_and_are_the_files_on_disk(two_runs, page):
     out, _ = two_runs
-    on_disk = [figure.read_bytes() for figure in (out / "sub-01" / "figures").iterdir()]
+    on_disk = [
+        figure.read_bytes()
+        for figure in (out / "sub-01" / "figures").iterdir()
+        if figure.suffix in (".png", ".svg")
+    ]
     pictures = page.all("img")
     assert len(pictures) == len(on_disk) > 15
     for attributes in pictures:
@@ -255,10 +261,10 @@ def test_another_subject_with_the_same_beginning_is_left_out(tmp_path):
     assert "sub-011" not in build_report(out, "01", None).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("shape", [(7, 5, 1), (40, 3, 2), (5, 5, 17)])
-def test_single_slices_and_odd_sizes(tmp_path, shape):
+@pytest.mark.parametrize(("shape", "clusters"), [((7, 5, 1), 0), ((40, 3, 2), 3), ((5, 5, 17), 5)])
+def test_single_slices_and_odd_sizes(tmp_path, shape, clusters):
     page = Page(build_report(write(tmp_path, shape=shape), "01", None).read_text(encoding="utf-8"))
-    assert len(page.all("img")) == 15
+    assert len(page.all("img")) == 15 + (clusters + 1 if clusters else 0)
 
 
 def test_image_without_orientation_says_so(tmp_path):

@@ -12,10 +12,11 @@ from hypothesis.extra.numpy import arrays
 from matplotlib import colormaps
 
 from sicnn_app.ivim.maps import MAPS
-from sicnn_app.report.charts import epoch_axis, signal_quartiles
+from sicnn_app.report.charts import epoch_axis
+from sicnn_app.report.decay import signal_quartiles
 from sicnn_app.report.display import MAX_SLICES, choose_slices, grid_columns, plan_display
 from sicnn_app.report.facts import Facts, format_number
-from sicnn_app.report.figures import outline_segments
+from sicnn_app.report.mosaic import outline_segments
 from sicnn_app.report.quantities import shown_quantities
 
 

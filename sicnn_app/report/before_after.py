@@ -1,0 +1,68 @@
+"""The part of the report that shows what the corrections did to the images.
+
+The images from before a correction are not written, so these pictures are drawn when a run is processed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sicnn_app.ivim.before_after import CORRECTIONS, step_picture_name
+from sicnn_app.ivim.run import RunResult
+from sicnn_app.report import figures
+from sicnn_app.report.collect import RunDerivatives
+from sicnn_app.report.display import placement, plan_display
+from sicnn_app.report.facts import Facts, format_number
+from sicnn_app.report.picture import Picture
+
+_LOOK_FOR = {
+    "denoising": "What was removed should look like noise. Edges or organs in the difference mean that "
+    "signal was removed as well; where it is paler than elsewhere, noise was left in.",
+    "unringing": "The difference should be fine lines beside and along edges. Whole organs in it mean that "
+    "signal was removed.",
+    "motioncorrection": "Edges in the difference are where something was moved. They should be as sharp "
+    "after as before; a grain all over comes from the interpolation.",
+}
+
+
+def draw_steps(result: RunResult) -> dict[str, bytes]:
+    """PNG of every correction of a run that changed anything, by its label."""
+    if not result.before_after:
+        return {}
+    display = plan_display(result.averaged.mask, *placement(result.header))
+    return {step.label: figures.step_picture(step, display) for step in result.before_after}
+
+
+def step_pictures(run: RunDerivatives) -> list[Picture]:
+    """The pictures that were drawn when the run was processed, with the numbers of its QC sidecar."""
+    recorded = run.qc.get("StepPictures")
+    entries = recorded if isinstance(recorded, list) else []
+    numbers = {str(entry.get("Step")): entry for entry in entries if isinstance(entry, Mapping)}
+    return [
+        _picture(run, label, numbers.get(name, {}))
+        for label, name in CORRECTIONS.items()
+        if label in run.step_pictures
+    ]
+
+
+def _picture(run: RunDerivatives, label: str, entry: Mapping[str, Any]) -> Picture:
+    facts = Facts(entry)
+    bvals, changes = facts.numbers("BValues"), facts.numbers("RootMeanSquareDifference")
+    limit = facts.number("DifferenceRange")
+    words = [_LOOK_FOR[label]]
+    measured = ""
+    if bvals and len(bvals) == len(changes):
+        pairs = zip(bvals, changes, strict=True)
+        measured = " and ".join(f"{format_number(change)} at b = {bval:g}" for bval, change in pairs)
+        words.append(f"Root mean square of the difference inside the mask: {measured} (image units).")
+    if limit is not None:
+        words.append(f"Colour range ± {format_number(limit)} image units.")
+    return Picture(
+        file_name=step_picture_name(run.name, label),
+        content=run.step_pictures[label],
+        title=CORRECTIONS[label],
+        caption=" ".join(words),
+        alt=f"A slice at two b-values before and after: {CORRECTIONS[label]}, and the difference"
+        f"{f', with root mean squares of {measured}, in image units' if measured else ''}.",
+    )

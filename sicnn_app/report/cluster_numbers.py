@@ -1,0 +1,173 @@
+"""Maps and signals of a run -> groups of similar voxels in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+
+from sicnn_app.ivim.checks import precision_verdict
+from sicnn_app.ivim.clusters import cluster_voxels
+from sicnn_app.ivim.comparison import comparable
+from sicnn_app.ivim.flags import NEGLIGIBLE_F
+from sicnn_app.ivim.maps import MAPS
+from sicnn_app.ivim.precision import cramer_rao_bounds
+from sicnn_app.report.collect import RunDerivatives
+from sicnn_app.report.decay import Decay, decay_of
+from sicnn_app.report.facts import Facts
+
+CLUSTERED = ("f", "d", "dstar")
+"""Labels of the maps that make the clusters."""
+
+DARKEST = 0.2
+"""Where the colours end on their way from bright to dark: darker ones are lost in the image below."""
+
+_QUARTILES = {"lower_quartile": 25, "median": 50, "upper_quartile": 75}
+_SPECS = {spec.label: spec for spec in MAPS if spec.label in CLUSTERED}
+_WHERE = {"dstar": f" with F of at least {NEGLIGIBLE_F:g}"}
+
+
+@dataclass(frozen=True)
+class TissueClusters:
+    """Groups of voxels without a flag.
+
+    Attributes
+    ----------
+    numbers : ndarray, shape (M,), int
+        Cluster of every voxel of the mask, from 1; 0 for voxels in none.
+    rows : list of dict
+        One per cluster, by the names of :func:`cluster_columns`.
+    decays : list of Decay
+        One per cluster; empty when the series or the S0 map is missing.
+    """
+
+    numbers: np.ndarray
+    rows: list[dict[str, Any]]
+    decays: list[Decay]
+
+
+def find_clusters(run: RunDerivatives) -> TissueClusters | None:
+    """Group the voxels of a run without a flag; None when a map is missing, or there are too few voxels."""
+    if not run.has_voxels or not set(CLUSTERED) <= run.maps.keys():
+        return None
+    numbers = np.zeros(int(run.mask.sum()), dtype=int)
+    chosen = ~run.flagged
+    numbers[chosen] = cluster_voxels(*(run.inside(label)[chosen] for label in CLUSTERED))
+    count = int(numbers.max())
+    if count == 0:
+        return None
+    colours = [to_hex(colour) for colour in colormaps["viridis"](np.linspace(1, DARKEST, count))]
+    decays = [decay_of(run, numbers == number) for number in range(1, count + 1)]
+    return TissueClusters(
+        numbers,
+        [_row(run, numbers, number, colour) for number, colour in enumerate(colours, start=1)],
+        [decay for decay in decays if decay is not None],
+    )
+
+
+def cluster_columns() -> dict[str, dict[str, str]]:
+    """``Description`` and ``Units`` of the table of clusters."""
+    columns = {
+        "cluster": {"Description": "Number of the cluster, in falling order of its median F"},
+        "color": {"Description": "Its colour in the pictures"},
+        "voxels": {"Description": "Its voxels, none of which carries a flag"},
+        "share": {"Description": "Their share of the voxels inside the mask"},
+    }
+    for label, spec in _SPECS.items():
+        for name in _QUARTILES:
+            words = name.replace("_", " ").capitalize()
+            columns[f"{label}_{name}"] = {
+                "Description": f"{words} of {spec.symbol} over its voxels{_WHERE.get(label, '')}",
+                "Units": spec.unit,
+            }
+    for label, spec in _SPECS.items():
+        both = " where both F are at least that" if label in _WHERE else ""
+        columns[f"lsq_{label}_median"] = {
+            "Description": f"Median of {spec.symbol} of the conventional fit over its voxels{both}",
+            "Units": spec.unit,
+        }
+    columns["dstar_bound"] = {
+        "Description": "Cramer-Rao bound: smallest standard deviation of D* from one voxel alone with the "
+        "medians of the cluster and the noise of this run; n/a where they do not determine it",
+        "Units": "mm^2/s",
+    }
+    columns["dstar_precision"] = {"Description": "Verdict on that bound, as in Adequacy of the QC sidecar"}
+    return columns
+
+
+def decay_columns() -> dict[str, dict[str, str]]:
+    """``Description`` and ``Units`` of the table of signals."""
+    return {
+        "cluster": {"Description": "Number of the cluster"},
+        "b_value": {"Description": "Nominal b-value", "Units": "s/mm^2"},
+        **{
+            f"measured_{name}": {
+                "Description": f"{name.replace('_', ' ').capitalize()} over its voxels of the arithmetic "
+                "mean of the volumes relative to S0",
+            }
+            for name in _QUARTILES
+        },
+        "predicted_median": {"Description": "Median over its voxels of what the maps predict, over S0"},
+        "lsq_predicted_median": {"Description": "The same of the conventional fit, over the same S0"},
+    }
+
+
+def decay_rows(found: TissueClusters) -> list[dict[str, Any]]:
+    """The points of the charts: one row per cluster and b-value."""
+    rows = []
+    for number, decay in enumerate(found.decays, start=1):
+        columns = zip(
+            decay.bvals,
+            *decay.quartiles(),
+            decay.predicted(decay.bvals),
+            decay.predicted(decay.bvals, conventional=True),
+            strict=True,
+        )
+        rows += [dict(zip(decay_columns(), (number, *values), strict=True)) for values in columns]
+    return rows
+
+
+def _row(run: RunDerivatives, numbers: np.ndarray, number: int, colour: str) -> dict[str, Any]:
+    inside = numbers == number
+    row: dict[str, Any] = {
+        "cluster": number,
+        "color": colour,
+        "voxels": int(inside.sum()),
+        "share": float(inside.mean()),
+    }
+    for label in CLUSTERED:
+        values = run.inside(label)[inside & run.meaningful(label)]
+        for name, position in _QUARTILES.items():
+            row[f"{label}_{name}"] = float(np.percentile(values, position)) if values.size else None
+    volume = np.zeros(run.mask.shape, dtype=bool)
+    volume[run.mask] = inside
+    for label in CLUSTERED:
+        row[f"lsq_{label}_median"] = _conventional_median(run, label, volume)
+    row["dstar_bound"] = bound = _bound(run, row, inside)
+    known = bound is not None and row["dstar_median"]
+    row["dstar_precision"] = precision_verdict(bound / row["dstar_median"]) if known else None
+    return row
+
+
+def _conventional_median(run: RunDerivatives, label: str, voxels: np.ndarray) -> float | None:
+    if not {label, "f"} <= run.conventional.keys():
+        return None
+    values = run.conventional[label][comparable(label, run.maps, run.conventional, voxels)]
+    values = values[np.isfinite(values)].astype(np.float64)
+    return float(np.median(values)) if values.size else None
+
+
+def _bound(run: RunDerivatives, row: dict[str, Any], inside: np.ndarray) -> float | None:
+    """Cramer-Rao bound of D*, mm^2/s, infinite where the b-values do not determine it; None without noise."""
+    facts = Facts(run.parameters)
+    bvals, noise = facts.numbers("b_values_used"), facts.numbers("noise_sigma_per_b_value")
+    medians = [row[f"{label}_median"] for label in CLUSTERED]
+    if not bvals or len(bvals) != len(noise) or None in medians or "s0" not in run.maps:
+        return None
+    s0 = float(np.median(run.inside("s0")[inside]))
+    if min(noise) <= 0 or s0 <= 0:
+        return None
+    return float(cramer_rao_bounds(np.array(bvals), np.array(noise), *medians, s0)["dstar"])

@@ -1,0 +1,177 @@
+"""Signals of some voxels over the b-value, beside what the maps and the conventional fit predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+
+from sicnn_app.ivim.signal import ivim_signal_maps
+from sicnn_app.report.charts import legend_above, new_axes, svg_bytes
+from sicnn_app.report.collect import RunDerivatives
+from sicnn_app.report.style import BLUE, INK, ORANGE, plain_style
+
+MODEL_LABELS = ("f", "d", "dstar", "s0")
+"""Maps that predict a signal."""
+
+MAX_CURVE_VOXELS = 20_000
+"""Voxels, evenly spread over those there are, that the medians of a predicted curve are taken over."""
+
+
+@dataclass(frozen=True)
+class Decay:
+    """Signals of some voxels and the maps that predict them.
+
+    Attributes
+    ----------
+    bvals : ndarray, shape (B,), s/mm^2, ascending
+    signals : ndarray, shape (B, M), units of the image
+    maps : mapping of str to ndarray, shape (M,)
+        By :data:`MODEL_LABELS`: fraction, mm^2/s, mm^2/s, units of the image.
+    conventional : mapping of str to ndarray, shape (M,)
+        The same of the conventional fit; empty when there is none.
+    """
+
+    bvals: np.ndarray
+    signals: np.ndarray
+    maps: Mapping[str, np.ndarray]
+    conventional: Mapping[str, np.ndarray]
+
+    def quartiles(self) -> np.ndarray:
+        """What was measured, see :func:`signal_quartiles`."""
+        return signal_quartiles(self.signals, self.maps["s0"])
+
+    def predicted(self, bvals: np.ndarray, *, conventional: bool = False) -> np.ndarray:
+        """Median over the voxels of the predicted signal relative to S0 of the maps.
+
+        Parameters
+        ----------
+        bvals : ndarray, shape (C,), s/mm^2
+        conventional : bool
+            By the conventional fit, with its own S0 in the numerator.
+
+        Returns
+        -------
+        ndarray, shape (C,)
+            NaN when no voxel has a positive S0, or when there is no such fit.
+        """
+        found = self.conventional if conventional else self.maps
+        if not found:
+            return np.full(len(bvals), np.nan)
+        s0 = self.maps["s0"]
+        usable = np.flatnonzero((s0 > 0) & np.isfinite([found[label] for label in MODEL_LABELS]).all(axis=0))
+        if not usable.size:
+            return np.full(len(bvals), np.nan)
+        chosen = usable[:: max(1, usable.size // MAX_CURVE_VOXELS)]
+        f, d, dstar, own = (found[label][chosen] for label in MODEL_LABELS)
+        return np.median(ivim_signal_maps(bvals, f, d, dstar, own / s0[chosen]), axis=0)
+
+
+def decay_of(run: RunDerivatives, voxels: np.ndarray, *, conventional: bool = True) -> Decay | None:
+    """Signals and maps of some voxels of a run.
+
+    Parameters
+    ----------
+    run : RunDerivatives
+    voxels : ndarray, shape (M,), bool
+        Of the voxels of the mask.
+    conventional : bool
+        Whether the conventional fit is wanted, too.
+
+    Returns
+    -------
+    Decay or None
+        None when the signals or a map are missing.
+    """
+    if run.measured is None or not set(MODEL_LABELS) <= run.maps.keys():
+        return None
+    both = conventional and set(MODEL_LABELS) <= run.conventional.keys()
+    return Decay(
+        bvals=run.measured.bvals,
+        signals=run.measured.in_mask[:, voxels],
+        maps={label: run.inside(label)[voxels] for label in MODEL_LABELS},
+        conventional={
+            label: run.conventional[label][run.mask][voxels].astype(np.float64) for label in MODEL_LABELS
+        }
+        if both
+        else {},
+    )
+
+
+def decay_chart(decay: Decay, *, badge: tuple[str, str] | None = None, top: float | None = None) -> bytes:
+    """Measured and predicted signal, relative to S0, over the b-value, SVG.
+
+    Parameters
+    ----------
+    decay : Decay
+    badge : tuple of str, optional
+        A short text and the colour of the square it stands in.
+    top : float, optional
+        Upper end of the axis of the signal, to compare charts by.
+    """
+    low, median, high = decay.quartiles()
+    last = decay.bvals[-1]
+    smooth = np.unique(np.concatenate([np.linspace(0, last, 121), np.linspace(0, last / 8, 60)]))
+    with plain_style():
+        figure, axes = new_axes()
+        axes.errorbar(
+            decay.bvals,
+            median,
+            yerr=(median - low, high - median),
+            fmt="o",
+            color=INK,
+            markersize=4,
+            elinewidth=1.1,
+            capsize=2.5,
+            label="measured",
+        )
+        axes.plot(smooth, decay.predicted(smooth), color=ORANGE, label="predicted")
+        if decay.conventional:
+            fit = decay.predicted(smooth, conventional=True)
+            axes.plot(smooth, fit, color=BLUE, linestyle="--", label="least squares")
+        axes.set_xlabel("b (s/mm²)")
+        axes.set_ylabel("signal / S0")
+        axes.set_ylim(0, top)
+        axes.set_xlim(left=-0.02 * last)
+        if badge:
+            _draw_badge(axes, *badge)
+        legend_above(figure)
+        return svg_bytes(figure)
+
+
+def _draw_badge(axes: Axes, text: str, colour: str) -> None:
+    bright = np.dot(to_rgb(colour), (0.2126, 0.7152, 0.0722)) > 0.45
+    axes.text(
+        0.97,
+        0.95,
+        text,
+        transform=axes.transAxes,
+        ha="right",
+        va="top",
+        fontsize=12,
+        fontweight="bold",
+        color=INK if bright else "white",
+        bbox={"facecolor": colour, "edgecolor": INK, "linewidth": 0.8, "pad": 4},
+    )
+
+
+def signal_quartiles(in_mask: np.ndarray, s0: np.ndarray) -> np.ndarray:
+    """Quartiles over voxels of the signal relative to S0.
+
+    Parameters
+    ----------
+    in_mask : ndarray, shape (B, M)
+    s0 : ndarray, shape (M,)
+
+    Returns
+    -------
+    ndarray, shape (3, B)
+        Lower quartile, median, upper quartile; NaN when no voxel has a positive S0.
+    """
+    usable = s0 > 0
+    if not usable.any():
+        return np.full((3, in_mask.shape[0]), np.nan)
+    return np.percentile(in_mask[:, usable] / s0[usable], (25, 50, 75), axis=1)

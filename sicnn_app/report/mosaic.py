@@ -1,0 +1,198 @@
+"""Tiles -> one picture (PNG): rows and columns of slices with letters, outlines and a colour bar."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import Colormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from sicnn_app.report.display import Display, grid_columns
+from sicnn_app.report.style import plain_style
+
+WIDTH = 5.0
+"""Inches; shown about as wide on paper and on a phone, so that its letters stay readable."""
+
+DPI = 240
+MAX_INTERVALS = 6
+"""Between the ticks of a colour bar: more numbers with a sign and two decimals would touch."""
+
+TILE_GAP = 0.02
+"""Gap between tiles as a share of their width."""
+
+UNDERLAY_PERCENTILE = 99.5
+
+DARK = "#141414"
+"""Background of every picture."""
+
+
+def mosaic(
+    tiles: Sequence[np.ndarray],
+    display: Display,
+    *,
+    labels: Sequence[str],
+    colours: np.ndarray,
+    outlines: Sequence[np.ndarray] = (),
+    outline_colour: str = "white",
+    outline_width: float = 0.5,
+    with_edges: bool = True,
+    bar: tuple[Normalize, Colormap, str, str] | None = None,
+    columns: int | None = None,
+) -> bytes:
+    """Tiles beside and below each other on a dark ground.
+
+    Parameters
+    ----------
+    tiles : sequence of ndarray, shape (X, Y, 3), 0..1
+        Slices as they lie in the arrays.
+    display : Display
+        How they are turned and cropped.
+    labels : sequence of str
+        Written into the tiles.
+    colours : ndarray, shape (C, 3), 0..1
+        Colours besides grey that the picture needs.
+    outlines : sequence of ndarray, shape (X, Y), bool, optional
+        One per tile: what gets a line around it.
+    outline_colour : str
+    outline_width : float
+    with_edges : bool
+        Whether the first tile tells what lies left and above.
+    bar : (norm, colour map, label, extend), optional
+        Colour bar below the tiles.
+    columns : int, optional
+        Tiles in a row; by default what makes the whole nearly square.
+
+    Returns
+    -------
+    bytes
+        PNG.
+    """
+    pictures = [np.clip(display.picture(tile), 0.0, 1.0) for tile in tiles]
+    rows_px, columns_px = pictures[0].shape[:2]
+    tile_ratio = float(np.clip(rows_px * display.aspect / columns_px, 0.05, 20.0))
+    columns = columns or grid_columns(len(pictures), tile_ratio)
+    rows = math.ceil(len(pictures) / columns)
+
+    # A lone tall tile is narrowed instead of growing past a screen's height.
+    tile_width = min(WIDTH / (columns + (columns - 1) * TILE_GAP), 1.15 * WIDTH / (rows * tile_ratio))
+    tile_height, gap = tile_width * tile_ratio, tile_width * TILE_GAP
+    grid_width = columns * tile_width + (columns - 1) * gap
+    left = (WIDTH - grid_width) / 2
+    bar_height = 0.68 if bar else 0.0
+    height = rows * tile_height + (rows - 1) * gap + bar_height
+
+    with plain_style():
+        figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor=DARK)
+        FigureCanvasAgg(figure)
+        # One set of axes in inches from the top left: axes for every tile take several times longer.
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_axis_off()
+        for position, picture in enumerate(pictures):
+            row, column = divmod(position, columns)
+            x, y = left + column * (tile_width + gap), row * (tile_height + gap)
+            extent = (x, x + tile_width, y + tile_height, y)
+            axes.imshow(picture, interpolation="nearest", aspect="auto", extent=extent)
+            if outlines:
+                segments = outline_segments(display.picture(outlines[position]))
+                scaled = segments * (tile_width / columns_px, tile_height / rows_px) + (x, y)
+                for line, width in ((DARK, outline_width + 0.9), (outline_colour, outline_width)):
+                    axes.add_collection(
+                        LineCollection(scaled, colors=line, linewidths=width, capstyle="projecting")
+                    )
+            _write(axes, x + 0.05, y + 0.04, labels[position], "left", "top")
+            if position == 0 and display.edges and with_edges:
+                left_end, _, top_end, _ = display.edges
+                _write(axes, x + 0.05, y + tile_height / 2, left_end, "left", "center")
+                _write(axes, x + tile_width / 2, y + 0.04, top_end, "center", "top")
+        axes.set(xlim=(0, WIDTH), ylim=(height, 0))
+        if bar:
+            _draw_bar(figure, height, bar)
+        return _png(figure, np.atleast_2d(colours))
+
+
+def _draw_bar(figure: Figure, height: float, bar: tuple[Normalize, Colormap, str, str]) -> None:
+    norm, cmap, label, extend = bar
+    axes = figure.add_axes((0.07, 0.45 / height, 0.86, 0.13 / height))
+    colorbar = figure.colorbar(
+        ScalarMappable(norm=norm, cmap=cmap),
+        cax=axes,
+        orientation="horizontal",
+        extend=extend,
+        extendfrac=0.03,
+        ticks=MaxNLocator(MAX_INTERVALS, steps=[1, 2, 2.5, 5, 10]),
+    )
+    colorbar.outline.set_edgecolor("white")
+    colorbar.outline.set_linewidth(0.5)
+    axes.tick_params(colors="white", labelsize=11, length=2.5, pad=1.5)
+    axes.set_xlabel(label, color="white", fontsize=11.5, labelpad=1)
+
+
+def outline_segments(mask: np.ndarray) -> np.ndarray:
+    """Edges between voxels inside and outside a mask.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (rows, columns), bool
+
+    Returns
+    -------
+    ndarray, shape (E, 2, 2)
+        Start and end (x, y) of every edge; x counts columns, y rows, a pixel is one unit wide.
+    """
+    padded = np.pad(mask.astype(bool), 1)
+    rows, columns = np.nonzero(padded[1:-1, 1:] != padded[1:-1, :-1])
+    upright = np.stack([np.stack([columns, rows], -1), np.stack([columns, rows + 1], -1)], 1)
+    rows, columns = np.nonzero(padded[1:, 1:-1] != padded[:-1, 1:-1])
+    level = np.stack([np.stack([columns, rows], -1), np.stack([columns + 1, rows], -1)], 1)
+    return np.concatenate([upright, level]).astype(float)
+
+
+def _write(axes, x: float, y: float, text: str, horizontal: str, vertical: str) -> None:
+    axes.text(
+        x,
+        y,
+        text,
+        color="white",
+        fontsize=10.5,
+        ha=horizontal,
+        va=vertical,
+        path_effects=[withStroke(linewidth=1.8, foreground="black")],
+    )
+
+
+def grey_levels(image: np.ndarray | None, mask: np.ndarray | None) -> np.ndarray:
+    """Scale an image to 0..1; without one, a plain grey of the mask's shape.
+
+    Parameters
+    ----------
+    image : ndarray, any shape, or None
+    mask : ndarray, any shape, or None
+        Only needed where there is no image.
+    """
+    if image is None:
+        return np.full(mask.shape, 0.25)
+    finite = np.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)
+    positive = finite[finite > 0]
+    top = np.percentile(positive, UNDERLAY_PERCENTILE) if positive.size else 1.0
+    return np.clip(finite / top, 0.0, 1.0)
+
+
+def _png(figure: Figure, colours: np.ndarray) -> bytes:
+    figure.canvas.draw()
+    drawn = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+    buffer = io.BytesIO()
+    greys = np.linspace(0.0, 1.0, 256 - len(colours))[:, None].repeat(3, axis=1)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(np.round(255 * np.concatenate([colours, greys])).astype(np.uint8).tobytes())
+    # With a palette the file is a third of the size, and its colours are known beforehand.
+    drawn.quantize(palette=palette, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
