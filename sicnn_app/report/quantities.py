@@ -134,7 +134,7 @@ def spread_quantities(anatomy: str | None) -> tuple[Quantity, ...]:
     return tuple(
         replace(
             quantity,
-            title=f"standard deviation of the {quantity.title}",
+            title="standard deviation",
             cmap="cividis",
             unit="percentage points" if quantity.unit == "%" else quantity.unit,
             fixed_range=(0.0, ends[quantity.spec.label]),
