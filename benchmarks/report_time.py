@@ -3,9 +3,9 @@
     python -m benchmarks.report_time --data ../shared/data/ivim-abdomen --participant 01
 
 Processes one participant with a short training (the pictures do not depend on how good the maps are), an
-ensemble of two, unringing and motion correction, so that every section is there; then makes its report anew, in
-processes of their own, and prints medians. Seconds are those of this machine; the share is that of the whole
-call with an ordinary training, which is timed once.
+ensemble of two, unringing and motion correction, so that every section is there; then makes its report anew,
+in processes of their own, and prints medians. Seconds are those of this machine; the share is that of the
+whole call with an ordinary training, which is timed once.
 """
 
 from __future__ import annotations
