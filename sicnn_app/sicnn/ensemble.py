@@ -22,10 +22,10 @@ Resample = Callable[[np.random.Generator], np.ndarray]
 """Draws averaged signals, shape (X, Y, Z, B), that could have been measured instead of those that were."""
 
 STRENGTH = 0.5
-"""Share of the noise that is drawn anew. All of it makes the members see what an SNR lower by sqrt(2) would
-give, and their mean is the worse for it (docs/uncertainty.md)."""
+"""Share of the noise that is drawn anew. With all of it the members would see what an SNR lower by sqrt(2)
+gives."""
 
-SPREAD_FACTOR = {"f": 1.0, "d": 1.0, "dstar": 1.0}
+SPREAD_FACTOR = {"f": 3.1, "d": 3.4, "dstar": 2.3}
 """Of the standard deviation over the members that is written, so that the truth lies within one of it in 68 %
 of the voxels: found by benchmarks/calibration.py on a phantom, shown on others in docs/uncertainty.md."""
 

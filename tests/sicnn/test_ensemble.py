@@ -26,6 +26,8 @@ from sicnn_app.sicnn.members import Members, build_network, clip_gradients
 from sicnn_app.sicnn.network import IvimNetwork, NetworkConfig
 from sicnn_app.sicnn.train import Trainer, TrainingData
 from sicnn_app.sicnn.whitening import Whitening
+from sicnn_app.simulate.acquire import acquire, noise_sigma
+from sicnn_app.simulate.phantom import make_phantom
 
 BVALS = np.array([0, 20, 80, 200, 600.0])
 SHAPE = (14, 12, 2)
@@ -293,3 +295,25 @@ def test_ensembles_that_make_no_sense_are_refused(options, words):
 def test_batch_normalisation_is_no_choice_of_users():
     with pytest.raises(ValueError, match="batch normalisation"):
         replace(EstimationSettings(ensemble=2), network=NetworkSettings(normalisation="batch"))
+
+
+@pytest.mark.slow
+def test_standard_deviations_say_how_far_the_truth_is():
+    """On a phantom that no factor was found on; the calibration itself is benchmarks/calibration.py."""
+    shape, bvals = (40, 36, 1), np.array([0, 10, 20, 30, 50, 80, 120, 200, 300, 400, 500, 600.0])
+    phantom = make_phantom("abdomen", shape, seed=77)
+    signals = acquire(phantom, bvals, snr=20.0, seed=5).astype(np.float32)
+    mask = phantom.mask & (signals[..., 0] > 0)
+    sigma = noise_sigma(phantom, 20.0)
+    found = estimate(
+        signals,
+        mask,
+        bvals,
+        sigma_per_bval=np.full(bvals.size, sigma),
+        settings=EstimationSettings(ensemble=5),
+    )
+    for label, where in (("f", mask), ("dstar", mask & (phantom.f > 0.02))):
+        errors = np.abs(found.maps[label] - getattr(phantom, label))[where]
+        spread = found.maps[f"{label}_std"][where]
+        assert 0.5 < np.mean(errors <= spread) < 0.85, label
+        assert np.mean(errors <= 2 * spread) > 0.75, label
