@@ -6,7 +6,7 @@
 #
 # Releases pass the base by digest: --build-arg BASE_IMAGE=python:3.11-slim-bookworm@sha256:...
 ARG BASE_IMAGE=python:3.11-slim-bookworm
-ARG VERSION=0.3.0
+ARG VERSION=0.4.0
 
 # ---- everything but torch and the app: shared by both images --------------------------------------
 FROM ${BASE_IMAGE} AS builder
