@@ -66,8 +66,9 @@ After the level `group` there are also:
 The columns are described in the `.json` files of the same names.
 ## Figures: `sub-<label>/figures`
 
-The pictures of the reports. `*_desc-clusters_dwi.tsv` and `*_desc-clusterdecay_dwi.tsv` hold the numbers
-of the tissue clusters in them; the `.json` beside each describes its columns.
+The pictures of the reports. `*_desc-statistics_dwi.tsv` and `*_desc-signals_dwi.tsv` hold the numbers of
+their tables of maps and signals, `*_desc-clusters_dwi.tsv` and `*_desc-clusterdecay_dwi.tsv` those of the
+tissue clusters; the `.json` beside each describes its columns.
 
 ## Reading the maps with pybids
 

@@ -15,6 +15,7 @@ from sicnn_app.report.clusters import cluster_files, cluster_head, cluster_rows,
 from sicnn_app.report.collect import RunDerivatives, app_version, collect_run, run_names
 from sicnn_app.report.comparison import COMPARISON_HEAD, comparison_rows, floor_words, method_of
 from sicnn_app.report.facts import MISSING
+from sicnn_app.report.numbers import number_files
 from sicnn_app.report.page import render_page
 from sicnn_app.report.picture import Picture
 from sicnn_app.report.pictures import RunPictures, draw_run
@@ -99,7 +100,7 @@ def build_report(
         address = f"../../{report_path(output_dir, subject, session).name}#{run_anchor(run_name)}"
         voxels = voxel_page(run, report=address, version=version or __version__) if interactive else None
         files = [(picture.file_name, picture.content) for picture in pictures.all]
-        files += cluster_files(run, pictures.tissue)
+        files += [*cluster_files(run, pictures.tissue), *number_files(run)]
         _write_figures(run_name, [*files, *([voxels] if voxels else [])], figures_dir, write_bytes)
         context = _run_context(run, tabulate_run(run), pictures, prefix=name)
         folder = figures_dir.relative_to(output_dir).as_posix()
