@@ -78,7 +78,7 @@ def difference_pictures(run: RunDerivatives, display: Display) -> list[Picture]:
     return [
         _difference(run, display, quantity)
         for quantity in difference_quantities(run.mask_label, title)
-        if _both(run, quantity)
+        if has_both(run, quantity)
     ]
 
 
@@ -87,16 +87,18 @@ def scatter_pictures(run: RunDerivatives) -> list[Picture]:
     return [
         _scatter(run, quantity)
         for quantity in shown_quantities(run.mask_label)
-        if quantity.spec.label in HISTOGRAM_LABELS and _both(run, quantity)
+        if quantity.spec.label in HISTOGRAM_LABELS and has_both(run, quantity)
     ]
 
 
-def _both(run: RunDerivatives, quantity: Quantity) -> bool:
+def has_both(run: RunDerivatives, quantity: Quantity) -> bool:
+    """Whether a map and that of the conventional fit are there, and what they need to be compared."""
     needed = {quantity.spec.label} | ({"f"} if quantity.spec.label == "dstar" else set())
     return needed <= run.maps.keys() and needed <= run.conventional.keys()
 
 
-def _shown(run: RunDerivatives, label: str, voxels: np.ndarray) -> np.ndarray:
+def compared_voxels(run: RunDerivatives, label: str, voxels: np.ndarray) -> np.ndarray:
+    """Voxels, shape (X, Y, Z), bool, of those given whose map can be held against the conventional fit."""
     # The masks of maps that were changed by hand may differ.
     both = np.isfinite(run.maps[label]) & np.isfinite(run.conventional[label])
     return both & comparable(label, run.maps, run.conventional, voxels)
@@ -109,7 +111,7 @@ def _scaled(facts: Facts, name: str, factor: float) -> float | None:
 
 def _difference(run: RunDerivatives, display: Display, quantity: Quantity) -> Picture:
     label = quantity.spec.label
-    shown = _shown(run, label, run.mask)
+    shown = compared_voxels(run, label, run.mask)
     difference = run.maps[label] - run.conventional[label]
     low, high = quantity.limits(difference)
     inside = difference[shown].astype(np.float64) * quantity.factor
@@ -134,7 +136,7 @@ def _difference(run: RunDerivatives, display: Display, quantity: Quantity) -> Pi
 def _scatter(run: RunDerivatives, quantity: Quantity) -> Picture:
     label, symbol, own = quantity.spec.label, quantity.spec.symbol, method_of(run)
     unflagged = run.mask if run.flags is None else run.mask & (run.flags == 0)
-    voxels = _shown(run, label, unflagged)
+    voxels = compared_voxels(run, label, unflagged)
     facts = Facts(run.qc_row)
     correlation, of_ranks = (
         format_number(facts.get(f"lsq_{label}_{name}")) for name in ("pearson", "spearman")

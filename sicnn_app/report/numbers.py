@@ -8,16 +8,23 @@ from typing import Any
 import numpy as np
 
 from sicnn_app.formats import json_bytes, tsv_bytes
-from sicnn_app.ivim.maps import MAPS
 from sicnn_app.report.collect import RunDerivatives
+from sicnn_app.report.comparison import compared_voxels, has_both
 from sicnn_app.report.picture import picture_name
+from sicnn_app.report.quantities import (
+    Quantity,
+    difference_quantities,
+    shown_quantities,
+    spread_quantities,
+)
 
 _QUANTILES = {"quartile_1": 25.0, "median": 50.0, "quartile_3": 75.0}
 
 _MAP_COLUMNS: dict[str, dict[str, str]] = {
     "map": {
         "LongName": "Map",
-        "Description": "Label of the param entity, of its standard deviation with _std",
+        "Description": "Label of the param entity; with _std its standard deviation, with _minus_lsq its "
+        "difference from the conventional fit",
     },
     "unit": {"LongName": "Unit", "Description": "Unit of the quantiles, that of the file"},
     "voxels": {
@@ -27,6 +34,15 @@ _MAP_COLUMNS: dict[str, dict[str, str]] = {
     **{
         name: {"LongName": name.replace("_", " ").capitalize(), "Description": "Over these voxels"}
         for name in _QUANTILES
+    },
+    "outside_colour_range": {
+        "LongName": "Outside the colour range",
+        "Description": "Share of these voxels whose value lies outside the colour range of the picture",
+    },
+    "relative_median": {
+        "LongName": "Median relative to the map",
+        "Description": "Of a standard deviation: median over these voxels of its ratio to the map, where "
+        "that is above 0",
     },
     "unflagged_voxels": {"LongName": "Voxels without a flag", "Description": "Of these voxels"},
     **{
@@ -73,17 +89,50 @@ def number_files(run: RunDerivatives) -> list[tuple[str, bytes]]:
 
 
 def _map_rows(run: RunDerivatives) -> Iterable[dict[str, Any]]:
-    for spec in MAPS:
-        for name, found in ((spec.label, run.maps), (f"{spec.label}_std", run.spread)):
-            if spec.label in found and spec.label in run.maps:
-                counted = run.meaningful(spec.label) & np.isfinite(found[spec.label][run.mask])
-                values = found[spec.label][run.mask].astype(np.float64)
-                yield {
-                    "map": name,
-                    "unit": spec.unit,
-                    **_summary(values[counted], ""),
-                    **_summary(values[counted & ~run.flagged], "unflagged_"),
-                }
+    spreads = {quantity.spec.label: quantity for quantity in spread_quantities(run.mask_label)}
+    for quantity in shown_quantities(run.mask_label):
+        label, unit = quantity.spec.label, quantity.spec.unit
+        for name, found, shown in (
+            (label, run.maps, quantity),
+            (f"{label}_std", run.spread, spreads.get(label)),
+        ):
+            if label not in found or label not in run.maps or shown is None:
+                continue
+            counted = run.meaningful(label) & np.isfinite(found[label][run.mask])
+            values = found[label][run.mask].astype(np.float64)
+            yield {
+                "map": name,
+                "unit": unit,
+                **_summary(values[counted], ""),
+                "outside_colour_range": _share_outside(values[counted], shown),
+                "relative_median": _relative(values, run.inside(label), counted) if name != label else None,
+                **_summary(values[counted & ~run.flagged], "unflagged_"),
+            }
+
+    for quantity in difference_quantities(run.mask_label, ""):
+        label = quantity.spec.label
+        if has_both(run, quantity):
+            counted = compared_voxels(run, label, run.mask)[run.mask]
+            values = run.inside(label) - run.conventional[label][run.mask]
+            yield {
+                "map": f"{label}_minus_lsq",
+                "unit": quantity.spec.unit,
+                **_summary(values[counted], ""),
+                "outside_colour_range": _share_outside(values[counted], quantity),
+                "relative_median": None,
+                **_summary(values[counted & ~run.flagged], "unflagged_"),
+            }
+
+
+def _share_outside(values: np.ndarray, quantity: Quantity) -> float | None:
+    low, high = quantity.limits(values)
+    shown = values * quantity.factor
+    return float(((shown < low) | (shown > high)).mean()) if values.size else None
+
+
+def _relative(spread: np.ndarray, values: np.ndarray, counted: np.ndarray) -> float | None:
+    known = counted & (values > 0)
+    return float(np.median(spread[known] / values[known])) if known.any() else None
 
 
 def _summary(values: np.ndarray, prefix: str) -> dict[str, float | int | None]:

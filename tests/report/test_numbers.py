@@ -22,7 +22,7 @@ FIGURES = Path("sub-01") / "figures"
 @pytest.fixture
 def out(tmp_path, monkeypatch):
     leave_out_figures(monkeypatch)
-    result = make_result(tmp_path, ensemble=True)
+    result = make_result(tmp_path, ensemble=True, comparison=True)
     write_run(result, tmp_path / "out", bids_dir=tmp_path / "bids", dataset_links={})
     build_report(tmp_path / "out", "01", None)
     return tmp_path / "out"
@@ -39,7 +39,14 @@ def image(out: Path, ending: str) -> np.ndarray:
 
 def test_the_statistics_are_those_of_the_maps(out):
     rows = {row["map"]: row for row in table(out, "statistics")}
+    differences = {name: rows.pop(name) for name in list(rows) if name.endswith("_minus_lsq")}
     assert list(rows) == ["f", "f_std", "d", "d_std", "dstar", "dstar_std", "s0", "rmse"]
+    assert list(differences) == ["f_minus_lsq", "d_minus_lsq", "dstar_minus_lsq"]
+    difference = image(out, "model-ivim_param-d_dwimap") - image(out, "model-ivim_param-d_desc-lsq_dwimap")
+    difference = difference[np.isfinite(difference)]
+    assert float(differences["d_minus_lsq"]["median"]) == pytest.approx(np.median(difference), rel=1e-3)
+    outside = (np.abs(difference) > 1e-3).mean()
+    assert float(differences["d_minus_lsq"]["outside_colour_range"]) == pytest.approx(outside, abs=0.01)
     flags, f = image(out, "desc-ivimflags_dseg"), image(out, "model-ivim_param-f_dwimap")
     for name, row in rows.items():
         label, _, spread = name.partition("_")
@@ -50,6 +57,17 @@ def test_the_statistics_are_those_of_the_maps(out):
             expected = np.percentile(values[where], (25, 50, 75))
             found = [float(row[f"{prefix}{quantile}"]) for quantile in ("quartile_1", "median", "quartile_3")]
             np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_what_captions_say_of_ranges_and_spreads_is_there(out):
+    rows = {row["map"]: row for row in table(out, "statistics")}
+    f, spread = (image(out, f"model-ivim_param-f_{desc}dwimap") for desc in ("", "desc-std_"))
+    inside = np.isfinite(f)
+    assert float(rows["f"]["outside_colour_range"]) == pytest.approx((f[inside] > 0.5).mean())
+    assert float(rows["f_std"]["outside_colour_range"]) == pytest.approx((spread[inside] > 0.1).mean())
+    relative = np.median(spread[inside] / f[inside])
+    assert float(rows["f_std"]["relative_median"]) == pytest.approx(relative, rel=1e-4)
+    assert rows["f"]["relative_median"] == "n/a"
 
 
 def test_the_signals_are_those_of_the_series(out):
