@@ -213,8 +213,10 @@ def _estimate_run(
             "its b-values are not those of the study network, because volumes are left out: its training "
             "starts from random weights"
         )
-    resampling = Resampling.of(prepared.series, averaged)
-    if settings.estimation.ensemble > 1 and averaged.sigma == 0 and "noise" in resampling.ways:
+    resampling = None
+    if settings.estimation.ensemble > 1:
+        resampling = Resampling.of(prepared.series, averaged)
+    if resampling is not None and averaged.sigma == 0 and "noise" in resampling.ways:
         warnings.append(
             "the noise is not known and none could be added for the ensemble: its standard deviations tell "
             "of initial weights only"
@@ -237,7 +239,7 @@ def _estimate_run(
             start=start,
             resample=resampling,
         )
-    if settings.estimation.ensemble > 1:
+    if resampling is not None:
         ways = {"ensemble_resampling_per_b_value": list(resampling.ways)}
         estimate = replace(estimate, parameters={**estimate.parameters, **ways})
     with console.progress(item.name) as progress:

@@ -86,10 +86,7 @@ def load_labels(path: Path, affine: np.ndarray, *, shape: tuple[int, ...]) -> tu
 
 def _can_be_turned(values: np.ndarray, own: np.ndarray, affine: np.ndarray, shape: tuple[int, ...]) -> bool:
     """Whether reordering and flipping the axes brings values with the affine ``own`` to the other grid."""
-    axes = nib.orientations.ornt_transform(
-        nib.orientations.io_orientation(own), nib.orientations.io_orientation(affine)
-    )
-    turned = nib.Nifti1Image(values, own).as_reoriented(axes)
+    turned = _reoriented(values, own, affine)
     return turned.shape == tuple(shape) and same_grid(turned.affine, affine, turned.shape)
 
 
@@ -142,10 +139,15 @@ def _on_grid(
 
 
 def _turned(path: Path, image: nib.Nifti1Image, values: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    axes = nib.orientations.ornt_transform(
-        nib.orientations.io_orientation(image.affine), nib.orientations.io_orientation(affine)
-    )
-    turned = nib.Nifti1Image(values, image.affine).as_reoriented(axes)
+    turned = _reoriented(values, image.affine, affine)
     if not same_grid(turned.affine, affine, turned.shape):
         raise DataError(f"{path} lies on another grid than the image: resample it to the image's voxels")
     return np.asarray(turned.dataobj)
+
+
+def _reoriented(values: np.ndarray, own: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
+    """Values with the affine ``own``, their axes reordered and flipped to point as those of ``affine``."""
+    axes = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(own), nib.orientations.io_orientation(affine)
+    )
+    return nib.Nifti1Image(values, own).as_reoriented(axes)

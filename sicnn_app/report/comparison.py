@@ -113,12 +113,10 @@ def _difference(run: RunDerivatives, display: Display, quantity: Quantity) -> Pi
     label = quantity.spec.label
     shown = compared_voxels(run, label, run.mask)
     difference = run.maps[label] - run.conventional[label]
-    low, high = quantity.limits(difference)
-    inside = difference[shown].astype(np.float64) * quantity.factor
-    beyond = 100.0 * float(((inside < low) | (inside > high)).mean()) if inside.size else 0.0
+    _, high = quantity.limits(difference)
     caption = [f"Colour range ± {quantity.with_unit(high)}, {range_words(run, quantity)}."]
-    if beyond:
-        caption.append(f"{percent(beyond)} of the voxels lie outside it.")
+    if outside := quantity.share_outside(difference[shown].astype(np.float64)):
+        caption.append(f"{percent(100.0 * outside)} of the voxels lie outside it.")
     if not np.array_equal(shown, run.mask):
         caption.append("Without colour where F of either is too small for D* to mean anything.")
     number = _scaled(Facts(run.qc_row), f"lsq_{label}_median_difference", quantity.factor)

@@ -11,12 +11,8 @@ from sicnn_app.formats import json_bytes, tsv_bytes
 from sicnn_app.report.collect import RunDerivatives
 from sicnn_app.report.comparison import compared_voxels, has_both
 from sicnn_app.report.picture import picture_name
-from sicnn_app.report.quantities import (
-    Quantity,
-    difference_quantities,
-    shown_quantities,
-    spread_quantities,
-)
+from sicnn_app.report.quantities import difference_quantities, shown_quantities, spread_quantities
+from sicnn_app.report.spread import relative_spread
 
 _QUANTILES = {"quartile_1": 25.0, "median": 50.0, "quartile_3": 75.0}
 
@@ -104,8 +100,10 @@ def _map_rows(run: RunDerivatives) -> Iterable[dict[str, Any]]:
                 "map": name,
                 "unit": unit,
                 **_summary(values[counted], ""),
-                "outside_colour_range": _share_outside(values[counted], shown),
-                "relative_median": _relative(values, run.inside(label), counted) if name != label else None,
+                "outside_colour_range": shown.share_outside(values[counted]),
+                "relative_median": relative_spread(values[counted], run.inside(label)[counted])
+                if name != label
+                else None,
                 **_summary(values[counted & ~run.flagged], "unflagged_"),
             }
 
@@ -118,21 +116,10 @@ def _map_rows(run: RunDerivatives) -> Iterable[dict[str, Any]]:
                 "map": f"{label}_minus_lsq",
                 "unit": quantity.spec.unit,
                 **_summary(values[counted], ""),
-                "outside_colour_range": _share_outside(values[counted], quantity),
+                "outside_colour_range": quantity.share_outside(values[counted]),
                 "relative_median": None,
                 **_summary(values[counted & ~run.flagged], "unflagged_"),
             }
-
-
-def _share_outside(values: np.ndarray, quantity: Quantity) -> float | None:
-    low, high = quantity.limits(values)
-    shown = values * quantity.factor
-    return float(((shown < low) | (shown > high)).mean()) if values.size else None
-
-
-def _relative(spread: np.ndarray, values: np.ndarray, counted: np.ndarray) -> float | None:
-    known = counted & (values > 0)
-    return float(np.median(spread[known] / values[known])) if known.any() else None
 
 
 def _summary(values: np.ndarray, prefix: str) -> dict[str, float | int | None]:

@@ -33,6 +33,13 @@ def baseline_of(run: RunDerivatives) -> np.ndarray | None:
     return run.maps.get("s0")
 
 
+def volume_of(run: RunDerivatives, inside: np.ndarray) -> np.ndarray:
+    """Voxels, shape (X, Y, Z), bool, from those of the mask, shape (M,); outside of it none."""
+    volume = np.zeros(run.mask.shape, dtype=bool)
+    volume[run.mask] = inside
+    return volume
+
+
 def range_words(run: RunDerivatives, quantity: Quantity) -> str:
     """Where the colour range of a map comes from."""
     if quantity.fixed_range is None:

@@ -16,7 +16,7 @@ from sicnn_app.report.comparison import difference_pictures, scatter_pictures
 from sicnn_app.report.decay import decay_chart, decay_of
 from sicnn_app.report.display import Display, plan_display
 from sicnn_app.report.facts import as_number, count_of, format_number, in_words
-from sicnn_app.report.picture import Picture, baseline_of, percent, picture_name, range_words
+from sicnn_app.report.picture import Picture, baseline_of, percent, picture_name, range_words, volume_of
 from sicnn_app.report.quantities import HISTOGRAM_LABELS, Quantity, shown_quantities
 from sicnn_app.report.spread import spread_pictures
 
@@ -98,16 +98,15 @@ def _map(run: RunDerivatives, display: Display, quantity: Quantity) -> Picture:
     coloured = run.meaningful(label)
     inside = run.inside(label)[coloured]
     low, high = quantity.limits(inside)
-    outside = (inside * quantity.factor < low) | (inside * quantity.factor > high)
     caption = [f"Colour range {in_words(low)} to {quantity.with_unit(high)}, {range_words(run, quantity)}."]
-    if outside.any():
-        caption.append(f"{percent(100.0 * float(outside.mean()))} of the voxels lie outside it.")
+    if outside := quantity.share_outside(inside):
+        caption.append(f"{percent(100.0 * outside)} of the voxels lie outside it.")
     if not coloured.all():
         caption.append(f"Without colour where F is below {100 * NEGLIGIBLE_F:g} %: no meaning there.")
     return Picture(
         file_name=picture_name(run, f"{label}map", "png"),
         content=figures.map_picture(
-            run.maps[label], run.mask, baseline_of(run), display, quantity, shown=_volume_of(run, coloured)
+            run.maps[label], run.mask, baseline_of(run), display, quantity, shown=volume_of(run, coloured)
         ),
         title=f"{quantity.spec.symbol}, {quantity.title}",
         caption=" ".join(caption),
@@ -145,12 +144,6 @@ def _median_words(values: np.ndarray, quantity: Quantity) -> str:
     low, median, high = np.percentile(values, (25, 50, 75)) * quantity.factor
     ends = f"{format_number(low)} and {format_number(high)}"
     return f"median {format_number(median)}, quartiles {ends}, in {quantity.unit}"
-
-
-def _volume_of(run: RunDerivatives, inside: np.ndarray) -> np.ndarray:
-    volume = np.zeros(run.mask.shape, dtype=bool)
-    volume[run.mask] = inside
-    return volume
 
 
 def _mask(run: RunDerivatives, display: Display) -> Picture:

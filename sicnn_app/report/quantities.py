@@ -70,6 +70,12 @@ class Quantity:
         top = float(np.percentile(finite, DATA_PERCENTILE)) * self.factor if finite.size else 1.0
         return 0.0, _round_up(top)
 
+    def share_outside(self, values: np.ndarray) -> float | None:
+        """Share of the values, in the unit of the file, outside of their colour range; None without any."""
+        low, high = self.limits(values)
+        shown = values * self.factor
+        return float(((shown < low) | (shown > high)).mean()) if values.size else None
+
 
 def _round_up(value: float) -> float:
     """The next number with two significant digits; 1 for numbers that are not positive.

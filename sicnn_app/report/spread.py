@@ -9,7 +9,7 @@ from sicnn_app.report import figures
 from sicnn_app.report.collect import RunDerivatives
 from sicnn_app.report.display import Display
 from sicnn_app.report.facts import Facts, count_of, format_number
-from sicnn_app.report.picture import Picture, baseline_of, percent, picture_name, range_words
+from sicnn_app.report.picture import Picture, baseline_of, percent, picture_name, range_words, volume_of
 from sicnn_app.report.quantities import Quantity, spread_quantities
 
 SPREAD_HEAD = ("Map", "Median standard deviation", "Quartiles", "Relative to the map, median")
@@ -46,10 +46,16 @@ def spread_rows(run: RunDerivatives) -> list[list[str]]:
         if spread.size == 0:
             continue
         low, median, high = (format_number(q * quantity.factor) for q in np.percentile(spread, (25, 50, 75)))
-        relative = np.median(spread[values > 0] / values[values > 0]) if (values > 0).any() else None
-        share = "" if relative is None else percent(100.0 * float(relative))
+        relative = relative_spread(spread, values)
+        share = "" if relative is None else percent(100.0 * relative)
         rows.append([f"{quantity.spec.symbol} ({quantity.unit})", median, f"{low} – {high}", share])
     return rows
+
+
+def relative_spread(spread: np.ndarray, values: np.ndarray) -> float | None:
+    """Median ratio of standard deviations to the values of the map, where these are above 0."""
+    known = values > 0
+    return float(np.median(spread[known] / values[known])) if known.any() else None
 
 
 def spread_pictures(run: RunDerivatives, display: Display) -> list[Picture]:
@@ -68,14 +74,12 @@ def _shown_quantities(run: RunDerivatives) -> list[Quantity]:
 def _picture(run: RunDerivatives, display: Display, quantity: Quantity) -> Picture:
     label = quantity.spec.label
     spread = run.spread[label]
-    shown = np.zeros(run.mask.shape, dtype=bool)
-    shown[run.mask] = run.meaningful(label)
-    shown &= np.isfinite(spread)
+    shown = volume_of(run, run.meaningful(label)) & np.isfinite(spread)
     _, high = quantity.limits(spread)
     inside = spread[shown].astype(np.float64) * quantity.factor
     caption = [f"Colour range 0 to {quantity.with_unit(high)}, {range_words(run, quantity)}."]
-    if (inside > high).any():
-        caption.append(f"{percent(100.0 * float((inside > high).mean()))} of the voxels lie above it.")
+    if outside := quantity.share_outside(spread[shown].astype(np.float64)):
+        caption.append(f"{percent(100.0 * outside)} of the voxels lie above it.")
     if label == "dstar":
         caption.append(f"Without colour where F is below {100 * NEGLIGIBLE_F:g} %.")
     median = f": median {format_number(float(np.median(inside)))} {quantity.unit}" if inside.size else ""
