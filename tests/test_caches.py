@@ -58,5 +58,17 @@ def test_libraries_learn_the_number_of_threads(monkeypatch):
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     for name in names:
         monkeypatch.setenv(name, "7")
+    # Set first, so that it is gone again afterwards.
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
     limit_library_threads(3)
     assert [os.environ[name] for name in names] == ["3"] * 4
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+def test_how_threads_wait_is_the_callers_choice_where_there_is_one(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
+        monkeypatch.setenv(name, "7")
+    limit_library_threads(3)
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"

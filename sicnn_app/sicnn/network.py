@@ -92,9 +92,9 @@ class IvimNetwork(nn.Module):
             hidden = hidden + block(hidden)
         outputs = torch.sigmoid(self.head(hidden))
         scaled = []
-        for index, name in enumerate(Parameters._fields):
+        for name, share in zip(Parameters._fields, outputs.unbind(dim=1), strict=True):
             low, high = getattr(self.config.bounds, name)
-            scaled.append(low + (high - low) * outputs[:, index])
+            scaled.append(low + (high - low) * share)
         return Parameters(*scaled)
 
 

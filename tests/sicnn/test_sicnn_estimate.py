@@ -149,6 +149,7 @@ def test_global_state_is_left_alone():
     assert torch.equal(before, torch.get_rng_state())
     assert (np.random.get_state()[1] == numpy_before).all()
     assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory
 
 
 def test_deterministic_algorithms_are_on_meanwhile():
