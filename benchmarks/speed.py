@@ -54,6 +54,8 @@ from benchmarks.speed_tables import page, records
 from sicnn_app.device import choose_device
 from sicnn_app.errors import DeviceError
 
+ENSEMBLES = (1, 5, 10)
+
 MOST_REPEATS = 20
 
 
@@ -144,7 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sizes", nargs="+", choices=tuple(SIZES), default=list(SIZES))
     parser.add_argument("--arms", nargs="+", choices=(*OWN, *PEER_SAMPLES), default=[*OWN, *PEER_SAMPLES])
-    parser.add_argument("--ensemble", type=int, nargs="+", default=[1, 5, 10], help="members")
+    parser.add_argument("--ensemble", type=int, nargs="+", default=list(ENSEMBLES), help="members")
     parser.add_argument("--repeats", type=int, choices=range(1, MOST_REPEATS + 1), default=1, metavar="N")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--python", type=Path, help="interpreter of the peers' environment")
@@ -170,7 +172,7 @@ def main() -> None:
     ]
     cells = Cells(options.out / "cells.jsonl")
     failures = collect(wanted, surroundings, cells, lambda text: print(text, file=sys.stderr, flush=True))
-    found = gathered(surroundings, cells, options.ensemble)
+    found = gathered(surroundings, cells, sorted({*ENSEMBLES, *options.ensemble}))
     # Where an environment lies says nothing about a result.
     given = ["PYTHON" if argument == str(options.python) else argument for argument in sys.argv[1:]]
     installed = ", ".join(f"{name} {version}" for name, version in versions.items() if version is not None)
