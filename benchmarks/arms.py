@@ -168,10 +168,11 @@ def estimated(
     sigma_factor: float = 1.0,
     resample=None,
     observe=None,
+    device: str = "cpu",
 ) -> Estimate:
     """Maps of a measurement by any method; the true noise times ``sigma_factor`` is told to the networks."""
     if settings.method == "lsq":
-        return estimate_lsq(signals, measured.mask, measured.bvals, bounds=settings.bounds)
+        return estimate_lsq(signals, measured.mask, measured.bvals, bounds=settings.bounds, device=device)
     return estimate(
         signals,
         measured.mask,
@@ -181,6 +182,7 @@ def estimated(
         settings=settings,
         resample=resample,
         observe=observe,
+        device=device,
     )
 
 
