@@ -33,7 +33,8 @@ FIXED_BYTES = 25_000_000
 """Libraries that the fit loads."""
 
 CHUNK_VOXEL_BYTES = 13_300
-"""Per voxel of those fitted at once: the grid of starts, and gradients and Hessians from several of them."""
+"""Per voxel of those that a thread fits at once: the grid of starts, and gradients and Hessians from several
+of them."""
 
 FITTED_BYTES = 9
 """Per voxel of the mask and b-value: the signals in float64, and what the allocator keeps."""
@@ -133,7 +134,7 @@ def needed_bytes(
     voxels = everywhere if voxels is None else voxels
     return (
         FIXED_BYTES
-        + CHUNK_VOXEL_BYTES * min(voxels, CHUNK_ELEMENTS["cpu"] // (8 * n_bvals))
+        + CHUNK_VOXEL_BYTES * min(voxels, torch.get_num_threads() * CHUNK_ELEMENTS["cpu"] // (8 * n_bvals))
         + FITTED_BYTES * voxels * n_bvals
         + VOXEL_BYTES * voxels
         + np.dtype(np.float32).itemsize * everywhere * (n_bvals + len(MAPS))

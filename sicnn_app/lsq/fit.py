@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 
@@ -21,7 +23,8 @@ ROUNDS = ((3, 2), (5, 1))
 0.07 % end more than 0.1 % above the residual of all starts carried to the end."""
 
 CHUNK_ELEMENTS = {"cpu": 2**19, "cuda": 2**24}
-"""Signals times (about) starts fitted at once: what fits into caches, or fills a GPU with some GB."""
+"""Signals times (about) starts fitted at once: what fits into a cache, for each thread of the CPU, or fills
+some GB of a GPU."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ def fit_biexponential(
     """Fit F, D, D* and S0 to every voxel by bounded least squares.
 
     A segmented fit and the best points of a grid start the full bi-exponential fit; the lowest
-    residual wins. Voxels do not influence each other, and all arithmetic is in float64.
+    residual wins. Voxels do not influence each other, and all arithmetic is in float64. On the CPU as many
+    chunks are fitted at once as torch has threads, with the same bits for any number of them.
 
     Parameters
     ----------
@@ -87,13 +91,33 @@ def fit_biexponential(
     """
     y, b = normalised.detach().double(), bvals.to(normalised.device, torch.float64)
     elements = int(chunk_share * CHUNK_ELEMENTS.get(y.device.type, CHUNK_ELEMENTS["cpu"]))
+    chunks = y.split(max(1, elements // (8 * len(b))))
     parts, done = [], 0
-    for chunk in y.split(max(1, elements // (8 * len(b)))):
-        parts.append(_fit_chunk(chunk, b, bounds, max_iterations))
-        done += len(chunk)
+    for part in _fitted(chunks, partial(_fit_chunk, b=b, bounds=bounds, max_iterations=max_iterations)):
+        parts.append(part)
+        done += len(part.f)
         if progress is not None:
             progress(done, len(y))
     return LsqFit(*(torch.cat([getattr(part, item.name) for part in parts]) for item in fields(LsqFit)))
+
+
+def _fitted(chunks: Sequence[torch.Tensor], fit_chunk: Callable[[torch.Tensor], LsqFit]) -> Iterator[LsqFit]:
+    """Fits of all chunks in their order.
+
+    Chunks side by side and not the operations within one: these are so short that threads would wait for one
+    another most of the time.
+    """
+    threads = min(torch.get_num_threads(), len(chunks))
+    if chunks[0].device.type != "cpu" or threads == 1:
+        yield from map(fit_chunk, chunks)
+        return
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield from pool.map(fit_chunk, chunks)
+    finally:
+        # What a thread sets for itself is also what threads made later begin with.
+        torch.set_num_threads(before)
 
 
 def _fit_chunk(y: torch.Tensor, b: torch.Tensor, bounds: Bounds, max_iterations: int) -> LsqFit:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.optimize import least_squares
 
 from sicnn_app.ivim.signal import ivim_signal_maps, ivim_signal_torch
-from sicnn_app.lsq.fit import fit_biexponential
+from sicnn_app.lsq.fit import CHUNK_ELEMENTS, fit_biexponential
 from sicnn_app.lsq.levenberg_marquardt import SCALE, expand, minimise
 from sicnn_app.lsq.starts import limits
 from sicnn_app.settings import Bounds
@@ -291,3 +291,41 @@ def test_cuda_agrees_with_cpu():
     assert on_cuda.f.is_cuda
     ratio = on_cuda.rss.cpu() / on_cpu.rss
     assert ((ratio - 1).abs() < 1e-6).double().mean() >= 0.999
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_any_number_of_threads_gives_the_same_bits_and_comes_back(monkeypatch, threads):
+    monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", 8 * 16 * 40)
+    signals, _ = simulate(333, 20, seed=5)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = fit(signals, MANY)
+        torch.set_num_threads(threads)
+        seen: list[int] = []
+        several = fit(signals, MANY, progress=lambda done, total: seen.append(done))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for name, values in one.items():
+        np.testing.assert_array_equal(values, several[name])
+    assert seen == [40, 80, 120, 160, 200, 240, 280, 320, 333]
+
+
+def test_an_error_while_chunks_are_fitted_side_by_side_ends_the_fit(monkeypatch):
+    monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", 8 * 16 * 10)
+    signals, _ = simulate(500, 20, seed=6)
+    before, seen = torch.get_num_threads(), []
+
+    def stop(done: int, total: int) -> None:
+        seen.append(done)
+        raise KeyboardInterrupt
+
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(KeyboardInterrupt):
+            fit(signals, MANY, progress=stop)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [10]
