@@ -52,14 +52,14 @@ class Peaks:
 
 H200 = Peaks(
     products32=494.5e12,
-    products64=34e12,
+    products64=67e12,
     elements32=67e12 / 2,
     elements64=34e12 / 2,
     bandwidth=4.8e12,
 )
 """NVIDIA H200 SXM, data sheet of 2024: TF32 on tensor cores 989 TFLOP/s with sparsity, so half of that dense
-(BF16: twice as much); FP32 67 and FP64 34 TFLOP/s, which count a multiplication and an addition as two, so
-half of that for single element-wise operations; 4.8 TB/s."""
+(BF16: twice as much), FP64 67; without tensor cores FP32 67 and FP64 34 TFLOP/s, which count a multiplication
+and an addition as two, so half of that for single element-wise operations; 4.8 TB/s."""
 
 
 def measured_peaks(device: str) -> Peaks:
