@@ -23,10 +23,15 @@ def ensure_home() -> None:
     os.environ.setdefault("HOME", "/")
 
 
+def thread_variables(threads: int) -> dict[str, str]:
+    """The environment variables that numerical libraries read when they are first imported."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    return dict.fromkeys(names, str(threads))
+
+
 def limit_library_threads(threads: int) -> None:
-    """Set the thread variables that numerical libraries read when they are first imported."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
-        os.environ[name] = str(threads)
+    """Set these variables for this process."""
+    os.environ.update(thread_variables(threads))
 
 
 @contextmanager
