@@ -27,8 +27,9 @@ COLUMNS = (
     "CPU time (s)",
     "peak memory (GB)",
     "speed",
-    "files",
-    "size (MB)",
+    "input (MB)",
+    "output files",
+    "output (MB)",
     "images",
 )
 
@@ -41,6 +42,14 @@ def images_of(out: Path) -> dict[str, str]:
         ).hexdigest()
         for path in out.glob("sub-*/**/*.nii.gz")
     }
+
+
+def files_of(root: Path, pattern: str) -> list[Path]:
+    return [path for path in root.glob(pattern) if path.is_file()]
+
+
+def megabytes(paths: list[Path]) -> str:
+    return f"{sum(path.stat().st_size for path in paths) / 1e6:.1f}"
 
 
 def make_study(root: Path, subjects: int, shape: list[int]) -> None:
@@ -56,7 +65,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--subjects", type=int, default=20)
-    parser.add_argument("--shape", type=int, nargs=3, default=[64, 48, 4])
+    parser.add_argument("--shape", type=int, nargs=3, default=[48, 36, 3])
     parser.add_argument("--nprocs", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--method", default="si-cnn")
     parser.add_argument("--out", type=Path, required=True, help="folder of the tables")
@@ -74,12 +83,12 @@ def main() -> None:
             )
             images = images_of(out)
             first = first or (cost, images)
-            written = [path for path in out.rglob("*") if path.is_file()]
+            read, written = files_of(study, "sub-*/**/*"), files_of(out, "**/*")
             rows.append(
                 [
                     *(str(given.subjects), str(number), f"{cost.wall:.0f}", f"{cost.cpu:.0f}"),
-                    *(f"{cost.memory:.2f}", f"{first[0].wall / cost.wall:.2f}", str(len(written))),
-                    f"{sum(path.stat().st_size for path in written) / 1e6:.1f}",
+                    *(f"{cost.memory:.2f}", f"{first[0].wall / cost.wall:.2f}", megabytes(read)),
+                    *(str(len(written)), megabytes(written)),
                     "the same" if images == first[1] else "other",
                 ]
             )

@@ -70,6 +70,9 @@ os.write(2, b"no more than that")
 os._exit(3)
 """
 
+ONE_AHEAD = "from sicnn_app.tasks import schedule; schedule.AHEAD = 1"
+"""Prelude: the scheduler knows one participant at a time."""
+
 TELL_IMPORTS = """
 import atexit
 atexit.register(lambda: print("imported:", "distributed" in sys.modules))
@@ -384,12 +387,13 @@ def test_a_worker_killed_at_work_loses_nothing(tmp_path, made, whole, slow_child
 def test_a_scheduler_that_ends_meanwhile_is_to_be_tried_again(tmp_path, made, whole, slow_children):
     out = tmp_path / "out"
     with dask_processes(tmp_path / "dask") as (address, scheduler, _):
-        with started(*call(made, out, *train("--dask-scheduler", address))) as process:
+        options = train("--dask-scheduler", address)
+        with started(*call(made, out, *options), prelude=ONE_AHEAD) as process:
             wait_until(lambda: lock_of(out, "sub-01"), process)
             kill(scheduler)
             done = finish(process)
     assert done.code == 75, done.text
-    assert "the Dask scheduler has ended" in done.err
+    assert done.err.count("the Dask scheduler has ended") == len(NAMES)
     assert "Traceback" not in done.text
     check_goes_on(made, out, whole)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from sicnn_app import __version__
@@ -13,6 +14,12 @@ from sicnn_app.tasks.worker import ChildKilledError, run_in_child, stop_children
 
 if TYPE_CHECKING:
     from distributed import Client, Future
+
+AHEAD = 1000
+"""Parts that the scheduler knows at a time: enough for as many workers, and little for it to hold."""
+
+RUNNING = "running"
+"""State of a client that has its scheduler."""
 
 RETRIES = 2
 """How often a part whose process died is tried again. The deaths of workers are counted by the scheduler."""
@@ -35,18 +42,29 @@ def process_parts(
     from distributed import as_completed
 
     call = uuid.uuid4().hex
-    # Workers take tasks in the order of their keys.
-    keys = [f"sicnn-app-{call}-{number:07d}" for number in range(len(parts))]
-    of_key = dict(zip(keys, parts, strict=True))
-    futures = client.map(
-        run_in_child, parts, key=keys, call=call, version=__version__, devices=devices, retries=RETRIES
-    )
+    options = {"call": call, "version": __version__, "devices": devices}
+    waiting = iter(parts)
+    submitted: dict[Future, Part] = {}
+    completed = as_completed()
+
+    def submit(count: int) -> None:
+        for part in islice(waiting, count):
+            future = client.submit(run_in_child, part, **options, pure=False, retries=RETRIES)
+            submitted[future] = part
+            completed.add(future)
+
     try:
-        for future in as_completed(futures):
-            yield of_key.pop(future.key), _result(future)
+        submit(AHEAD)
+        for future in completed:
+            if client.status == RUNNING:
+                submit(1)
+            yield submitted.pop(future), _result(future)
+        for part in waiting:
+            yield part, PartResult(error=_scheduler_ended())
     finally:
-        if of_key:
-            client.cancel(futures, force=True)
+        # Workers end with their scheduler, and what they started ends with them.
+        if submitted and client.status == RUNNING:
+            client.cancel(list(submitted), force=True)
             client.run(stop_children, call, on_error="ignore")
 
 
@@ -55,13 +73,15 @@ def _result(future: Future) -> PartResult:
     from distributed import KilledWorker
 
     if future.status == "cancelled":
-        return PartResult(
-            error=TryAgainError("the Dask scheduler has ended: finished runs are kept, start it again")
-        )
+        return PartResult(error=_scheduler_ended())
     error = future.exception()
     if error is None:
         return future.result()
     return PartResult(error=error if isinstance(error, SicnnAppError) else _readable(error, KilledWorker))
+
+
+def _scheduler_ended() -> TryAgainError:
+    return TryAgainError("the Dask scheduler has ended: finished runs are kept, start it again")
 
 
 def _readable(error: BaseException, killed_worker: type[Exception]) -> SicnnAppError:
