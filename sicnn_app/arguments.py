@@ -36,13 +36,6 @@ from sicnn_app.settings import (
 
 PROGRAM = "sicnn-app"
 
-LATER = {
-    "--nprocs": "processing participants in parallel",
-    "--dask-scheduler": "processing participants in parallel",
-}
-"""Flags that later versions add: refused by name, so that nobody believes they took effect."""
-
-
 MAX_FILE_BYTES = 1 << 20
 """Whatever a flag names that is larger is no configuration or filter file, and may never end."""
 
@@ -282,17 +275,31 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
         f"(default: {resources.device})",
     )
     group.add_argument(
+        "--nprocs",
+        type=int,
+        metavar="N",
+        help="participants at work at the same time, each in a process of its own, and several GPUs in turn "
+        f"(default: {resources.nprocs})",
+    )
+    group.add_argument(
+        "--dask-scheduler",
+        metavar="ADDRESS",
+        help="let the workers of this Dask scheduler, such as tcp://10.0.0.1:8786, process the participants; "
+        "they need the same paths and the same version (default: this machine)",
+    )
+    group.add_argument(
         "--omp-nthreads",
         type=int,
         metavar="N",
-        help="CPU threads; another number may change the last bits of a map "
+        help="CPU threads of one participant; another number may change the last bits of a map "
         f"(default: {resources.omp_nthreads})",
     )
     group.add_argument(
         "--mem",
         type=float,
         metavar="GB",
-        help="memory to stay below: large series are streamed from disk (default: no limit)",
+        help="memory to stay below: large series are streamed from disk; shared out evenly by --nprocs, per "
+        "participant with --dask-scheduler (default: no limit)",
     )
     group.add_argument(
         "-w",
@@ -346,18 +353,10 @@ def parse(argv: Sequence[str]) -> Settings:
         A file named by a flag is not there.
     """
     argv = [_hyphenated(token) for token in argv]
-    _refuse_later(argv)
     given = vars(build_parser().parse_args(argv))
     if "config_file" in given:
         given = {**_read_config(given["config_file"]), **given}
     return _to_settings(given)
-
-
-def _refuse_later(argv: Sequence[str]) -> None:
-    for token in argv:
-        flag = token.partition("=")[0]
-        if flag in LATER:
-            raise UsageError(f"{flag}: {LATER[flag]} is not part of version {__version__} yet")
 
 
 def _hyphenated(token: str) -> str:
@@ -397,7 +396,6 @@ def _read_config(path: Path) -> dict[str, Any]:
         else:
             argv += [flag, *(str(item) for item in (value if isinstance(value, list) else [value]))]
     try:
-        _refuse_later(argv)
         return vars(build_parser(positionals=False).parse_args(argv))
     except UsageError as error:
         raise UsageError(f"--config-file {path}: {error}") from None
@@ -487,5 +485,7 @@ def _to_settings(given: dict[str, Any]) -> Settings:
             ignore_bvals=tuple(given.get("ignore_bvals", ())),
         ),
         estimation=EstimationSettings(**estimation),
-        resources=ResourceSettings(**take("device", "omp_nthreads", "mem", "work_dir")),
+        resources=ResourceSettings(
+            **take("device", "nprocs", "dask_scheduler", "omp_nthreads", "mem", "work_dir")
+        ),
     )

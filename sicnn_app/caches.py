@@ -23,16 +23,21 @@ def ensure_home() -> None:
     os.environ.setdefault("HOME", "/")
 
 
-def limit_library_threads(threads: int) -> None:
-    """Set the thread variables that numerical libraries read when they are first imported.
+def thread_variables(threads: int) -> dict[str, str]:
+    """The environment variables that numerical libraries read when they are first imported.
 
-    Threads that wait for one another sleep, unless the caller's environment says otherwise: spinning, the
-    default of OpenMP, takes the core from the very thread that is waited for when other processes share the
-    machine or a container has fewer cores than threads.
+    Threads that wait for one another sleep, unless the environment says otherwise: spinning, the default of
+    OpenMP, takes the core from the very thread that is waited for when other processes share the machine or a
+    container has fewer cores than threads.
     """
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
-        os.environ[name] = str(threads)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    policy = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
+    return {**dict.fromkeys(names, str(threads)), "OMP_WAIT_POLICY": policy}
+
+
+def limit_library_threads(threads: int) -> None:
+    """Set these variables for this process."""
+    os.environ.update(thread_variables(threads))
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def _stop(number: int, _: object) -> None:
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[None]:
     """Turn SIGTERM and SIGINT into :class:`Stopped`; one that is ignored, as below nohup, stays so."""
     show_unraisable = sys.unraisablehook
 
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     show_traceback = any(re.fullmatch(r"-v{2,}", token) for token in arguments) or arguments.count("-v") > 1
     try:
-        with _stoppable():
+        with stoppable():
             settings = parse(arguments)
             ensure_home()
             limit_library_threads(settings.resources.omp_nthreads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 
 import torch
 
@@ -47,6 +48,14 @@ def choose_device(requested: str) -> tuple[str, str]:
 def describe_device(device: str) -> str:
     """``cuda:0 NVIDIA H200`` for a CUDA device, ``cpu`` unchanged."""
     return device if device == "cpu" else f"{device} {torch.cuda.get_device_name(torch.device(device))}"
+
+
+def visible_devices() -> tuple[str, ...]:
+    """CUDA devices of this process, as ``CUDA_VISIBLE_DEVICES`` names them; none without a GPU."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    names = named.split(",") if named else map(str, range(count))
+    return tuple(name.strip() for name in names)[:count]
 
 
 def limit_threads(threads: int) -> None:

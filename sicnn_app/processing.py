@@ -67,6 +67,8 @@ class RunContext:
         Written into the completion marker.
     start : callable
         Makes, when the run needs it, the network that its training starts from; None: random weights.
+    lock_wait : float
+        Seconds to wait for another process that has the run.
     """
 
     settings: Settings
@@ -74,6 +76,7 @@ class RunContext:
     device: str
     fingerprint: str
     start: Callable[[], StudyNetwork | None] = lambda: None
+    lock_wait: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def process_run(item: DwiRun, context: RunContext) -> bool:
         What keeps the run from being finished; HeldElsewhere when another process works on it.
     """
     settings, console = context.settings, context.console
-    with locked_folder(work_folder(item, settings), keep=(CHECKPOINT,)) as lock:
+    with locked_folder(work_folder(item, settings), keep=(CHECKPOINT,), wait=context.lock_wait) as lock:
         if lock.recovered:
             console.warning(f"{item.name}: {lock.recovered}")
         if finished_runs(settings, [item], {item.name: context.fingerprint}):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import re
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -402,12 +403,29 @@ class ResourceSettings:
 
     ``omp_nthreads`` is a fixed number and not the core count, because sums in another order
     change the last bits of a map.
+
+    Attributes
+    ----------
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    omp_nthreads : int
+        CPU threads of one participant.
+    mem : float or None
+        GB to stay below, all participants at work on this machine together; with ``dask_scheduler``
+        one participant.
+    work_dir : Path or None
+    nprocs : int
+        Participants at work at the same time, each in a process of its own.
+    dask_scheduler : str or None
+        Address of a Dask scheduler whose workers process the participants.
     """
 
     device: str = "auto"
     omp_nthreads: int = 2
     mem: float | None = None
     work_dir: Path | None = None
+    nprocs: int = 1
+    dask_scheduler: str | None = None
 
     def __post_init__(self) -> None:
         _require(
@@ -419,6 +437,22 @@ class ResourceSettings:
             self.mem is None or (math.isfinite(self.mem) and self.mem > 0),
             f"--mem must be a number of GB above 0, not {self.mem}",
         )
+        _require(self.nprocs >= 1, f"--nprocs must be at least 1, not {self.nprocs}")
+        _require(
+            self.nprocs == 1 or self.dask_scheduler is None,
+            f"--nprocs {self.nprocs} contradicts --dask-scheduler, whose workers decide how many "
+            "participants are at work",
+        )
+
+    @property
+    def in_tasks(self) -> bool:
+        """Whether each participant is a task of a Dask cluster."""
+        return self.nprocs > 1 or self.dask_scheduler is not None
+
+    def of_one_task(self) -> ResourceSettings:
+        """What a single one of the participants that are at work at the same time may use."""
+        share = None if self.mem is None else self.mem / self.nprocs
+        return replace(self, mem=share, nprocs=1, dask_scheduler=None)
 
 
 @dataclass(frozen=True)
@@ -469,6 +503,21 @@ class Settings:
         Outputs are prepared in ``OUTPUT_DIR/.work``, from where they are renamed.
         """
         return self.resources.work_dir or self.output_dir / ".work"
+
+    def with_absolute_paths(self) -> Settings:
+        """The same for a process with another current directory."""
+
+        def absolute(path: Path | None) -> Path | None:
+            return None if path is None else Path(os.path.abspath(path))
+
+        derivatives = {name: Path(os.path.abspath(path)) for name, path in self.inputs.derivatives.items()}
+        return replace(
+            self,
+            bids_dir=absolute(self.bids_dir),
+            output_dir=absolute(self.output_dir),
+            inputs=replace(self.inputs, derivatives=derivatives, bvals=absolute(self.inputs.bvals)),
+            resources=replace(self.resources, work_dir=absolute(self.resources.work_dir)),
+        )
 
     def changing_maps(self) -> dict:
         """Settings that can change a map, JSON-serialisable: what a fingerprint covers."""

@@ -9,7 +9,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,7 @@ from sicnn_app.processing import RunContext, forget_run, process_run
 from sicnn_app.settings import Settings
 from sicnn_app.study.groups import Study, describe_study, find_study
 from sicnn_app.study.training import StudyNetworks
+from sicnn_app.tasks.part import Outcome, Part, PartResult
 
 SOME_FAILED = 1
 
@@ -59,43 +60,30 @@ MAX_WARNINGS = 20
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one run: ``done``, ``skipped`` or ``failed``, with the error of a failed one."""
-
-    run: DwiRun
-    status: str
-    error: SicnnAppError | None = None
-
-
-@dataclass(frozen=True)
 class Job:
-    """What all runs of one call share.
+    """What the runs of one process share.
 
     Attributes
     ----------
-    settings : Settings
+    part : Part
+        The runs, and what is known of them.
     console : Console
     device : str
         ``cpu`` or ``cuda:N``.
     log : Path
-    fingerprints : dict of str to str
-        Of every run that can be loaded, by its name.
-    finished : list of DwiRun
-        Runs whose outputs are there already.
-    problems : dict of str to SicnnAppError
-        What keeps a run from being loaded, by its name.
     networks : StudyNetworks
         What the trainings start from.
     """
 
-    settings: Settings
+    part: Part
     console: Console
     device: str
     log: Path
-    fingerprints: dict[str, str]
-    finished: list[DwiRun]
-    problems: dict[str, SicnnAppError]
     networks: StudyNetworks
+
+    @property
+    def settings(self) -> Settings:
+        return self.part.settings
 
 
 def run(settings: Settings, console: Console) -> int:
@@ -120,6 +108,8 @@ def run(settings: Settings, console: Console) -> int:
         return process_group(settings, console)
     if settings.reports_only:
         return rebuild_reports(settings, console)
+    if settings.resources.in_tasks:
+        settings = settings.with_absolute_paths()
     for text in check_dataset(settings.bids_dir, skip=settings.selection.skip_bids_validation):
         console.warning(text)
     check_output_place(settings)
@@ -183,30 +173,99 @@ def show_plan(settings: Settings, discovery: Discovery, console: Console) -> Non
 
 def process(settings: Settings, discovery: Discovery, study: Study, console: Console) -> int:
     """Process every run, write every report as soon as it is complete, and say how it went."""
-    from sicnn_app.device import choose_device, limit_threads
-
-    device, reason = choose_device(settings.resources.device)
-    limit_threads(settings.resources.omp_nthreads)
-    console.line(f"sicnn-app {__version__}: {settings.estimation.method} on {device} ({reason})")
+    device = begin(settings, console)
     fingerprints = study.fingerprints(settings, discovery.runs)
     finished = finished_runs(settings, discovery.runs, fingerprints)
+    everything = [*discovery.runs, *(item for item, _ in discovery.problems)]
+    part = Part(
+        settings,
+        study,
+        tuple(sorted(everything, key=lambda item: natural_key(item.name))),
+        fingerprints,
+        frozenset(item.name for item in finished),
+        {item.name: error for item, error in discovery.problems},
+    )
     with at_work(settings, console), output_and_log(settings, console) as log:
-        problems = {item.name: error for item, error in discovery.problems}
-        networks = StudyNetworks(study, settings, console, device)
-        job = Job(settings, console, device, log, fingerprints, finished, problems, networks)
-        outcomes: list[Outcome] = []
-        for session in by_session([*discovery.runs, *(item for item, _ in discovery.problems)]):
-            outcomes += process_session(session, job)
-            if settings.stop_on_first_crash and any(outcome.error for outcome in outcomes):
-                break
-        networks.forget_finished([outcome.run.name for outcome in outcomes if outcome.status == "done"])
+        job = Job(part, console, device, log, StudyNetworks(study, settings, console, device))
+        outcomes = process_in_tasks(job) if settings.resources.in_tasks else process_sessions(job)
         return summarise(outcomes, job)
 
 
+def begin(settings: Settings, console: Console) -> str:
+    """The device to work on; raises DeviceError where there is none."""
+    from sicnn_app.device import choose_device, limit_threads
+
+    address = settings.resources.dask_scheduler
+    if address is not None:
+        # The devices are those of the workers.
+        console.line(f"sicnn-app {__version__}: {settings.estimation.method} on the workers of {address}")
+        return "cpu"
+    device, reason = choose_device(settings.resources.device)
+    limit_threads(settings.resources.omp_nthreads)
+    console.line(f"sicnn-app {__version__}: {settings.estimation.method} on {device} ({reason})")
+    return device
+
+
+def process_part(part: Part, console: Console) -> PartResult:
+    """Process some of the runs of a call, in a process that was started for them."""
+    settings = part.settings
+    device = begin(settings, console)
+    with at_work(settings, console), output_and_log(settings, console) as log:
+        job = Job(part, console, device, log, StudyNetworks(part.study, settings, console, device))
+        outcomes = train_networks(job) if part.networks_only else process_sessions(job)
+        return PartResult(tuple(outcomes), log)
+
+
+def process_sessions(job: Job) -> list[Outcome]:
+    """Process all runs in this process."""
+    outcomes: list[Outcome] = []
+    for session in by_session(job.part.runs):
+        outcomes += process_session(session, job)
+        if job.settings.stop_on_first_crash and any(outcome.error for outcome in outcomes):
+            break
+    job.networks.forget_finished([outcome.run.name for outcome in outcomes if outcome.status == "done"])
+    return outcomes
+
+
+def process_in_tasks(job: Job) -> list[Outcome]:
+    """Process participants as tasks, but here those with nothing to do, for whom no process need start."""
+    from sicnn_app.device import visible_devices
+    from sicnn_app.tasks.participants import process_participants
+
+    part, resources = job.part, job.settings.resources
+    waiting = {item.subject for item in part.runs if item.name not in part.finished}
+    outcomes = process_sessions(
+        replace(job, part=part.of([item for item in part.runs if item.subject not in waiting]))
+    )
+    crashed = any(outcome.error for outcome in outcomes)
+    if not waiting or (crashed and job.settings.stop_on_first_crash):
+        return outcomes
+    # A number that was named is meant for all, and so is what a worker elsewhere sees.
+    named = resources.device not in ("auto", "cuda") or resources.dask_scheduler is not None
+    outcomes += process_participants(
+        part.of([item for item in part.runs if item.subject in waiting]),
+        job.console,
+        devices=() if named else visible_devices(),
+        done=len({item.subject for item in part.runs} - waiting),
+    )
+    job.networks.forget_finished([outcome.run.name for outcome in outcomes if outcome.status == "done"])
+    return sorted(outcomes, key=lambda outcome: natural_key(outcome.run.name))
+
+
+def train_networks(job: Job) -> list[Outcome]:
+    """Train the networks that runs start from; gives the runs for which that failed."""
+    outcomes = []
+    for item in job.part.runs:
+        error = caught(partial(job.networks.start_of, item), job.log)
+        if error is not None:
+            outcomes.append(Outcome(item, "failed", error))
+    return outcomes
+
+
 def by_session(runs: Sequence[DwiRun]) -> list[list[DwiRun]]:
-    """Runs that share a report, in natural order."""
+    """Runs that share a report, in the order of the runs."""
     sessions: dict[tuple[str, str | None], list[DwiRun]] = defaultdict(list)
-    for item in sorted(runs, key=lambda item: natural_key(item.name)):
+    for item in runs:
         sessions[item.subject, item.session].append(item)
     return list(sessions.values())
 
@@ -234,7 +293,7 @@ def process_session(runs: Sequence[DwiRun], job: Job) -> list[Outcome]:
 
 def attempt(item: DwiRun, job: Job) -> Outcome:
     """Process one run; an error becomes an outcome instead of ending the others."""
-    if item in job.finished:
+    if item.name in job.part.finished:
         forget_run(item, job.settings)
         job.console.line(f"{item.name}: skipped, finished before with the same settings")
         return Outcome(item, "skipped")
@@ -242,10 +301,13 @@ def attempt(item: DwiRun, job: Job) -> Outcome:
 
     def work() -> None:
         start = partial(job.networks.start_of, item)
-        context = RunContext(job.settings, job.console, job.device, job.fingerprints[item.name], start)
+        fingerprint = job.part.fingerprints[item.name]
+        context = RunContext(
+            job.settings, job.console, job.device, fingerprint, start, lock_wait=job.part.lock_wait
+        )
         done.append(process_run(item, context))
 
-    error = job.problems.get(item.name) or caught(work, job.log)
+    error = job.part.problems.get(item.name) or caught(work, job.log)
     if error is not None:
         job.console.error(f"{item.name}: {error}", error)
         return Outcome(item, "failed", error)

@@ -36,6 +36,32 @@ sys.stdin.readline()
 """
 """Prelude: everything is imported, then the process waits for a line."""
 
+SHORT = {"FIRST_PERIOD_STEPS": 32, "PERIOD_STEPS": 16}
+"""Optimiser steps where the app takes hundreds; the same in the processes and in that of the tests."""
+
+OFTEN = {"share": 1e9, "least_interval": 0.0, "first_write": 0.0, "snapshot_interval": 0.0}
+"""Every state that a training offers is written."""
+
+SLOWLY = f"""
+import time
+from sicnn_app.bids import atomic
+from sicnn_app.checkpoints import TrainingCheckpoint
+from sicnn_app.sicnn import iterate
+from sicnn_app.sicnn.train import Trainer
+for name, value in {SHORT!r}.items():
+    setattr(iterate, name, value)
+TrainingCheckpoint.__init__.__kwdefaults__.update({OFTEN!r})
+def slow(function, seconds):
+    def slowly(*arguments, **options):
+        time.sleep(seconds)
+        return function(*arguments, **options)
+    return slowly
+Trainer.train_epoch = slow(Trainer.train_epoch, 0.03)
+atomic.StagedFiles.add_bytes = slow(atomic.StagedFiles.add_bytes, 0.02)
+atomic._rename = slow(atomic._rename, 0.01)
+"""
+"""Prelude: steps between which a test looks and kills."""
+
 TIMEOUT = 240.0
 
 
@@ -92,6 +118,17 @@ def derivatives(out: Path) -> dict[str, bytes]:
         for path in out.rglob("*")
         if path.is_file() and path.relative_to(out).parts[0] not in ("logs", ".work")
     }
+
+
+def results(out: Path) -> dict[str, bytes]:
+    """Maps, masks, series and their sidecars; quality tables tell of memory, which differs."""
+    found = {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in out.glob("sub-*/dwi/*")
+        if "_qc." not in path.name
+    }
+    assert len(found) > 10
+    return found
 
 
 def remains(out: Path) -> list[str]:

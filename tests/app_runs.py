@@ -116,7 +116,8 @@ def command(*argv: str | Path) -> list[str]:
 
 def environment(**changes: str | None) -> dict[str, str]:
     """Environment in which the package of this checkout is found; None removes a variable."""
-    merged: dict[str, str | None] = {**os.environ, "PYTHONPATH": str(ROOT), **changes}
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    merged: dict[str, str | None] = {**os.environ, "PYTHONPATH": paths, **changes}
     return {name: value for name, value in merged.items() if value is not None}
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sicnn_app import __version__
 from sicnn_app import workflow as workflow_module
-from sicnn_app.arguments import LATER, build_parser, parse
+from sicnn_app.arguments import build_parser, parse
 from sicnn_app.cli import main
 from sicnn_app.errors import (
     DataError,
@@ -230,20 +230,6 @@ def test_usage_errors_name_the_culprit(words, part):
     assert part in refusal(*words.split())
 
 
-@pytest.mark.parametrize("flag", sorted(LATER))
-@pytest.mark.parametrize("value", [(), ("2",)])
-def test_flags_of_later_versions_are_refused_by_name(flag, value):
-    text = refusal(flag, *value)
-    assert text.startswith(f"{flag}: ")
-    assert __version__ in text
-    assert refusal(flag.replace("-", "_").replace("__", "--", 1), *value) == text
-
-
-def test_flags_of_later_versions_are_no_flags_of_this_one():
-    known = {flag for action in build_parser()._actions for flag in action.option_strings}
-    assert not known & set(LATER)
-
-
 @pytest.mark.parametrize("argv", [(), ("bids",), ("bids", "out"), ("bids", "out", "subject")])
 def test_missing_or_unknown_positionals_are_usage_errors(argv, capsys):
     assert main(list(argv)) == 64
@@ -313,7 +299,7 @@ def test_a_configuration_file_says_the_same_as_the_command_line(tmp_path_factory
         ("participant_label = []", "--participant-label"),
         ("bids_dir = '/x'", "--bids-dir"),
         ("help = true", "--help"),
-        ("nprocs = 4", "--nprocs"),
+        ("nprocs = 0", "--nprocs"),
         ("overwrite = 1", "unrecognized"),
         ("random_seed = -1", "--random-seed"),
     ],

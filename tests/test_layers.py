@@ -20,6 +20,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("workflow",),
+    ("tasks",),
     ("study", "assess"),
     ("processing",),
     ("group",),
@@ -48,8 +49,8 @@ LEAVES = (
 LEAF_IMPORTS = ("__init__", "errors", "settings")
 """All of ours that a leaf may import."""
 
-FRONT_ENDS = ("simulate.cli",)
-"""Commands that live in the package they are named after, and stand as high as ``cli`` does."""
+FRONT_ENDS = ("simulate.cli", "tasks.child")
+"""Programs that live in the package they belong to, and stand as high as ``cli`` does."""
 
 ONLY = {
     "simulate": ("ivim", "errors", "__init__"),

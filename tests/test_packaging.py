@@ -106,7 +106,7 @@ def test_help_and_version_answer_without_loading_torch(project, module, flag):
         "    code = command.main()\n"
         "except SystemExit as stop:\n"
         "    code = stop.code\n"
-        "heavy = {'torch', 'dipy', 'matplotlib', 'nilearn'} & set(sys.modules)\n"
+        "heavy = {'torch', 'dipy', 'distributed', 'matplotlib', 'nilearn'} & set(sys.modules)\n"
         "sys.exit(f'loaded {sorted(heavy)}' if heavy else code)\n"
     )
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

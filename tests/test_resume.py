@@ -9,39 +9,24 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from app_processes import NO_FIGURES, finish, kill, remains, started, wait_until
+from app_processes import (
+    NO_FIGURES,
+    OFTEN,
+    SHORT,
+    SLOWLY,
+    finish,
+    kill,
+    remains,
+    results,
+    started,
+    wait_until,
+)
 from app_runs import TINY_TRAINING, App, dataset, leave_out_figures
 
 from sicnn_app.checkpoints import TrainingCheckpoint
 from sicnn_app.errors import OutputError, TryAgainError
 from sicnn_app.sicnn import iterate
 from sicnn_app.sicnn.train import Trainer
-
-SHORT = {"FIRST_PERIOD_STEPS": 32, "PERIOD_STEPS": 16}
-"""Optimiser steps where the app takes hundreds; the same in the processes and in this one."""
-
-OFTEN = {"share": 1e9, "least_interval": 0.0, "first_write": 0.0, "snapshot_interval": 0.0}
-"""Every state that a training offers is written."""
-
-SLOWLY = f"""
-import time
-from sicnn_app.bids import atomic
-from sicnn_app.checkpoints import TrainingCheckpoint
-from sicnn_app.sicnn import iterate
-from sicnn_app.sicnn.train import Trainer
-for name, value in {SHORT!r}.items():
-    setattr(iterate, name, value)
-TrainingCheckpoint.__init__.__kwdefaults__.update({OFTEN!r})
-def slow(function, seconds):
-    def slowly(*arguments, **options):
-        time.sleep(seconds)
-        return function(*arguments, **options)
-    return slowly
-Trainer.train_epoch = slow(Trainer.train_epoch, 0.03)
-atomic.StagedFiles.add_bytes = slow(atomic.StagedFiles.add_bytes, 0.02)
-atomic._rename = slow(atomic._rename, 0.01)
-"""
-"""Prelude: steps between which a test looks and kills."""
 
 pytestmark = pytest.mark.usefixtures("signals_as_in_a_terminal")
 
@@ -74,17 +59,6 @@ def made(tmp_path):
 
 def train(app: App, made, out: Path, *options: str):
     return app(made, out, *TINY_TRAINING, *options)
-
-
-def results(out: Path) -> dict[str, bytes]:
-    """Maps, masks, series and their sidecars; quality tables tell of memory, which differs."""
-    found = {
-        path.relative_to(out).as_posix(): path.read_bytes()
-        for path in out.glob("sub-*/dwi/*")
-        if "_qc." not in path.name
-    }
-    assert len(found) > 10
-    return found
 
 
 def interrupt_at(monkeypatch, epoch: int, number: int) -> None:

@@ -201,8 +201,9 @@ def _index(
 
     labels = LABEL.pattern if database_dir else "|".join(map(re.escape, participants))
     text = "[^/\ud800-\udfff]+"
-    wanted = rf"/sub-({labels})(/ses-{text})?(/dwi(/{text})?)?"
-    # Not entering the other folders is what makes indexing fast, and keeps link loops out.
+    extensions = "|".join(map(re.escape, IMAGE_EXTENSIONS))
+    wanted = rf"/sub-({labels})(/ses-{text})?(/dwi(/{text}({extensions}))?)?"
+    # Not entering the other folders, and images alone, is what makes indexing fast, and keeps link loops out.
     ignored = [re.compile(rf"^(?!{wanted}\Z)")]
     ignored += [re.compile(rf"^/{re.escape(path.relative_to(bids_dir).as_posix())}(/|\Z)") for path in closed]
     indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignored)

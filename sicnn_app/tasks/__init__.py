@@ -1,0 +1,1 @@
+"""Participants as tasks of a Dask cluster, each in a process of its own."""
