@@ -82,6 +82,22 @@ def unfused_adam(trainer: Trainer, data: TrainingData) -> None:
     trainer.optimiser = torch.optim.Adam(trainer.network.parameters(), lr=trainer.learning_rate)
 
 
+def as_in_version_0_4(trainer: Trainer, data: TrainingData) -> None:
+    """Adam steps weight by weight, and the weights are looked up in every step."""
+    trainer.optimiser = torch.optim.Adam(
+        trainer.network.parameters(), lr=trainer.learning_rate, foreach=False
+    )
+    average = trainer._update_average
+
+    def look_up_and_average() -> None:
+        trainer._weights = list(trainer.network.parameters())
+        trainer._averaged_weights = list(trainer.averaged.parameters())
+        trainer._buffers = list(zip(trainer.averaged.buffers(), trainer.network.buffers(), strict=True))
+        average()
+
+    trainer._update_average = look_up_and_average
+
+
 def compiled(trainer: Trainer, data: TrainingData) -> None:
     """The network through torch.compile; the first epoch pays for it."""
     trainer.network.compile(dynamic=False)
@@ -96,6 +112,7 @@ def cuda_graph(trainer: Trainer, data: TrainingData) -> None:
 VARIANTS: dict[str, Variant] = {
     "as it is": Variant(),
     "new memory filled": Variant(filled=True),
+    "new memory filled, weight by weight (version 0.4)": Variant(filled=True, change=as_in_version_0_4),
     "usual layout of memory": Variant(change=contiguous),
     "fused Adam": Variant(change=fused_adam, runs_on=("cpu",)),
     "Adam in single operations": Variant(change=unfused_adam, runs_on=("cuda",)),
