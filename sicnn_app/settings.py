@@ -401,12 +401,13 @@ class ResourceSettings:
     """Where the work is done; none of it changes a map beyond what the determinism promise says.
 
     ``omp_nthreads`` is a fixed number and not the core count, because sums in another order
-    change the last bits of a map.
+    change the last bits of a map. ``mem_from`` says where ``mem`` comes from, for messages.
     """
 
     device: str = "auto"
     omp_nthreads: int = 2
     mem: float | None = None
+    mem_from: str = "--mem"
     work_dir: Path | None = None
 
     def __post_init__(self) -> None:

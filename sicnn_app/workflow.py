@@ -9,7 +9,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from sicnn_app.bids.select import Selection
 from sicnn_app.bids.validate import check_dataset
 from sicnn_app.bids.write import expected_outputs
 from sicnn_app.caches import private_caches
+from sicnn_app.cgroups import below_memory_limit, memory_limit
 from sicnn_app.console import Console, LogFile
 from sicnn_app.errors import (
     InternalError,
@@ -42,7 +43,7 @@ from sicnn_app.locks.shared import HeldElsewhere, locked_folder, shared_folder
 from sicnn_app.preprocess.anatomy import choose_anatomy
 from sicnn_app.preprocess.automatic import wanted_motion_correction
 from sicnn_app.processing import RunContext, forget_run, process_run
-from sicnn_app.settings import Settings
+from sicnn_app.settings import ResourceSettings, Settings
 from sicnn_app.study.groups import Study, describe_study, find_study
 from sicnn_app.study.training import StudyNetworks
 
@@ -185,9 +186,12 @@ def process(settings: Settings, discovery: Discovery, study: Study, console: Con
     """Process every run, write every report as soon as it is complete, and say how it went."""
     from sicnn_app.device import choose_device, limit_threads
 
+    settings = replace(settings, resources=below_memory_limit(settings.resources, memory_limit()))
     device, reason = choose_device(settings.resources.device)
     limit_threads(settings.resources.omp_nthreads)
     console.line(f"sicnn-app {__version__}: {settings.estimation.method} on {device} ({reason})")
+    if settings.resources.mem_from != ResourceSettings.mem_from:
+        console.line(f"memory: {settings.resources.mem:.3g} GB, for {settings.resources.mem_from}")
     fingerprints = study.fingerprints(settings, discovery.runs)
     finished = finished_runs(settings, discovery.runs, fingerprints)
     with at_work(settings, console), output_and_log(settings, console) as log:

@@ -38,6 +38,7 @@ LEAVES = (
     "record",
     "device",
     "caches",
+    "cgroups",
     "checkpoints",
     "console",
     "locks",
