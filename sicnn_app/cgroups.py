@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from sicnn_app.errors import TryAgainError
 from sicnn_app.settings import ResourceSettings
 
 GB = 1e9
@@ -20,6 +21,10 @@ GB = 1e9
 PLANNED_SHARE = 0.85
 """Share of a limit that is planned with: needs are estimates, which measured peaks pass by up to 15 %, and
 beyond the limit there is no message but the end of the process."""
+
+LEAST_LIMIT = 260_000_000
+"""Bytes below which the kernel may end the process while PyTorch is loaded, before anything could be planned;
+measured with ``docker run --memory``: 210 MB do not suffice, 315 MB do."""
 
 VERSION_1 = "memory.limit_in_bytes"
 VERSION_2 = "memory.max"
@@ -39,9 +44,19 @@ def below_memory_limit(resources: ResourceSettings, limit: int | None) -> Resour
     ResourceSettings
         With ``mem`` lowered to :data:`PLANNED_SHARE` of the limit and ``mem_from`` saying so, where that is
         lower than ``mem``.
+
+    Raises
+    ------
+    TryAgainError
+        When the limit has no room for the program itself, see :data:`LEAST_LIMIT`.
     """
     if limit is None:
         return resources
+    if limit < LEAST_LIMIT:
+        raise TryAgainError(
+            f"the memory limit of this container or job ({limit / GB:.2g} GB) has no room for the program "
+            "itself: allow 1 GB or more"
+        )
     planned = PLANNED_SHARE * limit / GB
     if resources.mem is not None and resources.mem <= planned:
         return resources

@@ -184,9 +184,9 @@ def show_plan(settings: Settings, discovery: Discovery, console: Console) -> Non
 
 def process(settings: Settings, discovery: Discovery, study: Study, console: Console) -> int:
     """Process every run, write every report as soon as it is complete, and say how it went."""
+    settings = replace(settings, resources=below_memory_limit(settings.resources, memory_limit()))
     from sicnn_app.device import choose_device, limit_threads
 
-    settings = replace(settings, resources=below_memory_limit(settings.resources, memory_limit()))
     device, reason = choose_device(settings.resources.device)
     limit_threads(settings.resources.omp_nthreads)
     console.line(f"sicnn-app {__version__}: {settings.estimation.method} on {device} ({reason})")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from app_runs import App, dataset
+from app_runs import App, dataset, environment
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sicnn_app import workflow
-from sicnn_app.cgroups import PLANNED_SHARE, below_memory_limit, memory_limit
+from sicnn_app.cgroups import LEAST_LIMIT, PLANNED_SHARE, below_memory_limit, memory_limit
 from sicnn_app.settings import ResourceSettings
 
 MB = 1_000_000
@@ -107,7 +109,7 @@ def test_a_system_that_does_not_tell(tmp_path, content):
 
 @given(
     mem=st.none() | st.floats(0.001, 1e4),
-    limit=st.none() | st.integers(1, 10**13),
+    limit=st.none() | st.integers(LEAST_LIMIT, 10**13),
 )
 def test_the_lower_of_the_flag_and_the_system_holds(mem, limit):
     asked = ResourceSettings(mem=mem)
@@ -119,11 +121,27 @@ def test_the_lower_of_the_flag_and_the_system_holds(mem, limit):
 
 
 def test_a_run_that_the_limit_has_no_room_for_says_whose_limit_it_is(tmp_path, app, monkeypatch):
-    monkeypatch.setattr(workflow, "memory_limit", lambda: 100 * MB)
+    monkeypatch.setattr(workflow, "memory_limit", lambda: 300 * MB)
     call = app.quick(dataset(tmp_path / "bids"), tmp_path / "out")
     assert call.code == 75
-    assert "the memory limit of this container or job (0.1 GB) allows 0.085: allow more" in call.text
+    assert "the memory limit of this container or job (0.3 GB) allows 0.255: allow more" in call.text
     assert "--mem" not in call.err
+
+
+def test_a_limit_without_room_for_the_program_is_said_before_anything_heavy_is_loaded(tmp_path):
+    program = (
+        "import sys\n"
+        "from sicnn_app import workflow\n"
+        "from sicnn_app.cli import main\n"
+        "workflow.memory_limit = lambda: 100_000_000\n"
+        "code = main(sys.argv[1:])\n"
+        "sys.exit('torch is loaded' if 'torch' in sys.modules else code)\n"
+    )
+    made = dataset(tmp_path / "bids")
+    call = [sys.executable, "-c", program, str(made.root), str(tmp_path / "out"), "participant"]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, env=environment())
+    assert done.returncode == 75, done.stderr
+    assert "(0.1 GB) has no room for the program itself" in done.stderr
 
 
 def test_a_limit_with_room_for_the_run_is_named_and_changes_no_map(tmp_path, app, monkeypatch):
