@@ -395,7 +395,7 @@ def code_of(errors: Sequence[SicnnAppError], *, all_failed: bool) -> int:
 def process_group(settings: Settings, console: Console) -> int:
     """Gather all runs of the output in tables and a page; the dataset is never opened."""
     from sicnn_app.group.gather import find_runs
-    from sicnn_app.group.level import group_outputs, write_group
+    from sicnn_app.group.outputs import group_outputs
 
     selection = Selection.build(settings.selection)
     require_derivatives(settings.inputs.derivatives)
@@ -413,6 +413,9 @@ def process_group(settings: Settings, console: Console) -> int:
             console.line(f"  {path}")
         return 0
     with at_work(settings, console), output_and_log(settings, console) as log:
+        # It imports matplotlib, which looks for its cache at once.
+        from sicnn_app.group.level import write_group
+
         place = shared_folder(settings.work_dir, "group", settings.output_dir)
         with console.progress("group") as progress, locked_folder(place, wait=GROUP_WAIT):
             gathered = write_group(

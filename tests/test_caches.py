@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from app_runs import QUICK, dataset, environment, execute
 
 from sicnn_app.caches import CACHE_VARIABLES, ensure_home, limit_library_threads, private_caches
 
@@ -60,3 +61,14 @@ def test_libraries_learn_the_number_of_threads(monkeypatch):
         monkeypatch.setenv(name, "7")
     limit_library_threads(3)
     assert [os.environ[name] for name in names] == ["3"] * 4
+
+
+def test_no_library_looks_for_a_cache_before_it_has_its_place(tmp_path):
+    home = tmp_path / "home"
+    home.touch()
+    env = environment(**dict.fromkeys(CACHE_VARIABLES), HOME=str(home))
+    made, out = dataset(tmp_path / "bids").root, tmp_path / "out"
+    for level, options in (("participant", QUICK), ("group", ())):
+        call = execute(made, out, level, *options, env=env)
+        assert call.code == 0, call.err
+        assert str(home) not in call.err
