@@ -292,7 +292,8 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
         "--mem",
         type=float,
         metavar="GB",
-        help="memory to stay below: large series are streamed from disk (default: no limit)",
+        help="memory to stay below: large series are streamed from disk (default: what the "
+        "container or job may use, if that is limited)",
     )
     group.add_argument(
         "-w",
