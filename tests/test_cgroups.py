@@ -121,10 +121,10 @@ def test_the_lower_of_the_flag_and_the_system_holds(mem, limit):
 
 
 def test_a_run_that_the_limit_has_no_room_for_says_whose_limit_it_is(tmp_path, app, monkeypatch):
-    monkeypatch.setattr(workflow, "memory_limit", lambda: 300 * MB)
+    monkeypatch.setattr(workflow, "memory_limit", lambda: 520 * MB)
     call = app.quick(dataset(tmp_path / "bids"), tmp_path / "out")
     assert call.code == 75
-    assert "the memory limit of this container or job (0.3 GB) allows 0.255: allow more" in call.text
+    assert "the memory limit of this container or job (0.52 GB) allows 0.442: allow more" in call.text
     assert "--mem" not in call.err
 
 

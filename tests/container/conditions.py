@@ -12,7 +12,9 @@ QUICK = ("--method", "lsq")
 STOP_AFTER = "of at most"
 """Said, with ``-v``, after every data iteration of a training."""
 
-TOO_LITTLE_MEMORY = "320m"
+TOO_LITTLE_MEMORY = ("320m", "550m")
+"""No room for PyTorch, and room for PyTorch but for no run."""
+
 ENOUGH_MEMORY = {"cpu": "1g", "cuda": "2g"}
 
 
@@ -70,12 +72,12 @@ def check_memory_limit(image: Image) -> None:
     require_text(fits, "the memory limit of this container or job")
     require_same_maps(out, image.example("abdomen", *QUICK))
 
-    call["out"] = image.output_folder("too-little-memory")
-    limits = (f"--memory={TOO_LITTLE_MEMORY}", f"--memory-swap={TOO_LITTLE_MEMORY}")
-    refused = image.run(*arguments, options=limits, **call)
-    require_exit(refused, 75)
-    require_text(refused, "the memory limit of this container or job")
-    require(not maps(call["out"]), "maps were written")
+    for limit in TOO_LITTLE_MEMORY:
+        call["out"] = image.output_folder(f"too-little-memory-{limit}")
+        refused = image.run(*arguments, options=(f"--memory={limit}", f"--memory-swap={limit}"), **call)
+        require_exit(refused, 75)
+        require_text(refused, "the memory limit of this container or job")
+        require(not maps(call["out"]), "maps were written")
 
 
 def check_group(image: Image) -> None:
