@@ -4,7 +4,9 @@
 #   docker build --target cpu -t sicnn-app:cpu .
 #   docker build -t sicnn-app .
 #
-# Releases pass the base by digest: --build-arg BASE_IMAGE=python:3.11-slim-bookworm@sha256:...
+# Releases pass the base by digest, --build-arg BASE_IMAGE=python:3.11-slim-bookworm@sha256:..., and the
+# version of their tag. Every dependency has an exact version in constraints.txt; the packages of the CUDA
+# runtime have those that torch's release asks for. /opt/sicnn-app/sbom.cdx.json lists what is installed.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 ARG VERSION=0.4.0
 
@@ -20,13 +22,22 @@ RUN python -c "import tomllib; \
 deps = tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']; \
 print(*(d for d in deps if not d.startswith('torch')), sep='\n')" > requirements.txt \
  && pip install --no-compile -c constraints.txt -r requirements.txt
+
+# ---- the app as a wheel ---------------------------------------------------------------------------
+FROM builder AS wheel
 COPY LICENSE README.md ./
 COPY sicnn_app sicnn_app
 RUN pip wheel --no-deps --wheel-dir wheels .
-COPY docker/finish_environment ./
+
+# ---- the tool that lists an image's packages: in no image -----------------------------------------
+FROM ${BASE_IMAGE} AS sbom
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+COPY docker/sbom_requirements.txt ./
+RUN python -m venv /opt/sbom && /opt/sbom/bin/pip install --no-deps -r sbom_requirements.txt
 
 # ---- what both images say of themselves and set ---------------------------------------------------
 FROM ${BASE_IMAGE} AS runtime
+ARG BASE_IMAGE
 ARG VERSION
 ARG REVISION=
 ARG CREATED=
@@ -34,6 +45,8 @@ ARG SOURCE=
 LABEL org.opencontainers.image.title="sicnn-app" \
       org.opencontainers.image.description="BIDS-App: F, D and D* maps from IVIM MRI with SI-CNN" \
       org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.authors="The sicnn-app developers" \
+      org.opencontainers.image.base.name="${BASE_IMAGE}" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.source="${SOURCE}" \
       org.opencontainers.image.revision="${REVISION}" \
@@ -54,9 +67,15 @@ FROM builder AS builder-cpu
 # The index of the CPU builds; an empty value leaves the choice to pip's own configuration.
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 RUN pip install --no-compile -c constraints.txt \
-      ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} torch wheels/*.whl \
+      ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} torch \
  && python -c "import torch; assert torch.version.cuda is None, 'not a CPU build of torch'"
-RUN ./finish_environment
+# The app comes last of all, so that a changed line of code leaves the layers before it as they are.
+COPY docker/trim_environment ./
+RUN ./trim_environment
+COPY --from=sbom /opt/sbom /opt/sbom
+COPY --from=wheel /build/wheels wheels
+COPY docker/finish_environment ./
+RUN ./finish_environment /opt/sicnn-app/sbom.cdx.json
 
 FROM runtime AS cpu
 ARG VERSION
@@ -69,8 +88,13 @@ RUN MPLCONFIGDIR=/tmp python -c "import bids, dipy, jinja2, matplotlib, nibabel,
 # ---- CUDA -----------------------------------------------------------------------------------------
 FROM builder AS builder-cuda
 # The default index's torch brings the CUDA runtime as packages: the base needs none of it.
-RUN pip install --no-compile -c constraints.txt torch wheels/*.whl
-RUN ./finish_environment
+RUN pip install --no-compile -c constraints.txt torch
+COPY docker/trim_environment ./
+RUN ./trim_environment
+COPY --from=sbom /opt/sbom /opt/sbom
+COPY --from=wheel /build/wheels wheels
+COPY docker/finish_environment ./
+RUN ./finish_environment /opt/sicnn-app/sbom.cdx.json
 
 FROM runtime AS cuda
 ARG VERSION

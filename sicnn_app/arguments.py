@@ -299,7 +299,7 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
         type=float,
         metavar="GB",
         help="memory to stay below: large series are streamed from disk; shared out evenly by --nprocs, per "
-        "participant with --dask-scheduler (default: no limit)",
+        "participant with --dask-scheduler (default: what the container or job may use, if that is limited)",
     )
     group.add_argument(
         "-w",

@@ -214,6 +214,7 @@ def plan_memory(
     *,
     bvals: int,
     limit: float | None,
+    limit_from: str = "--mem",
     resident: int,
     estimation: int = 0,
     denoise: str = "none",
@@ -233,7 +234,9 @@ def plan_memory(
     bvals : int
         Nominal b-values.
     limit : float or None
-        ``--mem``, GB; None: no limit.
+        ``--mem`` or what the system allows, GB; None: no limit.
+    limit_from : str
+        Which of these it is, for the message.
     resident : int
         Bytes the process holds now, see :func:`resident_memory`.
     estimation : int
@@ -268,7 +271,7 @@ def plan_memory(
         return MemoryPlan(True, base + denoising, kept)
     raise TryAgainError(
         f"about {(base + denoising) / GB:.3g} GB of memory are needed, {(resident + LATER_BYTES) / GB:.2g} "
-        f"of them by the program itself, and --mem allows {limit:g}: allow more"
+        f"of them by the program itself, and {limit_from} allows {limit:.3g}: allow more"
         + (", or use --denoise none" if base <= allowed else "")
     )
 

@@ -295,6 +295,7 @@ def _plan_resources(item: DwiRun, settings: Settings, scratch: Path) -> MemoryPl
         shape,
         bvals=bvals,
         limit=settings.resources.mem,
+        limit_from=settings.resources.mem_from,
         resident=resident_memory(),
         estimation=_estimator_module(settings.estimation.method).needed_bytes(
             shape[:3], bvals, settings.estimation

@@ -413,6 +413,8 @@ class ResourceSettings:
     mem : float or None
         GB to stay below, all participants at work on this machine together; with ``dask_scheduler``
         one participant.
+    mem_from : str
+        Where ``mem`` comes from, for messages.
     work_dir : Path or None
     nprocs : int
         Participants at work at the same time, each in a process of its own.
@@ -423,6 +425,7 @@ class ResourceSettings:
     device: str = "auto"
     omp_nthreads: int = 2
     mem: float | None = None
+    mem_from: str = "--mem"
     work_dir: Path | None = None
     nprocs: int = 1
     dask_scheduler: str | None = None

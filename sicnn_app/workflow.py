@@ -24,6 +24,7 @@ from sicnn_app.bids.select import Selection
 from sicnn_app.bids.validate import check_dataset
 from sicnn_app.bids.write import expected_outputs
 from sicnn_app.caches import private_caches
+from sicnn_app.cgroups import below_memory_limit, memory_limit
 from sicnn_app.console import Console, LogFile
 from sicnn_app.errors import (
     InternalError,
@@ -42,7 +43,7 @@ from sicnn_app.locks.shared import HeldElsewhere, locked_folder, shared_folder
 from sicnn_app.preprocess.anatomy import choose_anatomy
 from sicnn_app.preprocess.automatic import wanted_motion_correction
 from sicnn_app.processing import RunContext, forget_run, process_run
-from sicnn_app.settings import Settings
+from sicnn_app.settings import ResourceSettings, Settings
 from sicnn_app.study.groups import Study, describe_study, find_study
 from sicnn_app.study.training import StudyNetworks
 from sicnn_app.tasks.part import Outcome, Part, PartResult
@@ -173,6 +174,7 @@ def show_plan(settings: Settings, discovery: Discovery, console: Console) -> Non
 
 def process(settings: Settings, discovery: Discovery, study: Study, console: Console) -> int:
     """Process every run, write every report as soon as it is complete, and say how it went."""
+    settings = within_memory_limit(settings)
     device = begin(settings, console)
     fingerprints = study.fingerprints(settings, discovery.runs)
     finished = finished_runs(settings, discovery.runs, fingerprints)
@@ -191,6 +193,14 @@ def process(settings: Settings, discovery: Discovery, study: Study, console: Con
         return summarise(outcomes, job)
 
 
+def within_memory_limit(settings: Settings) -> Settings:
+    """The same with the memory that this process, and all that it starts here, may use."""
+    if settings.resources.dask_scheduler is not None:
+        # The memory is that of the workers.
+        return settings
+    return replace(settings, resources=below_memory_limit(settings.resources, memory_limit()))
+
+
 def begin(settings: Settings, console: Console) -> str:
     """The device to work on; raises DeviceError where there is none."""
     from sicnn_app.device import choose_device, limit_threads
@@ -203,12 +213,15 @@ def begin(settings: Settings, console: Console) -> str:
     device, reason = choose_device(settings.resources.device)
     limit_threads(settings.resources.omp_nthreads)
     console.line(f"sicnn-app {__version__}: {settings.estimation.method} on {device} ({reason})")
+    if settings.resources.mem_from != ResourceSettings.mem_from:
+        console.line(f"memory: {settings.resources.mem:.3g} GB, for {settings.resources.mem_from}")
     return device
 
 
 def process_part(part: Part, console: Console) -> PartResult:
     """Process some of the runs of a call, in a process that was started for them."""
-    settings = part.settings
+    settings = within_memory_limit(part.settings)
+    part = replace(part, settings=settings)
     device = begin(settings, console)
     with at_work(settings, console), output_and_log(settings, console) as log:
         job = Job(part, console, device, log, StudyNetworks(part.study, settings, console, device))
@@ -453,7 +466,7 @@ def code_of(errors: Sequence[SicnnAppError], *, all_failed: bool) -> int:
 def process_group(settings: Settings, console: Console) -> int:
     """Gather all runs of the output in tables and a page; the dataset is never opened."""
     from sicnn_app.group.gather import find_runs
-    from sicnn_app.group.level import group_outputs, write_group
+    from sicnn_app.group.outputs import group_outputs
 
     selection = Selection.build(settings.selection)
     require_derivatives(settings.inputs.derivatives)
@@ -471,6 +484,9 @@ def process_group(settings: Settings, console: Console) -> int:
             console.line(f"  {path}")
         return 0
     with at_work(settings, console), output_and_log(settings, console) as log:
+        # It imports matplotlib, which looks for its cache at once.
+        from sicnn_app.group.level import write_group
+
         place = shared_folder(settings.work_dir, "group", settings.output_dir)
         with console.progress("group") as progress, locked_folder(place, wait=GROUP_WAIT):
             gathered = write_group(

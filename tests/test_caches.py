@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from app_runs import QUICK, dataset, environment, execute
 
 from sicnn_app.caches import CACHE_VARIABLES, ensure_home, limit_library_threads, private_caches
 
@@ -72,3 +73,14 @@ def test_how_threads_wait_is_the_callers_choice_where_there_is_one(monkeypatch):
         monkeypatch.setenv(name, "7")
     limit_library_threads(3)
     assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def test_no_library_looks_for_a_cache_before_it_has_its_place(tmp_path):
+    home = tmp_path / "home"
+    home.touch()
+    env = environment(**dict.fromkeys(CACHE_VARIABLES), HOME=str(home))
+    made, out = dataset(tmp_path / "bids").root, tmp_path / "out"
+    for level, options in (("participant", QUICK), ("group", ())):
+        call = execute(made, out, level, *options, env=env)
+        assert call.code == 0, call.err
+        assert str(home) not in call.err

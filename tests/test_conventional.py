@@ -58,7 +58,7 @@ def no_device_memory(*_args, **_options):
         (lsq_estimate, "estimate_lsq", no_memory, "ran out of memory even with few voxels"),
         (lsq_estimate, "estimate", no_memory, "out of memory"),
         (lsq_estimate, "estimate", no_device_memory, "out of memory"),
-        (conventional, "remaining_memory", lambda _limit: 0, "allow more with --mem"),
+        (conventional, "remaining_memory", lambda _limit: 0, "allow more"),
     ],
 )
 def test_without_memory_for_it_the_maps_are_there_and_a_warning(

@@ -39,6 +39,7 @@ LEAVES = (
     "record",
     "device",
     "caches",
+    "cgroups",
     "checkpoints",
     "console",
     "locks",

@@ -146,3 +146,9 @@ def test_workflow_actions_are_pinned_by_commit():
     ]
     assert uses
     assert [line for line in uses if not re.search(r"@[0-9a-f]{40} # v[\d.]+$", line)] == []
+
+
+def test_the_tool_that_lists_packages_of_an_image_has_exact_versions():
+    lines = [line for line in read("docker/sbom_requirements.txt").splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+    assert any(line.startswith("cyclonedx-bom==") for line in lines)

@@ -20,20 +20,11 @@ from sicnn_app.group.columns import (
 from sicnn_app.group.content import Group
 from sicnn_app.group.gather import Chosen, Earlier, Gathered, gather
 from sicnn_app.group.kinds import Measured, distribution_record, mark_outliers, measure_kinds
+from sicnn_app.group.outputs import TABLE, group_outputs
 from sicnn_app.group.page import group_page
 from sicnn_app.group.repeats import find_repeats, repeatability_row
 from sicnn_app.group.table import Row, parse_table
 from sicnn_app.report.html import report_path, run_anchor
-
-TABLE = "group_ivim"
-REPEATABILITY = "group_repeatability"
-PAGE = "group.html"
-
-
-def group_outputs(output_dir: Path) -> list[Path]:
-    """Files that :func:`write_group` writes, in order."""
-    tables = [f"{stem}.{ending}" for stem in (TABLE, REPEATABILITY) for ending in ("tsv", "json")]
-    return [output_dir / name for name in (*tables, PAGE)]
 
 
 def write_group(

@@ -76,7 +76,7 @@ def estimate(
     if memory_limit is not None and needed > memory_limit:
         raise TryAgainError(
             f"the fit takes about {needed / 1e9:.2g} GB of memory, and {max(memory_limit, 0) / 1e9:.2g} are "
-            "left for it: allow more with --mem"
+            "left for it: allow more (--mem, or the limit of the container or job)"
         )
     attempts = [(device, share) for share in CHUNK_SHARES]
     if fall_back and torch.device(device).type == "cuda":

@@ -111,5 +111,5 @@ def within_limit(
     smaller_one = " or use a smaller --ensemble" if settings.ensemble > 1 else ""
     raise TryAgainError(
         f"the estimation takes at least about {needed / 1e9:.2g} GB of memory, and {max(limit, 0) / 1e9:.2g} "
-        f"are left for it: allow more with --mem{smaller_one}"
+        f"are left for it: allow more (--mem, or the limit of the container or job){smaller_one}"
     )

@@ -14,7 +14,7 @@ from sicnn_app.bids.atomic import WORK_FOLDER
 from sicnn_app.bids.dataset import prepare_output
 from sicnn_app.bids.readme import DESCRIPTIONS
 from sicnn_app.errors import DataError, OutputError, TryAgainError, UsageError
-from sicnn_app.group.level import group_outputs
+from sicnn_app.group.outputs import group_outputs
 from sicnn_app.locks.shared import locked_folder, shared_folder
 
 CITATION = "# How to cite\n"
