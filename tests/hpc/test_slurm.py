@@ -19,7 +19,7 @@ sleep 600 & wait
 
 def test_tasks_that_are_stopped_or_killed_end_with_the_maps_of_a_local_run(tmp_path):
     outcome = check_array(tmp_path)
-    assert [task.state for task in outcome.tasks] == ["COMPLETED"] * PARTICIPANTS
+    assert [task.state for task in outcome.tasks] == ["COMPLETED"] * PARTICIPANTS, outcome
     assert all(task.identical == task.images > 0 for task in outcome.tasks), outcome
     assert outcome.others == 0
     restarted = {task.participant: task for task in outcome.tasks if task.restarts}
