@@ -1,6 +1,6 @@
 """What an epoch of the training costs when it is computed in other ways, and what that changes.
 
-    OMP_WAIT_POLICY=PASSIVE python -m benchmarks.epoch_variants --out docs/speed
+    GOMP_SPINCOUNT=2000 python -m benchmarks.epoch_variants --out docs/speed
 
 The same weights and tiles at the start; the variants take turns, one epoch each, and every ratio is that of
 neighbours in time, so that other jobs on the machine disturb all of them alike. The loss after the epochs
@@ -243,7 +243,7 @@ def main() -> None:
     rows = run(possible(device), device=device, rounds=options.rounds)
     columns = ["variant", "wall clock", "all cores", "first epoch", "loss"]
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    command = "OMP_WAIT_POLICY=PASSIVE python -m benchmarks.epoch_variants --out docs/speed"
+    command = "GOMP_SPINCOUNT=2000 python -m benchmarks.epoch_variants --out docs/speed"
     text = f"Made by {provenance(command, device=name)}.\n\n"
     text += markdown(columns, rows) + "\n"
     print(text)

@@ -1,10 +1,10 @@
-"""What it costs that threads spin or sleep while they wait for one another, on a quiet and on a busy machine.
+"""What it costs how long threads spin while they wait for one another, on a quiet and on a busy machine.
 
     python -m benchmarks.waiting_threads --out docs/speed
 
-An epoch of training, and a least-squares fit, with as many threads as there are cores, alone and beside as
-many other busy processes. Each way runs in a process of its own, since OpenMP reads its policy once. Times
-are relative to one thread under the same conditions. Two minutes on two cores.
+An epoch of training with 4 and with 16 tiles per step, with as many threads as there are cores, alone and
+beside as many other busy processes. Each way runs in a process of its own, since OpenMP reads once how to
+wait. Times are relative to one thread under the same conditions. Three minutes on two cores.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,48 +22,36 @@ from pathlib import Path
 import torch
 
 from benchmarks.cells import comma_separated, markdown, provenance
+from benchmarks.epoch_variants import SCENARIO, Variant, start
+from benchmarks.scenarios import measure
+from sicnn_app.caches import SPINS
+from sicnn_app.sicnn.box import Box, training_data
 
 BUSY = "x = 0\nwhile True:\n    x += 1\n"
 """A process that always wants a core."""
 
-ROUNDS = 3
+ROUNDS = 5
+
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
-def seconds(work: str, threads: int) -> float:
-    """Median time of one piece of work in this process; the first one, which warms up, does not count.
+WAYS: dict[str, dict[str, str]] = {
+    "default of OpenMP": {},
+    "as the app sets it": {"GOMP_SPINCOUNT": SPINS},
+    "asleep at once": {"OMP_WAIT_POLICY": "PASSIVE"},
+}
+"""Environment variables of each way to wait."""
 
-    Parameters
-    ----------
-    work : {'training', 'least squares'}
-    threads : int
-    """
-    from benchmarks.epoch_variants import SCENARIO, VARIANTS, start
-    from benchmarks.scenarios import measure
-    from sicnn_app.lsq.estimate import estimate_lsq
-    from sicnn_app.sicnn.box import Box, training_data
 
+def seconds(tiles: int, threads: int) -> float:
+    """Median time of an epoch in this process; the first one, which warms up, does not count."""
     torch.set_num_threads(threads)
     measured = measure(SCENARIO)
-    if work == "training":
-        data, _ = training_data(measured.signals, Box.around(measured.mask), measured.sigma)
-        bvals = torch.tensor(measured.bvals, dtype=torch.float32)
-        trainer = start(VARIANTS["4 tiles per step"], data, bvals, torch.device("cpu")).trainer
-
-        def once() -> None:
-            trainer.train_epoch(data, data.signals, data.signals)
-
-    else:
-
-        def once() -> None:
-            estimate_lsq(measured.signals, measured.mask, measured.bvals)
-
-    once()
-    taken = []
-    for _ in range(ROUNDS):
-        started = time.perf_counter()
-        once()
-        taken.append(time.perf_counter() - started)
-    return statistics.median(taken)
+    data, _ = training_data(measured.signals, Box.around(measured.mask), measured.sigma)
+    bvals = torch.tensor(measured.bvals, dtype=torch.float32)
+    timed = start(Variant(batch_size=tiles, threads=threads), data, bvals, torch.device("cpu"))
+    timed.epoch(data)
+    return statistics.median(timed.epoch(data)[0] for _ in range(ROUNDS))
 
 
 @contextmanager
@@ -79,13 +66,14 @@ def busy(processes: int) -> Iterator[None]:
             other.wait()
 
 
-def apart(work: str, threads: int, policy: str) -> float:
-    """:func:`seconds` in a process whose OpenMP waits by ``policy``."""
-    environment = {**os.environ, "OMP_WAIT_POLICY": policy, "OMP_NUM_THREADS": str(threads)}
-    if not policy:
-        del environment["OMP_WAIT_POLICY"]
-    call = [sys.executable, "-m", "benchmarks.waiting_threads", "--once", work, "--threads", str(threads)]
-    printed = subprocess.run(call, env=environment, check=True, capture_output=True, text=True).stdout
+def apart(tiles: int, threads: int, variables: dict[str, str]) -> float:
+    """:func:`seconds` in a process whose OpenMP waits as the variables say."""
+    environment = {name: value for name, value in os.environ.items() if name not in WAITING}
+    environment |= {"OMP_NUM_THREADS": str(threads), **variables}
+    call = [sys.executable, "-m", "benchmarks.waiting_threads", "--tiles", str(tiles)]
+    printed = subprocess.run(
+        [*call, "--threads", str(threads)], env=environment, check=True, capture_output=True, text=True
+    ).stdout
     return json.loads(printed)
 
 
@@ -94,20 +82,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, help="folder of the table; it is printed in any case")
-    parser.add_argument("--once", choices=("training", "least squares"), help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--tiles", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.once:
-        print(json.dumps(seconds(options.once, options.threads)))
+    if options.tiles:
+        print(json.dumps(seconds(options.tiles, options.threads)))
         return
     rows = []
-    for work in ("training", "least squares"):
+    for tiles in (4, 16):
         for others in (0, options.threads):
             with busy(others):
-                alone = apart(work, 1, "PASSIVE")
-                ratios = [apart(work, options.threads, policy) / alone for policy in ("", "PASSIVE")]
-            rows.append([work, others, *(f"{ratio:.2f}" for ratio in ratios)])
-    columns = ["work", "other busy processes", "spinning (the default of OpenMP)", "sleeping"]
+                alone = apart(tiles, 1, {})
+                ratios = [apart(tiles, options.threads, variables) / alone for variables in WAYS.values()]
+            rows.append([tiles, others, *(f"{ratio:.2f}" for ratio in ratios)])
+    columns = ["tiles per step", "other busy processes", *WAYS]
     text = f"Made by {provenance('python -m benchmarks.waiting_threads --out docs/speed')}.\n\n"
     text += f"{options.threads} threads, time relative to one.\n\n" + markdown(columns, rows) + "\n"
     print(text)
