@@ -8,7 +8,7 @@
 # version of their tag. Every dependency has an exact version in constraints.txt; the packages of the CUDA
 # runtime have those that torch's release asks for. /opt/sicnn-app/sbom.cdx.json lists what is installed.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
-ARG VERSION=0.4.0
+ARG VERSION=0.5.0
 
 # ---- everything but torch and the app: shared by both images --------------------------------------
 FROM ${BASE_IMAGE} AS builder

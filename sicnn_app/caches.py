@@ -24,9 +24,10 @@ def ensure_home() -> None:
 
 
 SPINS = "2000"
-"""Turns of a waiting loop of GNU OpenMP, some tens of microseconds, after which a thread sleeps. Its default is
-a hundred times as many: where other processes share the machine, or a container has fewer cores than threads,
-they take the core from the very thread that is waited for. Sleeping at once wakes too slowly for short steps."""
+"""Turns of a waiting loop of GNU OpenMP, tens of microseconds, after which a thread sleeps. The default is a
+hundred times as many: where other processes share the machine, or a container has fewer cores than threads,
+waiting threads then take the core from the very thread they wait for. Threads that sleep at once wake too
+slowly for short steps."""
 
 
 def thread_variables(threads: int) -> dict[str, str]:
