@@ -92,9 +92,11 @@ fi
 command+=("$bids" "$output" "$level" "${selection[@]}" "${resources[@]}" "$@")
 
 stopped=
+signals=0
 child=
 forward() { # SIGNAL that came: tell the app to make its checkpoint
   stopped=$1
+  signals=$((signals + 1))
   # The whole group, because a container has a process of Apptainer between the app and this script.
   [ -z "$child" ] || kill -TERM -- "-$child" 2>/dev/null || true
 }
@@ -106,11 +108,13 @@ set -m
 wait_for_child() { # exit code of the process started last, however often a signal interrupts the waiting
   child=$!
   [ -z "$stopped" ] || forward "$stopped"
-  local code
+  local code= seen found
   while true; do
-    code=0
-    wait "$child" || code=$?
-    kill -0 "$child" 2>/dev/null || break
+    seen=$signals found=0
+    wait "$child" || found=$?
+    # A signal ends the waiting with a code of its own, and 127 says that the child's was told before.
+    [ -n "$code" ] && [ "$found" -eq 127 ] || code=$found
+    [ "$signals" -ne "$seen" ] || break
   done
   child=
   return "$code"

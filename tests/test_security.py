@@ -41,9 +41,14 @@ def dangers(source: str) -> Iterator[str]:
             yield f"{name} of something else than our style sheets and programs"
 
 
+BETWEEN_OWN_PROCESSES = {"tasks/child.py": ["pickle"], "tasks/worker.py": ["pickle"]}
+"""What a process hands to its child, and back, through files in memory that nobody else has open."""
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_module_executes_data(path):
-    assert not list(dangers(path.read_text(encoding="utf-8")))
+    allowed = BETWEEN_OWN_PROCESSES.get(path.relative_to(ROOT).as_posix(), [])
+    assert list(dangers(path.read_text(encoding="utf-8"))) == allowed
 
 
 @pytest.mark.parametrize(
