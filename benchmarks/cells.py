@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import platform
+import shlex
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +17,9 @@ from typing import Any
 import numpy as np
 
 from sicnn_app import __version__
+
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+"""Environment variables of how threads wait for one another, which decide times."""
 
 
 class Cells:
@@ -96,6 +102,18 @@ def provenance(command: str, *, device: str | None = None) -> str:
     return (
         f"`{command}`, version {__version__}, {device or cpu_name()}, {datetime.now(UTC).date().isoformat()}"
     )
+
+
+def command_line(module: str) -> str:
+    """The command that this process was started with, without the path of Python.
+
+    Parameters
+    ----------
+    module : str
+        Of ``benchmarks``.
+    """
+    waiting = [f"{name}={os.environ[name]}" for name in WAITING if name in os.environ]
+    return " ".join([*waiting, shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]])])
 
 
 def cpu_name() -> str:

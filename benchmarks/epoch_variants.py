@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cells import comma_separated, markdown, provenance
+from benchmarks.cells import comma_separated, command_line, markdown, provenance
 from benchmarks.scenarios import Scenario, measure
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn.attempts import Attempt
@@ -243,8 +243,7 @@ def main() -> None:
     rows = run(possible(device), device=device, rounds=options.rounds)
     columns = ["variant", "wall clock", "all cores", "first epoch", "loss"]
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    command = "GOMP_SPINCOUNT=2000 python -m benchmarks.epoch_variants --out docs/speed"
-    text = f"Made by {provenance(command, device=name)}.\n\n"
+    text = f"Made by {provenance(command_line('epoch_variants'), device=name)}.\n\n"
     text += markdown(columns, rows) + "\n"
     print(text)
     if options.out is not None:

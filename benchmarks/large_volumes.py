@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.cells import Cells, comma_separated, markdown, provenance
+from benchmarks.cells import Cells, comma_separated, command_line, markdown, provenance
+from benchmarks.clocks import code_digest
 from benchmarks.metrics import LABELS, NAMES, map_errors
 from benchmarks.scenarios import Scenario, measure
 from benchmarks.supplement.jobs import Job
@@ -60,7 +61,8 @@ class Way(Job):
     warm_start: bool = False
 
     def spec(self) -> dict[str, Any]:
-        return {"benchmark": "large_volumes", "job": repr(self), "torch": torch.__version__}
+        code = {"code": code_digest(), "torch": torch.__version__}
+        return {"benchmark": "large_volumes", "job": repr(self), **code}
 
     def compute(self) -> dict[str, Any]:
         torch.set_num_threads(1)
@@ -150,7 +152,7 @@ def main() -> None:
         results.append({name: cells.get(way.spec(), way.compute) for name, way in ways(scenario).items()})
     columns = ["way", "time", "epochs", *(NAMES[label].split(" ")[0] for label in LABELS), "F at edges"]
     rows = table(results)
-    text = f"Made by {provenance('python -m benchmarks.large_volumes --out docs/speed')}.\n\n"
+    text = f"Made by {provenance(command_line('large_volumes'))}.\n\n"
     text += f"Seeds {', '.join(map(str, options.seeds))}; relative to the first row.\n\n"
     text += markdown(columns, rows) + "\n"
     print(text)

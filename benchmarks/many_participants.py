@@ -49,7 +49,7 @@ def files_of(root: Path, pattern: str) -> list[Path]:
 
 
 def megabytes(paths: list[Path]) -> str:
-    return f"{sum(path.stat().st_size for path in paths) / 1e6:.1f}"
+    return f"{sum(path.stat().st_size for path in paths) / 1e6:.3g}"
 
 
 def make_study(root: Path, subjects: int, shape: list[int]) -> None:

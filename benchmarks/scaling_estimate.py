@@ -14,7 +14,7 @@ import hashlib
 import time
 from pathlib import Path
 
-from benchmarks.cells import comma_separated, markdown, provenance
+from benchmarks.cells import comma_separated, command_line, markdown, provenance
 
 STUDIES = (1_000, 100_000)
 COLUMNS = ("what", "measured", "per participant", *(f"{number:,} participants" for number in STUDIES))
@@ -95,7 +95,7 @@ def main() -> None:
     folder = parser.parse_args().out
     rows = estimate(folder)
     (folder / "estimate.csv").write_text(comma_separated(COLUMNS, rows))
-    text = f"{provenance('python -m benchmarks.scaling_estimate')}\n\n{markdown(COLUMNS, rows)}\n"
+    text = f"{provenance(command_line('scaling_estimate'))}\n\n{markdown(COLUMNS, rows)}\n"
     (folder / "estimate.md").write_text(text)
     print(text)
 

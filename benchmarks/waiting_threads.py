@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cells import comma_separated, markdown, provenance
+from benchmarks.cells import WAITING, comma_separated, command_line, markdown, provenance
 from benchmarks.epoch_variants import SCENARIO, Variant, start
 from benchmarks.scenarios import measure
 from sicnn_app.caches import SPINS
@@ -31,8 +31,6 @@ BUSY = "x = 0\nwhile True:\n    x += 1\n"
 """A process that always wants a core."""
 
 ROUNDS = 5
-
-WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
 WAYS: dict[str, dict[str, str]] = {
@@ -96,7 +94,7 @@ def main() -> None:
                 ratios = [apart(tiles, options.threads, variables) / alone for variables in WAYS.values()]
             rows.append([tiles, others, *(f"{ratio:.2f}" for ratio in ratios)])
     columns = ["tiles per step", "other busy processes", *WAYS]
-    text = f"Made by {provenance('python -m benchmarks.waiting_threads --out docs/speed')}.\n\n"
+    text = f"Made by {provenance(command_line('waiting_threads'))}.\n\n"
     text += f"{options.threads} threads, time relative to one.\n\n" + markdown(columns, rows) + "\n"
     print(text)
     if options.out is not None:

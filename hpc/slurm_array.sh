@@ -66,7 +66,7 @@ resources=(--omp-nthreads "${SLURM_CPUS_PER_TASK:-1}")
 megabytes=${SLURM_MEM_PER_NODE:-$((${SLURM_MEM_PER_CPU:-0} * ${SLURM_CPUS_ON_NODE:-1}))}
 if [ "$megabytes" -gt 0 ]; then
   # A tenth less, for what else counts as the job's; --mem means 10^9 bytes, Slurm 2^20.
-  resources+=(--mem "$(awk "BEGIN { printf \"%.2f\", $megabytes * 1048576 * 0.9 / 1e9 }")")
+  resources+=(--mem "$(LC_ALL=C awk "BEGIN { printf \"%.2f\", $megabytes * 1048576 * 0.9 / 1e9 }")")
 fi
 nvidia=()
 if [ -n "${SLURM_JOB_GPUS:-}" ]; then
@@ -86,7 +86,8 @@ if [ -n "$image" ]; then
   fi
   # Paths inside are those outside, so that links within the dataset lead somewhere.
   command=("$runtime" run --cleanenv "${nvidia[@]}" -B "$bids:$bids:ro" -B "$output:$output")
-  for path in "${binds[@]}"; do command+=(-B "$path:$path:ro"); done
+  # Under the path that was given, which flags name, even where it leads elsewhere.
+  for path in "${binds[@]}"; do command+=(-B "$(realpath "$path"):$path:ro"); done
   command+=("$image")
 fi
 command+=("$bids" "$output" "$level" "${selection[@]}" "${resources[@]}" "$@")
@@ -120,7 +121,8 @@ wait_for_child() { # exit code of the process started last, however often a sign
   return "$code"
 }
 
-said=$(mktemp)
+# The TMPDIR of the node that submitted the job may be missing here.
+said=$(mktemp 2>/dev/null || TMPDIR=/tmp mktemp)
 trap 'rm -f "$said"' EXIT
 run_app() {
   exec 3> >(trap '' TERM USR1 && exec tee "$said" >&2)

@@ -71,11 +71,15 @@ def annex(path: Path, bids: Path) -> Path:
     """Move a file into the annex of its dataset, as git-annex does; returns the place of its content."""
     key = "MD5E-" + hashlib.md5(path.read_bytes()).hexdigest() + "".join(path.suffixes)
     place = bids / ".git" / "annex" / "objects" / key[5:7] / key[7:9] / key / key
-    place.parent.mkdir(parents=True, exist_ok=True)
-    path.rename(place)
+    if place.exists():
+        # Files of the same content have one key.
+        path.unlink()
+    else:
+        place.parent.mkdir(parents=True)
+        path.rename(place)
+        place.chmod(stat.S_IRUSR)
+        place.parent.chmod(stat.S_IRUSR | stat.S_IXUSR)
     path.symlink_to(os.path.relpath(place, path.parent))
-    place.chmod(stat.S_IRUSR)
-    place.parent.chmod(stat.S_IRUSR | stat.S_IXUSR)
     return place
 
 
