@@ -397,6 +397,10 @@ class EstimationSettings:
         return self.rician and not self.takes_floor_off_means
 
 
+LEAST_SHARE = 0.001
+"""GB: of what is less than that nothing can be said but that it is too little."""
+
+
 @dataclass(frozen=True)
 class ResourceSettings:
     """Where the work is done; none of it changes a map beyond what the determinism promise says.
@@ -452,10 +456,21 @@ class ResourceSettings:
         """Whether each participant is a task of a Dask cluster."""
         return self.nprocs > 1 or self.dask_scheduler is not None
 
-    def of_one_task(self) -> ResourceSettings:
-        """What a single one of the participants that are at work at the same time may use."""
-        share = None if self.mem is None else self.mem / self.nprocs
-        return replace(self, mem=share, nprocs=1, dask_scheduler=None)
+    def of_one_task(self, taken: float = 0.0) -> ResourceSettings:
+        """What a single one of the participants that are at work at the same time may use.
+
+        Parameters
+        ----------
+        taken : float
+            GB that the process which starts them holds itself.
+        """
+        one = replace(self, nprocs=1, dask_scheduler=None)
+        if self.mem is None or self.nprocs == 1:
+            return one
+        share = max(self.mem - taken, LEAST_SHARE) / self.nprocs
+        return replace(
+            one, mem=share, mem_from=f"the share of one of {self.nprocs} participants in {self.mem_from}"
+        )
 
 
 @dataclass(frozen=True)
@@ -508,7 +523,10 @@ class Settings:
         return self.resources.work_dir or self.output_dir / ".work"
 
     def with_absolute_paths(self) -> Settings:
-        """The same for a process with another current directory."""
+        """The same for a process with another current directory.
+
+        What is written is not normalised: ``link/..`` means another folder to the system than to the eye.
+        """
 
         def absolute(path: Path | None) -> Path | None:
             return None if path is None else Path(os.path.abspath(path))
@@ -517,9 +535,11 @@ class Settings:
         return replace(
             self,
             bids_dir=absolute(self.bids_dir),
-            output_dir=absolute(self.output_dir),
+            output_dir=self.output_dir.absolute(),
             inputs=replace(self.inputs, derivatives=derivatives, bvals=absolute(self.inputs.bvals)),
-            resources=replace(self.resources, work_dir=absolute(self.resources.work_dir)),
+            resources=replace(
+                self.resources, work_dir=self.resources.work_dir and self.resources.work_dir.absolute()
+            ),
         )
 
     def changing_maps(self) -> dict:

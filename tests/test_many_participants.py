@@ -6,13 +6,17 @@ import json
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from unittest.mock import MagicMock
 
+import distributed
 import psutil
 import pytest
 from app_processes import (
@@ -41,6 +45,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from validator import validator_errors
 
+import sicnn_app
 from sicnn_app.errors import DataError, DeviceError, UsageError
 from sicnn_app.ivim.run import DwiRun
 from sicnn_app.settings import ResourceSettings, Settings
@@ -49,7 +54,7 @@ from sicnn_app.tasks import cluster
 from sicnn_app.tasks.cluster import cluster_client
 from sicnn_app.tasks.part import Part
 from sicnn_app.tasks.schedule import process_parts
-from sicnn_app.tasks.worker import CHILD, run_in_child
+from sicnn_app.tasks.worker import CHILD, ChildKilledError, run_in_child
 
 NAMES = ("sub-01", "sub-02")
 
@@ -217,6 +222,46 @@ def test_a_scheduler_that_is_not_there_is_named(monkeypatch, address, kind):
         pass
 
 
+@pytest.mark.parametrize("answer", [b"", b"SSH-2.0-Somebody_else\r\n" * 40])
+def test_what_answers_like_no_scheduler_is_given_up(monkeypatch, answer):
+    monkeypatch.setattr(cluster, "TIMEOUT", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        taken = []
+
+        def take() -> None:
+            with suppress(OSError):
+                while True:
+                    taken.append(listener.accept()[0])
+                    taken[-1].sendall(answer)
+
+        threading.Thread(target=take, daemon=True).start()
+        address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(DeviceError, match=f"no scheduler answers at {address}"):
+            cluster_client(address, workers=1).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [("0.4.0", "tcp://w has version 0.4.0"), (ModuleNotFoundError("a"), "has no sicnn-app")],
+)
+def test_a_cluster_with_another_app_is_refused_before_it_gets_a_task(monkeypatch, found, says):
+    client = MagicMock()
+    client.run.return_value = {"tcp://w": found}
+    client.run_on_scheduler.return_value = sicnn_app.__version__
+    monkeypatch.setattr(distributed, "Client", lambda *_, **__: client)
+    with pytest.raises(UsageError, match=says), cluster_client("tcp://s:1", workers=1):
+        pass
+    assert not client.submit.called
+
+
+def test_a_process_that_somebody_else_stops_counts_as_killed(tmp_path, monkeypatch):
+    prelude = "from sicnn_app import workflow\nfrom sicnn_app.cli import Stopped\n"
+    prelude += "def stop(*_): raise Stopped(15)\nworkflow.process_part = stop"
+    with children_with(tmp_path / "site", prelude, monkeypatch):
+        with pytest.raises(ChildKilledError, match="SIGTERM"):
+            run_in_child(part_of("1"), call="a", version=sicnn_app.__version__, devices=())
+
+
 def test_a_worker_of_another_version_refuses():
     with pytest.raises(UsageError, match="a worker has version"):
         run_in_child(part_of("1"), call="", version="0.0.1", devices=())
@@ -246,8 +291,25 @@ def test_participants_share_out_all_that_is_known(names, data):
 
 
 def test_memory_is_shared_out_by_the_participants_at_a_time():
-    assert ResourceSettings(mem=6.0, nprocs=3).of_one_task() == ResourceSettings(mem=2.0)
+    one = ResourceSettings(mem=6.5, nprocs=3).of_one_task(taken=0.5)
+    assert (one.mem, one.nprocs) == (2.0, 1) and one.mem_from == "the share of one of 3 participants in --mem"
+    assert 0 < ResourceSettings(mem=0.3, nprocs=2).of_one_task(taken=0.5).mem < 0.001
     assert ResourceSettings(mem=6.0, dask_scheduler="a").of_one_task() == ResourceSettings(mem=6.0)
+
+
+def test_a_written_path_means_what_the_system_makes_of_it(tmp_path, monkeypatch):
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "link").symlink_to(tmp_path / "b" / "c")
+    monkeypatch.chdir(tmp_path / "a")
+    given = Settings(
+        Path("bids"), Path("link/../out"), resources=ResourceSettings(work_dir=Path("link/../w"))
+    )
+    absolute = given.with_absolute_paths()
+    for path in (absolute.output_dir, absolute.work_dir):
+        assert path.is_absolute()
+        path.mkdir()
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["c", "out", "w"]
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def process(part: Part) -> PartResult:
     except SicnnAppError as error:
         return PartResult(error=error)
     except (Stopped, KeyboardInterrupt):
-        return PartResult(error=TryAgainError(f"stopped by SIGTERM: {GO_ON}"))
+        return PartResult(error=TryAgainError(f"stopped by SIGTERM: {GO_ON}"), stopped=True)
     except Exception as error:
         text = f"internal error ({one_line(error)}): repeat with --nprocs 1 -vv and report what it prints"
         return PartResult(error=InternalError(text))

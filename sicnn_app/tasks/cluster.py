@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import logging
+import pkgutil
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sicnn_app.errors import DeviceError, UsageError
+from sicnn_app import __version__
+from sicnn_app.errors import DeviceError, UsageError, one_line
 
 if TYPE_CHECKING:
     from distributed import Client
 
 TIMEOUT = 30.0
 """Seconds in which a scheduler must answer."""
+
+VERSION = "sicnn_app:__version__"
+"""Where the version of the app is found."""
 
 UNUSED_PORT = "127.0.0.1:0"
 """Dask always opens a web server; this one has no pages and cannot be reached from another machine."""
@@ -41,7 +48,7 @@ def cluster_client(address: str | None, *, workers: int) -> Iterator[Client]:
     DeviceError
         No scheduler answers at the address.
     UsageError
-        It is no address.
+        It is no address, or the scheduler or a worker has no app, or another version of it.
     """
     with _silence(), _local(workers) if address is None else _existing(address) as client:
         yield client
@@ -86,16 +93,45 @@ def _local(workers: int) -> Iterator[Client]:
 def _existing(address: str) -> Iterator[Client]:
     from distributed import Client
 
+    connected: Future[Client] = Future()
+
+    def connect() -> None:
+        try:
+            connected.set_result(Client(address, timeout=TIMEOUT))
+        except BaseException as error:
+            connected.set_exception(error)
+
+    # Dask waits for ever for what takes a connection and says nothing, or says something else.
+    threading.Thread(target=connect, daemon=True).start()
     try:
-        client = Client(address, timeout=TIMEOUT)
-    except OSError as error:
+        client = connected.result(timeout=1.5 * TIMEOUT)
+    except (OSError, MemoryError) as error:
+        said = f" ({one_line(error)})" if str(error) else ""
         raise DeviceError(
-            f"--dask-scheduler: no scheduler answers at {address} ({error}): check that it runs and can be "
+            f"--dask-scheduler: no scheduler answers at {address}{said}: check that it runs and can be "
             "reached from here"
         ) from None
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UsageError(
-            f"--dask-scheduler: {address} is no address ({error}): write it as tcp://HOST:PORT"
+            f"--dask-scheduler: {address} cannot be used ({one_line(error)}): write it as tcp://HOST:PORT; "
+            "tls:// needs Dask's settings of TLS"
         ) from None
     with client:
+        _require_same_app(client, address)
         yield client
+
+
+def _require_same_app(client: Client, address: str) -> None:
+    """Refuse a cluster that could not even read a task: what has another app would end, or wait for ever."""
+    versions = dict(client.run(pkgutil.resolve_name, VERSION, on_error="return"))
+    try:
+        versions[address] = client.run_on_scheduler(pkgutil.resolve_name, VERSION)
+    except ImportError as error:
+        versions[address] = error
+    for where, version in versions.items():
+        if version != __version__:
+            has = f"version {version} of the app" if isinstance(version, str) else "no sicnn-app"
+            raise UsageError(
+                f"--dask-scheduler: {where} has {has}, and this is {__version__}: start scheduler and "
+                "workers from one installation or image"
+            )

@@ -99,8 +99,11 @@ class PartResult:
     log : Path or None
     error : SicnnAppError or None
         What ended the process before it had dealt with its runs.
+    stopped : bool
+        Whether that was a signal, after which the checkpoint was written.
     """
 
     outcomes: tuple[Outcome, ...] = ()
     log: Path | None = None
     error: SicnnAppError | None = None
+    stopped: bool = False

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sicnn_app.console import Console
 from sicnn_app.locks.mark import STALE
+from sicnn_app.memory import GB, resident_memory
 from sicnn_app.settings import ResourceSettings
 from sicnn_app.tasks.cluster import cluster_client
 from sicnn_app.tasks.part import Outcome, Part
@@ -51,7 +52,8 @@ def process_participants(
         When the cluster cannot be used.
     """
     settings = part.settings
-    own = replace(settings, clean_workdir=False, resources=settings.resources.of_one_task())
+    resources = settings.resources.of_one_task(taken=resident_memory() / GB)
+    own = replace(settings, clean_workdir=False, resources=resources)
     address = settings.resources.dask_scheduler
     part = replace(part, settings=own, lock_wait=0.0 if address is None else TAKE_OVER)
     workers = min(settings.resources.nprocs, len(part.by_participant()))

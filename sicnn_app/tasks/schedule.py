@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 AHEAD = 1000
 """Parts that the scheduler knows at a time: enough for as many workers, and little for it to hold."""
 
+AHEAD_OF_STUDY = 2
+"""The same for each participant at work where parts are large, because they hold all runs of a study."""
+
 RUNNING = "running"
 """State of a client that has its scheduler."""
 
@@ -47,18 +50,22 @@ def process_parts(
     submitted: dict[Future, Part] = {}
     completed = as_completed()
 
-    def submit(count: int) -> None:
-        for part in islice(waiting, count):
+    def submit() -> None:
+        ahead = AHEAD
+        if any(part.study.groups for part in parts[:1]):
+            ahead = AHEAD_OF_STUDY * max(1, sum(client.nthreads().values()))
+        for part in islice(waiting, max(0, ahead - len(submitted))):
             future = client.submit(run_in_child, part, **options, pure=False, retries=RETRIES)
             submitted[future] = part
             completed.add(future)
 
     try:
-        submit(AHEAD)
+        submit()
         for future in completed:
+            part = submitted.pop(future)
             if client.status == RUNNING:
-                submit(1)
-            yield submitted.pop(future), _result(future)
+                submit()
+            yield part, _result(future)
         for part in waiting:
             yield part, PartResult(error=_scheduler_ended())
     finally:
@@ -94,4 +101,6 @@ def _readable(error: BaseException, killed_worker: type[Exception]) -> SicnnAppE
             f"its process was killed {RETRIES + 1} times, by {error}, often for want of memory: try again "
             "with a lower --nprocs or --mem"
         )
-    return InternalError(f"internal error ({one_line(error)}): see the log of the Dask worker")
+    wrapped = InternalError(f"internal error ({one_line(error)}): please report it")
+    wrapped.__cause__ = error
+    return wrapped

@@ -49,6 +49,11 @@ class _Children:
             with self._lock:
                 del self._running[process]
 
+    def is_stopped(self, call: str) -> bool:
+        """Whether the call has stopped its processes."""
+        with self._lock:
+            return call in self._stopped
+
     def stop(self, call: str) -> list[subprocess.Popen]:
         """Send SIGTERM to the processes of a call and start no other ones."""
         with self._lock:
@@ -80,7 +85,7 @@ def run_in_child(part: Part, *, call: str, version: str, devices: Sequence[str])
     UsageError
         The worker has another version of the app.
     ChildKilledError
-        The child was killed.
+        The child was killed, or stopped by somebody else than the call.
     InternalError
         It ended without an answer.
     """
@@ -119,7 +124,11 @@ def run_in_child(part: Part, *, call: str, version: str, devices: Sequence[str])
                 "please report it"
             )
         answer.seek(0)
-        return pickle.load(answer)
+        result = pickle.load(answer)
+    if result.stopped and not _children.is_stopped(call):
+        # Somebody else stopped this one; its checkpoint is written.
+        raise ChildKilledError(signal.SIGTERM.name)
+    return result
 
 
 async def stop_children(call: str) -> None:
