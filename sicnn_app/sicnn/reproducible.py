@@ -25,7 +25,7 @@ def reproducible(device: torch.device, seed: int) -> Iterator[None]:
                 torch.cuda.manual_seed(seed)
         else:
             torch.use_deterministic_algorithms(True)
-            # Nothing here reads memory it has not written; filling it takes a tenth of a training's time.
+            # Nothing here reads memory that it has not written, so nobody need fill it.
             torch.utils.deterministic.fill_uninitialized_memory = False
         try:
             yield
