@@ -17,6 +17,7 @@ from sicnn_app.ivim.maps import Estimate, Observation
 from sicnn_app.lsq.estimate import estimate_lsq
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn.estimate import estimate
+from sicnn_app.sicnn.study_network import StudyNetwork
 
 BLUR = 1.0
 """Voxels, standard deviation of the Gaussian control, in the slice."""
@@ -169,6 +170,7 @@ def estimated(
     resample=None,
     observe=None,
     device: str = "cpu",
+    start: StudyNetwork | None = None,
 ) -> Estimate:
     """Maps of a measurement by any method; the true noise times ``sigma_factor`` is told to the networks."""
     if settings.method == "lsq":
@@ -183,6 +185,7 @@ def estimated(
         resample=resample,
         observe=observe,
         device=device,
+        start=start,
     )
 
 

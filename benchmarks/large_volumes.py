@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.arms import estimated
 from benchmarks.cells import Cells, comma_separated, command_line, markdown, provenance
 from benchmarks.clocks import code_digest
 from benchmarks.metrics import LABELS, NAMES, map_errors
@@ -29,7 +30,6 @@ from benchmarks.scenarios import Scenario, measure
 from benchmarks.supplement.jobs import Job
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn import iterate
-from sicnn_app.sicnn.estimate import estimate
 from sicnn_app.sicnn.study import study_case, train_study
 from sicnn_app.sicnn.study_network import StudyNetwork
 
@@ -71,15 +71,7 @@ class Way(Job):
         with _at_least(self.min_epochs):
             started = time.process_time()
             start = _simulated_start(settings) if self.warm_start else None
-            found = estimate(
-                measured.signals,
-                measured.mask,
-                measured.bvals,
-                sigma_per_bval=measured.sigma_per_bval,
-                sigma=measured.sigma,
-                settings=settings,
-                start=start,
-            )
+            found = estimated(measured, measured.signals, settings, start=start)
             seconds = time.process_time() - started
         return {
             **map_errors(measured.phantom, measured.mask, found.maps),

@@ -52,7 +52,7 @@ def process_parts(
 
     def submit() -> None:
         ahead = AHEAD
-        if any(part.study.groups for part in parts[:1]):
+        if parts and parts[0].study.groups:
             ahead = AHEAD_OF_STUDY * max(1, sum(client.nthreads().values()))
         for part in islice(waiting, max(0, ahead - len(submitted))):
             future = client.submit(run_in_child, part, **options, pure=False, retries=RETRIES)
