@@ -10,8 +10,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+FORMULA_STARTS = ("=", "+", "-", "@")
+"""First letters that make spreadsheets compute, or fetch, what was meant as text."""
+
 NOT_AVAILABLE = "n/a"
 """How BIDS writes a missing value in a .tsv file."""
+
+
+def printable(text: object) -> str:
+    """Text on one line and without codes that a terminal or a reader's eye obeys; those are shown as escapes.
+
+    Examples
+    --------
+    >>> printable("liver\\x1b[2J\\u202e")
+    'liver\\\\x1b[2J\\\\u202e'
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(text)
+    )
 
 
 def json_bytes(content: Any) -> bytes:
@@ -20,7 +36,11 @@ def json_bytes(content: Any) -> bytes:
 
 
 def tsv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """Rows as tab-separated text with a header line; None, non-finite and absent values become ``n/a``."""
+    """Rows as tab-separated text with a header line.
+
+    None, non-finite and absent values become ``n/a``. Text that a spreadsheet would take for a formula gets
+    an apostrophe in front, which makes it text there.
+    """
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
     writer.writerow(columns)
@@ -38,4 +58,13 @@ def _cell(value: Any) -> str:
         return str(int(value))
     if isinstance(value, Real):
         return f"{float(value):.8g}" if math.isfinite(value) else NOT_AVAILABLE
-    return " ".join(str(value).split()) or NOT_AVAILABLE
+    text = printable(" ".join(str(value).split()))
+    return f"'{text}" if text.startswith(FORMULA_STARTS) and not _is_number(text) else text or NOT_AVAILABLE
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -33,6 +33,7 @@ LAYERS = (
 LEAVES = (
     "__init__",
     "errors",
+    "files",
     "formats",
     "settings",
     "arguments",
@@ -47,7 +48,7 @@ LEAVES = (
 )
 """Anyone may import these."""
 
-LEAF_IMPORTS = ("__init__", "errors", "settings")
+LEAF_IMPORTS = ("__init__", "errors", "files", "formats", "settings")
 """All of ours that a leaf may import."""
 
 FRONT_ENDS = ("simulate.cli", "tasks.child")
@@ -55,7 +56,7 @@ FRONT_ENDS = ("simulate.cli", "tasks.child")
 
 ONLY = {
     "simulate": ("ivim", "errors", "__init__"),
-    "group": ("bids", "report", "ivim", "fingerprints", "errors", "formats", "__init__"),
+    "group": ("bids", "report", "ivim", "fingerprints", "errors", "files", "formats", "__init__"),
 }
 """Packages held to less than their layer allows: making data stays apart from processing it, and so does
 gathering what was made of them."""

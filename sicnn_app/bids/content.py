@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import errno
 import os
 from pathlib import Path
 from typing import Any
 
 from sicnn_app.errors import DataError, MissingInputError
+from sicnn_app.files import MAX_TEXT_BYTES, parse_json, read_regular
 
 ANNEX_POINTER = b"/annex/objects/"
 """Start of the text git-annex leaves in place of an unlocked file that was not fetched."""
-
-MAX_TEXT_MB = 16
-"""A gradient table of 100,000 volumes has three; whatever is larger is something else."""
 
 
 def can_be_entered(folder: Path) -> bool:
@@ -89,17 +87,17 @@ def read_text(path: Path) -> str:
     MissingInputError
         See :func:`require_content`.
     DataError
-        It may not be read, is larger than :data:`MAX_TEXT_MB`, or is no text.
+        It may not be read, is larger than :data:`sicnn_app.files.MAX_TEXT_BYTES`, or is no text.
     """
     require_content(path)
-    limit = MAX_TEXT_MB << 20
     try:
-        with path.open("rb") as stream:
-            content = stream.read(limit + 1)
+        content = read_regular(path)
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise DataError(
+                f"{path} has more than {MAX_TEXT_BYTES >> 20} MB, too much for a text file: replace it"
+            ) from None
         raise DataError(f"{path} cannot be read ({error.strerror}): copy it again") from None
-    if len(content) > limit:
-        raise DataError(f"{path} has more than {MAX_TEXT_MB} MB, too much for a text file: replace it")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -128,14 +126,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     text = read_text(path)
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except ValueError as error:
         raise DataError(f"{path} is not valid JSON ({shorten(str(error), 100)}): correct it") from None
-    except RecursionError:
-        raise DataError(f"{path} is not valid JSON (nested too deeply): correct it") from None
     if not isinstance(content, dict):
         raise DataError(f"{path} holds no JSON object: correct it")
-    if "\\ud" in text.lower():
-        # Half a pair of surrogates can be written in JSON, but never as UTF-8: it becomes a question mark.
-        content = json.loads(json.dumps(content, ensure_ascii=False).encode("utf-8", "replace"))
     return content

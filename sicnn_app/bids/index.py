@@ -12,6 +12,7 @@ from sicnn_app.bids.content import can_be_entered
 from sicnn_app.bids.derivatives import PREPROCESSED
 from sicnn_app.bids.select import Selection
 from sicnn_app.errors import DataError, MissingInputError, NoRunsError, NotBidsError, OutputError, UsageError
+from sicnn_app.formats import printable
 
 NO_MAGNITUDE = ("phase", "real", "imag")
 
@@ -117,13 +118,6 @@ def find_images(bids_dir: Path, selection: Selection, *, database_dir: Path | No
             chosen.append((path, name.entities))
     return Images(
         tuple(participants), tuple(chosen), tuple(raw), tuple(warnings), tuple(skipped), tuple(closed)
-    )
-
-
-def printable(name: Path | str) -> str:
-    """A name on one line and without codes that a terminal obeys; those are shown as escapes."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(name)
     )
 
 
