@@ -11,7 +11,9 @@ from sicnn_app import __version__
 from sicnn_app.bids.write import expected_outputs, recorded_fingerprint
 from sicnn_app.errors import UsageError
 from sicnn_app.ivim.run import DwiRun
+from sicnn_app.planned import require_free_runs
 from sicnn_app.preprocess.anatomy import choose_anatomy
+from sicnn_app.report.outputs import report_path
 from sicnn_app.settings import Settings
 
 
@@ -54,6 +56,7 @@ def finished_runs(settings: Settings, runs: Sequence[DwiRun], fingerprints: dict
         elif complete:
             finished.append(item)
     if other:
+        require_free_runs(settings, other)
         names = ", ".join(item.name for item in other[:3]) + (" ..." if len(other) > 3 else "")
         raise UsageError(
             f"{settings.output_dir} holds outputs of other settings or other source files for {names}: "
@@ -64,8 +67,6 @@ def finished_runs(settings: Settings, runs: Sequence[DwiRun], fingerprints: dict
 
 def is_reported(item: DwiRun, output_dir: Path) -> bool:
     """Whether the report of a finished run was put in its place after the run was."""
-    from sicnn_app.report.html import report_path
-
     marker = expected_outputs(item, output_dir, anatomy="body")[-1]
     try:
         report = report_path(output_dir, item.subject, item.session).stat()

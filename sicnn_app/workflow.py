@@ -15,14 +15,14 @@ from functools import partial
 from pathlib import Path
 
 from sicnn_app import __version__, record
-from sicnn_app.bids.atomic import WORK_FOLDER, output_errors, write_bytes
+from sicnn_app.bids.atomic import WORK_FOLDER, StagedFiles, output_errors, scratch_folder
 from sicnn_app.bids.dataset import prepare_output
 from sicnn_app.bids.derivatives import require_derivatives
 from sicnn_app.bids.describe import describe
 from sicnn_app.bids.discover import Discovery, discover, natural_key
 from sicnn_app.bids.select import Selection
 from sicnn_app.bids.validate import check_dataset
-from sicnn_app.bids.write import expected_outputs
+from sicnn_app.bids.written import WrittenRecord, require_free
 from sicnn_app.caches import private_caches
 from sicnn_app.cgroups import below_memory_limit, memory_limit
 from sicnn_app.console import Console, LogFile
@@ -40,9 +40,10 @@ from sicnn_app.ivim.run import DwiRun
 from sicnn_app.locks.leftovers import remove_leftovers
 from sicnn_app.locks.owned import owned_folder
 from sicnn_app.locks.shared import HeldElsewhere, locked_folder, shared_folder
+from sicnn_app.planned import planned_outputs, require_free_reports, require_free_runs
 from sicnn_app.preprocess.anatomy import choose_anatomy
-from sicnn_app.preprocess.automatic import wanted_motion_correction
 from sicnn_app.processing import RunContext, forget_run, process_run
+from sicnn_app.report.outputs import report_unit
 from sicnn_app.settings import ResourceSettings, Settings
 from sicnn_app.study.groups import Study, describe_study, find_study
 from sicnn_app.study.training import StudyNetworks
@@ -133,14 +134,18 @@ def run(settings: Settings, console: Console) -> int:
 
 
 def check_output_place(settings: Settings) -> None:
-    """Refuse an output that would end up among the raw data."""
+    """Refuse an output that would end up among data of others: the raw ones, or those of ``-d``."""
     # Path.resolve raises for a loop of links, which the output is created through, and refused for, later.
-    source, output = (Path(os.path.realpath(path)) for path in (settings.bids_dir, settings.output_dir))
-    if output.is_relative_to(source) and source / "derivatives" not in output.parents:
-        raise UsageError(
-            f"the output {settings.output_dir} lies inside the dataset: choose a folder outside of it, "
-            f"or below {settings.bids_dir / 'derivatives'}"
-        )
+    output = Path(os.path.realpath(settings.output_dir))
+    # Group never opens the dataset, and any folder may be named for it.
+    raw = () if settings.analysis_level == "group" else (settings.bids_dir,)
+    for dataset in (*raw, *settings.inputs.derivatives.values()):
+        source = Path(os.path.realpath(dataset))
+        if output.is_relative_to(source) and source / "derivatives" not in output.parents:
+            raise UsageError(
+                f"the output {settings.output_dir} lies inside the dataset {dataset}: choose a folder "
+                f"outside of it, or below {dataset / 'derivatives'}"
+            )
 
 
 def show_plan(settings: Settings, discovery: Discovery, console: Console) -> None:
@@ -151,24 +156,14 @@ def show_plan(settings: Settings, discovery: Discovery, console: Console) -> Non
         ("run", "voxels", "volumes", "b-values (s/mm^2) x volumes", "mask", "note"),
         [(row.name, row.shape, row.volumes, row.bvals, row.mask, row.note) for row in rows],
     )
+    try:
+        require_free_runs(settings, discovery.runs)
+    except OutputError as error:
+        console.warning(f"the call would be refused: {error}")
     for item in discovery.runs:
         anatomy, reason = choose_anatomy(settings.preprocessing.anatomy, item.metadata)
         console.line(f"{item.name}: {settings.estimation.method}, {anatomy} ({reason}); would write")
-        kind, _ = wanted_motion_correction(
-            settings.preprocessing.motion_correction,
-            anatomy=anatomy,
-            per_slice=settings.preprocessing.per_slice,
-            preprocessed=item.preprocessed,
-        )
-        outputs = expected_outputs(
-            item,
-            settings.output_dir,
-            anatomy=anatomy,
-            ensemble=settings.estimation.ensemble > 1,
-            comparison=settings.estimation.method != "lsq",
-            motion=kind != "none",
-        )
-        for path in outputs:
+        for path in planned_outputs(item, settings):
             console.line(f"  {path}")
 
 
@@ -178,6 +173,7 @@ def process(settings: Settings, discovery: Discovery, study: Study, console: Con
     device = begin(settings, console)
     fingerprints = study.fingerprints(settings, discovery.runs)
     finished = finished_runs(settings, discovery.runs, fingerprints)
+    require_free_runs(settings, [item for item in discovery.runs if item not in finished])
     everything = [*discovery.runs, *(item for item, _ in discovery.problems)]
     part = Part(
         settings,
@@ -400,20 +396,23 @@ def write_report(
     settings: Settings, subject: str, session: str | None, console: Console, errors: Sequence[str] = ()
 ) -> None:
     """Write one report from the derivatives; processes that do so at the same time wait for one another."""
-    from sicnn_app.report.html import build_report, report_path
+    from sicnn_app.report.html import build_report
 
-    name = report_path(settings.output_dir, subject, session).stem
-    with locked_folder(
-        shared_folder(settings.work_dir, f"report-{name}", settings.output_dir), wait=REPORT_WAIT
+    unit = report_unit(subject, session)
+    with (
+        locked_folder(shared_folder(settings.work_dir, unit, settings.output_dir), wait=REPORT_WAIT),
+        scratch_folder(settings.output_dir) as folder,
     ):
+        staged = StagedFiles(folder)
         path = build_report(
             settings.output_dir,
             subject,
             session,
             errors=errors,
             interactive=settings.report_level == "full",
-            write_bytes=lambda target, content: write_bytes(target, content, output_dir=settings.output_dir),
+            write_bytes=staged.add_bytes,
         )
+        staged.publish(WrittenRecord(settings.output_dir, unit))
     console.line(f"report: {path}")
 
 
@@ -446,6 +445,7 @@ def rebuild_reports(settings: Settings, console: Console) -> int:
         raise NoRunsError(
             f"{settings.output_dir} holds no maps to report on that were asked for: process the dataset first"
         )
+    require_free_reports(settings.output_dir, found)
     errors = []
     with at_work(settings, console):
         for subject, session in found:
@@ -466,8 +466,9 @@ def code_of(errors: Sequence[SicnnAppError], *, all_failed: bool) -> int:
 def process_group(settings: Settings, console: Console) -> int:
     """Gather all runs of the output in tables and a page; the dataset is never opened."""
     from sicnn_app.group.gather import find_runs
-    from sicnn_app.group.outputs import group_outputs
+    from sicnn_app.group.outputs import GROUP_UNIT, group_outputs
 
+    check_output_place(settings)
     selection = Selection.build(settings.selection)
     require_derivatives(settings.inputs.derivatives)
     chosen = find_runs(settings.output_dir, selection)
@@ -483,11 +484,12 @@ def process_group(settings: Settings, console: Console) -> int:
         for path in (*(run.name for run in runs), "would write", *group_outputs(settings.output_dir)):
             console.line(f"  {path}")
         return 0
+    require_free(WrittenRecord(settings.output_dir, GROUP_UNIT).foreign(group_outputs(settings.output_dir)))
     with at_work(settings, console), output_and_log(settings, console) as log:
         # It imports matplotlib, which looks for its cache at once.
         from sicnn_app.group.level import write_group
 
-        place = shared_folder(settings.work_dir, "group", settings.output_dir)
+        place = shared_folder(settings.work_dir, GROUP_UNIT, settings.output_dir)
         with console.progress("group") as progress, locked_folder(place, wait=GROUP_WAIT):
             gathered = write_group(
                 settings.output_dir,

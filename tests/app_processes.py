@@ -12,6 +12,8 @@ from pathlib import Path
 
 from app_runs import Call, environment
 
+from sicnn_app.bids.written import RECORDS
+
 RUNNER = """
 import sys
 {prelude}
@@ -132,9 +134,9 @@ def results(out: Path) -> dict[str, bytes]:
 
 
 def remains(out: Path) -> list[str]:
-    """What lies in the output that is not meant to: whatever is hidden but ``.bidsignore``."""
+    """What lies in the output that is not meant to: whatever is hidden but ``.bidsignore`` and the record."""
     return sorted(
         path.relative_to(out).as_posix()
         for path in out.rglob("*")
-        if path.name.startswith(".") and path.name != ".bidsignore"
+        if path.name.startswith(".") and path.name not in (".bidsignore", RECORDS)
     )

@@ -95,6 +95,7 @@ def test_the_examples_are_processed_completely(outputs, name):
         "README.md",
         "CITATION.md",
         ".bidsignore",
+        ".sicnn-app",
         "descriptions.tsv",
         "logs",
     }

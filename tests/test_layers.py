@@ -25,6 +25,7 @@ LAYERS = (
     ("processing",),
     ("group",),
     ("fingerprints", "conventional"),
+    ("planned",),
     ("bids", "preprocess", "sicnn", "lsq", "report", "simulate"),
     ("ivim",),
 )

@@ -11,15 +11,20 @@ import errno
 import gzip
 import io
 import os
+import shutil
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
 
+from sicnn_app.bids.written import WrittenRecord, content_of, remove
 from sicnn_app.errors import OutputError
+from sicnn_app.files import folder_below
 from sicnn_app.formats import json_bytes, tsv_bytes
 from sicnn_app.locks.owned import owned_folder
 from sicnn_app.memory import release
@@ -86,24 +91,34 @@ def _sync_folder(folder: Path) -> None:
         _sync(folder)
 
 
-def _rename(temporary: Path, target: Path) -> None:
+def _rename(temporary: Path, target: Path, root: Path) -> None:
+    """Put a file that is safely on disk in its place, through no link below ``root``."""
     with output_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(temporary, target)
-
-
-def _publish(staged: Sequence[tuple[Path, Path]]) -> None:
-    """Rename files that are safely on disk; the last one only when the others are there to stay."""
-    for temporary, target in staged:
-        with output_errors(target):
-            _sync(temporary)
-    for temporary, target in staged[:-1]:
-        _rename(temporary, target)
-    for folder in {target.parent for _, target in staged[:-1]}:
-        _sync_folder(folder)
-    for temporary, target in staged[-1:]:
-        _rename(temporary, target)
+        _sync(temporary)
+        with folder_below(root, target.parent, create=True) as folder:
+            try:
+                os.replace(temporary, target.name, dst_dir_fd=folder)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                _copy_beside(temporary, target.name, folder)
         _sync_folder(target.parent)
+
+
+def _copy_beside(temporary: Path, name: str, folder: int) -> None:
+    """The same into a folder of another disk, where only what lies beside the place can be renamed."""
+    beside = f".{uuid.uuid4().hex}"
+    try:
+        opener = partial(os.open, mode=0o666, dir_fd=folder)
+        with temporary.open("rb") as source, open(beside, "xb", opener=opener) as copy:
+            shutil.copyfileobj(source, copy)
+            copy.flush()
+            os.fsync(copy.fileno())
+        os.replace(beside, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(beside, dir_fd=folder)
+        raise
 
 
 @contextmanager
@@ -130,14 +145,14 @@ def atomic_path(target: Path, *, output_dir: Path | None = None) -> Iterator[Pat
             temporary = folder / target.name
             with output_errors(target):
                 yield temporary
-            _publish([(temporary, target)])
+            _rename(temporary, target, Path(output_dir))
         return
     make_folder(target.parent)
     temporary = target.with_name(f".{os.getpid()}-{target.name}")
     try:
         with output_errors(target):
             yield temporary
-        _publish([(temporary, target)])
+        _rename(temporary, target, target.parent)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -216,7 +231,7 @@ def write_nifti(target: Path, image: nib.Nifti1Image, *, output_dir: Path | None
 
 
 class StagedFiles:
-    """Files of one run: written completely to a private folder, then renamed together.
+    """Files of one unit of work: written completely to a private folder, then renamed together.
 
     A full disk is met before any final name changes, so earlier outputs survive it.
 
@@ -259,8 +274,29 @@ class StagedFiles:
         with output_errors(target):
             save_nifti(self._add(target), image)
 
-    def publish(self) -> list[Path]:
-        """Rename every staged file to its final name, the last one last; raises OutputError."""
+    def publish(self, record: WrittenRecord) -> list[Path]:
+        """Rename every staged file to its final name, the last one last, instead of what the record names.
+
+        Parameters
+        ----------
+        record : WrittenRecord
+            What the app wrote for the same unit of work before.
+
+        Raises
+        ------
+        OutputError
+            The file system refuses; or a file under one of the final names is not as the app wrote it, and
+            nothing has changed.
+        """
+        with output_errors(record.path):
+            staged = {target: content_of(temporary) for temporary, target in self._staged}
+        earlier = record.ours(self.targets)
+        # Before any final name changes: a process that is killed meanwhile leaves only files on record.
+        write_json(record.path, record.announce(staged), output_dir=record.output_dir)
+        for target in reversed(earlier):
+            with output_errors(target):
+                remove(target, record.output_dir)
         for temporary, target in self._staged:
-            _publish([(temporary, target)])
+            _rename(temporary, target, record.output_dir)
+        write_json(record.path, record.settle(staged), output_dir=record.output_dir)
         return self.targets

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sicnn_app import __version__, record
-from sicnn_app.bids.atomic import (
-    WORK_FOLDER,
-    make_folder,
-    write_bytes,
-)
+from sicnn_app.bids.atomic import WORK_FOLDER, StagedFiles, make_folder, scratch_folder, write_bytes
 from sicnn_app.bids.readme import DESCRIPTIONS, readme_text
 from sicnn_app.bids.sidecar import RAW_DATASET
+from sicnn_app.bids.written import WrittenRecord
 from sicnn_app.errors import DataError, UsageError
+from sicnn_app.files import parse_json, read_regular
 from sicnn_app.formats import json_bytes, tsv_bytes
 from sicnn_app.locks.shared import locked_folder, shared_folder
 
 BIDS_VERSION = "1.11.1"
+
+DATASET_UNIT = "dataset"
+"""What is locked, and recorded, while the files at the top are written."""
 
 LOCK_TIMEOUT = 60.0
 """Seconds to wait for another job; it holds the lock for milliseconds."""
@@ -77,8 +75,9 @@ def prepare_output(
 
     Writes ``dataset_description.json``, ``README.md``, ``CITATION.md``, ``.bidsignore`` and
     ``descriptions.tsv`` and creates ``logs``. Parallel jobs may do so at the same time: a lock is
-    held meanwhile, and every file is replaced as a whole. Links, rows and lines of earlier
-    jobs are kept, and so is an existing ``README.md``, which a person may have extended.
+    held meanwhile, and every file is replaced as a whole. What others have written is kept: entries of
+    the description, lines and rows; an existing ``README.md``, and a ``CITATION.md`` that is not as the
+    app wrote it.
 
     Parameters
     ----------
@@ -98,8 +97,8 @@ def prepare_output(
     OutputError
         When the file system refuses.
     DataError
-        When an existing ``dataset_description.json`` cannot be parsed. It is not replaced: the
-        links of earlier jobs would be lost. The file system is not to blame, so this is no
+        When an existing file cannot be read, or ``dataset_description.json`` not be parsed. It is not
+        replaced: the links of earlier jobs would be lost. The file system is not to blame, so this is no
         ``OutputError``, which would send the user to look at permissions and space.
     UsageError
         When ``output_dir`` holds a dataset that is no derivative, or a derivative is named ``raw``.
@@ -113,21 +112,27 @@ def prepare_output(
                 f"--derivatives: the name {name!r} is taken by the input dataset: choose another"
             )
     make_folder(output_dir)
-    place = shared_folder(work_dir or output_dir / WORK_FOLDER, "dataset", output_dir)
+    place = shared_folder(work_dir or output_dir / WORK_FOLDER, DATASET_UNIT, output_dir)
     with locked_folder(place, wait=LOCK_TIMEOUT):
-        ours = record.APP_NAME in {
-            entry.get("Name")
-            for entry in _entries(_read_description(output_dir / "dataset_description.json"), "GeneratedBy")
-        }
         description = _merged_description(output_dir, bids_dir, derivatives)
         _update(output_dir, "dataset_description.json", json_bytes(description))
         _update(output_dir, ".bidsignore", _merged_bidsignore(output_dir / ".bidsignore"))
         _update(output_dir, "descriptions.tsv", _merged_descriptions(output_dir / "descriptions.tsv"))
-        if ours or not (output_dir / "CITATION.md").exists():
-            _update(output_dir, "CITATION.md", citation.encode())
-        if not (output_dir / "README.md").exists():
+        _write_citation(output_dir, citation.encode())
+        if not os.path.lexists(output_dir / "README.md"):
             _update(output_dir, "README.md", readme_text().encode())
         make_folder(output_dir / "logs")
+
+
+def _write_citation(output_dir: Path, citation: bytes) -> None:
+    path = output_dir / "CITATION.md"
+    written = WrittenRecord(output_dir, DATASET_UNIT)
+    if os.path.lexists(path) and (not written.is_ours(path) or _read(path) == citation):
+        return
+    with scratch_folder(output_dir) as folder:
+        staged = StagedFiles(folder)
+        staged.add_bytes(path, citation)
+        staged.publish(written)
 
 
 def _update(output_dir: Path, name: str, content: bytes) -> None:
@@ -137,8 +142,15 @@ def _update(output_dir: Path, name: str, content: bytes) -> None:
 
 
 def _read(path: Path) -> bytes | None:
+    # In a folder that others may write to, a link could make this job publish a private file.
+    inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(path.parent))
+    if path.is_symlink() and not (inside and path.exists()):
+        raise DataError(
+            f"{path}: is a link that leads out of the folder, or nowhere: put a file there (`datalad unlock` "
+            "does where it is annexed)"
+        )
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -150,7 +162,7 @@ def _read_description(path: Path) -> dict[str, Any]:
     if content is None:
         return {}
     try:
-        description = json.loads(content)
+        description = parse_json(content)
     except ValueError as error:
         raise DataError(f"{path}: not valid JSON ({error}): repair or remove it") from error
     if not isinstance(description, dict):
@@ -170,7 +182,14 @@ def _merged_description(
         datasets = {RAW_DATASET: bids_dir, **datasets}
     links = {name: dataset_location(dataset, output_dir) for name, dataset in datasets.items()}
     known = [_source_dataset(dataset, links[name]) for name, dataset in datasets.items()]
-    others = [entry for entry in _entries(existing, "GeneratedBy") if entry.get("Name") != record.APP_NAME]
+    generators = existing.get("GeneratedBy", [])
+    if not isinstance(generators, list):
+        raise DataError(f"{path}: GeneratedBy must be a list: correct it")
+    others = [
+        entry
+        for entry in generators
+        if not (isinstance(entry, dict) and entry.get("Name") == record.APP_NAME)
+    ]
     earlier_links = existing.get("DatasetLinks")
     earlier_links = earlier_links if isinstance(earlier_links, dict) else {}
     urls = {entry["URL"] for entry in known}
@@ -181,8 +200,10 @@ def _merged_description(
     ]
     description = {
         "Name": "SI-CNN: IVIM parameter maps",
-        **existing,
         "BIDSVersion": BIDS_VERSION,
+        **existing,
+        # What another program wrote keeps the version that it was written for.
+        **({} if others else {"BIDSVersion": BIDS_VERSION}),
         "DatasetType": "derivative",
         "GeneratedBy": [_generated_by(), *others],
     }
@@ -212,7 +233,7 @@ def _generated_by() -> dict[str, Any]:
 def _source_dataset(dataset: Path, location: str) -> dict[str, str]:
     source = {"URL": location}
     try:
-        description = json.loads((Path(dataset) / "dataset_description.json").read_bytes())
+        description = parse_json(read_regular(Path(dataset) / "dataset_description.json"))
     except (OSError, ValueError):
         return source
     doi = description.get("DatasetDOI") if isinstance(description, dict) else None
@@ -222,15 +243,29 @@ def _source_dataset(dataset: Path, location: str) -> dict[str, str]:
 
 
 def _merged_bidsignore(path: Path) -> bytes:
-    lines = (_read(path) or b"").decode(errors="replace").splitlines()
-    lines += [line for line in BIDSIGNORE if line not in lines]
-    return ("\n".join(lines) + "\n").encode()
+    content = _read(path) or b""
+    lines = content.decode(errors="replace").splitlines()
+    return _with_lines(content, [line for line in BIDSIGNORE if line not in lines])
 
 
 def _merged_descriptions(path: Path) -> bytes:
-    text = (_read(path) or b"").decode(errors="replace")
-    earlier = [row for row in csv.DictReader(io.StringIO(text), delimiter="\t") if row.get("desc_id")]
-    rows = [{"desc_id": f"desc-{label}", "description": meaning} for label, meaning in DESCRIPTIONS.items()]
-    own = {row["desc_id"] for row in rows}
-    rows += [row for row in earlier if row["desc_id"] not in own]
-    return tsv_bytes(("desc_id", "description"), rows)
+    """The table with a row for every label that has none; whatever else stands in it is left as it is."""
+    content = _read(path) or b"desc_id\tdescription\n"
+    head, *rows = (line.split("\t") for line in content.decode("utf-8-sig", "replace").splitlines() or [""])
+    if not {"desc_id", "description"} <= set(head):
+        return content
+    known = {row[head.index("desc_id")] for row in rows if len(row) > head.index("desc_id")}
+    new = [
+        {"desc_id": f"desc-{label}", "description": meaning}
+        for label, meaning in DESCRIPTIONS.items()
+        if f"desc-{label}" not in known
+    ]
+    return _with_lines(content, tsv_bytes(head, new).decode().splitlines()[1:])
+
+
+def _with_lines(content: bytes, lines: Sequence[str]) -> bytes:
+    """Content with lines at its end; the same bytes when there are none."""
+    if not lines:
+        return content
+    separator = b"\n" if content and not content.endswith(b"\n") else b""
+    return content + separator + ("\n".join(lines) + "\n").encode()

@@ -70,6 +70,11 @@ The pictures of the reports. `*_desc-statistics_dwi.tsv` and `*_desc-signals_dwi
 their tables of maps and signals, `*_desc-clusters_dwi.tsv` and `*_desc-clusterdecay_dwi.tsv` those of the
 tissue clusters; the `.json` beside each describes its columns.
 
+## The record: `.sicnn-app`
+
+Every file that {record.APP_NAME} wrote, with its size and SHA-256. It replaces and removes these alone, and only as
+long as they are as it wrote them; keep the folder when you copy this dataset.
+
 ## Reading the maps with pybids
 
 The `param` entity is not part of a released standard yet; the package brings the configuration

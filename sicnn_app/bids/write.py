@@ -11,8 +11,9 @@ import numpy as np
 
 from sicnn_app.bids import qc, sidecar
 from sicnn_app.bids.associate import LABEL
-from sicnn_app.bids.atomic import StagedFiles, output_errors, scratch_folder
+from sicnn_app.bids.atomic import StagedFiles, scratch_folder
 from sicnn_app.bids.comparison import conventional_result, conventional_sidecar
+from sicnn_app.bids.written import WrittenRecord
 from sicnn_app.errors import InternalError
 from sicnn_app.ivim.before_after import CORRECTIONS, step_picture_name
 from sicnn_app.ivim.comparison import COMPARED
@@ -120,6 +121,16 @@ def expected_outputs(
     return [_target(run, output_dir, ending) for ending in endings]
 
 
+def run_record(run: DwiRun, output_dir: Path) -> WrittenRecord:
+    """The record of what was written for a run."""
+    return WrittenRecord(output_dir, f"run-{run.name}")
+
+
+def step_pictures_of(run: DwiRun, output_dir: Path) -> list[Path]:
+    """Pictures of corrections that :func:`write_run` may write for a run."""
+    return [_step_picture(run, output_dir, label) for label in CORRECTIONS]
+
+
 def recorded_fingerprint(output_dir: Path, run: DwiRun) -> tuple[str | None, bool]:
     """Fingerprint in the completion marker of a run, if there is one, and whether no output is missing.
 
@@ -135,21 +146,6 @@ def recorded_fingerprint(output_dir: Path, run: DwiRun) -> tuple[str | None, boo
     return (fingerprint, complete) if isinstance(fingerprint, str) else (None, False)
 
 
-def remove_outputs(run: DwiRun, output_dir: Path) -> None:
-    """Remove whatever an earlier job wrote for this run, whatever its settings; the marker first.
-
-    Raises
-    ------
-    OutputError
-        When a file cannot be removed.
-    """
-    everything = _endings(ANATOMIES, ensemble=True, comparison=True, with_bvecs=True, motion=True)
-    targets = [_target(run, output_dir, ending) for ending in reversed(everything)]
-    for target in (*targets, *(_step_picture(run, output_dir, label) for label in CORRECTIONS)):
-        with output_errors(target):
-            target.unlink(missing_ok=True)
-
-
 def write_run(
     result: RunResult,
     output_dir: Path,
@@ -162,7 +158,8 @@ def write_run(
     """Write maps, flags, mask, series and quality tables of a finished run.
 
     Everything is first written completely to ``output_dir/.work``; only then are earlier outputs
-    of the run removed and the new files renamed, the completion marker last.
+    of the run removed, as far as they are as they were written, and the new files renamed, the
+    completion marker last.
 
     Parameters
     ----------
@@ -186,7 +183,7 @@ def write_run(
     Raises
     ------
     OutputError
-        When the file system refuses.
+        When the file system refuses, or somebody else's file has one of the names.
     InternalError
         When the result is inconsistent: a map that is not finite inside the mask, a wrong shape or grid.
     """
@@ -203,8 +200,7 @@ def write_run(
         _stage_tables(staged, result, output_dir, roots)
         if check is not None:
             check()
-        remove_outputs(result.run, output_dir)
-        return staged.publish()
+        return staged.publish(run_record(result.run, output_dir))
 
 
 def _stage_maps(

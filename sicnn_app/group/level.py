@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sicnn_app.bids.atomic import StagedFiles, scratch_folder
+from sicnn_app.bids.written import WrittenRecord
 from sicnn_app.formats import tsv_bytes
 from sicnn_app.group.columns import (
     OUTLIER_RULE,
@@ -20,11 +21,12 @@ from sicnn_app.group.columns import (
 from sicnn_app.group.content import Group
 from sicnn_app.group.gather import Chosen, Earlier, Gathered, gather
 from sicnn_app.group.kinds import Measured, distribution_record, mark_outliers, measure_kinds
-from sicnn_app.group.outputs import TABLE, group_outputs
+from sicnn_app.group.outputs import GROUP_UNIT, TABLE, group_outputs
 from sicnn_app.group.page import group_page
 from sicnn_app.group.repeats import find_repeats, repeatability_row
 from sicnn_app.group.table import Row, parse_table
-from sicnn_app.report.html import report_path, run_anchor
+from sicnn_app.report.html import run_anchor
+from sicnn_app.report.outputs import report_path
 
 
 def write_group(
@@ -97,7 +99,7 @@ def write_group(
                 staged.add_bytes(target, content)
             else:
                 staged.add_json(target, content)
-        staged.publish()
+        staged.publish(WrittenRecord(output_dir, GROUP_UNIT))
     return gathered
 
 

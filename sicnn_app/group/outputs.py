@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+GROUP_UNIT = "group"
+"""What is locked, and recorded, while the group is written."""
+
 TABLE = "group_ivim"
 REPEATABILITY = "group_repeatability"
 PAGE = "group.html"

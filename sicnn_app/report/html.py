@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sicnn_app import __version__
-from sicnn_app.errors import OutputError
-from sicnn_app.ivim.before_after import CORRECTIONS, step_picture_name
 from sicnn_app.report.adequacy import shown_adequacy
 from sicnn_app.report.clusters import cluster_files, cluster_head, cluster_rows, cluster_words
 from sicnn_app.report.collect import RunDerivatives, app_version, collect_run, run_names
 from sicnn_app.report.comparison import COMPARISON_HEAD, comparison_rows, floor_words, method_of
 from sicnn_app.report.facts import MISSING
 from sicnn_app.report.numbers import number_files
+from sicnn_app.report.outputs import report_path, session_name
 from sicnn_app.report.page import render_page
 from sicnn_app.report.picture import Picture
 from sicnn_app.report.pictures import RunPictures, draw_run
@@ -35,18 +34,15 @@ class _Figure:
     dark: bool
 
 
-def _name(subject: str, session: str | None) -> str:
-    return f"sub-{subject}" if session is None else f"sub-{subject}_ses-{session}"
-
-
-def report_path(output_dir: Path, subject: str, session: str | None) -> Path:
-    """Where the report of a subject or session lies."""
-    return output_dir / f"{_name(subject, session)}.html"
-
-
 def run_anchor(name: str) -> str:
     """Identifier of a run's section in its report."""
     return f"run-{name}"
+
+
+def write_plainly(path: Path, content: bytes) -> None:
+    """Write a file and make the folder for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
 
 
 def build_report(
@@ -56,7 +52,7 @@ def build_report(
     *,
     errors: Sequence[str] = (),
     interactive: bool = False,
-    write_bytes: Callable[[Path, bytes], object] = Path.write_bytes,
+    write_bytes: Callable[[Path, bytes], object] = write_plainly,
 ) -> Path:
     """Write the report of one subject or session from what is on disk.
 
@@ -75,19 +71,14 @@ def build_report(
     interactive : bool
         Also write a page per run that shows every voxel with its signals and fits, linked from the report.
     write_bytes : callable
-        Writes bytes to a path; the caller passes one that leaves no half-written file.
+        Takes every file of the report, the page last; the caller passes one that leaves no half-written file.
 
     Returns
     -------
     Path
         ``<output_dir>/sub-<subject>[_ses-<session>].html``.
-
-    Raises
-    ------
-    OutputError
-        When the folder of the figures cannot be made.
     """
-    name = _name(subject, session)
+    name = session_name(subject, session)
     figures_dir = output_dir / f"sub-{subject}" / "figures"
     version = app_version(output_dir)
     runs = []
@@ -99,9 +90,12 @@ def build_report(
         pictures = draw_run(run)
         address = f"../../{report_path(output_dir, subject, session).name}#{run_anchor(run_name)}"
         voxels = voxel_page(run, report=address, version=version or __version__) if interactive else None
-        files = [(picture.file_name, picture.content) for picture in pictures.all]
+        # Those of the steps cannot be made again: whoever processes the run writes them.
+        drawn = [picture for picture in pictures.all if picture not in pictures.steps]
+        files = [(picture.file_name, picture.content) for picture in drawn]
         files += [*cluster_files(run, pictures.tissue), *number_files(run)]
-        _write_figures(run_name, [*files, *([voxels] if voxels else [])], figures_dir, write_bytes)
+        for file_name, content in [*files, *([voxels] if voxels else [])]:
+            write_bytes(figures_dir / file_name, content)
         context = _run_context(run, tabulate_run(run), pictures, prefix=name)
         folder = figures_dir.relative_to(output_dir).as_posix()
         context["voxels"] = f"{folder}/{voxels[0]}" if voxels else None
@@ -123,30 +117,6 @@ def build_report(
     path = report_path(output_dir, subject, session)
     write_bytes(path, page)
     return path
-
-
-def _write_figures(
-    run_name: str,
-    files: Sequence[tuple[str, bytes]],
-    folder: Path,
-    write_bytes: Callable[[Path, bytes], object],
-) -> None:
-    """Write the figures of a run and remove those an earlier method left."""
-    # Those of the steps cannot be made again: whoever processes the run replaces them.
-    current = {file_name for file_name, _ in files}
-    current |= {step_picture_name(run_name, label) for label in CORRECTIONS}
-    try:
-        if files:
-            folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.glob(f"{run_name}_desc-*_dwi.*"):
-            if path.name not in current:
-                path.unlink()
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot be changed ({error.strerror}): name another output folder"
-        ) from error
-    for file_name, content in files:
-        write_bytes(folder / file_name, content)
 
 
 def _figures(pictures: Sequence[Picture]) -> list[_Figure]:

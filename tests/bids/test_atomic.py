@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sicnn_app.bids import atomic
+from sicnn_app.bids.written import WrittenRecord
 from sicnn_app.errors import OutputError
 from sicnn_app.formats import tsv_bytes
 
@@ -59,7 +60,7 @@ def test_failing_block_keeps_the_old_file_and_leaves_nothing(tmp_path: Path, out
 def test_full_disk_is_an_output_error_that_names_the_file(
     tmp_path: Path, output_dir: Path | None, monkeypatch: pytest.MonkeyPatch, call: str
 ):
-    def full(*arguments: object) -> None:
+    def full(*arguments: object, **options: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     target = tmp_path / "a.txt"
@@ -164,6 +165,8 @@ def test_staged_files_get_their_names_only_at_the_end(tmp_path: Path):
         staged.add_bytes(tmp_path / "one" / "same.txt", b"1")
         staged.add_bytes(tmp_path / "two" / "same.txt", b"2")
         assert not (tmp_path / "one").exists()
-        targets = staged.publish()
+        targets = staged.publish(WrittenRecord(tmp_path, "run-test"))
     assert [target.read_bytes() for target in targets] == [b"1", b"2"]
-    assert files_below(tmp_path) == ["one", "one/same.txt", "two", "two/same.txt"]
+    assert [name for name in files_below(tmp_path) if not name.startswith(".")] == [
+        "one", "one/same.txt", "two", "two/same.txt",
+    ]  # fmt: skip

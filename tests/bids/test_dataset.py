@@ -41,7 +41,8 @@ def test_new_dataset_has_every_file_and_nothing_else(bids_dir: Path, tmp_path: P
     out = tmp_path / "out"
     prepare_output(out, bids_dir, {}, citation=CITATION)
     assert sorted(path.name for path in out.iterdir()) == [
-        ".bidsignore", "CITATION.md", "README.md", "dataset_description.json", "descriptions.tsv", "logs",
+        ".bidsignore", ".sicnn-app", "CITATION.md", "README.md", "dataset_description.json",
+        "descriptions.tsv", "logs",
     ]  # fmt: skip
     assert (out / "CITATION.md").read_text() == CITATION
     told = (out / "README.md").read_text()

@@ -22,12 +22,8 @@ from sicnn_app import __version__
 from sicnn_app.bids import atomic, qc
 from sicnn_app.bids.atomic import WORK_FOLDER
 from sicnn_app.bids.sidecar import DatasetRoots
-from sicnn_app.bids.write import (
-    expected_outputs,
-    recorded_fingerprint,
-    remove_outputs,
-    write_run,
-)
+from sicnn_app.bids.write import expected_outputs, recorded_fingerprint, write_run
+from sicnn_app.bids.written import RECORDS
 from sicnn_app.errors import InternalError, OutputError
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
 from sicnn_app.ivim.maps import MAPS
@@ -59,6 +55,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+def outputs_in(out: Path) -> list[Path]:
+    """Every file but the record of them."""
+    return sorted(path for path in out.rglob("*") if path.is_file() and RECORDS not in path.parts)
+
+
 def map_ending(label: str, extension: str = ".nii.gz") -> str:
     return f"model-ivim_param-{label}_dwimap{extension}"
 
@@ -76,7 +77,7 @@ def test_what_is_written_is_what_was_announced(
     announced = expected_outputs(result.run, tmp_path / "out", anatomy=anatomy, ensemble=ensemble)
     written = write(result, tmp_path)
     assert sorted(announced) == sorted(written.values())
-    assert sorted(p for p in (tmp_path / "out").rglob("*") if p.is_file()) == sorted(announced)
+    assert outputs_in(tmp_path / "out") == sorted(announced)
     assert announced[-1] == list(written.values())[-1] == written["desc-ivim_qc.json"]
     assert f"desc-{anatomy}_mask.nii.gz" in written
     assert ("desc-preproc_dwi.bvec" in written) == with_bvecs
@@ -434,39 +435,40 @@ def test_outputs_of_other_settings_do_not_remain(tmp_path: Path):
     result = make_result(tmp_path, anatomy="body", with_bvecs=False)
     result = replace(result, fingerprint="b" * 64)
     written = write(result, tmp_path)
-    assert sorted(p for p in (tmp_path / "out").rglob("*") if p.is_file()) == sorted(written.values())
+    assert outputs_in(tmp_path / "out") == sorted(written.values())
     assert finished(tmp_path / "out", result.run) == "b" * 64
 
 
-def test_removing_one_run_leaves_the_others(tmp_path: Path):
-    result = make_result(tmp_path, entities={"sub": "01", "run": "1"}, ensemble=True)
-    other = make_result(tmp_path, entities={"sub": "01", "run": "1", "part": "mag"})
-    write(result, tmp_path)
+def test_replacing_one_run_leaves_the_others(tmp_path: Path):
+    entities = {"sub": "01", "run": "1"}
+    other = make_result(tmp_path, entities={**entities, "part": "mag"}, ensemble=True)
+    write(make_result(tmp_path, entities=entities, ensemble=True), tmp_path)
     kept = write(other, tmp_path)
-    remove_outputs(result.run, tmp_path / "out")
-    assert sorted(p for p in (tmp_path / "out").rglob("*") if p.is_file()) == sorted(kept.values())
-    assert finished(tmp_path / "out", result.run) is None
+    result = make_result(tmp_path, entities=entities)
+    written = write(result, tmp_path)
+    assert outputs_in(tmp_path / "out") == sorted([*kept.values(), *written.values()])
     assert finished(tmp_path / "out", other.run) == other.fingerprint
-    remove_outputs(result.run, tmp_path / "out")
 
 
 def test_marker_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     result = make_result(tmp_path)
     written = write(result, tmp_path)
     removed = []
-    unlink = Path.unlink
+    remove = atomic.remove
 
-    def spy(path: Path, missing_ok: bool = False) -> None:
+    def spy(path: Path, output_dir: Path) -> None:
         removed.append(path)
         if len(removed) == 2:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        unlink(path, missing_ok=missing_ok)
+        remove(path, output_dir)
 
-    monkeypatch.setattr(Path, "unlink", spy)
+    monkeypatch.setattr(atomic, "remove", spy)
     with pytest.raises(OutputError, match="read-only"):
-        remove_outputs(result.run, tmp_path / "out")
+        write(result, tmp_path)
     assert removed[0] == written["desc-ivim_qc.json"]
     assert finished(tmp_path / "out", result.run) is None
+    monkeypatch.undo()
+    assert write(result, tmp_path) == written
 
 
 def test_full_disk_while_writing_leaves_the_earlier_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -498,18 +500,19 @@ def test_failure_while_renaming_never_looks_finished(
     result = replace(make_result(tmp_path, seed=1), fingerprint="b" * 64)
     rename, calls = os.replace, []
 
-    def broken(source: Path, target: Path) -> None:
-        calls.append(target)
+    def broken(source: Path, name: str, *, dst_dir_fd: int) -> None:
+        if name != "run-sub-01.json":
+            calls.append(name)
         if len(calls) == failing:
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
-        rename(source, target)
+        rename(source, name, dst_dir_fd=dst_dir_fd)
 
     monkeypatch.setattr(atomic.os, "replace", broken)
     with pytest.raises(OutputError):
         write(result, tmp_path)
     assert len(calls) == failing
     assert finished(tmp_path / "out", result.run) is None
-    assert {Path(name).name for name in contents(tmp_path / "out")} == {path.name for path in calls[:-1]}
+    assert {path.name for path in outputs_in(tmp_path / "out")} == set(calls[:-1])
     assert not (tmp_path / "out" / WORK_FOLDER).exists()
 
 
@@ -554,7 +557,7 @@ def test_motion_belongs_to_the_finished_run(tmp_path: Path):
     written["desc-motion_qc.tsv"].unlink()
     assert finished(out, result.run) is None
     without = write(make_result(tmp_path), tmp_path)
-    assert sorted(path for path in out.rglob("*") if path.is_file()) == sorted(without.values())
+    assert outputs_in(out) == sorted(without.values())
 
 
 def test_peak_memory_stands_in_the_quality_table(tmp_path: Path):
@@ -596,8 +599,6 @@ def test_nothing_is_written_or_removed_for_a_hostile_label(tmp_path: Path, label
     kept = contents(tmp_path)
     with pytest.raises(InternalError, match="only letters and digits"):
         write(hostile, tmp_path)
-    with pytest.raises(InternalError):
-        remove_outputs(hostile.run, tmp_path / "out")
     assert contents(tmp_path) == kept
 
 
@@ -619,7 +620,8 @@ from sicnn_app.bids.write import write_run
 from sicnn_app.errors import OutputError
 out, scratch = Path(sys.argv[1]), Path(sys.argv[2])
 finished = write_run(make_result(scratch), out, bids_dir=scratch / "bids", dataset_links={})
-before = {path: path.read_bytes() for path in finished}
+before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+assert before.keys() > set(finished)
 big = make_result(scratch, entities={"sub": "02"}, shape=(64, 64, 8))
 try:
     write_run(big, out, bids_dir=scratch / "bids", dataset_links={})

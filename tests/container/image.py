@@ -136,7 +136,8 @@ def require_outputs(out: Path, name: str, *, owner: int = USER) -> None:
     everything = sorted(out.rglob("*"))
     empty = [path.name for path in everything if path.is_file() and not path.stat().st_size]
     require(not empty, f"empty: {', '.join(empty)}")
-    left = [path.name for path in everything if path.is_dir() and path.name.startswith(".")]
+    hidden = [path.name for path in everything if path.is_dir() and path.name.startswith(".")]
+    left = [name for name in hidden if name != ".sicnn-app"]
     require(not left, f"left over: {', '.join(left)}")
     foreign = [str(path) for path in everything if {path.stat().st_uid, path.stat().st_gid} != {owner}]
     require(not foreign, f"not owned by {owner}:{owner}: {', '.join(foreign)}")

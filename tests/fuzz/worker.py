@@ -226,7 +226,7 @@ def call(seeds: Sequence[int], root: Path) -> dict:
     whole += [
         f"left behind: {path.relative_to(root)}"
         for path in (root / "out").rglob(".*")
-        if path.name != ".bidsignore"
+        if path.name not in (".bidsignore", ".sicnn-app")
     ]
     if whole:
         faults["call"] = whole

@@ -30,6 +30,7 @@ from sicnn_app.bids.dataset import prepare_output
 from sicnn_app.bids.segmentations import Segmentation, load_regions, read_lookup
 from sicnn_app.errors import DataError, MissingInputError
 from sicnn_app.formats import tsv_bytes
+from sicnn_app.group.level import read_earlier
 from sicnn_app.group.repeats import find_repeats
 from sicnn_app.group.table import parse_table
 
@@ -180,6 +181,13 @@ def test_a_table_that_somebody_changed_is_not_taken_from(app, tmp_path, change):
         (out / "group_ivim.json").write_text(json.dumps(content))
     else:
         (out / "group_ivim.json").write_bytes(b"\xff\x00[")
+    assert read_earlier(out) == {}
+    changed = group_files(out)
+    refused = gather(app, out)
+    assert refused.code == 73 and "not as this app wrote it" in refused.err
+    assert group_files(out) == changed
+    for name in (name for name in first if changed[name] != first[name]):
+        (out / name).unlink()
     assert "0 of them unchanged" in gather(app, out).out
     assert group_files(out) == first
 

@@ -21,7 +21,6 @@ from factories import make_result, source_header
 from PIL import Image
 
 from sicnn_app.bids.write import write_run
-from sicnn_app.errors import OutputError
 from sicnn_app.report.html import build_report
 
 VOID = {"meta", "link", "img", "input", "br"}
@@ -351,13 +350,6 @@ def test_no_outputs_at_all_still_gives_a_page_with_the_errors(tmp_path):
     text = plain_text(path.read_text(encoding="utf-8"))
     assert "No maps of this subject were written" in text and "sub-07_dwi.nii.gz is truncated" in text
     assert not (tmp_path / "sub-07").exists()
-
-
-def test_figures_folder_that_cannot_be_made_is_an_output_error(tmp_path):
-    out = write(tmp_path)
-    (out / "sub-01" / "figures").write_text("a file in the way")
-    with pytest.raises(OutputError, match="figures"):
-        build_report(out, "01", None)
 
 
 def test_no_display_home_or_pyplot_is_needed(tmp_path):

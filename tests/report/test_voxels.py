@@ -18,6 +18,7 @@ from hypothesis.extra.numpy import arrays
 
 from sicnn_app import __version__
 from sicnn_app.bids.write import write_run
+from sicnn_app.cli import main
 from sicnn_app.report.collect import RunDerivatives, collect_run
 from sicnn_app.report.display import Display, plan_display
 from sicnn_app.report.html import build_report
@@ -190,7 +191,9 @@ def test_a_report_without_it_takes_the_page_away(tmp_path):
         if "param-f_" not in path.name:
             path.unlink()
     for interactive in (True, False):
-        text = build_report(out, "01", None, interactive=interactive).read_text()
+        level = "full" if interactive else "default"
+        assert main([str(out), str(out), "participant", "--reports-only", "--report-level", level]) == 0
+        text = (out / "sub-01.html").read_text()
         assert (out / PAGE).exists() == ("Voxel by voxel" in text) == interactive
 
 

@@ -1,0 +1,155 @@
+"""The record of what the app has written into an output folder; nothing else there is replaced or removed.
+
+One small JSON file per unit of work (a run, a report, the group, the dataset) below ``OUTPUT_DIR/.sicnn-app``
+names every file with its size and SHA-256. Whatever has another content by now was written by another program
+or a person, and is theirs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sicnn_app.errors import OutputError
+from sicnn_app.files import folder_below, parse_json, read_regular, sha256_of
+
+RECORDS = ".sicnn-app"
+"""Folder of the records below the output."""
+
+MAX_NAMED = 3
+"""Files named in one message."""
+
+Content = tuple[int, str]
+"""Size in bytes and SHA-256 of a file."""
+
+
+class WrittenRecord:
+    """What the app has written for one unit of work.
+
+    A record is trusted when it is a regular file of this user, of the owner of the output folder or of root:
+    no other user of a shared folder can pass off somebody's files as written by the app.
+
+    Parameters
+    ----------
+    output_dir : Path
+    unit : str
+        ``run-<name>``, ``report-<name>``, ``group`` or ``dataset``; whoever writes for it holds its lock.
+
+    Attributes
+    ----------
+    path : Path
+        File of the record.
+    """
+
+    def __init__(self, output_dir: Path, unit: str) -> None:
+        self.output_dir = Path(output_dir)
+        self.path = self.output_dir / RECORDS / f"{unit}.json"
+        self._known = self._read()
+
+    def _read(self) -> dict[str, list[Content]]:
+        try:
+            owners = {os.geteuid(), 0, self.output_dir.stat().st_uid}
+            if self.path.lstat().st_uid not in owners:
+                return {}
+            files = parse_json(read_regular(self.path, follow=False))["Files"]
+            return {
+                name: [(int(size), str(digest)) for size, digest in contents]
+                for name, contents in files.items()
+                if not Path(name).is_absolute() and ".." not in Path(name).parts
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
+            return {}
+
+    def _name(self, path: Path) -> str:
+        return Path(path).relative_to(self.output_dir).as_posix()
+
+    def _may_be_ours(self, path: Path) -> bool:
+        """Whether a file is recorded, as far as its size tells: reading thousands of images takes hours."""
+        try:
+            return path.stat().st_size in {size for size, _ in self._known.get(self._name(path), ())}
+        except OSError:
+            return False
+
+    def is_ours(self, path: Path) -> bool:
+        """Whether a file is as the app wrote it."""
+        try:
+            return self._may_be_ours(path) and content_of(path) in self._known[self._name(path)]
+        except OSError:
+            return False
+
+    def foreign(self, targets: Iterable[Path]) -> list[Path]:
+        """Files under names to be written that the app has no record of, as far as names and sizes tell.
+
+        Parameters
+        ----------
+        targets : iterable of Path
+
+        Raises
+        ------
+        OutputError
+            A folder on the way to one of them is a link, or a file.
+        """
+        targets = list(targets)
+        for folder in dict.fromkeys([self.path.parent, *(target.parent for target in targets)]):
+            try:
+                with suppress(FileNotFoundError), folder_below(self.output_dir, folder):
+                    pass
+            except OSError as error:
+                raise OutputError(
+                    f"{error.filename} is {error.strerror}: put a folder there, or name another output folder"
+                ) from error
+        return [path for path in targets if os.path.lexists(path) and not self._may_be_ours(path)]
+
+    def ours(self, targets: Iterable[Path]) -> list[Path]:
+        """Every file that is as the app wrote it; none of them, nor of ``targets``, is anybody else's.
+
+        Raises
+        ------
+        OutputError
+            One of ``targets`` exists and is not as the app wrote it.
+        """
+        found = [path for path in (self.output_dir / name for name in self._known) if self.is_ours(path)]
+        require_free([target for target in targets if os.path.lexists(target) and target not in found])
+        return found
+
+    def announce(self, staged: Mapping[Path, Content]) -> dict[str, Any]:
+        """Content of the record while ``staged`` replace what it names: a killed process leaves either."""
+        for target, content in staged.items():
+            self._known.setdefault(self._name(target), []).append(content)
+        return self._content()
+
+    def settle(self, staged: Mapping[Path, Content]) -> dict[str, Any]:
+        """Content of the record when ``staged`` are in their places."""
+        self._known = {self._name(target): [content] for target, content in staged.items()}
+        return self._content()
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "Description": "Files as sicnn-app wrote them, size in bytes and SHA-256: it changes no others",
+            "Files": self._known,
+        }
+
+
+def require_free(foreign: list[Path]) -> None:
+    """Refuse to touch what somebody else has written; raises OutputError."""
+    if foreign:
+        names = ", ".join(map(str, foreign[:MAX_NAMED]))
+        more = f" and {len(foreign) - MAX_NAMED} more" if len(foreign) > MAX_NAMED else ""
+        raise OutputError(
+            f"{names}{more}: not as this app wrote it, or not written by it ({RECORDS} keeps the record), so "
+            "never replaced: name another output folder, or move it away"
+        )
+
+
+def content_of(path: Path) -> Content:
+    """Size and SHA-256 of a file; raises OSError."""
+    return path.stat().st_size, sha256_of(path)
+
+
+def remove(path: Path, output_dir: Path) -> None:
+    """Remove a file below the output, through no link; raises OSError."""
+    with suppress(FileNotFoundError), folder_below(output_dir, path.parent) as folder:
+        os.unlink(path.name, dir_fd=folder)
