@@ -56,7 +56,7 @@ FRONT_ENDS = ("simulate.cli", "tasks.child")
 """Programs that live in the package they belong to, and stand as high as ``cli`` does."""
 
 ONLY = {
-    "simulate": ("ivim", "errors", "__init__"),
+    "simulate": ("bids", "ivim", "errors", "files", "locks", "__init__"),
     "group": ("bids", "report", "ivim", "fingerprints", "errors", "files", "formats", "__init__"),
 }
 """Packages held to less than their layer allows: making data stays apart from processing it, and so does
@@ -207,8 +207,8 @@ def test_a_clean_tree_has_no_violation(tmp_path):
         ({"errors.py": "from sicnn_app.ivim import maps\n"}, "errors.py:1: errors imports ivim"),
         ({"errors.py": "from sicnn_app import device\n"}, "errors.py:1: errors imports device"),
         (
-            {"simulate/phantom.py": "from sicnn_app.bids import load\n"},
-            "simulate/phantom.py:1: simulate imports bids",
+            {"simulate/phantom.py": "from sicnn_app.preprocess import mask\n"},
+            "simulate/phantom.py:1: simulate imports preprocess",
         ),
         (
             {"simulate/phantom.py": "from sicnn_app import device\n"},

@@ -10,13 +10,17 @@ import numpy as np
 from sicnn_app import __version__
 from sicnn_app.assess.expectation import PARAMETERS, Assessment, Expectation
 from sicnn_app.assess.trial import METHODS
-from sicnn_app.bids.atomic import make_folder, write_bytes
+from sicnn_app.bids.atomic import StagedFiles, make_folder, scratch_folder
+from sicnn_app.bids.written import WrittenRecord, require_free
 from sicnn_app.console import Console
 from sicnn_app.errors import OutputError, UsageError
 from sicnn_app.formats import json_bytes, tsv_bytes
 from sicnn_app.ivim.maps import MAPS
 from sicnn_app.simulate.acquire import SNR_DEFINITION
 from sicnn_app.simulate.dataset import GENERATOR
+
+UNIT = "assessment"
+"""Name of the record of what was written."""
 
 FILES = ("assess.tsv", "assess.json", "assess.svg")
 
@@ -55,13 +59,15 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
     UsageError
         When an earlier assessment lies there and may not be replaced.
     OutputError
-        When it is a file or cannot be made.
+        When it is a file or cannot be made, or holds a file of somebody else under a name of an assessment.
     """
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder}: is a file; name a folder for the assessment")
-    if not overwrite and any((folder / name).exists() for name in FILES):
+    paths = [folder / name for name in FILES]
+    if not overwrite and any(path.exists() for path in paths):
         raise UsageError(f"{folder}: holds an assessment; name another folder or give --overwrite")
     make_folder(folder)
+    require_free(WrittenRecord(folder, UNIT).foreign(paths))
 
 
 def write_assessment(folder: Path, assessment: Assessment) -> list[Path]:
@@ -73,10 +79,11 @@ def write_assessment(folder: Path, assessment: Assessment) -> list[Path]:
         json_bytes(_description(assessment)),
         expectation_chart(assessment),
     )
-    paths = [folder / name for name in FILES]
-    for path, content in zip(paths, contents, strict=True):
-        write_bytes(path, content)
-    return paths
+    with scratch_folder(folder) as scratch:
+        staged = StagedFiles(scratch)
+        for name, content in zip(FILES, contents, strict=True):
+            staged.add_bytes(folder / name, content)
+        return staged.publish(WrittenRecord(folder, UNIT))
 
 
 def show_assessment(console: Console, assessment: Assessment) -> None:

@@ -256,6 +256,10 @@ class StagedFiles:
         self._staged.append((temporary, target))
         return temporary
 
+    def add_file(self, temporary: Path, target: Path) -> None:
+        """Stage for ``target`` a file that lies complete in the private folder."""
+        self._staged.append((temporary, target))
+
     def add_bytes(self, target: Path, content: bytes) -> None:
         """Stage ``content`` for ``target``; raises OutputError."""
         with output_errors(target):

@@ -72,8 +72,8 @@ tissue clusters; the `.json` beside each describes its columns.
 
 ## The record: `.sicnn-app`
 
-Every file that {record.APP_NAME} wrote, with its size and SHA-256. It replaces and removes these alone, and only as
-long as they are as it wrote them; keep the folder when you copy this dataset.
+Every file that {record.APP_NAME} wrote, with its size and SHA-256. It replaces and removes these alone, and
+only as long as they are as it wrote them; keep the folder when you copy this dataset.
 
 ## Reading the maps with pybids
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,12 @@ import nibabel as nib
 import numpy as np
 
 from sicnn_app import __version__
+from sicnn_app.bids.atomic import WORK_FOLDER, StagedFiles, scratch_folder
+from sicnn_app.bids.written import WrittenRecord, require_free
 from sicnn_app.errors import OutputError, UsageError
+from sicnn_app.files import parse_json, read_regular
 from sicnn_app.ivim.maps import MAPS
+from sicnn_app.locks.leftovers import remove_leftovers
 from sicnn_app.simulate.acquire import SNR_DEFINITION, Protocol, acquire, noise_sigma
 from sicnn_app.simulate.phantom import Phantom, make_phantom
 from sicnn_app.simulate.texts import dataset_readme, truth_readme
@@ -22,11 +26,10 @@ BIDS_VERSION = "1.11.1"
 GENERATOR = "sicnn-simulate"
 TRUTH = Path("derivatives") / "truth"
 
-PARTIAL = ".simulating-"
-"""Start of the folder's name in which a dataset grows before it gets its final names."""
+UNIT = "simulation"
+"""Name of the record of what was written."""
 
 OWN_NAMES = (
-    f"{PARTIAL}*",
     "dataset_description.json",
     "README.md",
     "participants.tsv",
@@ -34,7 +37,7 @@ OWN_NAMES = (
     "sub-*",
     TRUTH.as_posix(),
 )
-"""What a dataset of this command consists of; the first are remains of a killed run."""
+"""What a dataset of this command consists of."""
 
 QUANTISATION = 16
 """Image steps per sigma: rounding adds 1/(12 * 16^2) = 0.03 % to the noise variance."""
@@ -127,7 +130,8 @@ def write_dataset(
         Command line to state in the README.
     overwrite : bool
         Replace a dataset that this function wrote before; files beside it, such as other
-        derivatives, stay. A folder with any other content is refused.
+        derivatives, stay. A folder with any other content is refused, and so is a dataset in which
+        somebody added or changed files.
 
     Returns
     -------
@@ -139,44 +143,51 @@ def write_dataset(
     UsageError
         When ``out`` holds something that may not be replaced.
     OutputError
-        When it cannot be written.
+        When it cannot be written, or holds files that this function did not write.
     """
     _check_replaceable(out, overwrite)
-    partial = out / f"{PARTIAL}{os.getpid()}"
+    remove_leftovers(out / WORK_FOLDER)
+    record = WrittenRecord(out, UNIT)
+    earlier = _earlier_files(out)
+    require_free(record.foreign(earlier))
     try:
-        partial.mkdir(parents=True)
-        try:
-            _write_raw(partial, settings, command)
-            files = sorted(out / path.relative_to(partial) for path in partial.rglob("*") if path.is_file())
-            _replace(partial, out)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        with scratch_folder(out) as folder:
+            made = folder / "dataset"
+            _write_raw(made, settings, command)
+            staged = StagedFiles(folder)
+            # The description of the dataset comes last: without it there is none.
+            last = made / "dataset_description.json"
+            for path in sorted(made.rglob("*"), key=lambda path: (path == last, path)):
+                if path.is_file():
+                    staged.add_file(path, out / path.relative_to(made))
+            files = sorted(staged.publish(record))
     except OSError as error:
         raise OutputError(
             f"{out}: cannot write the dataset ({error.strerror or error}); name a writable folder"
         ) from error
+    for folder in sorted({path.parent for path in earlier}, reverse=True):
+        # One that is not empty now holds what was written, or what somebody put there meanwhile.
+        with suppress(OSError):
+            folder.rmdir()
     return files
 
 
-def _replace(partial: Path, out: Path) -> None:
-    """Move the finished dataset to its place instead of an older one; what else lies there stays."""
-    for old in (path for pattern in OWN_NAMES for path in out.glob(pattern)):
-        if old != partial:
-            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
-    (out / TRUTH.parent).mkdir(exist_ok=True)
-    (partial / TRUTH).rename(out / TRUTH)
-    (partial / TRUTH.parent).rmdir()
-    for path in sorted(partial.iterdir(), key=lambda path: path.name == "dataset_description.json"):
-        path.rename(out / path.name)
+def _earlier_files(out: Path) -> list[Path]:
+    """Every file that an earlier dataset consists of, as far as names tell; links are not followed."""
+    found = []
+    for place in (path for pattern in OWN_NAMES for path in out.glob(pattern)):
+        if place.is_symlink() or not place.is_dir():
+            found.append(place)
+        for folder, _, names in os.walk(place):
+            found += [Path(folder) / name for name in names]
+    return found
 
 
 def _check_replaceable(out: Path, overwrite: bool) -> None:
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: is a file; name a folder for the dataset")
     try:
-        content = (
-            [path for path in out.iterdir() if not path.name.startswith(PARTIAL)] if out.exists() else []
-        )
+        content = [path for path in out.iterdir() if path.name != WORK_FOLDER] if out.exists() else []
     except OSError as error:
         raise OutputError(f"{out}: cannot be read ({error.strerror}); name another folder") from error
     if not content:
@@ -184,7 +195,7 @@ def _check_replaceable(out: Path, overwrite: bool) -> None:
     if not overwrite:
         raise UsageError(f"{out}: is not empty; name another folder or give --overwrite")
     try:
-        description = json.loads((out / "dataset_description.json").read_text(encoding="utf-8"))
+        description = parse_json(read_regular(out / "dataset_description.json"))
         ours = description["GeneratedBy"][0]["Name"] == GENERATOR
     except (OSError, ValueError, LookupError, TypeError):
         ours = False

@@ -71,7 +71,7 @@ def by_tissue(assessment: Assessment, parameter: str) -> np.ndarray:
 
 def test_there_is_a_row_for_every_perfused_tissue_and_parameter_and_no_dataset(assessed, rows, told):
     folder, _ = assessed
-    assert sorted(path.name for path in folder.iterdir()) == ["assess.json", "assess.svg", "assess.tsv"]
+    assert sorted(path.name for path in folder.glob("[!.]*")) == ["assess.json", "assess.svg", "assess.tsv"]
     names = [tissue.name for tissue in perfused_tissues("abdomen")]
     assert [(row["tissue"], row["parameter"]) for row in rows] == [
         (name, parameter) for name in names for parameter in ("f", "d", "dstar")
@@ -128,7 +128,7 @@ def test_the_same_command_gives_the_same_files(tmp_path, only_bounds):
     made = []
     for _ in range(2):
         assert main([str(tmp_path / "out"), *WORDS, "--overwrite"]) == 0
-        made.append({path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()})
+        made.append({path.name: path.read_bytes() for path in (tmp_path / "out").glob("[!.]*")})
     assert made[0] == made[1] and len(made[0]) == 3
 
 

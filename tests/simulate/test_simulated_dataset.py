@@ -9,8 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from sicnn_app.bids.atomic import WORK_FOLDER
 from sicnn_app.errors import OutputError, UsageError
-from sicnn_app.simulate import dataset
 from sicnn_app.simulate.acquire import Protocol
 from sicnn_app.simulate.dataset import SimulationSettings, write_dataset
 
@@ -172,10 +172,24 @@ def test_a_folder_with_content_is_refused_and_left_alone(tmp_path):
     assert [path.name for path in foreign.iterdir()] == ["dataset_description.json"]
 
 
+@pytest.mark.parametrize("name", ["sub-mine/dwi/sub-mine_dwi.nii.gz", "sub-01/anat/notes.txt", "README.md"])
+def test_files_that_somebody_added_or_changed_are_never_replaced(tmp_path, name):
+    out = tmp_path / "ds"
+    write(out)
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    (out / name).write_text("mine")
+    before = contents(out)
+    with pytest.raises(OutputError, match="not as this app wrote it"):
+        write_dataset(out, settings(), command="again", overwrite=True)
+    assert contents(out) == before
+
+
 def test_remains_of_a_killed_run_do_not_matter(tmp_path):
-    (tmp_path / "ds" / f"{dataset.PARTIAL}123" / "sub-01").mkdir(parents=True)
-    write(tmp_path / "ds")
-    assert not list((tmp_path / "ds").glob(f"{dataset.PARTIAL}*"))
+    out = tmp_path / "ds"
+    left = out / WORK_FOLDER / "write-here-1-abcdefgh"
+    left.mkdir(parents=True)
+    write(out)
+    assert (out / "sub-01").is_dir()
 
 
 def test_a_full_disk_leaves_nothing_under_a_final_name(tmp_path, monkeypatch):
