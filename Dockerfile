@@ -5,35 +5,32 @@
 #   docker build -t sicnn-app .
 #
 # Releases pass the base by digest, --build-arg BASE_IMAGE=python:3.11-slim-bookworm@sha256:..., and the
-# version of their tag. Every dependency has an exact version in constraints.txt; the packages of the CUDA
-# runtime have those that torch's release asks for. /opt/sicnn-app/sbom.cdx.json lists what is installed.
+# version of their tag. Every package is installed by the hash of its file, see requirements/README.md.
+# /opt/sicnn-app/sbom.cdx.json lists what is installed.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 ARG VERSION=0.5.0
 
-# ---- everything but torch and the app: shared by both images --------------------------------------
+# ---- an empty environment, which both images fill -------------------------------------------------
 FROM ${BASE_IMAGE} AS builder
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
 RUN python -m venv /opt/sicnn-app
 ENV PATH=/opt/sicnn-app/bin:$PATH
-COPY constraints.txt pyproject.toml ./
-# Dependencies come before the source, so that a changed line of code does not install them again.
-RUN python -c "import tomllib; \
-deps = tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']; \
-print(*(d for d in deps if not d.startswith('torch')), sep='\n')" > requirements.txt \
- && pip install --no-compile -c constraints.txt -r requirements.txt
 
 # ---- the app as a wheel ---------------------------------------------------------------------------
 FROM builder AS wheel
-COPY LICENSE README.md ./
+COPY requirements/build.txt ./
+RUN pip install --no-deps --require-hashes --only-binary=:all: -r build.txt
+COPY LICENSE README.md pyproject.toml ./
 COPY sicnn_app sicnn_app
-RUN pip wheel --no-deps --wheel-dir wheels .
+RUN pip wheel --no-deps --no-build-isolation --wheel-dir wheels .
 
 # ---- the tool that lists an image's packages: in no image -----------------------------------------
 FROM ${BASE_IMAGE} AS sbom
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-COPY docker/sbom_requirements.txt ./
-RUN python -m venv /opt/sbom && /opt/sbom/bin/pip install --no-deps -r sbom_requirements.txt
+COPY requirements/sbom.txt ./
+RUN python -m venv /opt/sbom \
+ && /opt/sbom/bin/pip install --no-deps --require-hashes --only-binary=:all: -r sbom.txt
 
 # ---- what both images say of themselves and set ---------------------------------------------------
 FROM ${BASE_IMAGE} AS runtime
@@ -66,9 +63,8 @@ CMD ["--help"]
 FROM builder AS builder-cpu
 # The index of the CPU builds; an empty value leaves the choice to pip's own configuration.
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
-RUN pip install --no-compile -c constraints.txt \
-      ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} torch \
- && python -c "import torch; assert torch.version.cuda is None, 'not a CPU build of torch'"
+COPY docker/install_packages requirements/torch-cpu.txt requirements/app.txt ./
+RUN ./install_packages torch-cpu.txt ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"}
 # The app comes last of all, so that a changed line of code leaves the layers before it as they are.
 COPY docker/trim_environment ./
 RUN ./trim_environment
@@ -88,7 +84,8 @@ RUN MPLCONFIGDIR=/tmp python -c "import bids, dipy, jinja2, matplotlib, nibabel,
 # ---- CUDA -----------------------------------------------------------------------------------------
 FROM builder AS builder-cuda
 # The default index's torch brings the CUDA runtime as packages: the base needs none of it.
-RUN pip install --no-compile -c constraints.txt torch
+COPY docker/install_packages requirements/torch-cuda.txt requirements/app.txt ./
+RUN ./install_packages torch-cuda.txt
 COPY docker/trim_environment ./
 RUN ./trim_environment
 COPY --from=sbom /opt/sbom /opt/sbom

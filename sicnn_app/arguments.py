@@ -285,7 +285,8 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
         "--dask-scheduler",
         metavar="ADDRESS",
         help="let the workers of this Dask scheduler, such as tcp://10.0.0.1:8786, process the participants; "
-        "they need the same paths and the same version (default: this machine)",
+        "they need the same paths and the same version. Whoever can connect to it can run programs there and "
+        "here: use tls:// or a network of your own (default: this machine)",
     )
     group.add_argument(
         "--omp-nthreads",

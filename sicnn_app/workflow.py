@@ -21,6 +21,7 @@ from sicnn_app.bids.derivatives import require_derivatives
 from sicnn_app.bids.describe import describe
 from sicnn_app.bids.discover import Discovery, discover, natural_key
 from sicnn_app.bids.select import Selection
+from sicnn_app.bids.sidecar import DatasetRoots
 from sicnn_app.bids.validate import check_dataset
 from sicnn_app.bids.written import WrittenRecord, require_free
 from sicnn_app.caches import private_caches
@@ -292,7 +293,9 @@ def process_session(runs: Sequence[DwiRun], job: Job) -> list[Outcome]:
     if len(skipped) == len(mine) and all(is_reported(item, job.settings.output_dir) for item in skipped):
         return outcomes
     subject, session = runs[0].subject, runs[0].session
-    errors = [f"{outcome.run.name}: {outcome.error}" for outcome in mine if outcome.error]
+    # A page is handed on, and the names of folders can be those of people.
+    roots = DatasetRoots.of(job.settings.bids_dir, job.settings.inputs.derivatives)
+    errors = [f"{item.run.name}: {roots.portable(str(item.error))}" for item in mine if item.error]
     error = caught(lambda: write_report(job.settings, subject, session, job.console, errors), job.log)
     if error is None:
         return outcomes

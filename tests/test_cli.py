@@ -123,6 +123,12 @@ def test_every_flag_reaches_its_setting_in_both_spellings(words, place, value):
         assert found == value, spelled
 
 
+def test_the_help_warns_of_what_a_dask_scheduler_may_do():
+    (action,) = (item for item in build_parser()._actions if "--dask-scheduler" in item.option_strings)
+    assert "can run programs" in action.help
+    assert "tls://" in action.help
+
+
 def test_every_default_stands_in_the_help():
     """A flag that takes a value names its default; a label filter says that it means all."""
     silent = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from app_processes import (
     kill,
     remains,
     results,
+    run,
     started,
     wait_until,
 )
@@ -401,11 +403,13 @@ def test_a_participant_whose_process_is_killed_goes_on_in_another(tmp_path, made
 
 
 @contextmanager
-def dask_processes(folder: Path) -> Iterator[tuple[str, subprocess.Popen, list[subprocess.Popen]]]:
+def dask_processes(
+    folder: Path, host: str = "127.0.0.1"
+) -> Iterator[tuple[str, subprocess.Popen, list[subprocess.Popen]]]:
     """A scheduler and two workers on this machine, as a user would start them; its address, it, and them."""
     folder.mkdir()
     file = folder / "scheduler.json"
-    options = ("--scheduler-file", file, "--no-dashboard", "--host", "127.0.0.1")
+    options = ("--scheduler-file", file, "--no-dashboard", "--host", host)
     worker = ("dask_worker", *options, "--nthreads", "1", "--no-nanny", "--local-directory", folder)
     processes = []
     try:
@@ -443,6 +447,30 @@ def test_a_worker_killed_at_work_loses_nothing(tmp_path, made, whole, slow_child
     (log,) = (text for path in (out / "logs").iterdir() if "took over" in (text := path.read_text()))
     assert f"pid {victim}" in log
     assert "sub-01: resumed after" in log
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl, to make a certificate")
+def test_an_encrypted_cluster_serves_whoever_has_its_certificate_and_nobody_else(tmp_path, made, monkeypatch):
+    certificate = tmp_path / "mine.pem"
+    words = ("-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=ivim")
+    made_here = ("openssl", "req", *words, "-keyout", certificate, "-out", "-")
+    certificate.write_bytes(
+        subprocess.run(made_here, check=True, capture_output=True).stdout + certificate.read_bytes()
+    )
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION", "True")
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TLS__CA_FILE", str(certificate))
+    for role in ("SCHEDULER", "WORKER", "CLIENT"):
+        monkeypatch.setenv(f"DASK_DISTRIBUTED__COMM__TLS__{role}__CERT", str(certificate))
+    with dask_processes(tmp_path / "dask", "tls://127.0.0.1") as (address, *_):
+        assert address.startswith("tls://")
+        done = run(*call(made, tmp_path / "out", *QUICK, "--dask-scheduler", address))
+        assert done.code == 0, done.text
+        assert "runs: 2 written" in done.out
+        monkeypatch.delenv("DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT")
+        refused = run(*call(made, tmp_path / "other", *QUICK, "--dask-scheduler", address))
+        assert refused.code == 64, refused.text
+        assert "tls:// needs Dask's settings of TLS" in refused.err
 
 
 @pytest.mark.slow

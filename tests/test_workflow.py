@@ -459,6 +459,10 @@ def test_a_bad_run_leaves_the_others_alone(app, tmp_path):
     report = (out / "sub-02.html").read_text()
     assert "8 volumes" in report
     assert "7 b-values" in report
+    # Terminal and log give the path to look at; a page that is handed on gives none of this machine.
+    assert f"check {made.root}/sub-02/dwi/" in call.text
+    assert "check bids:raw:sub-02/dwi/" in report
+    assert str(tmp_path) not in report
 
 
 @pytest.mark.parametrize(
