@@ -207,8 +207,8 @@ def test_a_clean_tree_has_no_violation(tmp_path):
         ({"errors.py": "from sicnn_app.ivim import maps\n"}, "errors.py:1: errors imports ivim"),
         ({"errors.py": "from sicnn_app import device\n"}, "errors.py:1: errors imports device"),
         (
-            {"simulate/phantom.py": "from sicnn_app.preprocess import mask\n"},
-            "simulate/phantom.py:1: simulate imports preprocess",
+            {"simulate/phantom.py": "from sicnn_app.lsq import estimate\n"},
+            "simulate/phantom.py:1: simulate imports lsq",
         ),
         (
             {"simulate/phantom.py": "from sicnn_app import device\n"},
