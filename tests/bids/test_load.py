@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import struct
 import warnings as python_warnings
 from pathlib import Path
@@ -308,7 +309,9 @@ def test_dropping_volumes_can_leave_too_few_bvalues(dataset):
     refused(dataset.image(STEM, data=data, bvals=BVALS[:4]), match="3 distinct")
 
 
-@pytest.mark.parametrize("content", [b"", b"not an image", gzip.compress(b"not an image" * 100), b"\x1f\x8b"])
+@pytest.mark.parametrize(
+    "content", [b"", b"not an image", gzip.compress(b"not an image" * 100, mtime=0), b"\x1f\x8b"]
+)
 def test_other_files_are_refused(dataset, content):
     path = dataset.image(STEM)
     path.write_bytes(content)
@@ -550,3 +553,24 @@ def test_volumes_left_out_keep_their_places_in_the_source(dataset):
     assert loaded.series.source_volumes.tolist() == [0, 2, 3, 5, 6]
     np.testing.assert_array_equal(loaded.series.signals, data[..., [0, 2, 3, 5, 6]])
     assert loaded.series.bvals.tolist() == [0, 10, 50, 200, 800]
+
+
+# units
+
+
+@pytest.mark.parametrize(
+    ("bvals", "highest", "unit"),
+    [
+        ((0, 0.01, 0.05, 0.2, 0.8), "0.8", "ms/um^2"),
+        ((0, 0.8, 1.6, 2.5, 2.5), "2.5", "ms/um^2"),
+        ((0, 1e7, 5e7, 2e8, 8e8), "8e+08", "s/m^2"),
+    ],
+)
+def test_b_values_in_another_unit_are_refused_by_their_own_number(dataset, bvals, highest, unit):
+    with pytest.raises(DataError, match=re.escape(f"the highest b-value is {highest}, as in {unit}")):
+        load(dataset.image(STEM, bvals=bvals))
+
+
+def test_b_values_are_named_as_the_file_has_them(dataset):
+    with pytest.raises(DataError, match=r"has 3 distinct b-values \(0, 48-52, 700\)"):
+        load(dataset.image(STEM, bvals=(0, 48, 52, 700, 700)))
