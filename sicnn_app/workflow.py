@@ -17,12 +17,12 @@ from pathlib import Path
 from sicnn_app import __version__, record
 from sicnn_app.bids.atomic import WORK_FOLDER, output_errors, write_bytes
 from sicnn_app.bids.dataset import prepare_output
-from sicnn_app.bids.derivatives import require_derivatives
+from sicnn_app.bids.derivatives import mask_label, require_derivatives
 from sicnn_app.bids.describe import describe
-from sicnn_app.bids.discover import Discovery, discover, natural_key
+from sicnn_app.bids.discover import Discovery, discover
 from sicnn_app.bids.select import Selection
 from sicnn_app.bids.validate import check_dataset
-from sicnn_app.bids.write import expected_outputs
+from sicnn_app.bids.write import ANATOMIES, expected_outputs
 from sicnn_app.caches import private_caches
 from sicnn_app.cgroups import below_memory_limit, memory_limit
 from sicnn_app.console import Console, LogFile
@@ -36,6 +36,7 @@ from sicnn_app.errors import (
     one_line,
 )
 from sicnn_app.fingerprints import finished_runs, is_reported
+from sicnn_app.formats import natural_key
 from sicnn_app.ivim.run import DwiRun
 from sicnn_app.locks.leftovers import remove_leftovers
 from sicnn_app.locks.owned import owned_folder
@@ -133,14 +134,20 @@ def run(settings: Settings, console: Console) -> int:
 
 
 def check_output_place(settings: Settings) -> None:
-    """Refuse an output that would end up among the raw data."""
+    """Refuse whatever is written when it would end up among the raw data."""
     # Path.resolve raises for a loop of links, which the output is created through, and refused for, later.
-    source, output = (Path(os.path.realpath(path)) for path in (settings.bids_dir, settings.output_dir))
-    if output.is_relative_to(source) and source / "derivatives" not in output.parents:
-        raise UsageError(
-            f"the output {settings.output_dir} lies inside the dataset: choose a folder outside of it, "
-            f"or below {settings.bids_dir / 'derivatives'}"
-        )
+    source = Path(os.path.realpath(settings.bids_dir))
+    for name, folder in (
+        ("the output", settings.output_dir),
+        ("--work-dir", settings.work_dir),
+        ("--bids-database-dir", settings.selection.bids_database_dir),
+    ):
+        place = None if folder is None else Path(os.path.realpath(folder))
+        if place is not None and place.is_relative_to(source) and source / "derivatives" not in place.parents:
+            raise UsageError(
+                f"{name} {folder} lies inside the dataset: choose a folder outside of it, "
+                f"or below {settings.bids_dir / 'derivatives'}"
+            )
 
 
 def show_plan(settings: Settings, discovery: Discovery, console: Console) -> None:
@@ -187,7 +194,7 @@ def process(settings: Settings, discovery: Discovery, study: Study, console: Con
         frozenset(item.name for item in finished),
         {item.name: error for item, error in discovery.problems},
     )
-    with at_work(settings, console), output_and_log(settings, console) as log:
+    with at_work(settings, console), output_and_log(settings, console, part.runs) as log:
         job = Job(part, console, device, log, StudyNetworks(study, settings, console, device))
         outcomes = process_in_tasks(job) if settings.resources.in_tasks else process_sessions(job)
         return summarise(outcomes, job)
@@ -223,7 +230,7 @@ def process_part(part: Part, console: Console) -> PartResult:
     settings = within_memory_limit(part.settings)
     part = replace(part, settings=settings)
     device = begin(settings, console)
-    with at_work(settings, console), output_and_log(settings, console) as log:
+    with at_work(settings, console), output_and_log(settings, console, part.runs) as log:
         job = Job(part, console, device, log, StudyNetworks(part.study, settings, console, device))
         outcomes = train_networks(job) if part.networks_only else process_sessions(job)
         return PartResult(tuple(outcomes), log)
@@ -348,7 +355,7 @@ def caught(action: Callable[[], object], log: Path) -> SicnnAppError | None:
     return None
 
 
-def prepare_folder(settings: Settings) -> None:
+def prepare_folder(settings: Settings, runs: Sequence[DwiRun] = ()) -> None:
     """Create the output dataset and what stands at its top."""
     from sicnn_app.report.methods import citation_markdown
 
@@ -358,6 +365,7 @@ def prepare_folder(settings: Settings) -> None:
         settings.inputs.derivatives,
         citation=citation_markdown(),
         work_dir=settings.work_dir,
+        masks={mask_label(item, ANATOMIES[0]) for item in runs if item.mask},
     )
 
 
@@ -380,9 +388,9 @@ def at_work(settings: Settings, console: Console) -> Iterator[None]:
 
 
 @contextmanager
-def output_and_log(settings: Settings, console: Console) -> Iterator[Path]:
+def output_and_log(settings: Settings, console: Console, runs: Sequence[DwiRun] = ()) -> Iterator[Path]:
     """Context in which everything said goes into a file of its own below ``logs/`` of the output."""
-    prepare_folder(settings)
+    prepare_folder(settings, runs)
     handler = None
     # Two processes may start within the same microsecond.
     while handler is None:

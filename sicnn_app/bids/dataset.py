@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from sicnn_app.bids.atomic import (
     make_folder,
     write_bytes,
 )
-from sicnn_app.bids.readme import DESCRIPTIONS, readme_text
+from sicnn_app.bids.readme import DESCRIPTIONS, GIVEN_MASK, readme_text
 from sicnn_app.bids.sidecar import RAW_DATASET
 from sicnn_app.errors import DataError, UsageError
 from sicnn_app.formats import json_bytes, tsv_bytes
@@ -72,6 +72,7 @@ def prepare_output(
     *,
     citation: str,
     work_dir: Path | None = None,
+    masks: Iterable[str] = (),
 ) -> None:
     """Create the output dataset, or bring an existing one up to date.
 
@@ -92,6 +93,8 @@ def prepare_output(
     work_dir : Path, optional
         Where the lock lives, ``output_dir/.work`` by default. Jobs exclude each other only where
         they share it.
+    masks : iterable of str
+        ``desc`` labels of the masks that will be written.
 
     Raises
     ------
@@ -122,7 +125,7 @@ def prepare_output(
         description = _merged_description(output_dir, bids_dir, derivatives)
         _update(output_dir, "dataset_description.json", json_bytes(description))
         _update(output_dir, ".bidsignore", _merged_bidsignore(output_dir / ".bidsignore"))
-        _update(output_dir, "descriptions.tsv", _merged_descriptions(output_dir / "descriptions.tsv"))
+        _update(output_dir, "descriptions.tsv", _merged_descriptions(output_dir / "descriptions.tsv", masks))
         if ours or not (output_dir / "CITATION.md").exists():
             _update(output_dir, "CITATION.md", citation.encode())
         if not (output_dir / "README.md").exists():
@@ -227,10 +230,11 @@ def _merged_bidsignore(path: Path) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def _merged_descriptions(path: Path) -> bytes:
+def _merged_descriptions(path: Path, masks: Iterable[str]) -> bytes:
     text = (_read(path) or b"").decode(errors="replace")
     earlier = [row for row in csv.DictReader(io.StringIO(text), delimiter="\t") if row.get("desc_id")]
-    rows = [{"desc_id": f"desc-{label}", "description": meaning} for label, meaning in DESCRIPTIONS.items()]
+    meanings = dict.fromkeys(sorted(masks), GIVEN_MASK) | DESCRIPTIONS
+    rows = [{"desc_id": f"desc-{label}", "description": meaning} for label, meaning in meanings.items()]
     own = {row["desc_id"] for row in rows}
     rows += [row for row in earlier if row["desc_id"] not in own]
     return tsv_bytes(("desc_id", "description"), rows)
