@@ -233,7 +233,7 @@ def _merged_bidsignore(path: Path) -> bytes:
 def _merged_descriptions(path: Path, masks: Iterable[str]) -> bytes:
     text = (_read(path) or b"").decode(errors="replace")
     earlier = [row for row in csv.DictReader(io.StringIO(text), delimiter="\t") if row.get("desc_id")]
-    meanings = dict.fromkeys(sorted(masks), GIVEN_MASK) | DESCRIPTIONS
+    meanings = DESCRIPTIONS | {label: GIVEN_MASK for label in sorted(masks) if label not in DESCRIPTIONS}
     rows = [{"desc_id": f"desc-{label}", "description": meaning} for label, meaning in meanings.items()]
     own = {row["desc_id"] for row in rows}
     rows += [row for row in earlier if row["desc_id"] not in own]

@@ -36,7 +36,9 @@ def _row(run: DwiRun, bvals_file: Path | None, note: str) -> RunRow:
         shape = " x ".join(str(size) for size in opened[0].shape[:3])
         counts = [volume_count(image) for image in opened]
         volumes = str(sum(counts))
-        nominal, index = group_bvalues(np.concatenate(part_bvals(run.parts, counts, bvals_file)))
+        tables, shared_out = part_bvals(run.parts, counts, bvals_file)
+        note = note or "; ".join(shared_out)
+        nominal, index = group_bvalues(np.concatenate(tables))
         bvals = " ".join(f"{b:g}x{n}" for b, n in zip(nominal, np.bincount(index), strict=True))
     except (SicnnAppError, ValueError) as error:
         note = note or str(error)

@@ -147,7 +147,7 @@ def _no_ivim_run(
         volumes = [volume_count(open_image(source.image)) for source in run.parts]
         if sum(volumes) == 1:
             return False, "it has one volume"
-        bvals = np.concatenate(part_bvals(run.parts, volumes, bvals_file))
+        bvals = np.concatenate(part_bvals(run.parts, volumes, bvals_file)[0])
     except SicnnAppError:
         return False, None
     if bvals.size != sum(volumes) or other_unit(bvals) is not None:

@@ -23,7 +23,7 @@ def bvals_path(source: SourceImage, bvals_file: Path | None) -> Path | None:
 
 def part_bvals(
     parts: Sequence[SourceImage], volumes: Sequence[int], bvals_file: Path | None
-) -> list[np.ndarray]:
+) -> tuple[list[np.ndarray], list[str]]:
     """b-values of every image of a run.
 
     A table for several images may hold the b-values of each of them, or, where it has as many as they have
@@ -39,8 +39,10 @@ def part_bvals(
 
     Returns
     -------
-    list of ndarray, shape (N,), float64, s/mm^2
+    bvals : list of ndarray, shape (N,), float64, s/mm^2
         As many as the file has, which need not be the number of volumes.
+    warnings : list of str
+        Which image got what, where a table was shared out.
 
     Raises
     ------
@@ -51,14 +53,17 @@ def part_bvals(
     if None in paths:
         raise DataError(f"{parts[paths.index(None)].image} has no .bval")
     tables = {path: read_bvals(path) for path in dict.fromkeys(paths)}
-    found = [tables[path] for path in paths]
+    found, warnings = [tables[path] for path in paths], []
     for path, table in tables.items():
         sharing = [position for position, other in enumerate(paths) if other == path]
         ends = np.cumsum([volumes[position] for position in sharing])
         if ends[-1] == table.size and len(sharing) > 1:
+            given = []
             for position, bvals in zip(sharing, np.split(table, ends[:-1]), strict=True):
                 found[position] = bvals
-    return found
+                given.append(f"{parts[position].image.name}: {', '.join(f'{b:g}' for b in bvals)}")
+            warnings.append(f"b-values of {path.name} by image, s/mm^2: {'; '.join(given)}")
+    return found, warnings
 
 
 def _number(word: str, path: Path) -> float:

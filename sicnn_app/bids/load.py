@@ -52,15 +52,12 @@ class _Part:
 
 def _open_parts(run: DwiRun, bvals_file: Path | None, warnings: list[str]) -> list[_Part]:
     images = [open_image(source.image) for source in run.parts]
-    tables = part_bvals(run.parts, [volume_count(image) for image in images], bvals_file)
-    parts = [
+    tables, shared_out = part_bvals(run.parts, [volume_count(image) for image in images], bvals_file)
+    warnings.extend(shared_out)
+    return [
         _open_part(source, image, bvals, bvals_path(source, bvals_file), warnings)
         for source, image, bvals in zip(run.parts, images, tables, strict=True)
     ]
-    if len(run.parts) > len({bvals_path(source, bvals_file) for source in run.parts}):
-        given = "; ".join(f"{part.path.name}: {', '.join(f'{b:g}' for b in part.bvals)}" for part in parts)
-        warnings.append(f"b-values of one table for several images, s/mm^2: {given}")
-    return parts
 
 
 def _open_part(

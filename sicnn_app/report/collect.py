@@ -30,7 +30,6 @@ _OUTPUT_NAME = re.compile(
 _BESIDE = ((COMPARED, "lsq", "of least squares"), (SPREAD_LABELS, "std", "standard deviation"))
 """Maps besides the main ones: of what, with which ``desc``, and how problems name them."""
 ANATOMIES = ("brain", "body")
-"""What data are treated as, and the labels of the masks that are made."""
 _READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError)
 
 
@@ -135,7 +134,7 @@ class RunDerivatives:
 
     @property
     def anatomy(self) -> str | None:
-        """``brain`` or ``body``, what the data were treated as; None when nothing tells."""
+        """What the data were treated as, one of :data:`ANATOMIES`; None when nothing tells."""
         told = (self.parameters.get("Anatomy"), self.mask_label)
         return next((name for name in told if name in ANATOMIES), None)
 
@@ -274,10 +273,8 @@ def collect_run(
 
 def _mask_labels(name: str, qc: dict[str, Any]) -> list[str]:
     """Labels that the mask of a run may have, the one first that its list of outputs names."""
-    outputs = qc.get("Outputs")
-    named = re.compile(rf"{re.escape(name)}_desc-([0-9A-Za-z+]+)_mask\.nii\.gz")
-    found = [named.fullmatch(str(output)) for output in outputs] if isinstance(outputs, list) else []
-    return list(dict.fromkeys([*(match[1] for match in found if match), *ANATOMIES]))
+    named = rf"'{re.escape(name)}_desc-([0-9A-Za-z+]+)_mask\.nii\.gz'"
+    return list(dict.fromkeys([*re.findall(named, str(qc.get("Outputs"))), *ANATOMIES]))
 
 
 def app_version(output_dir: Path) -> str | None:

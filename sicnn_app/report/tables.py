@@ -79,7 +79,8 @@ class RunTables:
 def tabulate_run(run: RunDerivatives) -> RunTables:
     """Put one run into words; what is missing reads ``n/a``."""
     facts = _facts(run)
-    head = list(run.history[0]) if run.history else []
+    # A fit has one row too, but trains nothing.
+    head = list(run.history[0]) if run.history and facts.text("method") != "lsq" else []
     return RunTables(
         summary=_summary(run, facts),
         tiles=_tiles(run, facts),

@@ -142,6 +142,7 @@ def _by_bvalues(
 def _used_bvalues(item: DwiRun, settings: Settings) -> np.ndarray:
     """Nominal b-values of a run that reach the estimation as long as no volume is without data."""
     volumes = [volume_count(open_image(source.image)) for source in item.parts]
-    nominal, _ = group_bvalues(np.concatenate(part_bvals(item.parts, volumes, settings.inputs.bvals)))
+    tables, _ = part_bvals(item.parts, volumes, settings.inputs.bvals)
+    nominal, _ = group_bvalues(np.concatenate(tables))
     steps = settings.preprocessing
     return nominal[wanted_bvalues(nominal, max_bval=steps.max_bval, ignore_bvals=steps.ignore_bvals)]

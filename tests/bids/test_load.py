@@ -13,7 +13,7 @@ from bids_datasets import AFFINE, BVALS, Dataset, real_dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sicnn_app.bids.gradients import read_bvals, read_bvecs
+from sicnn_app.bids.gradients import part_bvals, read_bvals, read_bvecs
 from sicnn_app.bids.images import open_image
 from sicnn_app.bids.load import load_run
 from sicnn_app.bids.masks import load_mask
@@ -574,3 +574,27 @@ def test_b_values_in_another_unit_are_refused_by_their_own_number(dataset, bvals
 def test_b_values_are_named_as_the_file_has_them(dataset):
     with pytest.raises(DataError, match=r"has 3 distinct b-values \(0, 48-52, 700\)"):
         load(dataset.image(STEM, bvals=(0, 48, 52, 700, 700)))
+
+
+# one table for several images
+
+
+@given(st.lists(st.integers(1, 4), min_size=2, max_size=6), st.data())
+def test_a_table_for_all_images_together_is_shared_out_in_their_order(tmp_path_factory, volumes, data):
+    values = data.draw(st.lists(st.integers(0, 900), min_size=sum(volumes), max_size=sum(volumes)))
+    table = tmp_path_factory.mktemp("tables") / "b.txt"
+    table.write_text(" ".join(map(str, values)))
+    parts = [SourceImage(Path(f"run-{number}.nii"), None, None) for number in range(len(volumes))]
+    found, (said,) = part_bvals(parts, volumes, table)
+    assert [bvals.size for bvals in found] == volumes
+    assert np.concatenate(found).tolist() == values
+    assert all(part.image.name in said for part in parts)
+
+
+@given(st.integers(1, 4), st.integers(2, 6))
+def test_a_table_for_each_image_is_given_to_each(tmp_path_factory, volumes, images):
+    table = tmp_path_factory.mktemp("tables") / "b.txt"
+    table.write_text("0 " * volumes)
+    parts = [SourceImage(Path("a.nii"), None, None)] * images
+    found, said = part_bvals(parts, [volumes] * images, table)
+    assert [bvals.size for bvals in found] == [volumes] * images and said == []

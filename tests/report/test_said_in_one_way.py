@@ -58,6 +58,11 @@ def test_whole_numbers_of_the_history_are_shown_as_such(tmp_path):
     assert shown["training loss"] == ("0.01000", "0.005000", "0.003333")
 
 
+def test_a_fit_without_a_network_has_no_table_of_its_training(tmp_path):
+    written(tmp_path, method="lsq")
+    assert tables_of(tmp_path).history_rows == []
+
+
 @pytest.mark.parametrize(("with_bvecs", "shown"), [(False, "not known"), (True, "2")])
 def test_directions_are_told_only_where_they_are_known(tmp_path, with_bvecs, shown):
     written(tmp_path, with_bvecs=with_bvecs)
