@@ -578,7 +578,7 @@ def test_one_wrong_byte_in_a_sidecar_takes_nothing_else_of_it(accepts, made, tmp
     add_scan(made)
     content = '{"InstitutionName": "Universität", "BodyPart": "ABDOMEN"}'.encode("latin-1")
     made.write(f"{IMAGE}.json", content)
-    accepts(says=["sub-01_dwi.json is no UTF-8 text (byte 29)", "the rest is used"])
+    accepts(says=["sub-01_dwi.json is no UTF-8 text (byte 30)", "the rest is used"])
     assert "ABDOMEN" in parameters(tmp_path / "out")["AnatomySource"]
 
 
