@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import tomllib
@@ -13,6 +12,7 @@ from typing import Any, NoReturn
 
 from sicnn_app import __version__
 from sicnn_app.errors import MissingInputError, UsageError
+from sicnn_app.files import parse_json
 from sicnn_app.settings import (
     ANATOMIES,
     COMBINE,
@@ -36,6 +36,11 @@ from sicnn_app.settings import (
 
 PROGRAM = "sicnn-app"
 
+LEVELS = ("participant", "group")
+
+ENDING_FLAGS = ("-h", "--help", "--version")
+"""Flags with which the parser itself prints something and ends."""
+
 MAX_FILE_BYTES = 1 << 20
 """Whatever a flag names that is larger is no configuration or filter file, and may never end."""
 
@@ -53,6 +58,24 @@ def _label(prefix: str):
         return label
 
     return strip
+
+
+def given_path(text: str) -> Path:
+    """A path from the command line; ``~`` is the home folder also where no shell has replaced it.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        There is no path, or nobody whose home folder it names.
+    """
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError("the path is empty or holds a zero byte")
+    path = os.path.expanduser(text)
+    if path.startswith("~") and not os.path.lexists(path):
+        raise argparse.ArgumentTypeError(
+            f"the home folder {text!r} begins with is not known: write it in full"
+        )
+    return Path(path)
 
 
 def _threshold(text: str) -> Threshold | None:
@@ -86,11 +109,13 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
         "70 internal error, 73 cannot write, 75 try again, 130 interrupted.",
     )
     if positionals:
-        parser.add_argument("bids_dir", type=Path, metavar="BIDS_DIR", help="the BIDS dataset")
-        parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="folder of the derivatives")
+        parser.add_argument("bids_dir", type=given_path, metavar="BIDS_DIR", help="the BIDS dataset")
+        parser.add_argument(
+            "output_dir", type=given_path, metavar="OUTPUT_DIR", help="folder of the derivatives"
+        )
         parser.add_argument(
             "analysis_level",
-            choices=("participant", "group"),
+            choices=LEVELS,
             help="participant: process runs; group: gather what OUTPUT_DIR holds in tables and a page, "
             "without opening BIDS_DIR",
         )
@@ -112,7 +137,7 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
         )
     group.add_argument(
         "--bids-filter-file",
-        type=Path,
+        type=given_path,
         metavar="JSON",
         help='entities of the runs to process, as {"dwi": {"acquisition": "ivim"}}; unknown keys are ignored',
     )
@@ -121,7 +146,7 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--bids-database-dir",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="keep the pybids index there (default: in memory)",
     )
@@ -142,7 +167,7 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
         "segmentations, as regions (default: none)",
     )
     group.add_argument("--mask-desc", metavar="LABEL", help="desc- of the mask to take when several match")
-    group.add_argument("--bvals", type=Path, metavar="FILE", help="b-values for images without a .bval")
+    group.add_argument("--bvals", type=given_path, metavar="FILE", help="b-values for images without a .bval")
 
     group = parser.add_argument_group("preprocessing")
     group.add_argument(
@@ -305,7 +330,7 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
     group.add_argument(
         "-w",
         "--work-dir",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="folder for locks, checkpoints and caches; everybody who writes into one output should "
         "name the same (default: OUTPUT_DIR/.work)",
@@ -313,7 +338,7 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("run")
     group.add_argument(
-        "--config-file", type=Path, metavar="TOML", help="flags as keys; the command line overrides"
+        "--config-file", type=given_path, metavar="TOML", help="flags as keys; the command line overrides"
     )
     for flag, what in (
         ("--dry-run", "print what would be processed and written, then stop"),
@@ -354,7 +379,15 @@ def parse(argv: Sequence[str]) -> Settings:
         A file named by a flag is not there.
     """
     argv = [_hyphenated(token) for token in argv]
-    given = vars(build_parser().parse_args(argv))
+    try:
+        given = vars(build_parser().parse_args(argv))
+    except UsageError as error:
+        if (reordered := _folders_first(argv)) is None or not _is_understood(reordered):
+            raise
+        raise UsageError(
+            f"{error}: BIDS_DIR, OUTPUT_DIR and the level come first, a flag of several values takes all "
+            "that follows it"
+        ) from None
     if "config_file" in given:
         given = {**_read_config(given["config_file"]), **given}
     return _to_settings(given)
@@ -365,6 +398,26 @@ def _hyphenated(token: str) -> str:
         return token
     flag, equals, value = token.partition("=")
     return flag.replace("_", "-") + equals + value
+
+
+def _folders_first(argv: Sequence[str]) -> list[str] | None:
+    """The same with the folders and the level at the front, where no flag can take them for its values."""
+    if not any(token in LEVELS for token in argv):
+        argv = [*argv, LEVELS[0]]
+    first_flag = next((place for place, token in enumerate(argv) if token.startswith("-")), len(argv))
+    end = max(place for place, token in enumerate(argv) if token in LEVELS) + 1
+    taken = end - 3 + first_flag
+    if not first_flag < taken:
+        return None
+    return [*argv[:first_flag], *argv[taken:end], *argv[first_flag:taken], *argv[end:]]
+
+
+def _is_understood(argv: Sequence[str]) -> bool:
+    try:
+        build_parser().parse_args([token for token in argv if token not in ENDING_FLAGS])
+    except UsageError:
+        return False
+    return True
 
 
 def _read_text(path: Path, flag: str) -> str:
@@ -380,15 +433,12 @@ def _read_text(path: Path, flag: str) -> str:
         raise UsageError(f"{flag}: {path} cannot be read ({error})") from None
 
 
-def _syntax(error: ValueError | RecursionError) -> str:
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
-
-
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         content = tomllib.loads(_read_text(path, "--config-file"))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"--config-file: {path} is not valid TOML ({_syntax(error)})") from None
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise UsageError(f"--config-file: {path} is not valid TOML ({reason})") from None
     argv: list[str] = []
     for key, value in content.items():
         flag = f"--{key.replace('_', '-')}"
@@ -404,9 +454,9 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _read_filters(path: Path) -> dict:
     try:
-        content = json.loads(_read_text(path, "--bids-filter-file"))
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"--bids-filter-file: {path} is not valid JSON ({_syntax(error)})") from None
+        content = parse_json(_read_text(path, "--bids-filter-file"))
+    except ValueError as error:
+        raise UsageError(f"--bids-filter-file: {path} is not valid JSON ({error})") from None
     if not isinstance(content, dict):
         raise UsageError(f"--bids-filter-file: {path} must hold a JSON object")
     return content
@@ -416,7 +466,10 @@ def _read_derivatives(items: Sequence[str]) -> dict[str, Path]:
     datasets: dict[str, Path] = {}
     for item in items:
         match = re.fullmatch(r"([A-Za-z0-9._-]+)=(.+)", item)
-        path = Path(match[2]) if match else Path(item)
+        try:
+            path = given_path(match[2] if match else item)
+        except argparse.ArgumentTypeError as error:
+            raise UsageError(f"--derivatives: {error}") from None
         # The name becomes part of BIDS URIs, which take no space and no letter beyond ASCII.
         folder = os.path.basename(os.path.realpath(path))
         name = match[1] if match else re.sub(r"[^A-Za-z0-9._-]+", "-", folder) or "derivative"

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -28,6 +29,19 @@ def printable(text: object) -> str:
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(text)
     )
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Key that sorts numbers by their size and puts a name before all that go on after it.
+
+    Examples
+    --------
+    >>> sorted(["sub-10", "sub-2B_dwi", "sub-2_dwi", "sub-2"], key=natural_key)
+    ['sub-2', 'sub-2_dwi', 'sub-2B_dwi', 'sub-10']
+    """
+    # What separates entities comes before every letter of a label.
+    parts = re.split(r"([0-9]+)", name.replace("_", "\0"))
+    return [(int(part), part) if part.isdecimal() else (-1, part) for part in parts]
 
 
 def json_bytes(content: Any) -> bytes:

@@ -17,12 +17,13 @@ from pathlib import Path
 from sicnn_app import __version__, record
 from sicnn_app.bids.atomic import WORK_FOLDER, StagedFiles, output_errors, scratch_folder
 from sicnn_app.bids.dataset import prepare_output
-from sicnn_app.bids.derivatives import require_derivatives
+from sicnn_app.bids.derivatives import mask_label, require_derivatives
 from sicnn_app.bids.describe import describe
-from sicnn_app.bids.discover import Discovery, discover, natural_key
+from sicnn_app.bids.discover import Discovery, discover
 from sicnn_app.bids.select import Selection
 from sicnn_app.bids.sidecar import DatasetRoots
 from sicnn_app.bids.validate import check_dataset
+from sicnn_app.bids.write import ANATOMIES
 from sicnn_app.bids.written import WrittenRecord, require_free
 from sicnn_app.caches import private_caches
 from sicnn_app.cgroups import below_memory_limit, memory_limit
@@ -37,6 +38,7 @@ from sicnn_app.errors import (
     one_line,
 )
 from sicnn_app.fingerprints import finished_runs, is_reported
+from sicnn_app.formats import natural_key
 from sicnn_app.ivim.run import DwiRun
 from sicnn_app.locks.leftovers import remove_leftovers
 from sicnn_app.locks.owned import owned_folder
@@ -135,18 +137,23 @@ def run(settings: Settings, console: Console) -> int:
 
 
 def check_output_place(settings: Settings) -> None:
-    """Refuse an output that would end up among data of others: the raw ones, or those of ``-d``."""
-    # Path.resolve raises for a loop of links, which the output is created through, and refused for, later.
-    output = Path(os.path.realpath(settings.output_dir))
+    """Refuse whatever is written when it would end up among the raw data, or those of ``-d``."""
     # Group never opens the dataset, and any folder may be named for it.
     raw = () if settings.analysis_level == "group" else (settings.bids_dir,)
     for dataset in (*raw, *settings.inputs.derivatives.values()):
+        # Path.resolve raises for a loop of links, through which the output is created, and refused, later.
         source = Path(os.path.realpath(dataset))
-        if output.is_relative_to(source) and source / "derivatives" not in output.parents:
-            raise UsageError(
-                f"the output {settings.output_dir} lies inside the dataset {dataset}: choose a folder "
-                f"outside of it, or below {dataset / 'derivatives'}"
-            )
+        for name, folder in (
+            ("the output", settings.output_dir),
+            ("--work-dir", settings.work_dir),
+            ("--bids-database-dir", settings.selection.bids_database_dir),
+        ):
+            place = Path(os.path.realpath(folder or os.sep))
+            if place.is_relative_to(source) and source / "derivatives" not in place.parents:
+                raise UsageError(
+                    f"{name} {folder} lies inside the dataset {dataset}: choose a folder outside of it, "
+                    f"or below {dataset / 'derivatives'}"
+                )
 
 
 def show_plan(settings: Settings, discovery: Discovery, console: Console) -> None:
@@ -184,7 +191,7 @@ def process(settings: Settings, discovery: Discovery, study: Study, console: Con
         frozenset(item.name for item in finished),
         {item.name: error for item, error in discovery.problems},
     )
-    with at_work(settings, console), output_and_log(settings, console) as log:
+    with at_work(settings, console), output_and_log(settings, console, part.runs) as log:
         job = Job(part, console, device, log, StudyNetworks(study, settings, console, device))
         outcomes = process_in_tasks(job) if settings.resources.in_tasks else process_sessions(job)
         return summarise(outcomes, job)
@@ -220,7 +227,7 @@ def process_part(part: Part, console: Console) -> PartResult:
     settings = within_memory_limit(part.settings)
     part = replace(part, settings=settings)
     device = begin(settings, console)
-    with at_work(settings, console), output_and_log(settings, console) as log:
+    with at_work(settings, console), output_and_log(settings, console, part.runs) as log:
         job = Job(part, console, device, log, StudyNetworks(part.study, settings, console, device))
         outcomes = train_networks(job) if part.networks_only else process_sessions(job)
         return PartResult(tuple(outcomes), log)
@@ -347,7 +354,7 @@ def caught(action: Callable[[], object], log: Path) -> SicnnAppError | None:
     return None
 
 
-def prepare_folder(settings: Settings) -> None:
+def prepare_folder(settings: Settings, runs: Sequence[DwiRun] = ()) -> None:
     """Create the output dataset and what stands at its top."""
     from sicnn_app.report.methods import citation_markdown
 
@@ -357,6 +364,7 @@ def prepare_folder(settings: Settings) -> None:
         settings.inputs.derivatives,
         citation=citation_markdown(),
         work_dir=settings.work_dir,
+        masks={mask_label(item, ANATOMIES[0]) for item in runs if item.mask},
     )
 
 
@@ -379,9 +387,9 @@ def at_work(settings: Settings, console: Console) -> Iterator[None]:
 
 
 @contextmanager
-def output_and_log(settings: Settings, console: Console) -> Iterator[Path]:
+def output_and_log(settings: Settings, console: Console, runs: Sequence[DwiRun] = ()) -> Iterator[Path]:
     """Context in which everything said goes into a file of its own below ``logs/`` of the output."""
-    prepare_folder(settings)
+    prepare_folder(settings, runs)
     handler = None
     # Two processes may start within the same microsecond.
     while handler is None:

@@ -189,7 +189,7 @@ def make_result(
         parameters={
             "method": method,
             "bounds": {label: list(interval) for label, interval in BOUNDS.items()},
-            "iterations": iterations,
+            "data_iterations": iterations - 1,
             "stop_reason": "the relative change of the training signals fell below lambda",
             "random_seed": seed,
         },

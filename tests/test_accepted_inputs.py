@@ -88,7 +88,7 @@ def image_of(made: Dataset, stem: str) -> Path:
 
 def check_maps(out: Path, stem: str, source: Path, s0: float) -> None:
     """Maps are near the truth in every voxel of the mask, NaN elsewhere, and lie where the source lies."""
-    inside = values_of(out / f"{stem}_desc-body_mask.nii.gz") > 0
+    inside = inside_of(out, stem)
     assert inside.any()
     header, affine = nib.load(source).header, nib.load(source).affine
     for label in MAPS:
@@ -133,7 +133,8 @@ def step(out: Path, name: str, stem: str = STEM) -> dict:
 
 
 def inside_of(out: Path, stem: str = STEM) -> np.ndarray:
-    return values_of(out / f"{stem}_desc-body_mask.nii.gz") > 0
+    (path,) = out.glob(f"{stem}_desc-*_mask.nii.gz")
+    return values_of(path) > 0
 
 
 def tissue(shape: tuple[int, ...] = SHAPE) -> np.ndarray:
@@ -570,7 +571,15 @@ def test_broken_json_sidecar(accepts, made, content):
     add_scan(made)
     made.write("dwi.json", '{"BodyPart": "ABDOMEN"}')
     made.write(f"{IMAGE}.json", content)
-    accepts(says=["sub-01_dwi.json", "left out"])
+    accepts(says=["sub-01_dwi.json", "left out, anatomy and motion correction are chosen without it"])
+
+
+def test_one_wrong_byte_in_a_sidecar_takes_nothing_else_of_it(accepts, made, tmp_path):
+    add_scan(made)
+    content = '{"InstitutionName": "Universität", "BodyPart": "ABDOMEN"}'.encode("latin-1")
+    made.write(f"{IMAGE}.json", content)
+    accepts(says=["sub-01_dwi.json is no UTF-8 text (byte 30)", "the rest is used"])
+    assert "ABDOMEN" in parameters(tmp_path / "out")["AnatomySource"]
 
 
 # several images
@@ -787,6 +796,23 @@ def test_bvals_file(accepts, made, tmp_path):
     assert parameters(tmp_path / "out")["BValuesUsed"] == sorted(set(BVALS))
 
 
+@pytest.mark.parametrize("tables", ["--bvals", "own", "inherited"])
+def test_one_image_per_b_value(accepts, made, tmp_path, tables):
+    volumes = scan()
+    for number, b in enumerate(BVALS):
+        name = f"sub-01/dwi/sub-01_run-{number + 1}_dwi"
+        made.image(name, data=volumes[..., number], bvals=(b,) if tables == "own" else None)
+    table = made.write("sub-01/sub-01_dwi.bval" if tables == "inherited" else "../b values.txt", ROW)
+    given = ["--bvals", table] if tables == "--bvals" else []
+    says = (
+        [] if tables == "own" else [f"run-2_dwi.nii.gz: {BVALS[1]:g}; sub-01_run-3_dwi.nii.gz: {BVALS[2]:g}"]
+    )
+    accepts(
+        *given, "--combine", "run", says=says, source=made.root / "sub-01/dwi/sub-01_run-1_dwi.nii.gz"
+    )  # fmt: skip
+    assert parameters(tmp_path / "out")["BValuesUsed"] == sorted(set(BVALS))
+
+
 def test_max_bval_and_ignored_bvals(accepts, made, tmp_path):
     add_scan(made, bvals=(*BVALS, 1500.0))
     accepts(
@@ -848,6 +874,23 @@ def test_mask_of_a_label(accepts, made, tmp_path):
         masks.image(f"{STEM}_desc-{label}_mask", data=data.astype(np.uint8), bvals=None)
     accepts("-d", masks.root, "--mask-desc", "liver")
     assert np.array_equal(inside_of(tmp_path / "out"), ROI > 0)
+
+
+def test_a_mask_of_another_label_is_called_by_it_in_all_outputs(accepts, app, made, tmp_path):
+    add_scan(made)
+    masks = Dataset(tmp_path / "masks", kind="derivative")
+    masks.image(f"{STEM}_desc-cord_mask", data=ROI.astype(np.uint8), bvals=None)
+    out = tmp_path / "out"
+    assert f"{STEM}_desc-cord_mask.nii.gz" in app.quick(made, out, "-d", masks.root, "--dry-run").out
+    accepts("-d", masks.root)
+    written = json.loads((out / f"{STEM}_desc-ivim_qc.json").read_text())["Outputs"]
+    assert [name for name in written if "_mask." in name] == [
+        "sub-01_desc-cord_mask.nii.gz", "sub-01_desc-cord_mask.json"
+    ]  # fmt: skip
+    assert "cord mask" in json.loads((out / f"{STEM}_desc-cord_mask.json").read_text())["Description"]
+    assert "\ndesc-cord\tMask" in (out / "descriptions.tsv").read_text()
+    report = (out / "sub-01.html").read_text()
+    assert "restricted to a cord mask" in report and "Treated as body" in report
 
 
 def test_derivative_without_a_mask_of_the_run(accepts, made, tmp_path):

@@ -260,6 +260,69 @@ def test_no_command_line_ends_in_anything_but_settings_or_a_clear_error(words):
         assert isinstance(settings, Settings)
 
 
+# folders
+
+
+FOLDERS = ["/bids", "/out", "participant"]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--participant-label", "01", *FOLDERS],
+        ["--session_id", "1", "2", *FOLDERS, "--overwrite"],
+        ["--run-label", "1", *FOLDERS[:2]],
+        ["-d", "/masks", *FOLDERS],
+        ["--derivatives", "/masks", "--dry-run", "--ignore-bvals", "5", *FOLDERS],
+        ["--ignore-bvals", "5", "10", *FOLDERS],
+        ["/bids", "--acquisition-label", "a", "/out", "group"],
+        ["/bids", "/out", "-d", "/masks", "participant"],
+    ],
+)
+def test_folders_that_a_flag_took_for_its_values_get_the_hint_that_they_come_first(argv, capsys):
+    assert main(argv) == 64
+    assert "BIDS_DIR, OUTPUT_DIR and the level come first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [*FOLDERS, "--participant-label", "a/b"],
+        [*FOLDERS, "--colour", "red"],
+        ["/bids", "/out"],
+        ["--method", "magic", *FOLDERS],
+        ["--participant-label", "a/b", "--colour", *FOLDERS],
+    ],
+)
+def test_other_mistakes_do_not_get_that_hint(argv, capsys):
+    assert main(argv) == 64
+    assert "come first" not in capsys.readouterr().err
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "filters.json").write_text('{"dwi": {}}')
+    (tmp_path / "b.txt").write_text("0")
+    path = config(tmp_path, 'work-dir = "~/work"\nderivatives = ["~/prep", "masks=~/masks"]\n')
+    options = ["--bvals=~/b.txt", "--bids-filter-file=~/filters.json", "--bids-database-dir=~/db"]
+    settings = parse(["~/bids", "~/out", "participant", f"--config-file=~/{Path(path).name}", *options])
+    assert (settings.bids_dir, settings.output_dir) == (tmp_path / "bids", tmp_path / "out")
+    assert settings.work_dir == tmp_path / "work"
+    assert settings.inputs.derivatives == {"prep": tmp_path / "prep", "masks": tmp_path / "masks"}
+    assert settings.inputs.bvals == tmp_path / "b.txt"
+    assert settings.selection.bids_database_dir == tmp_path / "db"
+    assert settings.selection.bids_filters == {"dwi": {}}
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--work-dir", "~nobody-of-that-name/work"), ("--work-dir", ""), ("-d", "masks=~nobody-of-that-name")],
+)
+def test_a_path_that_leads_nowhere_is_a_usage_error(flag, value):
+    said = refusal(flag, value)
+    assert "home folder" in said or "empty" in said
+
+
 # configuration file
 
 

@@ -175,14 +175,26 @@ class Associator:
             if len(level) > 1:
                 warnings.append(f"{_both(level)} both apply to {image.name}: the last one overrides")
             for path in level:
-                try:
-                    content = read_json(path)
-                except (DataError, MissingInputError) as error:
-                    warnings.append(f"a sidecar is left out: {error}")
-                    continue
-                sidecars.append(path)
-                metadata.update(content)
+                content, warning = _read_sidecar(path)
+                warnings += [] if warning is None else [warning]
+                if content is not None:
+                    sidecars.append(path)
+                    metadata.update(content)
         return sidecars, metadata, warnings
+
+
+def _read_sidecar(path: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """What a sidecar says, None when it is left out, and a warning where not all of it can be read."""
+    try:
+        return read_json(path), None
+    except (DataError, MissingInputError) as error:
+        problem = error
+    try:
+        # Most often one name in another encoding.
+        content = read_json(path, errors="replace")
+    except (DataError, MissingInputError):
+        return None, f"a sidecar is left out, anatomy and motion correction are chosen without it: {problem}"
+    return content, f"{problem}; these letters are replaced, and the rest is used"
 
 
 def source_error(source: SourceImage, *, has_bvals_file: bool) -> SicnnAppError | None:

@@ -71,12 +71,14 @@ def shorten(text: str, length: int = 40) -> str:
     return text if len(text) <= length else f"{text[:length]}..."
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, *, errors: str = "strict") -> str:
     """Text of a small UTF-8 file, with or without a byte order mark.
 
     Parameters
     ----------
     path : Path
+    errors : str
+        What becomes of bytes that are no UTF-8, as for ``bytes.decode``.
 
     Returns
     -------
@@ -99,19 +101,21 @@ def read_text(path: Path) -> str:
             ) from None
         raise DataError(f"{path} cannot be read ({error.strerror}): copy it again") from None
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is no UTF-8 text (byte {error.start}): save it as plain text in UTF-8"
         ) from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, *, errors: str = "strict") -> dict[str, Any]:
     """Object in a small JSON file.
 
     Parameters
     ----------
     path : Path
+    errors : str
+        See :func:`read_text`.
 
     Returns
     -------
@@ -124,7 +128,7 @@ def read_json(path: Path) -> dict[str, Any]:
     DataError
         Also when it is not valid JSON, or holds something else than one object.
     """
-    text = read_text(path)
+    text = read_text(path, errors=errors)
     try:
         content = parse_json(text)
     except ValueError as error:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sicnn_app import __version__, record
 from sicnn_app.bids.atomic import WORK_FOLDER, StagedFiles, make_folder, scratch_folder, write_bytes
-from sicnn_app.bids.readme import DESCRIPTIONS, readme_text
+from sicnn_app.bids.readme import DESCRIPTIONS, GIVEN_MASK, readme_text
 from sicnn_app.bids.sidecar import RAW_DATASET
 from sicnn_app.bids.written import WrittenRecord
 from sicnn_app.errors import DataError, UsageError
@@ -70,6 +70,7 @@ def prepare_output(
     *,
     citation: str,
     work_dir: Path | None = None,
+    masks: Iterable[str] = (),
 ) -> None:
     """Create the output dataset, or bring an existing one up to date.
 
@@ -91,6 +92,8 @@ def prepare_output(
     work_dir : Path, optional
         Where the lock lives, ``output_dir/.work`` by default. Jobs exclude each other only where
         they share it.
+    masks : iterable of str
+        ``desc`` labels of the masks that will be written.
 
     Raises
     ------
@@ -117,7 +120,7 @@ def prepare_output(
         description = _merged_description(output_dir, bids_dir, derivatives)
         _update(output_dir, "dataset_description.json", json_bytes(description))
         _update(output_dir, ".bidsignore", _merged_bidsignore(output_dir / ".bidsignore"))
-        _update(output_dir, "descriptions.tsv", _merged_descriptions(output_dir / "descriptions.tsv"))
+        _update(output_dir, "descriptions.tsv", _merged_descriptions(output_dir / "descriptions.tsv", masks))
         _write_citation(output_dir, citation.encode())
         if not os.path.lexists(output_dir / "README.md"):
             _update(output_dir, "README.md", readme_text().encode())
@@ -248,16 +251,17 @@ def _merged_bidsignore(path: Path) -> bytes:
     return _with_lines(content, [line for line in BIDSIGNORE if line not in lines])
 
 
-def _merged_descriptions(path: Path) -> bytes:
+def _merged_descriptions(path: Path, masks: Iterable[str]) -> bytes:
     """The table with a row for every label that has none; whatever else stands in it is left as it is."""
     content = _read(path) or b"desc_id\tdescription\n"
     head, *rows = (line.split("\t") for line in content.decode("utf-8-sig", "replace").splitlines() or [""])
     if not {"desc_id", "description"} <= set(head):
         return content
     known = {row[head.index("desc_id")] for row in rows if len(row) > head.index("desc_id")}
+    meanings = DESCRIPTIONS | {label: GIVEN_MASK for label in sorted(masks) if label not in DESCRIPTIONS}
     new = [
         {"desc_id": f"desc-{label}", "description": meaning}
-        for label, meaning in DESCRIPTIONS.items()
+        for label, meaning in meanings.items()
         if f"desc-{label}" not in known
     ]
     return _with_lines(content, tsv_bytes(head, new).decode().splitlines()[1:])

@@ -11,6 +11,7 @@ from sicnn_app.bids.associate import IMAGE_EXTENSIONS, applies, parse_name
 from sicnn_app.bids.content import can_be_entered, require_content
 from sicnn_app.bids.select import Selection
 from sicnn_app.errors import DataError, MissingInputError, UsageError
+from sicnn_app.ivim.run import DwiRun
 
 NATIVE_SPACES = ("orig", "native", "dwi")
 """``space`` labels that mean the grid of the source image."""
@@ -176,6 +177,19 @@ def find_mask(
         raise UsageError(f"several masks match: {_names(files)}. Choose with --mask-desc")
     require_content(files[0].path)
     return files[0].path
+
+
+def mask_label(run: DwiRun, anatomy: str) -> str:
+    """``desc`` of the mask that is written for a run: that of the mask given, else what one is made of.
+
+    Parameters
+    ----------
+    run : DwiRun
+    anatomy : str
+        ``brain`` or ``body``.
+    """
+    given = None if run.mask is None else parse_name(run.mask.name)
+    return anatomy if given is None else given.entities.get("desc", anatomy)
 
 
 def find_segmentations(dataset: Path, entities: dict[str, str]) -> list[DerivativeFile]:

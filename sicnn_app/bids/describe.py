@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from sicnn_app.bids.discover import Discovery
-from sicnn_app.bids.gradients import bvals_path, read_bvals
+from sicnn_app.bids.gradients import part_bvals
 from sicnn_app.bids.images import open_image, volume_count
 from sicnn_app.errors import SicnnAppError
+from sicnn_app.formats import natural_key
 from sicnn_app.ivim.bvalues import group_bvalues
 from sicnn_app.ivim.run import DwiRun
 
@@ -33,9 +34,11 @@ def _row(run: DwiRun, bvals_file: Path | None, note: str) -> RunRow:
     try:
         opened = [open_image(source.image) for source in run.parts]
         shape = " x ".join(str(size) for size in opened[0].shape[:3])
-        volumes = str(sum(volume_count(image) for image in opened))
-        tables = [bvals_path(source, bvals_file) for source in run.parts]
-        nominal, index = group_bvalues(np.concatenate([read_bvals(table) for table in tables if table]))
+        counts = [volume_count(image) for image in opened]
+        volumes = str(sum(counts))
+        tables, shared_out = part_bvals(run.parts, counts, bvals_file)
+        note = note or "; ".join(shared_out)
+        nominal, index = group_bvalues(np.concatenate(tables))
         bvals = " ".join(f"{b:g}x{n}" for b, n in zip(nominal, np.bincount(index), strict=True))
     except (SicnnAppError, ValueError) as error:
         note = note or str(error)
@@ -45,7 +48,7 @@ def _row(run: DwiRun, bvals_file: Path | None, note: str) -> RunRow:
 
 
 def describe(discovery: Discovery, *, bvals_file: Path | None = None) -> list[RunRow]:
-    """Rows of the dry-run table: runs, then runs with a problem, then skipped images.
+    """Rows of the dry-run table: runs, runs with a problem and skipped images, in natural order.
 
     Parameters
     ----------
@@ -59,6 +62,5 @@ def describe(discovery: Discovery, *, bvals_file: Path | None = None) -> list[Ru
     """
     rows = [_row(run, bvals_file, "") for run in discovery.runs]
     rows += [_row(run, bvals_file, str(error)) for run, error in discovery.problems]
-    return rows + [
-        RunRow(name, "", "", "", "", "", f"skipped: {reason}") for name, reason in discovery.skipped
-    ]
+    rows += [RunRow(name, "", "", "", "", "", f"skipped: {reason}") for name, reason in discovery.skipped]
+    return sorted(rows, key=lambda row: natural_key(row.name))

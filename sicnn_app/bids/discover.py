@@ -24,9 +24,9 @@ from sicnn_app.bids.derivatives import (
     require_derivatives,
     unused_preprocessed,
 )
-from sicnn_app.bids.gradients import bvals_path, read_bvals
+from sicnn_app.bids.gradients import part_bvals
 from sicnn_app.bids.images import open_image, volume_count
-from sicnn_app.bids.index import find_images, natural_key
+from sicnn_app.bids.index import find_images
 from sicnn_app.bids.select import Selection
 from sicnn_app.errors import (
     DataError,
@@ -35,7 +35,8 @@ from sicnn_app.errors import (
     SicnnAppError,
     UsageError,
 )
-from sicnn_app.ivim.bvalues import group_bvalues, wanted_bvalues
+from sicnn_app.formats import natural_key
+from sicnn_app.ivim.bvalues import group_bvalues, other_unit, wanted_bvalues
 from sicnn_app.ivim.run import DwiRun, SourceImage
 from sicnn_app.ivim.series import MIN_DISTINCT_BVALS
 from sicnn_app.settings import InputSettings, PreprocessingSettings, SelectionSettings
@@ -143,14 +144,13 @@ def _no_ivim_run(
 ) -> tuple[bool, str | None]:
     """Whether a run is usable, and, if it is sound but no IVIM run, why."""
     try:
-        volumes = sum(volume_count(open_image(source.image)) for source in run.parts)
-        if volumes == 1:
+        volumes = [volume_count(open_image(source.image)) for source in run.parts]
+        if sum(volumes) == 1:
             return False, "it has one volume"
-        tables = [bvals_path(source, bvals_file) for source in run.parts]
-        bvals = np.concatenate([read_bvals(table) for table in tables if table is not None] or [[]])
+        bvals = np.concatenate(part_bvals(run.parts, volumes, bvals_file)[0])
     except SicnnAppError:
         return False, None
-    if bvals.size != volumes:
+    if bvals.size != sum(volumes) or other_unit(bvals) is not None:
         return False, None
     nominal = group_bvalues(bvals)[0]
     wanted = wanted_bvalues(nominal, max_bval=steps.max_bval, ignore_bvals=steps.ignore_bvals)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,51 @@ NO_DIRECTION_BVAL = 50.0
 def bvals_path(source: SourceImage, bvals_file: Path | None) -> Path | None:
     """The file an image's b-values come from: its own .bval before the one of the command line."""
     return source.bval or bvals_file
+
+
+def part_bvals(
+    parts: Sequence[SourceImage], volumes: Sequence[int], bvals_file: Path | None
+) -> tuple[list[np.ndarray], list[str]]:
+    """b-values of every image of a run.
+
+    A table for several images may hold the b-values of each of them, or, where it has as many as they have
+    volumes together, those of one image after the other: trace images often come as one file per b-value.
+
+    Parameters
+    ----------
+    parts : sequence of SourceImage
+    volumes : sequence of int
+        Volumes of each.
+    bvals_file : Path or None
+        b-values for images without a .bval.
+
+    Returns
+    -------
+    bvals : list of ndarray, shape (N,), float64, s/mm^2
+        As many as the file has, which need not be the number of volumes.
+    warnings : list of str
+        Which image got what, where a table was shared out.
+
+    Raises
+    ------
+    MissingInputError, DataError
+        See :func:`read_bvals`; DataError also for an image without b-values.
+    """
+    paths = [bvals_path(source, bvals_file) for source in parts]
+    if None in paths:
+        raise DataError(f"{parts[paths.index(None)].image} has no .bval")
+    tables = {path: read_bvals(path) for path in dict.fromkeys(paths)}
+    found, warnings = [tables[path] for path in paths], []
+    for path, table in tables.items():
+        sharing = [position for position, other in enumerate(paths) if other == path]
+        ends = np.cumsum([volumes[position] for position in sharing])
+        if ends[-1] == table.size and len(sharing) > 1:
+            given = []
+            for position, bvals in zip(sharing, np.split(table, ends[:-1]), strict=True):
+                found[position] = bvals
+                given.append(f"{parts[position].image.name}: {', '.join(f'{b:g}' for b in bvals)}")
+            warnings.append(f"b-values of {path.name} by image, s/mm^2: {'; '.join(given)}")
+    return found, warnings
 
 
 def _number(word: str, path: Path) -> float:
@@ -97,6 +143,19 @@ def read_bvecs(path: Path, bvals: np.ndarray) -> tuple[np.ndarray | None, list[s
     return table, warnings
 
 
+def bvals_in_words(bvals: np.ndarray) -> list[str]:
+    """Every nominal b-value by the numbers that are taken for it, ascending.
+
+    Examples
+    --------
+    >>> bvals_in_words(np.array([0.0, 995.0, 1005.0, 50.0]))
+    ['0', '50', '995-1005']
+    """
+    nominal, index = group_bvalues(bvals)
+    groups = [np.unique(bvals[index == position]) for position in range(nominal.size)]
+    return [f"{b[0]:g}" if b.size == 1 else f"{b[0]:g}-{b[-1]:g}" for b in groups]
+
+
 def merged_bvals(bvals: np.ndarray) -> list[str]:
     """A warning that names the b-values taken as one, when there are any.
 
@@ -104,7 +163,6 @@ def merged_bvals(bvals: np.ndarray) -> list[str]:
     ----------
     bvals : ndarray, shape (N,), s/mm^2
     """
-    nominal, index = group_bvalues(bvals)
-    groups = [(b, np.unique(bvals[index == position])) for position, b in enumerate(nominal)]
-    merged = [f"{values[0]:g}-{values[-1]:g} as {b:g}" for b, values in groups if values.size > 1]
+    pairs = zip(bvals_in_words(bvals), group_bvalues(bvals)[0], strict=True)
+    merged = [f"{words} as {b:g}" for words, b in pairs if "-" in words]
     return [f"b-values close to each other are taken as one: {', '.join(merged)} s/mm^2"] if merged else []

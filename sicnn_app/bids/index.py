@@ -12,7 +12,7 @@ from sicnn_app.bids.content import can_be_entered
 from sicnn_app.bids.derivatives import PREPROCESSED
 from sicnn_app.bids.select import Selection
 from sicnn_app.errors import DataError, MissingInputError, NoRunsError, NotBidsError, OutputError, UsageError
-from sicnn_app.formats import printable
+from sicnn_app.formats import natural_key, printable
 
 NO_MAGNITUDE = ("phase", "real", "imag")
 
@@ -23,11 +23,6 @@ MAX_NAMED = 5
 
 _NO_TEXT = re.compile("[\ud800-\udfff]")
 """Bytes of a name that are no UTF-8, as Python holds them; pybids cannot store them."""
-
-
-def natural_key(text: str) -> list[tuple[int, str]]:
-    """Sort key by which ``sub-2`` comes before ``sub-10``."""
-    return [(int(part), part) if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", text)]
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import nibabel as nib
 import numpy as np
 
 from sicnn_app.bids.geometry import position_warnings
-from sicnn_app.bids.gradients import bvals_path, merged_bvals, read_bvals, read_bvecs
+from sicnn_app.bids.gradients import bvals_in_words, bvals_path, merged_bvals, part_bvals, read_bvecs
 from sicnn_app.bids.images import grid_shape, open_image, read_signals, require_voxels, volume_count
 from sicnn_app.errors import DataError
-from sicnn_app.ivim.bvalues import group_bvalues
+from sicnn_app.ivim.bvalues import group_bvalues, other_unit
 from sicnn_app.ivim.run import DwiRun, SourceImage
 from sicnn_app.ivim.series import MAX_LOW_BVAL, MIN_DISTINCT_BVALS, DwiSeries
 from sicnn_app.memory import empty_series
@@ -50,17 +50,25 @@ class _Part:
     bvecs: np.ndarray | None
 
 
-def _open_part(source: SourceImage, bvals_file: Path | None, warnings: list[str]) -> _Part:
-    image = open_image(source.image)
-    table = bvals_path(source, bvals_file)
-    if table is None:
-        raise DataError(f"{source.image} has no .bval")
-    bvals = read_bvals(table)
+def _open_parts(run: DwiRun, bvals_file: Path | None, warnings: list[str]) -> list[_Part]:
+    images = [open_image(source.image) for source in run.parts]
+    tables, shared_out = part_bvals(run.parts, [volume_count(image) for image in images], bvals_file)
+    warnings.extend(shared_out)
+    return [
+        _open_part(source, image, bvals, bvals_path(source, bvals_file), warnings)
+        for source, image, bvals in zip(run.parts, images, tables, strict=True)
+    ]
+
+
+def _open_part(
+    source: SourceImage, image: nib.Nifti1Image, bvals: np.ndarray, table: Path, warnings: list[str]
+) -> _Part:
     volumes = volume_count(image)
     if bvals.size != volumes:
+        merge = " (see --combine for one image per b-value)" if volumes == 1 else ""
         raise DataError(
             f"{source.image.name} has {volumes} volumes but {table.name} has {bvals.size} b-values: "
-            f"check {table}"
+            f"check {table}{merge}"
         )
     bvecs = None
     if source.bvec is not None:
@@ -114,11 +122,14 @@ def _drop_missing(signals: np.ndarray, missing: np.ndarray) -> np.ndarray:
 
 
 def _require_ivim(name: str, bvals: np.ndarray) -> None:
+    if (mistake := other_unit(bvals)) is not None:
+        raise DataError(f"{name}: {mistake}")
     nominal, _ = group_bvalues(bvals)
-    values = ", ".join(f"{b:g}" for b in nominal[:MIN_DISTINCT_BVALS])
+    values = ", ".join(bvals_in_words(bvals)[:MIN_DISTINCT_BVALS])
     if nominal.size < MIN_DISTINCT_BVALS:
         raise DataError(
             f"{name} has {nominal.size} distinct b-values ({values}): IVIM needs {MIN_DISTINCT_BVALS} or more"
+            + (", and --combine merges images of one b-value each" if nominal.size == 1 else "")
         )
     if nominal[0] > MAX_LOW_BVAL:
         raise DataError(
@@ -135,7 +146,7 @@ def series_size(run: DwiRun, *, bvals_file: Path | None) -> tuple[tuple[int, int
     MissingInputError, DataError
         As for :func:`load_run`.
     """
-    parts = [_open_part(source, bvals_file, []) for source in run.parts]
+    parts = _open_parts(run, bvals_file, [])
     bvals = np.concatenate([part.bvals for part in parts])
     return (*grid_shape(parts[0].image), bvals.size), group_bvalues(bvals)[0].size
 
@@ -168,7 +179,7 @@ def load_run(run: DwiRun, *, bvals_file: Path | None, scratch: Path | None = Non
         There is no room in ``scratch``.
     """
     warnings: list[str] = []
-    parts = [_open_part(source, bvals_file, warnings) for source in run.parts]
+    parts = _open_parts(run, bvals_file, warnings)
     _require_one_grid(parts)
     signals = _read_parts(parts, scratch, warnings)
     warnings.extend(position_warnings(parts[0].path, parts[0].image))

@@ -98,7 +98,11 @@ MOTION_COLUMNS: dict[str, dict[str, str]] = {
 """Columns of the table of motion, one row per volume."""
 
 _TRAINING_END_COLUMNS: dict[str, dict[str, str]] = {
-    "data_iterations": {"LongName": "Data iterations", "Description": "Rows of the training history"},
+    "data_iterations": {
+        "LongName": "Data iterations",
+        "Description": "Number of times the network was trained on rewritten signals; the first training, on "
+        "the measured ones, is not counted. n/a without a network",
+    },
     "epochs": {"LongName": "Epochs", "Description": "Training epochs of all data iterations together"},
     "stop_reason": {"LongName": "Stop reason", "Description": "Why the estimation ended"},
 }
@@ -109,6 +113,7 @@ _HISTORY_COLUMNS: dict[str, dict[str, str]] = {
         "Description": "Number of times the training signals had been rewritten",
     },
     "epochs": {"LongName": "Epochs", "Description": "Training epochs of this data iteration"},
+    "iterations": {"LongName": "Iterations", "Description": "Most iterations of the fit of one voxel"},
     "training_loss": {
         "LongName": "Training loss",
         "Description": "Mean loss of the prediction against the training signals, in normalised signal units",
@@ -210,7 +215,7 @@ def _run_row(result: RunResult) -> dict[str, Any]:
         row[f"{name}_count"] = count
         row[f"{name}_share"] = count / voxels if voxels else None
     epochs = [entry["epochs"] for entry in estimate.history if entry.get("epochs") is not None]
-    row["data_iterations"] = len(estimate.history)
+    row["data_iterations"] = estimate.parameters.get("data_iterations")
     row["epochs"] = sum(epochs) if epochs else None
     row["stop_reason"] = estimate.parameters.get("stop_reason")
     return row

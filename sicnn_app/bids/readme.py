@@ -16,7 +16,10 @@ DESCRIPTIONS: dict[str, str] = {
     "lsq": "Map of the conventional least-squares fit of the same signals, to compare with",
     "std": "Standard deviation of a map over an ensemble of networks",
 }
-"""Every ``desc`` label the app writes and what it means."""
+"""Every ``desc`` label the app gives and what it means."""
+
+GIVEN_MASK = "Mask of this label from another dataset, inside which the maps hold numbers"
+"""The same of masks that were given with a label of their own."""
 
 
 def readme_text() -> str:
@@ -53,6 +56,8 @@ The first of these reasons that holds in a voxel; 0 where none does.
 |---|---|
 {labels}
 
+A mask from another dataset keeps its label.
+
 ## All runs together
 
 After the level `group` there are also:
@@ -64,6 +69,7 @@ After the level `group` there are also:
 | `group.html` | both to look at, with links to the reports of the runs |
 
 The columns are described in the `.json` files of the same names.
+
 ## Figures: `sub-<label>/figures`
 
 The pictures of the reports. `*_desc-statistics_dwi.tsv` and `*_desc-signals_dwi.tsv` hold the numbers of
@@ -85,6 +91,8 @@ from bids.layout import BIDSLayout
 from sicnn_app.bids.dataset import pybids_config_path
 
 layout = BIDSLayout(".", validate=False, config=["bids", "derivatives", str(pybids_config_path())])
-layout.get(model="ivim", param="f", suffix="dwimap", extension=".nii.gz")
+layout.get(model="ivim", param="f", desc=None, suffix="dwimap", extension=".nii.gz")
 ```
+
+`desc=None` leaves out the other maps of the same parameter, which have a `desc` label.
 """

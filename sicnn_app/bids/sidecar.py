@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sicnn_app import record
+from sicnn_app.bids.derivatives import mask_label
 from sicnn_app.bids.personal import without_personal
 from sicnn_app.ivim.flags import FLAGS
 from sicnn_app.ivim.maps import MapSpec
@@ -147,13 +148,14 @@ def model(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
         **result.estimate.parameters,
         "BValuesUsed": averaged.bvals,
         "BValueRepeats": averaged.repeats,
-        "BValueDirections": averaged.directions,
+        "BValueDirections": None if result.series.bvecs is None else averaged.directions,
         "NoiseSigma": averaged.sigma,
         "NoiseSigmaPerBValue": averaged.sigma_per_bval,
         "NoiseMethod": averaged.sigma_method,
         "SignalToNoiseRatioPerBValue": signal_to_noise(result),
         "Anatomy": result.anatomy,
         "AnatomySource": result.anatomy_source,
+        "MaskLabel": mask_label(result.run, result.anatomy),
         "MaskSource": mask_source(result, roots),
         "PreprocessingSteps": result.steps,
     }
@@ -222,10 +224,11 @@ def flags_sidecar(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
 
 def mask_sidecar(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
     """Sidecar of the mask inside which the maps hold numbers."""
+    label = mask_label(result.run, result.anatomy)
     return {
-        "Description": f"Voxels of the {result.anatomy} with data at every b-value, where maps hold numbers",
+        "Description": f"Voxels of the {label} mask with data at every b-value, where maps hold numbers",
         "Sources": sources(result, roots),
-        "Type": "Brain" if result.anatomy == "brain" else "ROI",
+        "Type": "Brain" if label == "brain" else "ROI",
         "MaskSource": mask_source(result, roots),
         "AnatomySource": roots.portable(result.anatomy_source),
         **_reference(result, roots),

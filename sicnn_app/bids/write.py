@@ -13,6 +13,7 @@ from sicnn_app.bids import qc, sidecar
 from sicnn_app.bids.associate import LABEL
 from sicnn_app.bids.atomic import StagedFiles, scratch_folder
 from sicnn_app.bids.comparison import conventional_result, conventional_sidecar
+from sicnn_app.bids.derivatives import mask_label
 from sicnn_app.bids.written import WrittenRecord
 from sicnn_app.errors import InternalError
 from sicnn_app.ivim.before_after import CORRECTIONS, step_picture_name
@@ -71,14 +72,14 @@ def _conventional_ending(label: str) -> str:
 
 
 def _endings(
-    anatomies: tuple[str, ...], *, ensemble: bool, comparison: bool, with_bvecs: bool, motion: bool
+    masks: tuple[str, ...], *, ensemble: bool, comparison: bool, with_bvecs: bool, motion: bool
 ) -> list[str]:
     images = [_map_ending(spec.label) for spec in MAPS]
     if comparison:
         images += [_conventional_ending(label) for label in COMPARED]
     if ensemble:
         images += [_map_ending(label, spread=True) for label in SPREAD_LABELS]
-    images += [_FLAGS, _SERIES, *(f"desc-{anatomy}_mask" for anatomy in anatomies)]
+    images += [_FLAGS, _SERIES, *(f"desc-{label}_mask" for label in masks)]
     endings = [f"{image}{extension}" for image in images for extension in (".nii.gz", ".json")]
     endings += [f"{_FLAGS}.tsv", f"{_SERIES}.bval"]
     if with_bvecs:
@@ -115,9 +116,8 @@ def expected_outputs(
     """
     if with_bvecs is None:
         with_bvecs = all(part.bvec is not None for part in run.parts)
-    endings = _endings(
-        (anatomy,), ensemble=ensemble, comparison=comparison, with_bvecs=with_bvecs, motion=motion
-    )
+    masks = (mask_label(run, anatomy),)
+    endings = _endings(masks, ensemble=ensemble, comparison=comparison, with_bvecs=with_bvecs, motion=motion)
     return [_target(run, output_dir, ending) for ending in endings]
 
 
@@ -274,7 +274,7 @@ def _stage_series(
 def _stage_mask(
     staged: StagedFiles, result: RunResult, output_dir: Path, roots: sidecar.DatasetRoots
 ) -> None:
-    ending = f"desc-{result.anatomy}_mask"
+    ending = f"desc-{mask_label(result.run, result.anatomy)}_mask"
     image = _image(result, result.averaged.mask.astype(np.uint8))
     staged.add_nifti(_target(result.run, output_dir, f"{ending}.nii.gz"), image)
     staged.add_json(_target(result.run, output_dir, f"{ending}.json"), sidecar.mask_sidecar(result, roots))

@@ -12,14 +12,13 @@ from typing import Any
 from sicnn_app import __version__
 from sicnn_app.bids.associate import parse_name
 from sicnn_app.bids.content import read_json
-from sicnn_app.bids.index import natural_key
 from sicnn_app.bids.segmentations import Regions, Segmentation, Segmentations, load_regions
 from sicnn_app.bids.select import Selection
 from sicnn_app.bids.sidecar import DatasetRoots
 from sicnn_app.bids.write import recorded_fingerprint, run_folder
 from sicnn_app.errors import DataError, MissingInputError, SicnnAppError
 from sicnn_app.fingerprints import hash_file
-from sicnn_app.formats import tsv_bytes
+from sicnn_app.formats import natural_key, tsv_bytes
 from sicnn_app.group.columns import measured_columns
 from sicnn_app.group.measure import region_rows
 from sicnn_app.group.table import Row, parse_table

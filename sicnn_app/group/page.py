@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sicnn_app import __version__
-from sicnn_app.bids.index import natural_key
+from sicnn_app.formats import natural_key
 from sicnn_app.group.charts import MIN_BOX, StripChart, Values, strip_chart
 from sicnn_app.group.columns import OUTLIER_RULE, RUN_MEASURES
 from sicnn_app.group.content import Group
@@ -29,7 +29,7 @@ from sicnn_app.group.uniform import differences
 from sicnn_app.ivim.evidence import UNKNOWN, VERDICTS
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
 from sicnn_app.report.adequacy import SYMBOLS
-from sicnn_app.report.facts import MISSING, count_of
+from sicnn_app.report.facts import MISSING, count_of, stop_in_words
 from sicnn_app.report.page import render_page
 
 MAX_LISTED = 60
@@ -171,7 +171,7 @@ def _run_row(group: Group, row: Row) -> list[Any]:
         shown("snr_highest_b"),
         *(shown(f"{label}_median") for label in ("f", "d", "dstar", "rmse")),
         MEASURES["flagged_share"].text(number(row, "flagged_share")),
-        row["stop_reason"],
+        stop_in_words(row["stop_reason"]),
         _outlier_cell(cell(row, "outliers")),
     ]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sicnn_app.bids.index import natural_key
+from sicnn_app.formats import natural_key
 from sicnn_app.group.columns import REPEATABILITY_LABELS
 from sicnn_app.group.measure import REPEATED_ENTITIES
 from sicnn_app.group.statistics import Agreement, Repeatability, agreement, repeatability

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sicnn_app.bids.index import natural_key
+from sicnn_app.formats import natural_key
 from sicnn_app.group.columns import MASK_REGION
 from sicnn_app.group.kinds import Measured
 from sicnn_app.report.facts import MISSING, format_number

@@ -21,6 +21,12 @@ JITTER_FLOOR = 0.5
 JITTER_FRACTION = 0.01
 """Rounding and per-direction variation of high b-values (995, 1000, 1005)."""
 
+HIGHEST_IN_MS_PER_UM2 = 10.0
+"""A series whose highest b-value is not above it has no diffusion weighting in s/mm^2."""
+
+LOWEST_IN_S_PER_M2 = 1e6
+"""A highest b-value from here on is beyond every scanner in s/mm^2."""
+
 MAX_SPAN = 2.0
 """Widest group in tolerances, so that a chain of close values cannot grow without end."""
 
@@ -118,6 +124,28 @@ def same_bvalues(one: Sequence[float], other: Sequence[float]) -> bool:
         return False
     difference = np.abs(np.subtract(one, other))
     return bool((difference < bvalue_tolerance(np.maximum(one, other))).all())
+
+
+def other_unit(bvals: np.ndarray) -> str | None:
+    """What is wrong with b-values that are in another unit than s/mm^2; None when they are not.
+
+    Parameters
+    ----------
+    bvals : ndarray, shape (N,), N >= 1
+
+    Examples
+    --------
+    >>> other_unit(np.array([0.0, 0.5, 2.5]))
+    'the highest b-value is 2.5, as in ms/um^2: write 1000 times as much, s/mm^2'
+    >>> other_unit(np.array([0.0, 500.0])) is None
+    True
+    """
+    highest = bvals.max()
+    if 0 < highest <= HIGHEST_IN_MS_PER_UM2:
+        return f"the highest b-value is {highest:g}, as in ms/um^2: write 1000 times as much, s/mm^2"
+    if highest >= LOWEST_IN_S_PER_M2:
+        return f"the highest b-value is {highest:g}, as in s/m^2: write a millionth of it, s/mm^2"
+    return None
 
 
 def wanted_bvalues(nominal: np.ndarray, *, max_bval: float, ignore_bvals: Sequence[float]) -> np.ndarray:

@@ -93,7 +93,7 @@ class RunResult:
     flag_counts : dict of str to int
         Voxels for which each reason holds, also where an earlier reason is shown.
     anatomy : str
-        ``brain`` or ``body``: also the ``desc`` of the mask.
+        ``brain`` or ``body``.
     anatomy_source : str
         What decided it, in words.
     mask_source : str

@@ -176,7 +176,7 @@ def estimate_lsq(
     Returns
     -------
     Estimate
-        Its ``history`` has one row; ``epochs`` is the largest number of steps a voxel took.
+        Its ``history`` has one row; ``iterations`` is the largest number of steps a voxel took.
     """
     y = torch.from_numpy(signals[mask]).to(device, torch.float64)
     b = torch.as_tensor(np.asarray(bvals, dtype=np.float64), device=device)
@@ -197,7 +197,7 @@ def estimate_lsq(
         history=[
             {
                 "data_iteration": 0,
-                "epochs": iterations,
+                "iterations": iterations,
                 "training_loss": fit.rss.mean().item() / len(b),
                 "not_converged_voxels": failed,
             }

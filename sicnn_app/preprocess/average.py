@@ -207,7 +207,7 @@ def average_repeats(series: DwiSeries, mask: np.ndarray) -> RepeatAverage:
         "Description": _describe(series, groups),
         "BValues": [float(bval) for bval in groups.bvals],
         "VolumesPerBValue": groups.repeats.tolist(),
-        "DirectionsPerBValue": groups.directions.tolist(),
+        "DirectionsPerBValue": None if series.bvecs is None else groups.directions.tolist(),
         "VoxelsAveragedArithmetically": int(arithmetic_voxels.sum()),
         "VoxelsWithoutData": int(unusable.sum()),
     }

@@ -106,7 +106,7 @@ def cluster_files(run: RunDerivatives, found: TissueClusters | None) -> list[tup
 
 
 def _quantities(run: RunDerivatives) -> list[Quantity]:
-    return [quantity for quantity in shown_quantities(run.mask_label) if quantity.spec.label in CLUSTERED]
+    return [quantity for quantity in shown_quantities(run.anatomy) if quantity.spec.label in CLUSTERED]
 
 
 def _number(value: float | None, quantity: Quantity) -> str:

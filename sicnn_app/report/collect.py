@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
+from sicnn_app.formats import natural_key
 from sicnn_app.ivim.before_after import CORRECTIONS, step_picture_name
 from sicnn_app.ivim.bvalues import bvalue_tolerance, group_bvalues
 from sicnn_app.ivim.comparison import COMPARED
@@ -28,7 +29,7 @@ _OUTPUT_NAME = re.compile(
 )
 _BESIDE = ((COMPARED, "lsq", "of least squares"), (SPREAD_LABELS, "std", "standard deviation"))
 """Maps besides the main ones: of what, with which ``desc``, and how problems name them."""
-MASK_LABELS = ("brain", "body")
+ANATOMIES = ("brain", "body")
 _READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError)
 
 
@@ -71,7 +72,7 @@ class RunDerivatives:
     mask : ndarray, shape (X, Y, Z), bool, or None
         Voxels where the maps are finite; the written mask when there is no map.
     mask_label : str or None
-        ``brain`` or ``body``.
+        ``desc`` of the written mask.
     flags : ndarray, shape (X, Y, Z), int, or None
     affine : ndarray, shape (4, 4), or None
         None when the header states no orientation.
@@ -132,6 +133,12 @@ class RunDerivatives:
         return self.mask is not None and bool(self.mask.any())
 
     @property
+    def anatomy(self) -> str | None:
+        """What the data were treated as, one of :data:`ANATOMIES`; None when nothing tells."""
+        told = (self.parameters.get("Anatomy"), self.mask_label)
+        return next((name for name in told if name in ANATOMIES), None)
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """``Model.Parameters`` of the F map."""
         model = self.sidecar.get("Model")
@@ -154,7 +161,7 @@ def software_of(sidecar: dict[str, Any]) -> dict[str, str]:
 
 
 def reported_sessions(output_dir: Path) -> list[tuple[str, str | None]]:
-    """Subject and session labels of which any output is on disk, sorted; session None without sessions."""
+    """Subject and session labels of which any output is on disk, in natural order; session None without."""
     found: set[tuple[str, str | None]] = set()
     for pattern in ("sub-*/dwi", "sub-*/ses-*/dwi"):
         for folder in output_dir.glob(pattern):
@@ -162,14 +169,14 @@ def reported_sessions(output_dir: Path) -> list[tuple[str, str | None]]:
             subject, session = labels[0], labels[1] if len(labels) > 1 else None
             if run_names(output_dir, subject, session):
                 found.add((subject, session))
-    return sorted(found, key=lambda pair: (pair[0], pair[1] or ""))
+    return sorted(found, key=lambda pair: [natural_key(label or "") for label in pair])
 
 
 def run_names(output_dir: Path, subject: str, session: str | None) -> list[str]:
-    """Stems of the runs of which any output is on disk, sorted."""
+    """Stems of the runs of which any output is on disk, in natural order."""
     folder = _dwi_folder(output_dir, subject, session)
     matches = (_OUTPUT_NAME.fullmatch(path.name) for path in folder.glob(f"sub-{subject}*"))
-    return sorted({match["run"] for match in matches if match})
+    return sorted({match["run"] for match in matches if match}, key=natural_key)
 
 
 def collect_run(
@@ -218,7 +225,9 @@ def collect_run(
         if conventional or desc != "lsq"
         for label in labels
     }
-    volumes |= {label: _volume(beside(f"_desc-{label}_mask.nii.gz"), problems) for label in MASK_LABELS}
+    qc = _json(beside("_desc-ivim_qc.json"), problems)
+    labels = _mask_labels(name, qc)
+    volumes |= {f"{label} mask": _volume(beside(f"_desc-{label}_mask.nii.gz"), problems) for label in labels}
     volumes["flags"] = _volume(beside("_desc-ivimflags_dseg.nii.gz"), problems)
     found = {label: volume for label, volume in volumes.items() if volume is not None}
     shape = next(iter(found.values())).data.shape if found else None
@@ -227,12 +236,12 @@ def collect_run(
         del found[label]
 
     maps = {spec.label: found[spec.label].data for spec in MAPS if spec.label in found}
-    mask_label = next((label for label in MASK_LABELS if label in found), None)
+    mask_label = next((label for label in labels if f"{label} mask" in found), None)
     mask = None
     if maps:
         mask = np.all([np.isfinite(data) for data in maps.values()], axis=0)
     elif mask_label:
-        mask = found[mask_label].data > 0
+        mask = found[f"{mask_label} mask"].data > 0
     geometry = next(iter(found.values())) if found else None
 
     run = RunDerivatives(
@@ -248,7 +257,7 @@ def collect_run(
         affine=geometry.affine if geometry else None,
         zooms=geometry.zooms if geometry else (1.0, 1.0, 1.0),
         sidecar=_json(beside("_model-ivim_param-f_dwimap.json"), problems),
-        qc=_json(beside("_desc-ivim_qc.json"), problems),
+        qc=qc,
         training=_json(beside("_desc-training_qc.json"), problems),
         qc_row=next(iter(_table(beside("_desc-ivim_qc.tsv"), problems)), {}),
         history=_table(beside("_desc-training_qc.tsv"), problems),
@@ -260,6 +269,12 @@ def collect_run(
     measured = _measure(beside("_desc-preproc_dwi"), mask, run.parameters.get("BValuesUsed"), problems)
     figures = output_dir / f"sub-{subject}" / "figures"
     return replace(run, measured=measured, step_pictures=_step_pictures(figures, name, problems))
+
+
+def _mask_labels(name: str, qc: dict[str, Any]) -> list[str]:
+    """Labels that the mask of a run may have, the one first that its list of outputs names."""
+    named = rf"'{re.escape(name)}_desc-([0-9A-Za-z+]+)_mask\.nii\.gz'"
+    return list(dict.fromkeys([*re.findall(named, str(qc.get("Outputs"))), *ANATOMIES]))
 
 
 def app_version(output_dir: Path) -> str | None:

@@ -52,7 +52,7 @@ def comparison_rows(run: RunDerivatives) -> list[list[str]]:
     if not run.conventional:
         return []
     facts, rows = Facts(run.qc_row), []
-    for quantity in shown_quantities(run.mask_label):
+    for quantity in shown_quantities(run.anatomy):
         label = quantity.spec.label
         if label not in COMPARED:
             continue
@@ -77,7 +77,7 @@ def difference_pictures(run: RunDerivatives, display: Display) -> list[Picture]:
     title = f"{method_of(run)} minus {LEAST_SQUARES}"
     return [
         _difference(run, display, quantity)
-        for quantity in difference_quantities(run.mask_label, title)
+        for quantity in difference_quantities(run.anatomy, title)
         if has_both(run, quantity)
     ]
 
@@ -86,7 +86,7 @@ def scatter_pictures(run: RunDerivatives) -> list[Picture]:
     """Charts of F, D and D* against the conventional fit, as far as both are there."""
     return [
         _scatter(run, quantity)
-        for quantity in shown_quantities(run.mask_label)
+        for quantity in shown_quantities(run.anatomy)
         if quantity.spec.label in HISTOGRAM_LABELS and has_both(run, quantity)
     ]
 

@@ -8,6 +8,13 @@ from typing import Any
 
 MISSING = "n/a"
 
+STOP_REASONS = {
+    "lambda": "the training signals settled",
+    "max_iterations": "the limit of data iterations was reached",
+    "epochs": "all epochs were done",
+}
+"""What the words that sidecars and tables use for the end of a training mean."""
+
 
 class Facts:
     """Look up a value by any spelling of its key, in the first of several mappings that has it.
@@ -109,6 +116,18 @@ def in_words(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(in_words(item) for item in value)
     return str(value)
+
+
+def stop_in_words(reason: Any) -> str:
+    """Why an estimation ended, as a clause.
+
+    Examples
+    --------
+    >>> stop_in_words("max_iterations"), stop_in_words("converged"), stop_in_words(None)
+    ('the limit of data iterations was reached', 'converged', 'n/a')
+    """
+    text = in_words(reason).rstrip(".")
+    return STOP_REASONS.get(text, text)
 
 
 def count_of(number: int, noun: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sicnn_app.report.facts import MISSING, Facts, count_of, format_number, in_words
+from sicnn_app.report.facts import MISSING, Facts, count_of, format_number, in_words, stop_in_words
 from sicnn_app.report.references import REFERENCES
 
 _LIBRARIES = {
@@ -165,9 +165,9 @@ def _preparation(facts: Facts) -> str:
         sentences.append(f"Not done: {', '.join(left_out)}.")
     if not has_step(steps, "averag"):
         sentences.append("All volumes of one b-value were averaged to one signal per voxel.")
-    anatomy = facts.get("anatomy")
+    label = facts.get("mask_label", "anatomy")
     if (source := facts.get("mask_source")) is not None:
-        named = f"{anatomy} mask" if anatomy else "mask"
+        named = f"{label} mask" if label else "mask"
         sentences.append(f"The estimation was restricted to a {named} ({in_words(source)}).")
     if (sigma := facts.number("noise_sigma")) is not None:
         how = facts.get("noise_method")
@@ -252,7 +252,7 @@ def _rewriting(facts: Facts, method: str) -> str:
     if "neighbours" in rule:
         limits = _similarity(facts)
         sentence += f" ({', '.join(limits)})" if limits else ""
-    done = facts.number("data_iterations", "iterations")
+    done = facts.number("data_iterations")
     reason = facts.get("stop_reason")
     if done is not None:
         sentence += (
@@ -262,7 +262,7 @@ def _rewriting(facts: Facts, method: str) -> str:
         )
     limit = facts.number("max_iterations")
     sentence += f", at most {limit:.0f} allowed" if limit is not None and done is not None else ""
-    return f"{sentence} (stop: {in_words(reason).rstrip('.')})." if reason else f"{sentence}."
+    return f"{sentence} (stop: {stop_in_words(reason)})." if reason else f"{sentence}."
 
 
 def _similarity(facts: Facts) -> list[str]:

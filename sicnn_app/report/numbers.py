@@ -85,8 +85,8 @@ def number_files(run: RunDerivatives) -> list[tuple[str, bytes]]:
 
 
 def _map_rows(run: RunDerivatives) -> Iterable[dict[str, Any]]:
-    spreads = {quantity.spec.label: quantity for quantity in spread_quantities(run.mask_label)}
-    for quantity in shown_quantities(run.mask_label):
+    spreads = {quantity.spec.label: quantity for quantity in spread_quantities(run.anatomy)}
+    for quantity in shown_quantities(run.anatomy):
         label, unit = quantity.spec.label, quantity.spec.unit
         for name, found, shown in (
             (label, run.maps, quantity),
@@ -107,7 +107,7 @@ def _map_rows(run: RunDerivatives) -> Iterable[dict[str, Any]]:
                 **_summary(values[counted & ~run.flagged], "unflagged_"),
             }
 
-    for quantity in difference_quantities(run.mask_label, ""):
+    for quantity in difference_quantities(run.anatomy, ""):
         label = quantity.spec.label
         if has_both(run, quantity):
             counted = compared_voxels(run, label, run.mask)[run.mask]

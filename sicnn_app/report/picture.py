@@ -44,7 +44,7 @@ def range_words(run: RunDerivatives, quantity: Quantity) -> str:
     """Where the colour range of a map comes from."""
     if quantity.fixed_range is None:
         return "chosen from the data"
-    return f"the same in every {run.mask_label} report" if run.mask_label else "the same in every report"
+    return f"the same in every {run.anatomy} report" if run.anatomy else "the same in every report"
 
 
 def percent(share: float) -> str:

@@ -73,7 +73,7 @@ def draw_run(run: RunDerivatives) -> RunPictures:
         return RunPictures(training=training, motion=motion)
     display = plan_display(run.mask, run.affine, run.zooms)
     tissue = find_clusters(run)
-    shown = [quantity for quantity in shown_quantities(run.mask_label) if quantity.spec.label in run.maps]
+    shown = [quantity for quantity in shown_quantities(run.anatomy) if quantity.spec.label in run.maps]
     return RunPictures(
         convention=display.convention,
         maps=[_mask(run, display), *(_map(run, display, quantity) for quantity in shown)],
@@ -162,7 +162,7 @@ def _signals(run: RunDerivatives, display: Display) -> list[Picture]:
     measured = run.measured
     if measured is None:
         return pictures
-    bvals = ", ".join(format_number(b, 4) for b in measured.bvals)
+    bvals = ", ".join(f"{b:g}" for b in measured.bvals)
     pictures.append(
         Picture(
             file_name=picture_name(run, "bvalues", "png"),

@@ -25,7 +25,7 @@ def spread_words(run: RunDerivatives) -> str:
     if isinstance(factors, dict):
         named = ", ".join(
             f"{format_number(factors.get(quantity.spec.label))} for {quantity.spec.symbol}"
-            for quantity in spread_quantities(run.mask_label)
+            for quantity in spread_quantities(run.anatomy)
         )
         words += (
             f" They are multiplied with factors ({named}) for which 68 % of the true values of simulated "
@@ -66,7 +66,7 @@ def spread_pictures(run: RunDerivatives, display: Display) -> list[Picture]:
 def _shown_quantities(run: RunDerivatives) -> list[Quantity]:
     return [
         quantity
-        for quantity in spread_quantities(run.mask_label)
+        for quantity in spread_quantities(run.anatomy)
         if quantity.spec.label in run.spread and quantity.spec.label in run.maps
     ]
 

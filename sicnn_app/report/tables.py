@@ -10,7 +10,15 @@ import numpy as np
 
 from sicnn_app.ivim.flags import FLAGS
 from sicnn_app.report.collect import RunDerivatives
-from sicnn_app.report.facts import MISSING, Facts, as_number, count_of, format_number, in_words
+from sicnn_app.report.facts import (
+    MISSING,
+    Facts,
+    as_number,
+    count_of,
+    format_number,
+    in_words,
+    stop_in_words,
+)
 from sicnn_app.report.methods import has_step, methods_paragraphs, references_of, step_in_words
 from sicnn_app.report.quantities import HISTOGRAM_LABELS, shown_quantities
 
@@ -36,6 +44,9 @@ BVALUE_HEAD = (
     "Noise",
     "Signal / noise",
 )
+MAX_COUNT = 1e15
+"""Whole numbers up to here are exact in the tables that are read, and short enough for a cell."""
+
 METHOD_NAMES = {
     "si-cnn": "SI-CNN",
     "di-cnn": "DI-CNN",
@@ -68,7 +79,8 @@ class RunTables:
 def tabulate_run(run: RunDerivatives) -> RunTables:
     """Put one run into words; what is missing reads ``n/a``."""
     facts = _facts(run)
-    head = list(run.history[0]) if run.history else []
+    # A fit has one row too, but trains nothing.
+    head = list(run.history[0]) if run.history and facts.text("method") != "lsq" else []
     return RunTables(
         summary=_summary(run, facts),
         tiles=_tiles(run, facts),
@@ -80,7 +92,7 @@ def tabulate_run(run: RunDerivatives) -> RunTables:
         bvalue_rows=_bvalue_rows(run, facts),
         bvalue_head=BVALUE_HEAD,
         flag_rows=_flag_rows(run, facts),
-        history_rows=[[_cell(row.get(column)) for column in head] for row in run.history],
+        history_rows=[list(row) for row in zip(*(_column(run, name) for name in head), strict=True)],
         history_head=[column.replace("_", " ") for column in head],
         methods=methods_paragraphs(run.parameters, run.software, compared=bool(run.conventional)),
         references=references_of(run.parameters, run.software),
@@ -126,7 +138,8 @@ def _flagged(run: RunDerivatives) -> str:
 def _summary(run: RunDerivatives, facts: Facts) -> list[str]:
     medians = [format_number(_median(run, quantity.spec.label, quantity.factor)) for quantity in _MAIN]
     snr = format_number(_snr(facts))
-    return [_method(facts), _voxels(run), snr, *medians, _flagged(run), facts.text("stop_reason")]
+    ended = stop_in_words(facts.get("stop_reason"))
+    return [_method(facts), _voxels(run), snr, *medians, _flagged(run), ended]
 
 
 def _tiles(run: RunDerivatives, facts: Facts) -> list[dict[str, str]]:
@@ -145,7 +158,7 @@ def _done(run: RunDerivatives, facts: Facts) -> list[str]:
     steps = facts.get("preprocessing_steps")
     steps = steps if isinstance(steps, list) else []
     done = [f"{step_in_words(step)}." for step in steps] or ["No preprocessing step is recorded."]
-    if anatomy := facts.get("anatomy") or run.mask_label:
+    if anatomy := run.anatomy:
         how = facts.get("anatomy_source")
         done.append(f"Treated as {in_words(anatomy)}{f' ({in_words(how)})' if how else ''}.")
     source = facts.text("mask_source")
@@ -162,11 +175,10 @@ def _done(run: RunDerivatives, facts: Facts) -> list[str]:
         )
     algorithm = run.sidecar.get("EstimationAlgorithm")
     done.append(f"Estimation: {in_words(algorithm) if algorithm else _method(facts)}".rstrip(".") + ".")
-    iterations = facts.get("data_iterations", "iterations")
-    if facts.get("stop_reason") is not None:
-        networks = facts.text("method") != "lsq" and as_number(iterations)
-        after = f" after {count_of(int(iterations), 'data iteration')}" if networks else ""
-        done.append(f"Ended{after}: {facts.text('stop_reason').rstrip('.')}.")
+    if (reason := facts.get("stop_reason")) is not None:
+        iterations = facts.number("data_iterations")
+        after = f" after {count_of(int(iterations), 'data iteration')}" if iterations else ""
+        done.append(f"Ended{after}: {stop_in_words(reason)}.")
     return done
 
 
@@ -230,7 +242,7 @@ def _bvalue_rows(run: RunDerivatives, facts: Facts) -> list[list[str]]:
             [
                 f"{b:g}",
                 in_words(volumes),
-                in_words(directions[position]),
+                "not known" if directions[position] is None else in_words(directions[position]),
                 format_number(mean, 4),
                 format_number(relative),
                 format_number(sigma),
@@ -273,6 +285,15 @@ def _settings(run: RunDerivatives) -> list[tuple[str, str]]:
     rows.append(("estimated on", in_words(run.sidecar.get("EstimatedOn"))))
     rows.append(("fingerprint of settings and sources", in_words(run.qc.get("Fingerprint"))))
     return rows
+
+
+def _column(run: RunDerivatives, name: str) -> list[str]:
+    """A column of the history; numbers that are all whole are counts and shown as such."""
+    texts = [row.get(name) for row in run.history]
+    numbers = [as_number(text) for text in texts]
+    if all(number is None or (number.is_integer() and abs(number) < MAX_COUNT) for number in numbers):
+        return [MISSING if number is None else f"{number:.0f}" for number in numbers]
+    return [_cell(text) for text in texts]
 
 
 def _cell(value: Any) -> str:

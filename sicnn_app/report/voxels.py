@@ -62,7 +62,7 @@ def voxel_page(
     packed = {name: quantise(values, plan.code_bytes) for name, values in fields.items()}
     rounded = [
         _step_words(quantity, packed[quantity.spec.label])
-        for quantity in shown_quantities(run.mask_label)
+        for quantity in shown_quantities(run.anatomy)
         if quantity.spec.label in packed and plan.code_bytes < CODE_BYTES[0]
     ]
     content = render_page(
@@ -169,17 +169,17 @@ def _quantities(run: RunDerivatives) -> list[dict[str, Any]]:
             "factor": quantity.factor,
             "unit": quantity.unit,
         }
-        for quantity in shown_quantities(run.mask_label)
+        for quantity in shown_quantities(run.anatomy)
         if quantity.spec.label in run.maps
     ]
 
 
 def _views(run: RunDerivatives) -> list[dict[str, Any]]:
     """Maps that can be looked at, in groups."""
-    own = shown_quantities(run.mask_label)
+    own = shown_quantities(run.anatomy)
     groups = (
         (method_of(run), "", own, run.maps),
-        ("Standard deviations", "_std", spread_quantities(run.mask_label), run.spread),
+        ("Standard deviations", "_std", spread_quantities(run.anatomy), run.spread),
         (LEAST_SQUARES.capitalize(), "_lsq", own, run.conventional),
     )
     return [

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from sicnn_app import __version__
+from sicnn_app.arguments import given_path
 from sicnn_app.errors import InternalError, SicnnAppError, UsageError
 from sicnn_app.simulate.acquire import SNR_DEFINITION, Protocol
 from sicnn_app.simulate.dataset import GENERATOR, SimulationSettings, write_dataset
@@ -33,6 +34,13 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
+def _bval(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no b-value; OUT_BIDS comes before --bvals") from None
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of ``sicnn-simulate``; every default stands in its help."""
     shapes = ", ".join(f"{name} {' '.join(map(str, shape))}" for name, shape in DEFAULT_SHAPE.items())
@@ -46,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "out_bids",
         metavar="OUT_BIDS",
-        type=Path,
+        type=given_path,
         nargs="?",
         help="folder of the dataset, missing or empty; with --assess the folder of its table and chart, "
         "which may be left out",
@@ -63,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--snr", type=float, default=20.0, help=f"SNR: {SNR_DEFINITION}; inf: no noise (default: %(default)g)"
     )
     parser.add_argument(
-        "--bvals", type=float, nargs="+", metavar="B", help=f"b-values, s/mm^2 (default: {schemes})"
+        "--bvals", type=_bval, nargs="+", metavar="B", help=f"b-values, s/mm^2 (default: {schemes})"
     )
     parser.add_argument(
         "--repeats",

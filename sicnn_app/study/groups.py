@@ -11,7 +11,8 @@ from functools import cached_property
 import numpy as np
 
 from sicnn_app.bids.discover import Discovery, discover
-from sicnn_app.bids.gradients import bvals_path, read_bvals
+from sicnn_app.bids.gradients import part_bvals
+from sicnn_app.bids.images import open_image, volume_count
 from sicnn_app.errors import SicnnAppError
 from sicnn_app.fingerprints import fingerprint_all
 from sicnn_app.ivim.bvalues import group_bvalues, same_bvalues, wanted_bvalues
@@ -140,7 +141,8 @@ def _by_bvalues(
 
 def _used_bvalues(item: DwiRun, settings: Settings) -> np.ndarray:
     """Nominal b-values of a run that reach the estimation as long as no volume is without data."""
-    tables = [bvals_path(source, settings.inputs.bvals) for source in item.parts]
-    nominal, _ = group_bvalues(np.concatenate([read_bvals(table) for table in tables if table is not None]))
+    volumes = [volume_count(open_image(source.image)) for source in item.parts]
+    tables, _ = part_bvals(item.parts, volumes, settings.inputs.bvals)
+    nominal, _ = group_bvalues(np.concatenate(tables))
     steps = settings.preprocessing
     return nominal[wanted_bvalues(nominal, max_bval=steps.max_bval, ignore_bvals=steps.ignore_bvals)]

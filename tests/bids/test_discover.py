@@ -9,10 +9,11 @@ import pytest
 from bids_datasets import Dataset, real_dataset
 
 from sicnn_app.bids.describe import describe
-from sicnn_app.bids.discover import Discovery, discover, natural_key
+from sicnn_app.bids.discover import Discovery, discover
 from sicnn_app.bids.load import load_run
 from sicnn_app.bids.validate import check_dataset
 from sicnn_app.errors import DataError, MissingInputError, NoRunsError, NotBidsError, OutputError, UsageError
+from sicnn_app.formats import natural_key
 from sicnn_app.settings import InputSettings, SelectionSettings
 
 
@@ -118,7 +119,6 @@ def test_run_1_and_run_01_have_their_own_tables(study):
         ({"acquisition_label": ("y",)}, 1),
         ({"run_label": ("01",)}, 4),
         ({"participant_label": ("10",), "session_id": ("ses-a",), "run_label": ("1",)}, 1),
-        ({"bids_filters": {"bold": {"run": 7}}}, 9),
         ({"bids_filters": {"dwi": {}}}, 9),
         ({"bids_filters": {"dwi": {"session": "a", "suffix": "dwi"}}}, 5),
         ({"bids_filters": {"dwi": {"session": ["a", "b"], "run": "1"}}}, 4),
@@ -165,9 +165,57 @@ def test_unknown_filters_are_ignored_with_a_warning(study):
     assert len(discovery.warnings) == 1 and "colour" in discovery.warnings[0]
 
 
-def test_filters_of_another_shape_are_a_usage_error(study):
-    with pytest.raises(UsageError, match="bids-filter-file"):
-        found(study, bids_filters={"dwi": ["run"]})
+def test_filters_for_other_images_choose_nothing_which_is_said(study):
+    discovery = found(study, bids_filters={"bold": {"run": 7}})
+    assert len(discovery.runs) == 9
+    assert len(discovery.warnings) == 1 and '"dwi"' in discovery.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("filters", "count"),
+    [
+        ({"session": "ses-a"}, 5),
+        ({"subject": ["sub-2"], "ses": "a"}, 3),
+        ({"extension": ["nii", "nii.gz"]}, 9),
+        ({"extension": "nii.gz", "run": "Query.REQUIRED"}, 8),
+    ],
+)
+def test_filters_as_people_write_them(study, filters, count):
+    discovery = found(study, bids_filters={"dwi": filters})
+    assert len(discovery.runs) == count and discovery.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("filters", "named"),
+    [
+        ({"acquisition": "ivim"}, "acquisition"),
+        ({"ses": "a", "dwi": {}}, "ses"),
+        ({"Session": "a"}, "Session"),
+        ({"extension": ".nii"}, "extension"),
+        ({"DWI": {"session": "a"}}, "DWI"),
+        ({"dwi": ["run"]}, "dwi"),
+        ({"dwi": None}, "dwi"),
+        ({"dwi": {"session": True}}, "session"),
+        ({"dwi": {"run": 1.0}}, "run"),
+        ({"dwi": {"run": [1, [2]]}}, "run"),
+        ({"dwi": {"run": {"a": 1}}}, "run"),
+        ({"dwi": {"acquisition": []}}, "acquisition"),
+        ({"dwi": {"acquisition": "ivim.*"}}, "acquisition"),
+        ({"dwi": {"session": "sub-2"}}, "session"),
+        ({"dwi": {"extension": 5}}, "extension"),
+        ({"dwi": {"ses": "a", "session": "b"}}, "session"),
+    ],
+)
+def test_filters_that_could_not_be_meant_are_refused_by_their_key(study, filters, named):
+    with pytest.raises(UsageError, match=f'--bids-filter-file: "{named}"'):
+        found(study, bids_filters=filters)
+
+
+def test_values_of_a_filter_that_match_nothing_are_named(study):
+    with pytest.raises(NoRunsError, match=r'--bids-filter-file {"session": "c"}'):
+        found(study, bids_filters={"dwi": {"session": "c"}})
+    discovery = found(study, bids_filters={"dwi": {"session": ["a", "c"]}})
+    assert discovery.warnings == ("--bids-filter-file: session c matches no DWI run",)
 
 
 @pytest.mark.parametrize("label", ["a_b", "..", "<b>", "é", "a\nb"])

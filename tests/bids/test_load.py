@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import struct
 import warnings as python_warnings
 from pathlib import Path
@@ -12,7 +13,7 @@ from bids_datasets import AFFINE, BVALS, Dataset, real_dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sicnn_app.bids.gradients import read_bvals, read_bvecs
+from sicnn_app.bids.gradients import part_bvals, read_bvals, read_bvecs
 from sicnn_app.bids.images import open_image
 from sicnn_app.bids.load import load_run
 from sicnn_app.bids.masks import load_mask
@@ -308,7 +309,9 @@ def test_dropping_volumes_can_leave_too_few_bvalues(dataset):
     refused(dataset.image(STEM, data=data, bvals=BVALS[:4]), match="3 distinct")
 
 
-@pytest.mark.parametrize("content", [b"", b"not an image", gzip.compress(b"not an image" * 100), b"\x1f\x8b"])
+@pytest.mark.parametrize(
+    "content", [b"", b"not an image", gzip.compress(b"not an image" * 100, mtime=0), b"\x1f\x8b"]
+)
 def test_other_files_are_refused(dataset, content):
     path = dataset.image(STEM)
     path.write_bytes(content)
@@ -550,3 +553,48 @@ def test_volumes_left_out_keep_their_places_in_the_source(dataset):
     assert loaded.series.source_volumes.tolist() == [0, 2, 3, 5, 6]
     np.testing.assert_array_equal(loaded.series.signals, data[..., [0, 2, 3, 5, 6]])
     assert loaded.series.bvals.tolist() == [0, 10, 50, 200, 800]
+
+
+# units
+
+
+@pytest.mark.parametrize(
+    ("bvals", "highest", "unit"),
+    [
+        ((0, 0.01, 0.05, 0.2, 0.8), "0.8", "ms/um^2"),
+        ((0, 0.8, 1.6, 2.5, 2.5), "2.5", "ms/um^2"),
+        ((0, 1e7, 5e7, 2e8, 8e8), "8e+08", "s/m^2"),
+    ],
+)
+def test_b_values_in_another_unit_are_refused_by_their_own_number(dataset, bvals, highest, unit):
+    with pytest.raises(DataError, match=re.escape(f"the highest b-value is {highest}, as in {unit}")):
+        load(dataset.image(STEM, bvals=bvals))
+
+
+def test_b_values_are_named_as_the_file_has_them(dataset):
+    with pytest.raises(DataError, match=r"has 3 distinct b-values \(0, 48-52, 700\)"):
+        load(dataset.image(STEM, bvals=(0, 48, 52, 700, 700)))
+
+
+# one table for several images
+
+
+@given(st.lists(st.integers(1, 4), min_size=2, max_size=6), st.data())
+def test_a_table_for_all_images_together_is_shared_out_in_their_order(tmp_path_factory, volumes, data):
+    values = data.draw(st.lists(st.integers(0, 900), min_size=sum(volumes), max_size=sum(volumes)))
+    table = tmp_path_factory.mktemp("tables") / "b.txt"
+    table.write_text(" ".join(map(str, values)))
+    parts = [SourceImage(Path(f"run-{number}.nii"), None, None) for number in range(len(volumes))]
+    found, (said,) = part_bvals(parts, volumes, table)
+    assert [bvals.size for bvals in found] == volumes
+    assert np.concatenate(found).tolist() == values
+    assert all(part.image.name in said for part in parts)
+
+
+@given(st.integers(1, 4), st.integers(2, 6))
+def test_a_table_for_each_image_is_given_to_each(tmp_path_factory, volumes, images):
+    table = tmp_path_factory.mktemp("tables") / "b.txt"
+    table.write_text("0 " * volumes)
+    parts = [SourceImage(Path("a.nii"), None, None)] * images
+    found, said = part_bvals(parts, [volumes] * images, table)
+    assert [bvals.size for bvals in found] == [volumes] * images and said == []

@@ -345,7 +345,7 @@ def test_qc_row_matches_the_arrays(tmp_path: Path):
     assert float(row["dstar_iqr"]) == pytest.approx(high - low, rel=1e-5)
     assert int(row["dstar_undefined_count"]) == mask.sum() - perfused.sum() > 0
     assert float(row["flagged_share"]) == pytest.approx((result.flags > 0).sum() / mask.sum(), rel=1e-6)
-    assert (row["data_iterations"], row["epochs"]) == ("3", "33")
+    assert (row["data_iterations"], row["epochs"]) == ("2", "33")
     assert row["stop_reason"] == result.estimate.parameters["stop_reason"]
 
 

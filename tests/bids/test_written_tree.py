@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +94,17 @@ def test_pybids_finds_a_map_by_its_parameter(layout: BIDSLayout, tree: Path):
     assert (
         layout.get(param="f", suffix="dwimap", extension=".nii.gz")[0].get_metadata()["Units"] == "arbitrary"
     )
+
+
+def test_the_way_to_read_maps_in_the_readme_finds_the_maps_themselves(tree: Path, monkeypatch):
+    monkeypatch.chdir(tree)
+    snippet = re.search(r"```python\n(.*?)```", (tree / "README.md").read_text(), re.DOTALL)[1]
+    *lines, last = snippet.strip().splitlines()
+    names: dict = {}
+    exec("\n".join(lines), names)
+    found = {file.path for file in eval(last, names)}
+    assert found == {str(path) for path in tree.rglob("*_param-f_dwimap.nii.gz")}
+    assert len(found) == len(COMBINATIONS)
 
 
 def test_pybids_tells_every_output_from_every_other(layout: BIDSLayout, tree: Path):

@@ -109,7 +109,7 @@ def test_records_say_what_was_done():
     )
     assert isinstance(estimate, Estimate)
     (row,) = estimate.history
-    assert row["data_iteration"] == 0 and row["epochs"] > 0
+    assert row["data_iteration"] == 0 and row["iterations"] > 0
     assert 0 < row["training_loss"] < 0.01
     recorded = json.loads(json.dumps(estimate.parameters))
     assert recorded["bounds"]["d"] == [0.0, 0.004]
