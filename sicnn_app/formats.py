@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -28,6 +29,12 @@ def printable(text: object) -> str:
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(text)
     )
+
+
+def printable_traceback(error: BaseException) -> str:
+    """A traceback with its causes; every line of it :func:`printable`."""
+    lines = "".join(traceback.format_exception(error)).rstrip("\n").split("\n")
+    return "\n".join(map(printable, lines))
 
 
 def json_bytes(content: Any) -> bytes:

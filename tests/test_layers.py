@@ -45,6 +45,8 @@ LEAVES = (
     "console",
     "locks",
     "memory",
+    "streams",
+    "surroundings",
 )
 """Anyone may import these."""
 

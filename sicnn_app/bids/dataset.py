@@ -76,7 +76,7 @@ def prepare_output(
     """Create the output dataset, or bring an existing one up to date.
 
     Writes ``dataset_description.json``, ``README.md``, ``CITATION.md``, ``.bidsignore`` and
-    ``descriptions.tsv`` and creates ``logs``. Parallel jobs may do so at the same time: a lock is
+    ``descriptions.tsv``. Parallel jobs may do so at the same time: a lock is
     held meanwhile, and every file is replaced as a whole. Links, rows and lines of earlier
     jobs are kept, and so is an existing ``README.md``, which a person may have extended.
 
@@ -127,7 +127,6 @@ def prepare_output(
             _update(output_dir, "CITATION.md", citation.encode())
         if not (output_dir / "README.md").exists():
             _update(output_dir, "README.md", readme_text().encode())
-        make_folder(output_dir / "logs")
 
 
 def _update(output_dir: Path, name: str, content: bytes) -> None:
