@@ -71,6 +71,8 @@ def _lasting(stream: TextIO | None) -> TextIO | None:
 
 def _lead_nowhere(descriptor: int) -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
-    if nowhere != descriptor:
+    if nowhere == descriptor:
+        os.set_inheritable(descriptor, True)
+    else:
         os.dup2(nowhere, descriptor)
         os.close(nowhere)

@@ -34,7 +34,8 @@ def shell(words: list[str], redirections: str, **options) -> subprocess.Complete
         text=True,
         check=False,
         timeout=240,
-        env=environment(),
+        # What is written at once, and not at the end, fails elsewhere.
+        env=environment(PYTHONUNBUFFERED=None),
         **options,
     )
 
@@ -55,9 +56,10 @@ def test_a_program_goes_on_when_nobody_can_hear_it(tmp_path, redirections):
 
 
 @pytest.mark.parametrize("words", [["-m", "sicnn_app"], ["-m", "sicnn_app.simulate.cli"]])
+@pytest.mark.parametrize("word", ["--help", "--version"])
 @pytest.mark.parametrize("redirections", [">/dev/full", "> >(exit)"])
-def test_help_that_nobody_reads_is_no_error(words, redirections):
-    done = shell([sys.executable, *words, "--help"], redirections)
+def test_help_that_nobody_reads_is_no_error(words, word, redirections):
+    done = shell([sys.executable, *words, word], redirections)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -140,23 +142,24 @@ def test_a_place_that_takes_no_log_costs_no_map(tmp_path, capsys, kind):
 # What a text commands
 
 
-def test_no_text_commands_the_terminal_or_passes_for_a_line_of_its_own(capsys):
-    assert main(["a", "b", "participant", "--method", CODES]) == 64
-    assert simulate(["out", "--preset", CODES, "-vv"]) == 64
+def test_no_path_commands_the_terminal_or_passes_for_a_line_of_its_own(tmp_path, capsys):
+    (tmp_path / CODES).write_text("no folder")
+    assert main([str(tmp_path / "none" / CODES), "out", "participant", "-vv"]) == 66
+    assert simulate([str(tmp_path / CODES), "--preset", "brain", "-vv"]) != 0
     said = capsys.readouterr().err
-    assert said.count("title") >= 2
+    assert said.count(f"/{SHOWN}") >= 2
     assert not {"\x1b", "\x07", "\u202e"} & set(said)
 
 
 def test_neither_sidecars_nor_names_command_the_terminal_or_the_log(tmp_path, capsys):
-    made, out = dataset(tmp_path / "bids"), tmp_path / "out"
-    (made.root / f"sub-{CODES.split(chr(10))[0]}").mkdir()
+    made, out = dataset(tmp_path / "bids"), tmp_path / f"out{CODES}"
     sidecar = next(made.root.rglob("*_dwi.nii.gz")).with_name("sub-01_dwi.json")
     sidecar.write_text(json.dumps({"BodyPartExamined": CODES}))
     call = App(capsys).quick(made, out, "-v")
     assert call.code == 0, call.text
     (log,) = (out / "logs").iterdir()
     for text in (call.text, log.read_text()):
+        assert f"report: {tmp_path}/out{SHOWN}/sub-01.html" in text
         assert not {"\x1b", "\x07", "\u202e"} & set(text)
         assert not [line for line in text.splitlines() if line.startswith("2026-01-01")]
 
