@@ -16,9 +16,13 @@ from contextlib import contextmanager, suppress
 NO_HOME = os.devnull
 """HOME in which nothing can exist, be read or be written: to everybody it is no folder."""
 
-SETTINGS = re.compile("MPLBACKEND|MATPLOTLIBRC|(PYBIDS|FSSPEC)_.*")
+SETTINGS = re.compile(
+    "MPLBACKEND|MATPLOTLIBRC|SOURCE_DATE_EPOCH|TORCH_(LOGS|LOGS_OUT|TRACE)"
+    "|(DIPY|FSSPEC|JOBLIB|LOKY|NILEARN|NUMBA|NUMEXPR|PYBIDS|SCIPY|SKLEARN)_.*"
+    "|(TORCH_COMPILE|TORCHDYNAMO|TORCHINDUCTOR)_.*"
+)
 """Variables by which libraries are set up for other programs. How torch, its threads and its devices work is
-for a user to say."""
+for a user to say, but neither what torch writes about itself nor its compiler, which the app does not use."""
 
 DASK_SETTINGS = re.compile("DASK_.*")
 """The same of Dask, which the app uses within one process unless it is given a scheduler."""

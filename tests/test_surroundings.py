@@ -52,6 +52,10 @@ def test_maps_and_reports_do_not_depend_on_what_is_around(tmp_path, junk, option
         "PYBIDS_CONFIG": str(junk / "pybids_config.json"),
         "DASK_CONFIG": str(junk / ".config" / "dask"),
         "DASK_DISTRIBUTED__WORKER__PRELOAD": "no_such_module",
+        "TORCH_LOGS": "junk",
+        "SOURCE_DATE_EPOCH": "junk",
+        "JOBLIB_MULTIPROCESSING": "junk",
+        "TORCHINDUCTOR_COMPILE_THREADS": "junk",
         "OMP_NUM_THREADS": "auto",
         "TMPDIR": str(junk / "matplotlibrc"),
         "COLUMNS": "0",
@@ -116,7 +120,8 @@ def test_the_environment_and_the_folder_come_back(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["CUDA_VISIBLE_DEVICES", "TORCH_LOGS", "OMP_PROC_BIND", "http_proxy", "GOMP_CPU_AFFINITY", "TZ"]
+    "name",
+    ["CUDA_VISIBLE_DEVICES", "PYTORCH_ALLOC_CONF", "OMP_PROC_BIND", "http_proxy", "TZ"],
 )
 def test_what_a_user_may_set_stays(monkeypatch, name):
     monkeypatch.setenv(name, "value")
