@@ -18,11 +18,6 @@ CACHE_VARIABLES = {
 """Environment variables of the libraries, and the folder each gets."""
 
 
-def ensure_home() -> None:
-    """Give HOME a value: pybids does not import without one for a user that has no account."""
-    os.environ.setdefault("HOME", "/")
-
-
 SPINS = "2000"
 """Turns of a waiting loop of GNU OpenMP, tens of microseconds, after which a thread sleeps. The default is a
 hundred times as many: where other processes share the machine, or a container has fewer cores than threads,
@@ -58,7 +53,6 @@ def private_caches(folder: Path) -> Iterator[None]:
     OSError
         When a folder cannot be created there.
     """
-    ensure_home()
     folder = folder.resolve()
     before = {name: os.environ.get(name) for name in CACHE_VARIABLES}
     for part in CACHE_VARIABLES.values():

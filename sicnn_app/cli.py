@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 import signal
 import sys
-import traceback
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
 from sicnn_app.arguments import PROGRAM, parse
-from sicnn_app.caches import ensure_home, limit_library_threads
+from sicnn_app.caches import limit_library_threads
 from sicnn_app.errors import InternalError, SicnnAppError, TryAgainError, one_line
+from sicnn_app.streams import complain, outlive_streams
+from sicnn_app.surroundings import restart_with_docstrings, undisturbed
 
 INTERRUPTED = 130
 
@@ -91,23 +92,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code.
     """
+    if argv is None:
+        restart_with_docstrings()
+    outlive_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     show_traceback = any(re.fullmatch(r"-v{2,}", token) for token in arguments) or arguments.count("-v") > 1
     try:
         with stoppable():
-            settings = parse(arguments)
-            ensure_home()
-            limit_library_threads(settings.resources.omp_nthreads)
-            from sicnn_app import workflow
-            from sicnn_app.console import Console
+            settings = parse(arguments).with_absolute_paths()
+            with undisturbed(dask=settings.resources.dask_scheduler is not None):
+                limit_library_threads(settings.resources.omp_nthreads)
+                from sicnn_app import workflow
+                from sicnn_app.console import Console
 
-            return workflow.run(settings, Console(settings.verbosity))
+                return workflow.run(settings, Console(settings.verbosity))
     except SicnnAppError as error:
         return _fail(error, show_traceback)
     except (Stopped, KeyboardInterrupt) as stop:
         if isinstance(stop, Stopped) and stop.number == signal.SIGTERM:
             return _fail(TryAgainError(f"stopped by SIGTERM: {GO_ON}"), show_traceback)
-        print(f"{PROGRAM}: interrupted: {GO_ON}", file=sys.stderr)
+        complain(f"{PROGRAM}: interrupted: {GO_ON}")
         return INTERRUPTED
     except Exception as error:
         text = f"internal error ({one_line(error)}): repeat with -vv and report what it prints"
@@ -115,7 +119,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(error: SicnnAppError, show_traceback: bool) -> int:
-    if show_traceback:
-        traceback.print_exc()
-    print(f"{PROGRAM}: {error}", file=sys.stderr)
+    complain(f"{PROGRAM}: {error}", sys.exception() if show_traceback else None)
     return error.exit_code

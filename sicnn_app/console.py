@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from logging.handlers import MemoryHandler
 from pathlib import Path
+from textwrap import indent
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+
+from sicnn_app.files import folder_below
+from sicnn_app.formats import printable, printable_traceback
 
 EARLY_LINES = 10_000
 """Lines kept for the log before there is one: nothing is written before everything was checked."""
@@ -25,19 +28,61 @@ PLAIN_WIDTH = 200
 ProgressCallback = Callable[[str, int, int], None]
 
 
-class LogFile(logging.FileHandler):
-    """The log of one call; a disk that is full ends neither the work nor in a traceback."""
+class _LogFormat(logging.Formatter):
+    """A line for each thing said; those of a traceback are indented, so that they pass for no such line."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, encoding="utf-8", errors="backslashreplace")
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def formatException(self, ei: tuple) -> str:  # noqa: N802
+        return indent(printable_traceback(ei[1]), "    ")
+
+
+LOG_ATTEMPTS = 100
+"""How often another name is tried for a log."""
+
+
+class LogFile(logging.StreamHandler):
+    """The log of one call; a disk that is full ends neither the work nor in a traceback.
+
+    Parameters
+    ----------
+    path : Path
+    mode : str
+        As of :func:`open`; by default there may be no such file yet.
+
+    Raises
+    ------
+    OSError
+        When the file cannot be opened.
+    """
+
+    def __init__(self, path: Path, *, mode: str = "x") -> None:
+        super().__init__(path.open(mode, encoding="utf-8", errors="backslashreplace"))
+        self.path = path
+        self.setFormatter(_LogFormat())
+
+    @classmethod
+    def create(cls, folder: Path) -> LogFile:
+        """A new log, named by the time, in a folder that is made where it is missing and is no link."""
+        with folder_below(folder.parent, folder, create=True):
+            # Two processes may start within the same microsecond, and no clock makes more of them do so.
+            for _ in range(LOG_ATTEMPTS - 1):
+                with suppress(FileExistsError):
+                    return cls(folder / cls._name())
+            return cls(folder / cls._name())
+
+    @staticmethod
+    def _name() -> str:
+        return f"sicnn-app_{datetime.now(UTC).strftime('%Y%m%dT%H%M%S%f')}.log"
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Lose the line; whatever the maps need from the disk reports it on its own."""
 
     def close(self) -> None:
         with suppress(OSError):
-            super().close()
+            self.stream.close()
+        super().close()
 
 
 class _Stream(RichConsole):
@@ -45,19 +90,6 @@ class _Stream(RichConsole):
 
     def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
         super().__init__(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, width=width)
-
-    def show(self, content: Text | Table) -> None:
-        try:
-            self.print(content)
-        except BrokenPipeError:
-            self.on_broken_pipe()
-
-    def on_broken_pipe(self) -> None:
-        """Go on silently when the reader of a pipe left: the log has it all."""
-        self.quiet = True
-        silence = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silence, self.file.fileno())
-        os.close(silence)
 
 
 class Console:
@@ -71,9 +103,6 @@ class Console:
 
     def __init__(self, verbosity: int = 0) -> None:
         self.verbosity = verbosity
-        # A locale may lack the letters of a path; that is no reason to stop.
-        with suppress(AttributeError):
-            sys.stdout.reconfigure(errors="backslashreplace")
         self._out, self._err = _Stream(), _Stream(stderr=True)
         if not self._out.is_terminal:
             self._out = _Stream(width=PLAIN_WIDTH)
@@ -98,39 +127,39 @@ class Console:
 
     def note(self, text: str) -> None:
         """A line for the log only."""
-        self._log.info("%s", text)
+        self._log.info("%s", printable(text))
 
     def line(self, text: str) -> None:
         """A line on stdout."""
-        self._log.info("%s", text)
-        self._out.show(Text(text))
+        self.note(text)
+        self._out.print(_shown(text))
 
     def detail(self, text: str) -> None:
         """A line that shows with ``-v`` and always stands in the log."""
-        self._log.info("%s", text)
+        self.note(text)
         if self.verbosity:
-            self._out.show(Text(text))
+            self._out.print(_shown(text))
 
     def warning(self, text: str) -> None:
         """A warning on stderr."""
-        self._log.warning("%s", text)
-        self._err.show(Text.assemble(("warning:", "yellow"), " ", text))
+        self._log.warning("%s", printable(text))
+        self._err.print(Text.assemble(("warning:", "yellow"), " ", _shown(text)))
 
     def error(self, text: str, cause: BaseException) -> None:
         """An error on stderr; its traceback goes to the log, and with ``-vv`` to stderr too."""
-        self._log.error("%s", text, exc_info=cause)
+        self._log.error("%s", printable(text), exc_info=cause)
         if self.verbosity > 1:
-            traceback.print_exception(cause)
-        self._err.show(Text.assemble(("error:", "red"), " ", text))
+            print(printable_traceback(cause), file=sys.stderr)
+        self._err.print(Text.assemble(("error:", "red"), " ", _shown(text)))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table on stdout."""
-        table = Table(title=title, title_justify="left")
+        table = Table(title=_shown(title), title_justify="left")
         for column in columns:
             table.add_column(column, overflow="fold")
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
-        self._out.show(table)
+            table.add_row(*map(_shown, row))
+        self._out.print(table)
 
     @contextmanager
     def progress(self, name: str) -> Iterator[ProgressCallback]:
@@ -155,13 +184,18 @@ class Console:
             TimeElapsedColumn(),
         )
         with Progress(*columns, console=self._out, transient=True) as progress:
-            task = progress.add_task(name, total=None, text="")
+            task = progress.add_task(printable(name), total=None, text="")
 
             def show(text: str, done: int, total: int) -> None:
                 if done:
-                    self._log.info("%s: %s (%d of at most %d)", name, text, done, total)
+                    self.note(f"{name}: {text} ({done} of at most {total})")
                 else:
                     self.line(f"{name}: {text}")
-                progress.update(task, completed=done, total=total, text=text)
+                progress.update(task, completed=done, total=total, text=printable(text))
 
             yield show
+
+
+def _shown(text: str) -> Text:
+    """Text for a terminal: no markup, and none of the codes that a terminal obeys."""
+    return Text(printable(text))

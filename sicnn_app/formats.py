@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -42,6 +43,12 @@ def natural_key(name: str) -> list[tuple[int, str]]:
     # What separates entities comes before every letter of a label.
     parts = re.split(r"([0-9]+)", name.replace("_", "\0"))
     return [(int(part), part) if part.isdecimal() else (-1, part) for part in parts]
+
+
+def printable_traceback(error: BaseException) -> str:
+    """A traceback with its causes; every line of it :func:`printable`."""
+    lines = "".join(traceback.format_exception(error)).rstrip("\n").split("\n")
+    return "\n".join(map(printable, lines))
 
 
 def json_bytes(content: Any) -> bytes:

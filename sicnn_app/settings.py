@@ -526,21 +526,32 @@ class Settings:
         """The same for a process with another current directory.
 
         What is written is not normalised: ``link/..`` means another folder to the system than to the eye.
+
+        Raises
+        ------
+        UsageError
+            When there are relative paths, and the current directory was deleted.
         """
 
         def absolute(path: Path | None) -> Path | None:
             return None if path is None else Path(os.path.abspath(path))
 
-        derivatives = {name: Path(os.path.abspath(path)) for name, path in self.inputs.derivatives.items()}
-        return replace(
-            self,
-            bids_dir=absolute(self.bids_dir),
-            output_dir=self.output_dir.absolute(),
-            inputs=replace(self.inputs, derivatives=derivatives, bvals=absolute(self.inputs.bvals)),
-            resources=replace(
-                self.resources, work_dir=self.resources.work_dir and self.resources.work_dir.absolute()
-            ),
-        )
+        database = self.selection.bids_database_dir
+        work = self.resources.work_dir
+        try:
+            derivatives = {name: absolute(path) for name, path in self.inputs.derivatives.items()}
+            return replace(
+                self,
+                bids_dir=absolute(self.bids_dir),
+                output_dir=self.output_dir.absolute(),
+                selection=replace(self.selection, bids_database_dir=database and database.absolute()),
+                inputs=replace(self.inputs, derivatives=derivatives, bvals=absolute(self.inputs.bvals)),
+                resources=replace(self.resources, work_dir=work and work.absolute()),
+            )
+        except FileNotFoundError:
+            raise UsageError(
+                "the current folder was deleted, and relative paths begin there: go to one that exists"
+            ) from None
 
     def changing_maps(self) -> dict:
         """Settings that can change a map, JSON-serialisable: what a fingerprint covers."""

@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -113,8 +112,6 @@ def run(settings: Settings, console: Console) -> int:
         return process_group(settings, console)
     if settings.reports_only:
         return rebuild_reports(settings, console)
-    if settings.resources.in_tasks:
-        settings = settings.with_absolute_paths()
     for text in check_dataset(settings.bids_dir, skip=settings.selection.skip_bids_validation):
         console.warning(text)
     check_output_place(settings)
@@ -390,17 +387,18 @@ def at_work(settings: Settings, console: Console) -> Iterator[None]:
 def output_and_log(settings: Settings, console: Console, runs: Sequence[DwiRun] = ()) -> Iterator[Path]:
     """Context in which everything said goes into a file of its own below ``logs/`` of the output."""
     prepare_folder(settings, runs)
-    handler = None
-    # Two processes may start within the same microsecond.
-    while handler is None:
-        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
-        path = settings.output_dir / "logs" / f"sicnn-app_{moment}.log"
-        with output_errors(path), suppress(FileExistsError):
-            path.touch(exist_ok=False)
-            handler = LogFile(path)
+    folder = settings.output_dir / "logs"
+    with output_errors(folder):
+        try:
+            handler = LogFile.create(folder)
+        except OSError as error:
+            if not os.access(settings.output_dir, os.W_OK):
+                raise
+            console.warning(f"{folder}: no log can be written there ({error.strerror})")
+            handler = LogFile(Path(os.devnull), mode="a")
     with console.log_to(handler):
         console.note(f"software: {record.software_versions()}")
-        yield path
+        yield handler.path
 
 
 def write_report(
@@ -535,5 +533,6 @@ def write_boilerplate(settings: Settings, console: Console) -> int:
 
     with at_work(settings, console):
         prepare_folder(settings)
-    console.line(methods_text(settings.changing_maps(), record.software_versions()))
+    for text in methods_text(settings.changing_maps(), record.software_versions()).split("\n"):
+        console.line(text)
     return 0

@@ -7,13 +7,7 @@ from pathlib import Path
 import pytest
 from app_runs import QUICK, dataset, environment, execute
 
-from sicnn_app.caches import (
-    CACHE_VARIABLES,
-    ensure_home,
-    limit_library_threads,
-    private_caches,
-    thread_variables,
-)
+from sicnn_app.caches import CACHE_VARIABLES, limit_library_threads, private_caches, thread_variables
 
 
 def variables() -> dict[str, str | None]:
@@ -50,15 +44,6 @@ def test_a_folder_that_cannot_be_written_is_an_error_and_changes_nothing(tmp_pat
     with pytest.raises(OSError), private_caches(tmp_path / "none"):
         pass
     assert variables() == before
-
-
-def test_home_gets_a_value_and_keeps_the_one_it_has(monkeypatch):
-    monkeypatch.delenv("HOME")
-    ensure_home()
-    assert os.environ["HOME"] == "/"
-    monkeypatch.setenv("HOME", "/somewhere")
-    ensure_home()
-    assert os.environ["HOME"] == "/somewhere"
 
 
 def test_libraries_learn_the_number_of_threads(monkeypatch):

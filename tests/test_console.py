@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from app_runs import environment
@@ -16,7 +17,8 @@ PRINTABLE = st.text(st.characters(blacklist_categories=("C", "Z")) | st.just(" "
 
 
 def script(code: str) -> list[str]:
-    return [sys.executable, "-c", f"from sicnn_app.console import Console\n{code}"]
+    start = "from sicnn_app.streams import outlive_streams\noutlive_streams()\n"
+    return [sys.executable, "-c", f"{start}from sicnn_app.console import Console\n{code}"]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -78,6 +80,31 @@ def test_a_traceback_shows_from_vv_and_always_stands_in_the_log(tmp_path, capsys
     assert "inner reason" in log
 
 
+CODES = "\x1b[2J\u202e\r\x9b\ud800\n2026-01-01 INFO all is well"
+SHOWN = "\\x1b[2J\\u202e\\r\\x9b\\ud800\\n2026-01-01 INFO all is well"
+
+
+def test_nothing_said_commands_the_terminal_or_passes_for_a_line_of_its_own(tmp_path, capsys):
+    console = Console(2)
+    with console.log_to(LogFile(tmp_path / "log")):
+        for say in (console.note, console.line, console.detail, console.warning):
+            say(CODES)
+        try:
+            raise ValueError(CODES)
+        except ValueError as error:
+            console.error(CODES, error)
+        with console.progress(CODES) as progress:
+            progress(CODES, 0, 1)
+            progress(CODES, 1, 1)
+        console.table(CODES, ("column",), [(CODES,)])
+    said = capsys.readouterr()
+    log = (tmp_path / "log").read_text()
+    for text in (said.out, said.err, log):
+        assert set(text) <= {"\n", *map(chr, range(32, 127)), *"┏━┓┃┡┩│└─┘"}
+        assert SHOWN in text
+    assert not [line for line in (said.out + log).splitlines() if line.startswith("2026-01-01")]
+
+
 def test_the_log_begins_with_what_was_said_before_it_was_there(tmp_path, capsys):
     console = Console()
     console.warning("early %s")
@@ -94,10 +121,9 @@ def test_the_log_begins_with_what_was_said_before_it_was_there(tmp_path, capsys)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-def test_a_disk_that_is_full_costs_the_log_and_nothing_else(tmp_path, capsys):
-    (tmp_path / "log").symlink_to("/dev/full")
+def test_a_disk_that_is_full_costs_the_log_and_nothing_else(capsys):
     console = Console()
-    with console.log_to(LogFile(tmp_path / "log")):
+    with console.log_to(LogFile(Path("/dev/full"), mode="a")):
         console.line("said")
     said = capsys.readouterr()
     assert (said.out, said.err) == ("said\n", "")

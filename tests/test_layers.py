@@ -46,6 +46,8 @@ LEAVES = (
     "console",
     "locks",
     "memory",
+    "streams",
+    "surroundings",
 )
 """Anyone may import these."""
 

@@ -847,3 +847,24 @@ def test_a_full_output_disk_is_73_and_leaves_no_map_half_written(tmp_path, size)
     assert "Traceback" not in call.text
     left = [line.split()[1] for line in call.out.splitlines() if line.startswith("left: ")]
     assert [name for name in left if "dwimap" in name and not name.startswith(".work/")] == []
+
+
+@pytest.mark.parametrize("options", ["size=4k", "nr_inodes=1", "ro"])
+def test_a_disk_below_the_logs_that_takes_none_costs_no_map(tmp_path, options):
+    made, out = dataset(tmp_path / "bids"), tmp_path / "out"
+    logs = out / "logs"
+    logs.mkdir(parents=True)
+    call = call_apart(made.root, out, "participant", *QUICK, "-v", prefix=[*mounted(options), logs])
+    assert call.code == 0, call.text
+    assert "runs: 1 written" in call.out
+    assert len(list(out.glob("sub-*/dwi/*_dwimap.nii.gz"))) == 5
+
+
+def test_a_home_that_may_not_be_read_will_do(tmp_path, locked):
+    made, home = dataset(tmp_path / "bids"), tmp_path / "home"
+    home.mkdir()
+    locked(home)
+    call = call_process(
+        [*powerless(), *command(made.root, tmp_path / "out", "participant", "--dry-run")], HOME=str(home)
+    )
+    assert call.code == 0, call.text

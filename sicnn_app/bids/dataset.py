@@ -75,10 +75,9 @@ def prepare_output(
     """Create the output dataset, or bring an existing one up to date.
 
     Writes ``dataset_description.json``, ``README.md``, ``CITATION.md``, ``.bidsignore`` and
-    ``descriptions.tsv`` and creates ``logs``. Parallel jobs may do so at the same time: a lock is
-    held meanwhile, and every file is replaced as a whole. What others have written is kept: entries of
-    the description, lines and rows; an existing ``README.md``, and a ``CITATION.md`` that is not as the
-    app wrote it.
+    ``descriptions.tsv``. Parallel jobs may do so at the same time: a lock is held meanwhile, and every
+    file is replaced as a whole. What others have written is kept: entries of the description, lines and
+    rows; an existing ``README.md``, and a ``CITATION.md`` that is not as the app wrote it.
 
     Parameters
     ----------
@@ -124,7 +123,6 @@ def prepare_output(
         _write_citation(output_dir, citation.encode())
         if not os.path.lexists(output_dir / "README.md"):
             _update(output_dir, "README.md", readme_text().encode())
-        make_folder(output_dir / "logs")
 
 
 def _write_citation(output_dir: Path, citation: bytes) -> None:

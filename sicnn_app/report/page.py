@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import jinja2
 
+from sicnn_app.formats import printable
+
 
 def render_page(
     template: str,
@@ -13,7 +15,7 @@ def render_page(
     package: str = "sicnn_app.report",
     **context: object,
 ) -> bytes:
-    """Render a template of the reports; every text from a dataset is escaped.
+    """Render a template of the reports; every text from a dataset is escaped, and what cannot be seen shows.
 
     Parameters
     ----------
@@ -37,6 +39,7 @@ def render_page(
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader(loaders),
         autoescape=True,
+        finalize=_seen,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
@@ -48,3 +51,10 @@ def render_page(
     own = {"css": jinja2.utils.markupsafe.Markup(css), "script": jinja2.utils.markupsafe.Markup(script)}
     page = environment.get_template(template).render(**own, **context)
     return page.lstrip().encode("utf-8")
+
+
+def _seen(value: object) -> object:
+    """Text without the codes that turn around or hide what a reader sees; other values as they are."""
+    if not isinstance(value, str) or isinstance(value, jinja2.utils.markupsafe.Markup) or value.isprintable():
+        return value
+    return "".join(letter if letter.isspace() else printable(letter) for letter in value)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 from sicnn_app import __version__
 from sicnn_app.arguments import given_path
+from sicnn_app.caches import private_caches
 from sicnn_app.errors import InternalError, SicnnAppError, UsageError
+from sicnn_app.formats import printable
 from sicnn_app.simulate.acquire import SNR_DEFINITION, Protocol
 from sicnn_app.simulate.dataset import GENERATOR, SimulationSettings, write_dataset
 from sicnn_app.simulate.phantom import DEFAULT_SHAPE
+from sicnn_app.streams import complain, outlive_streams
+from sicnn_app.surroundings import restart_with_docstrings, undisturbed
 
 DEFAULT_BVALS = {
     "abdomen": (0, 10, 20, 30, 40, 50, 75, 100, 150, 250, 400, 600),
@@ -159,6 +163,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code: 0 written, 64 usage, 73 the output cannot be written, 70 a bug, 130 interrupted.
     """
+    if argv is None:
+        restart_with_docstrings()
+    outlive_streams()
     arguments = [_hyphenated(word) for word in (sys.argv[1:] if argv is None else argv)]
     verbose = "-vv" in arguments
     try:
@@ -168,7 +175,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = _settings(options)
         if options.assess:
             _refuse_for_assessment(options, parser)
-            files = _assess(options, settings)
+            if options.out_bids is not None:
+                options.out_bids = options.out_bids.absolute()
+            # It imports matplotlib, which reads settings and looks for its cache at once.
+            with undisturbed(dask=False), TemporaryDirectory() as caches, private_caches(Path(caches)):
+                files = _assess(options, settings)
         else:
             if options.out_bids is None:
                 raise UsageError("OUT_BIDS, the folder of the dataset, is needed unless --assess is given")
@@ -176,22 +187,20 @@ def main(argv: Sequence[str] | None = None) -> int:
                 options.out_bids, settings, command=_command(settings), overwrite=options.overwrite
             )
     except KeyboardInterrupt:
-        print(f"{GENERATOR}: interrupted", file=sys.stderr)
+        complain(f"{GENERATOR}: interrupted")
         return INTERRUPTED
     except Exception as error:
-        if verbose:
-            traceback.print_exc()
         known = isinstance(error, SicnnAppError)
         message = (
             str(error) if known else f"internal error ({type(error).__name__}: {error}); -vv shows where"
         )
-        print(f"{GENERATOR}: error: {message}", file=sys.stderr)
+        complain(f"{GENERATOR}: error: {message}", error if verbose else None)
         return error.exit_code if known else InternalError.exit_code
     if options.verbose:
-        print("\n".join(map(str, files)))
+        print("\n".join(map(printable, files)))
     if files:
         size = sum(path.stat().st_size for path in files) / 1024
-        print(f"{options.out_bids}: {len(files)} files, {size:.0f} kB")
+        print(f"{printable(options.out_bids)}: {len(files)} files, {size:.0f} kB")
     return 0
 
 

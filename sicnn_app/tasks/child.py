@@ -11,9 +11,10 @@ import pickle
 import signal
 import sys
 
-from sicnn_app.caches import ensure_home
 from sicnn_app.cli import GO_ON, Stopped, stoppable
 from sicnn_app.errors import InternalError, SicnnAppError, TryAgainError, one_line
+from sicnn_app.streams import outlive_streams
+from sicnn_app.surroundings import undisturbed
 from sicnn_app.tasks.part import Part, PartResult
 
 PR_SET_PDEATHSIG = 1
@@ -26,8 +27,9 @@ def main() -> None:
     # A worker may ignore signals, and what is ignored stays so in its children.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    ensure_home()
-    result = process(pickle.load(sys.stdin.buffer))
+    outlive_streams()
+    with undisturbed(dask=False):
+        result = process(pickle.load(sys.stdin.buffer))
     with os.fdopen(answer, "wb") as stream:
         pickle.dump(result, stream)
 

@@ -57,7 +57,10 @@ def cluster_client(address: str | None, *, workers: int) -> Iterator[Client]:
 @contextmanager
 def _silence() -> Iterator[None]:
     """Without Dask's own lines: what matters comes back with the tasks, whose content its warnings print."""
-    import distributed  # noqa: F401  (it sets the levels of its loggers)
+    try:
+        import distributed  # noqa: F401  (it sets the levels of its loggers)
+    except ValueError as error:
+        raise UsageError(f"Dask cannot read its settings ({one_line(error)}): correct them") from None
 
     loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
     levels = [logger.level for logger in loggers]

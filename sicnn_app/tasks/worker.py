@@ -95,6 +95,8 @@ def run_in_child(part: Part, *, call: str, version: str, devices: Sequence[str])
             "one installation or image"
         )
     environment = os.environ | thread_variables(part.settings.resources.omp_nthreads)
+    # Libraries compute with their docstrings.
+    environment.pop("PYTHONOPTIMIZE", None)
     if devices:
         from distributed import get_worker
 

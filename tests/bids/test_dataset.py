@@ -42,13 +42,12 @@ def test_new_dataset_has_every_file_and_nothing_else(bids_dir: Path, tmp_path: P
     prepare_output(out, bids_dir, {}, citation=CITATION)
     assert sorted(path.name for path in out.iterdir()) == [
         ".bidsignore", ".sicnn-app", "CITATION.md", "README.md", "dataset_description.json",
-        "descriptions.tsv", "logs",
+        "descriptions.tsv",
     ]  # fmt: skip
     assert (out / "CITATION.md").read_text() == CITATION
     told = (out / "README.md").read_text()
     named = ("desc-lsq", "desc-std", *(path.name for path in group_outputs(out) if path.suffix != ".json"))
     assert all(f"`{name}`" in told for name in named)
-    assert (out / "logs").is_dir()
 
 
 def test_description_says_what_made_it_from_what(

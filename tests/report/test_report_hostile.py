@@ -12,8 +12,8 @@ from factories import make_result
 from sicnn_app.bids.write import write_run
 from sicnn_app.report.html import build_report
 
-HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}'
-MARKS = ("<script>alert", "<img src=x", ">49<")
+HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}\u202e\x1b\u2066'
+MARKS = ("<script>alert", "<img src=x", ">49<", "\u202e", "\x1b", "\u2066")
 
 
 def poisoned(content):
