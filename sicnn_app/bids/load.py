@@ -52,6 +52,7 @@ class _Part:
 
 def _open_part(source: SourceImage, bvals_file: Path | None, warnings: list[str]) -> _Part:
     image = open_image(source.image)
+    warnings.extend(image.extra["position"])
     table = bvals_path(source, bvals_file)
     if table is None:
         raise DataError(f"{source.image} has no .bval")
