@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 from collections.abc import Callable
@@ -113,6 +114,24 @@ def test_a_file_that_is_replaced_between_two_looks_at_it(app, made, tmp_path, mo
 
     monkeypatch.setattr(load, "require_voxels", changed)
     assert app.quick(made, tmp_path / "out").code == 75
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_an_image_that_becomes_shorter_between_two_looks(app, made, tmp_path, monkeypatch, ending):
+    path = made.root / f"{STEM}_dwi.nii.gz"
+    image = made.root / f"{STEM}_dwi{ending}"
+    image.write_bytes(path.read_bytes() if ending == ".nii.gz" else gzip.decompress(path.read_bytes()))
+    if ending == ".nii":
+        path.unlink()
+    counting = load.require_voxels
+
+    def cut(path, opened):
+        said = counting(path, opened)
+        path.write_bytes(path.read_bytes()[:1000])
+        return said
+
+    monkeypatch.setattr(load, "require_voxels", cut)
+    assert app.quick(made, tmp_path / "out").code == 65
 
 
 def test_a_new_time_or_place_of_the_same_bytes_is_no_change(app, made, tmp_path, monkeypatch):

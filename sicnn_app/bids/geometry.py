@@ -77,7 +77,7 @@ def settle_position(path: Path, header: nib.Nifti1Header) -> list[str]:
         Nothing is left.
     """
     _settle_sizes(header)
-    sizes = np.abs(header["pixdim"][1:4].astype(float))
+    sizes = header["pixdim"][1:4].astype(float)
     with np.errstate(all="ignore"):
         usable = {
             "sform": _has_code(header, "sform") and _is_usable(header.get_sform()),

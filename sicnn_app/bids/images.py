@@ -172,6 +172,11 @@ class _Voxels:
         while len(self._pending) >= BLOCK:
             self.convert()
 
+    @property
+    def complete(self) -> bool:
+        """Whether every value of the array has come in."""
+        return self._done == self._flat.size
+
     def convert(self) -> None:
         """Convert one block of what has come in, in the precision nibabel takes for it."""
         waiting = min(len(self._pending), BLOCK) // self._dtype.itemsize
@@ -185,7 +190,7 @@ class _Voxels:
         values[infinite] = np.nan
         self._flat[self._done : self._done + count] = values
         self._done += count
-        if self._done == self._flat.size:
+        if self.complete:
             self._pending.clear()
         release(self._signals)
 
@@ -219,6 +224,8 @@ def read_signals(path: Path, image: nib.Nifti1Image, signals: np.ndarray, volume
         for piece in Unpacked(path):
             voxels.take(piece)
         voxels.convert()
+        if not voxels.complete:
+            raise EOFError("it has become shorter")
     except READ_ERRORS as error:
         raise DataError(f"{path} cannot be read ({one_line(error)}): copy it again") from None
     warnings = []
