@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sicnn_app.bids.personal import harmless
+from sicnn_app.bids.sidecar import DatasetRoots, mask_sidecar
 from sicnn_app.bids.write import write_run
 
 SECRET = "Erika Mustermann"
@@ -147,3 +148,20 @@ def test_no_log_and_no_report_names_the_person(tmp_path: Path, capsys):
     texts = [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.suffix != ".gz"]
     assert {".html", ".log", ".json", ".tsv"} <= {path.suffix for path in texts}
     assert [path.name for path in texts if SECRET.encode() in path.read_bytes()] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("orig", True), ("bids:raw:sub-01/anat/sub-01_T1w.nii.gz", True),
+        (f"file:///home/{SECRET}/T1w.nii.gz", False), (f"https://example.org/{SECRET}", False),
+        ({"VoxelSpace": SECRET}, False), (SECRET, False), (7, False),
+    ],
+)  # fmt: skip
+def test_a_spatial_reference_names_no_place_outside_of_the_datasets(tmp_path, given, kept):
+    result = make_result(tmp_path)
+    part = replace(result.run.parts[0], metadata={"SpatialReference": given})
+    run = replace(result.run, parts=(part,), entities={**result.run.entities, "space": "T1w"})
+    sidecar = mask_sidecar(replace(result, run=run), DatasetRoots.of(tmp_path / "bids", {}))
+    own = f"bids:raw:{part.image.relative_to(tmp_path / 'bids')}"
+    assert sidecar["SpatialReference"] == (given if kept else own)
