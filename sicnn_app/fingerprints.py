@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from sicnn_app import __version__
 from sicnn_app.bids.write import expected_outputs, recorded_fingerprint
-from sicnn_app.errors import UsageError
+from sicnn_app.errors import TryAgainError, UsageError
 from sicnn_app.ivim.run import DwiRun
 from sicnn_app.planned import require_free_runs
 from sicnn_app.preprocess.anatomy import choose_anatomy
@@ -19,18 +20,51 @@ from sicnn_app.settings import Settings
 
 def fingerprint_all(settings: Settings, runs: Sequence[DwiRun]) -> dict[str, str]:
     """Fingerprint of every run: settings that change a map, source files, minor version of the app."""
-    common = {
+    # Files above the participants belong to many runs.
+    digest_of = cache(hash_file)
+    return {item.name: _fingerprint(settings, item, digest_of) for item in runs}
+
+
+def require_unchanged(settings: Settings, item: DwiRun, fingerprint: str, read: Mapping[Path, str]) -> None:
+    """Make sure that what was read of a run is what its fingerprint was made of.
+
+    Parameters
+    ----------
+    settings : Settings
+    item : DwiRun
+    fingerprint : str
+        Of the run, by :func:`fingerprint_all`.
+    read : mapping of Path to str
+        Hashes of what was read, by :func:`sicnn_app.bids.unpacked.digests_of_reads`.
+
+    Raises
+    ------
+    TryAgainError
+        A file was replaced or changed meanwhile.
+    """
+
+    def digest_of(path: Path | None) -> str | None:
+        # A table that is no text, for one, is not read to its end.
+        return read[path] if path in read else hash_file(path)
+
+    if _fingerprint(settings, item, digest_of) != fingerprint:
+        names = ", ".join(part.image.name for part in item.parts)
+        raise TryAgainError(
+            f"{names}, its tables or its mask were changed while it was processed: repeat this command"
+        )
+
+
+def _fingerprint(settings: Settings, item: DwiRun, digest_of: Callable[[Path | None], str | None]) -> str:
+    anatomy, _ = choose_anatomy(settings.preprocessing.anatomy, item.metadata)
+    content = {
         "settings": settings.changing_maps(),
         "version": __version__.rsplit(".", 1)[0],
-        "bvals_file": hash_file(settings.inputs.bvals),
+        "bvals_file": digest_of(settings.inputs.bvals),
+        "files": [digest_of(path) for part in item.parts for path in (part.image, part.bval, part.bvec)],
+        "mask": digest_of(item.mask),
+        "anatomy": anatomy,
     }
-    fingerprints = {}
-    for item in runs:
-        files = [hash_file(path) for part in item.parts for path in (part.image, part.bval, part.bvec)]
-        anatomy, _ = choose_anatomy(settings.preprocessing.anatomy, item.metadata)
-        content = {**common, "files": files, "mask": hash_file(item.mask), "anatomy": anatomy}
-        fingerprints[item.name] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return fingerprints
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def hash_file(path: Path | None) -> str | None:

@@ -16,12 +16,13 @@ from sicnn_app import record
 from sicnn_app.bids.load import LoadedRun, load_run, series_size
 from sicnn_app.bids.masks import load_mask
 from sicnn_app.bids.room import require_room
+from sicnn_app.bids.unpacked import digests_of_reads
 from sicnn_app.bids.write import write_run
 from sicnn_app.checkpoints import TrainingCheckpoint
 from sicnn_app.console import Console
 from sicnn_app.conventional import fit_conventionally
 from sicnn_app.errors import DataError, OutputError, SicnnAppError, TryAgainError
-from sicnn_app.fingerprints import finished_runs
+from sicnn_app.fingerprints import finished_runs, require_unchanged
 from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.run import DwiRun, RunResult
 from sicnn_app.locks.shared import locked_folder, shared_folder
@@ -65,6 +66,8 @@ class RunContext:
         ``cpu`` or ``cuda:N``.
     fingerprint : str
         Written into the completion marker.
+    own_fingerprint : str
+        The same without what it has from other runs, see :func:`prepare_run`.
     start : callable
         Makes, when the run needs it, the network that its training starts from; None: random weights.
     lock_wait : float
@@ -75,6 +78,7 @@ class RunContext:
     console: Console
     device: str
     fingerprint: str
+    own_fingerprint: str
     start: Callable[[], StudyNetwork | None] = lambda: None
     lock_wait: float = 0.0
 
@@ -133,7 +137,12 @@ def process_run(item: DwiRun, context: RunContext) -> bool:
 
 
 def prepare_run(
-    item: DwiRun, settings: Settings, *, scratch: Path, progress: Callable[[str, int, int], None]
+    item: DwiRun,
+    settings: Settings,
+    *,
+    fingerprint: str,
+    scratch: Path,
+    progress: Callable[[str, int, int], None],
 ) -> PreparedRun:
     """Load a run and do all that comes before the estimation.
 
@@ -141,6 +150,8 @@ def prepare_run(
     ----------
     item : DwiRun
     settings : Settings
+    fingerprint : str
+        What :func:`sicnn_app.fingerprints.fingerprint_all` said of the files of the run.
     scratch : Path
         Folder on whose file system the series lies where memory is short.
     progress : callable (text, done, total)
@@ -148,18 +159,20 @@ def prepare_run(
     Raises
     ------
     SicnnAppError
-        What keeps the run from being estimated.
+        What keeps the run from being estimated; TryAgainError when its files are others by now.
     """
     from sicnn_app.preprocess.steps import prepare
 
     anatomy, anatomy_source = choose_anatomy(settings.preprocessing.anatomy, item.metadata)
     plan = _plan_resources(item, settings, scratch)
-    loaded = load_run(item, bvals_file=settings.inputs.bvals, scratch=scratch if plan.on_disk else None)
-    external_mask, mask_warnings = (
-        (None, [])
-        if item.mask is None
-        else load_mask(item.mask, loaded.series.affine, shape=loaded.series.signals.shape[:3])
-    )
+    with digests_of_reads() as read:
+        loaded = load_run(item, bvals_file=settings.inputs.bvals, scratch=scratch if plan.on_disk else None)
+        external_mask, mask_warnings = (
+            (None, [])
+            if item.mask is None
+            else load_mask(item.mask, loaded.series.affine, shape=loaded.series.signals.shape[:3])
+        )
+    require_unchanged(settings, item, fingerprint, read)
     try:
         prepared = prepare(
             loaded.series,
@@ -202,7 +215,9 @@ def _estimate_run(
     start = context.start()
     forget_peak()
     with console.progress(item.name) as progress:
-        ready = prepare_run(item, settings, scratch=scratch, progress=progress)
+        ready = prepare_run(
+            item, settings, fingerprint=context.own_fingerprint, scratch=scratch, progress=progress
+        )
     prepared = ready.prepared
     averaged = prepared.averaged
     console.line(

@@ -318,8 +318,9 @@ def attempt(item: DwiRun, job: Job) -> Outcome:
     def work() -> None:
         start = partial(job.networks.start_of, item)
         fingerprint = job.part.fingerprints[item.name]
+        own = job.part.study.own_fingerprint(item.name, fingerprint)
         context = RunContext(
-            job.settings, job.console, job.device, fingerprint, start, lock_wait=job.part.lock_wait
+            job.settings, job.console, job.device, fingerprint, own, start, lock_wait=job.part.lock_wait
         )
         done.append(process_run(item, context))
 

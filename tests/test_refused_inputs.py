@@ -318,7 +318,7 @@ RUNS = {
     # b-values.
     "Count": bad(with_image(bvals=BVALS[:-1]), "8 volumes", "7 b-values", "_dwi.bval"),
     "Letters": bad(
-        with_content(b"0 0 ten 50 100 200 400 800", ".bval"), "_dwi.bval", "'ten'", "numbers only"
+        with_content(b"0 0 ten 50 100 200 400 800", ".bval"), "_dwi.bval", "line 1, word 3", "numbers only"
     ),
     "Commas": bad(with_content(b"0,0,20,50,100,200,400,800", ".bval"), "_dwi.bval", "numbers only"),
     "Negative": bad(with_content(b"0 -5 20 50 100 200 400 800", ".bval"), "_dwi.bval", "-5", "0 or more"),

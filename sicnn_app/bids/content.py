@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from sicnn_app.bids.unpacked import note_read
 from sicnn_app.errors import DataError, MissingInputError
-from sicnn_app.files import MAX_TEXT_BYTES, parse_json, read_regular
+from sicnn_app.files import MAX_TEXT_BYTES, open_regular, parse_json, read_regular
 
 ANNEX_POINTER = b"/annex/objects/"
 """Start of the text git-annex leaves in place of an unlocked file that was not fetched."""
@@ -52,12 +55,43 @@ def require_content(path: Path) -> None:
         if not path.is_file():
             # Opening a pipe waits for somebody who writes, and a device may never end.
             raise MissingInputError(f"{path} is no file but a folder, pipe or device: put a file there")
-        with path.open("rb") as stream:
+        with os.fdopen(open_regular(path), "rb") as stream:
             start = stream.read(len(ANNEX_POINTER))
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
     if start == ANNEX_POINTER:
         raise MissingInputError(not_fetched)
+
+
+class Boundary:
+    """Tells which files of datasets are, or lie behind, links that leave them.
+
+    Parameters
+    ----------
+    roots : iterable of Path
+        Folders of all datasets that were named, which may themselves be links.
+    """
+
+    def __init__(self, roots: Iterable[Path]) -> None:
+        self._roots = [Path(os.path.realpath(root)) for root in roots]
+        self._folders: dict[Path, Path] = {}
+
+    def target_outside(self, path: Path) -> Path | None:
+        """Where a file really lies, when that is in none of the datasets nor in an annex they belong to."""
+        folder = self._folders.get(path.parent)
+        if folder is None:
+            folder = self._folders.setdefault(path.parent, Path(os.path.realpath(path.parent)))
+        target = folder / path.name
+        if target.is_symlink():
+            target = Path(os.path.realpath(target))
+        inside = any(target.is_relative_to(root) for root in self._roots)
+        return None if inside or self._is_annexed(target) else target
+
+    def _is_annexed(self, target: Path) -> bool:
+        """Whether a file is content in the annex of a dataset that one of these is part of."""
+        repository, found, content = str(target).partition("/.git/")
+        part = any(root.is_relative_to(repository or "/") for root in self._roots)
+        return bool(found) and part and "annex/objects/" in content
 
 
 def shorten(text: str, length: int = 40) -> str:
@@ -100,6 +134,7 @@ def read_text(path: Path, *, errors: str = "strict") -> str:
                 f"{path} has more than {MAX_TEXT_BYTES >> 20} MB, too much for a text file: replace it"
             ) from None
         raise DataError(f"{path} cannot be read ({error.strerror}): copy it again") from None
+    note_read(path, hashlib.sha256(content).hexdigest())
     try:
         return content.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:

@@ -15,7 +15,7 @@ from sicnn_app.bids.associate import (
     parse_name,
     source_error,
 )
-from sicnn_app.bids.content import require_content
+from sicnn_app.bids.content import Boundary, require_content
 from sicnn_app.bids.derivatives import (
     NATIVE_SPACES,
     PREPROCESSED,
@@ -35,7 +35,7 @@ from sicnn_app.errors import (
     SicnnAppError,
     UsageError,
 )
-from sicnn_app.formats import natural_key
+from sicnn_app.formats import natural_key, printable
 from sicnn_app.ivim.bvalues import group_bvalues, other_unit, wanted_bvalues
 from sicnn_app.ivim.run import DwiRun, SourceImage
 from sicnn_app.ivim.series import MIN_DISTINCT_BVALS
@@ -136,20 +136,39 @@ def _add_mask(run: DwiRun, inputs: InputSettings, warnings: list[str]) -> DwiRun
     if mask is None and (desc is not None or not run.preprocessed):
         wanted = "mask" if desc is None else f"mask with desc-{desc}"
         warnings.append(f"{run.name}: no {wanted} of it in {', '.join(inputs.derivatives)}; one is made")
+    if mask is not None:
+        open_image(mask)
     return replace(run, mask=mask)
+
+
+def _links_out(runs: Iterable[DwiRun], roots: Iterable[Path]) -> list[str]:
+    """A warning when files of the runs really lie outside of the datasets that were named."""
+    boundary = Boundary(roots)
+    files = [
+        path
+        for run in runs
+        for part in run.parts
+        for path in (part.image, part.bval, part.bvec, *part.sidecars, run.mask)
+        if path is not None
+    ]
+    found = [(path, target) for path in dict.fromkeys(files) if (target := boundary.target_outside(path))]
+    if not found:
+        return []
+    path, target = map(printable, found[0])
+    return [
+        f"{len(found)} files lie outside of the datasets, behind links, as {path} at {target}: "
+        "they are used; check that this is meant"
+    ]
 
 
 def _no_ivim_run(
     run: DwiRun, bvals_file: Path | None, steps: PreprocessingSettings
 ) -> tuple[bool, str | None]:
-    """Whether a run is usable, and, if it is sound but no IVIM run, why."""
-    try:
-        volumes = [volume_count(open_image(source.image)) for source in run.parts]
-        if sum(volumes) == 1:
-            return False, "it has one volume"
-        bvals = np.concatenate(part_bvals(run.parts, volumes, bvals_file)[0])
-    except SicnnAppError:
-        return False, None
+    """Whether a run is usable, and, if it is sound but no IVIM run, why. Raises SicnnAppError."""
+    volumes = [volume_count(open_image(source.image)) for source in run.parts]
+    if sum(volumes) == 1:
+        return False, "it has one volume"
+    bvals = np.concatenate(part_bvals(run.parts, volumes, bvals_file)[0])
     if bvals.size != sum(volumes) or other_unit(bvals) is not None:
         return False, None
     nominal = group_bvalues(bvals)[0]
@@ -265,10 +284,13 @@ def discover(
     if inputs.bvals is not None and all(part.bval for run in named.values() for part in run.parts):
         collector.warnings.append(f"--bvals {inputs.bvals} is not used: every image has a .bval of its own")
 
-    states = {
-        name: _no_ivim_run(run, inputs.bvals, preprocessing or PreprocessingSettings())
-        for name, run in named.items()
-    }
+    states: dict[str, tuple[bool, str | None]] = {}
+    for name, run in named.items():
+        try:
+            states[name] = _no_ivim_run(run, inputs.bvals, preprocessing or PreprocessingSettings())
+        except SicnnAppError as error:
+            states[name] = False, None
+            problems.setdefault(name, (run, error))
     usable = {run.subject for name, run in named.items() if states[name][0] and name not in problems}
     for name, run in list(named.items()):
         reason = states[name][1]
@@ -276,6 +298,7 @@ def discover(
             skipped.append((name, f"{reason}, and the participant has other runs"))
             del named[name]
             problems.pop(name, None)
+    collector.warnings += _links_out(named.values(), collector.associators)
     ordered = sorted(named, key=natural_key)
     return Discovery(
         runs=tuple(named[name] for name in ordered if name not in problems),

@@ -6,7 +6,28 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.spatialimages import HeaderDataError
+
+from sicnn_app.errors import DataError
+
+SMALLEST, LARGEST = 1e-6, 1e7
+"""Voxel sizes and positions between which an affine makes sense, in whatever unit of length."""
+
+MIN_VOLUME = 1e-3
+"""Share of the volume of a box with edges as long that a voxel has; a flat one has none."""
+
+POSITION_FIELDS = {
+    "sform": ("sform_code", "srow_x", "srow_y", "srow_z"),
+    "qform": (
+        "qform_code",
+        "quatern_b",
+        "quatern_c",
+        "quatern_d",
+        "qoffset_x",
+        "qoffset_y",
+        "qoffset_z",
+    ),
+}
+"""Fields of a NIfTI header in which each of its two transforms is stated."""
 
 GRID_SHARE = 0.1
 """Share of a voxel by which two grids that are meant to be one may differ: programs round affines."""
@@ -32,14 +53,96 @@ def same_grid(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> 
     return greatest_distance(first, second, shape) <= GRID_SHARE * smallest
 
 
+def settle_position(path: Path, header: nib.Nifti1Header) -> list[str]:
+    """Take out of a header what cannot be used of its position, so that every program reads the same one.
+
+    A transform that is singular, not finite or of impossible size loses its code and its numbers; voxel sizes
+    that are none become those of the sform.
+
+    Parameters
+    ----------
+    path : Path
+        To be named in messages.
+    header : nibabel.Nifti1Header
+        As it stands in the file; it is changed.
+
+    Returns
+    -------
+    list of str
+        What was taken out, one line each.
+
+    Raises
+    ------
+    DataError
+        Nothing is left.
+    """
+    _settle_sizes(header)
+    sizes = header["pixdim"][1:4].astype(float)
+    with np.errstate(all="ignore"):
+        usable = {
+            "sform": _has_code(header, "sform") and _is_usable(header.get_sform()),
+            "qform": _has_code(header, "qform") and _is_usable(_qform(header)),
+            "voxel sizes": _is_usable(np.diag([*sizes, 1.0])),
+        }
+    coded = [name for name in ("sform", "qform") if header[f"{name}_code"] != 0]
+    good = [name for name in coded if usable[name]]
+    if not (good if coded else usable["voxel sizes"]):
+        raise DataError(f"{path} has no position that can be used: correct its sform or qform")
+    notes = []
+    for name in coded:
+        if not usable[name]:
+            _unset(header, name)
+            notes.append(f"{path.name}: its {name} cannot be used: its {good[0]} alone counts")
+    if not usable["voxel sizes"]:
+        header["pixdim"][1:4] = nib.affines.voxel_sizes(header.get_sform())
+        notes.append(f"{path.name}: its voxel sizes cannot be used: those of its sform count")
+    return notes
+
+
+def _settle_sizes(header: nib.Nifti1Header) -> None:
+    """Give what is missing its default: a handedness, and a size along an axis of one voxel."""
+    pixdim = header["pixdim"]
+    pixdim[0] = -1 if pixdim[0] < 0 else 1
+    axes = np.arange(1, 4)
+    single = (header["dim"][1:4] == 1) | (axes > header["dim"][0])
+    pixdim[1:4] = np.where(single & (pixdim[1:4] == 0), 1, np.abs(pixdim[1:4]))
+
+
+def _has_code(header: nib.Nifti1Header, name: str) -> bool:
+    code = int(header[f"{name}_code"])
+    return code > 0 and code in nib.nifti1.xform_codes.value_set()
+
+
+def _qform(header: nib.Nifti1Header) -> np.ndarray:
+    """Affine of the qform; all NaN for a quaternion that is none."""
+    try:
+        return header.get_qform()
+    except ValueError:
+        return np.full((4, 4), np.nan)
+
+
+def _is_usable(affine: np.ndarray) -> bool:
+    """Whether an affine puts the voxels of an image at different places that can be told apart."""
+    if not (np.isfinite(affine).all() and np.abs(affine).max() < LARGEST):
+        return False
+    sizes = nib.affines.voxel_sizes(affine)
+    return bool(sizes.min() > SMALLEST and abs(np.linalg.det(affine[:3, :3] / sizes)) > MIN_VOLUME)
+
+
+def _unset(header: nib.Nifti1Header, name: str) -> None:
+    for field in POSITION_FIELDS[name]:
+        header[field] = 0
+
+
 def position_warnings(path: Path, image: nib.Nifti1Image) -> list[str]:
-    """What has to be assumed of the position of an image; outputs keep its sform and qform as they are.
+    """What has to be assumed of the position of an image; outputs keep what can be used as it is.
 
     Parameters
     ----------
     path : Path
     image : nibabel.Nifti1Image
-        Its affine is the sform where that is set, otherwise the qform.
+        As :func:`sicnn_app.bids.images.open_image` gives it. Its affine is the sform where that is set,
+        otherwise the qform.
 
     Returns
     -------
@@ -53,10 +156,7 @@ def position_warnings(path: Path, image: nib.Nifti1Image) -> list[str]:
         ]
     if sform_code == 0 or qform_code == 0:
         return []
-    try:
-        qform = image.header.get_qform()
-    except (HeaderDataError, ValueError):
-        return [f"{path.name} has a qform that cannot be read: the sform is used, the maps keep both"]
+    qform = image.header.get_qform()
     shape = (*image.shape[:3], 1, 1)[:3]
     if same_grid(qform, image.affine, shape):
         return []

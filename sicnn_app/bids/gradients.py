@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sicnn_app.bids.content import read_text, shorten
+from sicnn_app.bids.content import read_text
 from sicnn_app.errors import DataError
 from sicnn_app.ivim.bvalues import group_bvalues
 from sicnn_app.ivim.run import SourceImage
@@ -66,17 +66,20 @@ def part_bvals(
     return found, warnings
 
 
-def _number(word: str, path: Path) -> float:
-    try:
-        if "_" in word:
-            raise ValueError("only Python takes 1_0 for a number")
-        return float(word)
-    except ValueError:
-        raise DataError(f"{path} holds {shorten(word)!r}, which is no number: write numbers only") from None
-
-
 def _numbers(path: Path) -> list[list[float]]:
-    return [[_number(word, path) for word in row.split()] for row in read_text(path).splitlines()]
+    """Numbers of a table, row by row; what else stands in it is never quoted: a link can lead to any file."""
+    rows = []
+    for line, row in enumerate(read_text(path).splitlines(), start=1):
+        rows.append([])
+        for place, word in enumerate(row.split(), start=1):
+            try:
+                # Only Python takes 1_0 for a number.
+                rows[-1].append(float(word if "_" not in word else "no number"))
+            except ValueError:
+                raise DataError(
+                    f"{path} holds no number in line {line}, word {place}: write numbers only"
+                ) from None
+    return rows
 
 
 def read_bvals(path: Path) -> np.ndarray:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -15,19 +15,15 @@ from nibabel.volumeutils import apply_read_scaling
 from nibabel.wrapstruct import WrapStructError
 
 from sicnn_app.bids.content import require_content, shorten
+from sicnn_app.bids.header import image_of, read_header
+from sicnn_app.bids.unpacked import GZIP_MAGIC, MAX_EXPANSION, Unpacked
 from sicnn_app.errors import DataError, one_line
+from sicnn_app.files import open_regular
 from sicnn_app.memory import release
-
-CHUNK = 1 << 14
-"""Bytes read at once; deflate expands at most 1032 times, so memory stays below 17 MB."""
 
 BLOCK = 1 << 18
 """Bytes of voxels converted at once; as float64 they take up to 8 times that."""
 
-MAX_EXPANSION = 1032
-"""Bytes that one byte of a deflate stream can become."""
-
-GZIP_MAGIC = b"\x1f\x8b"
 # What nibabel repairs in a header it also prints; what matters of that is said below.
 nib.imageglobals.logger.setLevel(logging.CRITICAL)
 
@@ -44,43 +40,9 @@ READ_ERRORS = (
 )
 
 
-def _unpack(path: Path, take: Callable[[bytes], object]) -> bool:
-    """Hand the content of a file, unpacked when its name ends in .gz, to ``take`` piece by piece.
-
-    Returns whether other bytes follow the gzip stream; raises one of :data:`READ_ERRORS` for a damaged one.
-    """
-    with path.open("rb") as stream:
-        data = stream.read(CHUNK)
-        if not path.name.endswith(".gz"):
-            while data:
-                take(data)
-                data = stream.read(CHUNK)
-            return False
-        while data.startswith(GZIP_MAGIC):
-            member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-            while not member.eof:
-                if not data:
-                    raise EOFError("the gzip stream ends early")
-                take(member.decompress(data))
-                data = member.unused_data if member.eof else b""
-                data = data or stream.read(CHUNK)
-    # Zeros are the padding of tape blocks, which gzip itself ignores.
-    return bool(data.strip(b"\0"))
-
-
-def _open(path: Path) -> nib.filebasedimages.FileBasedImage:
-    try:
-        return nib.load(path)
-    except ImageFileError:
-        if not path.name.endswith(".gz"):
-            raise
-        # To tell the type nibabel reads a kilobyte, and with a shorter stream stumbles over what follows it.
-        return nib.Nifti1Image.from_filename(path)
-
-
 def _require_honest_name(path: Path) -> None:
     """Refuse a name that is wrong about compression: readers go by it, ours and everybody else's."""
-    with path.open("rb") as stream:
+    with os.fdopen(open_regular(path), "rb") as stream:
         start = stream.read(len(GZIP_MAGIC))
     if start == GZIP_MAGIC and not path.name.endswith(".gz"):
         raise DataError(f"{path} is compressed with gzip, which its name does not say: rename it to .nii.gz")
@@ -92,7 +54,7 @@ def _require_honest_name(path: Path) -> None:
 
 
 def open_image(path: Path) -> nib.Nifti1Image:
-    """Open an image and check all that its header tells; the data are not read.
+    """Open an image and check all that its header tells; nothing but the header is read.
 
     Parameters
     ----------
@@ -101,6 +63,8 @@ def open_image(path: Path) -> nib.Nifti1Image:
     Returns
     -------
     nibabel.Nifti1Image
+        Without the extensions of its header, and with a position that can be used; ``extra["position"]``
+        lists what was wrong with the one in the file.
 
     Raises
     ------
@@ -108,20 +72,18 @@ def open_image(path: Path) -> nib.Nifti1Image:
         The file is not there, or its content is not fetched.
     DataError
         It is no NIfTI image, or holds complex or colour values, or has more than 4
-        dimensions, or an affine that is not finite.
+        dimensions, or no position that can be used.
     """
     require_content(path)
     try:
         if path.stat().st_size == 0:
             raise DataError(f"{path} is empty, it has 0 bytes: copy it again")
         _require_honest_name(path)
-        image = _open(path)
+        image = image_of(path, *read_header(path))
         shape, dtype = image.shape, image.get_data_dtype()
     except READ_ERRORS as error:
         reason = shorten(one_line(error).replace(str(path), path.name), 150)
         raise DataError(f"{path} cannot be read as NIfTI ({reason}): copy it again, or convert it") from None
-    if not isinstance(image, nib.Nifti1Image):
-        raise DataError(f"{path} is a {type(image).__name__}, not NIfTI: convert it")
     if dtype.kind not in "iufb":
         kind = "colour" if dtype.names else dtype
         raise DataError(f"{path} holds {kind} values: give the real magnitude image")
@@ -141,8 +103,6 @@ def open_image(path: Path) -> nib.Nifti1Image:
             f"{path} is truncated, its header promises {promised_size(image)} bytes and it can hold "
             f"at most {most}: copy it again"
         )
-    if not np.isfinite(image.affine).all():
-        raise DataError(f"{path} has a position that is not finite: correct its sform or qform")
     return image
 
 
@@ -170,16 +130,11 @@ def require_voxels(path: Path, image: nib.Nifti1Image) -> list[str]:
         The file is shorter than its header promises, or damaged.
     """
     promised = promised_size(image)
-    pieces = [0]
-
-    def count(piece: bytes) -> None:
-        pieces[0] += len(piece)
-
+    content = Unpacked(path)
     try:
-        trailing = _unpack(path, count)
+        size = sum(map(len, content)) if path.name.endswith(".gz") else path.stat().st_size
     except READ_ERRORS as error:
         raise DataError(f"{path} cannot be read ({one_line(error)}): copy it again") from None
-    size = pieces[0]
     if size < promised:
         raise DataError(
             f"{path} is truncated, its header promises {promised} bytes and it holds {size}: copy it again"
@@ -187,7 +142,7 @@ def require_voxels(path: Path, image: nib.Nifti1Image) -> list[str]:
     warnings = []
     if size > promised:
         warnings.append(f"{path}: {size - promised} bytes after the voxels its header promises are ignored")
-    if trailing:
+    if content.trailing:
         warnings.append(f"{path}: bytes after the end of the gzip stream are ignored")
     return warnings
 
@@ -198,7 +153,7 @@ def grid_shape(image: nib.Nifti1Image) -> tuple[int, int, int]:
 
 
 class _Voxels:
-    """Takes the bytes of an image file and puts its scaled values into volumes of a series."""
+    """Takes the bytes of an image file and puts its scaled values into volumes of an array."""
 
     def __init__(self, image: nib.Nifti1Image, signals: np.ndarray, volumes: slice) -> None:
         self._proxy = image.dataobj
@@ -217,6 +172,11 @@ class _Voxels:
         while len(self._pending) >= BLOCK:
             self.convert()
 
+    @property
+    def complete(self) -> bool:
+        """Whether every value of the array has come in."""
+        return self._done == self._flat.size
+
     def convert(self) -> None:
         """Convert one block of what has come in, in the precision nibabel takes for it."""
         waiting = min(len(self._pending), BLOCK) // self._dtype.itemsize
@@ -224,19 +184,19 @@ class _Voxels:
         raw = np.frombuffer(bytes(self._pending[: count * self._dtype.itemsize]), dtype=self._dtype)
         del self._pending[: count * self._dtype.itemsize]
         with np.errstate(over="ignore", invalid="ignore"):
-            values = apply_read_scaling(raw, self._proxy.slope, self._proxy.inter).astype(np.float32)
+            values = apply_read_scaling(raw, self._proxy.slope, self._proxy.inter).astype(self._flat.dtype)
         infinite = np.isinf(values)
         self.infinite += int(infinite.sum())
         values[infinite] = np.nan
         self._flat[self._done : self._done + count] = values
         self._done += count
-        if self._done == self._flat.size:
+        if self.complete:
             self._pending.clear()
         release(self._signals)
 
 
 def read_signals(path: Path, image: nib.Nifti1Image, signals: np.ndarray, volumes: slice) -> list[str]:
-    """Read the voxels of an image into a series, a few megabytes at a time.
+    """Read the voxels of an image into an array, a few megabytes at a time.
 
     Parameters
     ----------
@@ -244,7 +204,8 @@ def read_signals(path: Path, image: nib.Nifti1Image, signals: np.ndarray, volume
         File that :func:`require_voxels` has passed.
     image : nibabel.Nifti1Image
         The same file, opened.
-    signals : ndarray, shape (X, Y, Z, N), float32, from :func:`sicnn_app.memory.empty_series`
+    signals : ndarray, shape (X, Y, Z, N), float32 or float64
+        In the order of Fortran, as from :func:`sicnn_app.memory.empty_series`.
     volumes : slice
         Volumes of ``signals`` that get the scaled values, NaN for whatever is not finite.
 
@@ -260,8 +221,11 @@ def read_signals(path: Path, image: nib.Nifti1Image, signals: np.ndarray, volume
     """
     voxels = _Voxels(image, signals, volumes)
     try:
-        _unpack(path, voxels.take)
+        for piece in Unpacked(path):
+            voxels.take(piece)
         voxels.convert()
+        if not voxels.complete:
+            raise EOFError("it has become shorter")
     except READ_ERRORS as error:
         raise DataError(f"{path} cannot be read ({one_line(error)}): copy it again") from None
     warnings = []

@@ -63,6 +63,7 @@ def _open_parts(run: DwiRun, bvals_file: Path | None, warnings: list[str]) -> li
 def _open_part(
     source: SourceImage, image: nib.Nifti1Image, bvals: np.ndarray, table: Path, warnings: list[str]
 ) -> _Part:
+    warnings.extend(image.extra["position"])
     volumes = volume_count(image)
     if bvals.size != volumes:
         merge = " (see --combine for one image per b-value)" if volumes == 1 else ""

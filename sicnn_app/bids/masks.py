@@ -8,8 +8,11 @@ import nibabel as nib
 import numpy as np
 
 from sicnn_app.bids.geometry import same_grid
-from sicnn_app.bids.images import READ_ERRORS, open_image, require_voxels
+from sicnn_app.bids.images import grid_shape, open_image, read_signals, require_voxels, volume_count
 from sicnn_app.errors import DataError
+
+MAX_LABELS = 3e8
+"""Voxels of a segmentation that are read at most: a few megabytes can unfold to more than memory holds."""
 
 
 def load_mask(
@@ -39,7 +42,11 @@ def load_mask(
     DataError
         It cannot be read, is empty, or lies on another grid than the image.
     """
-    values, image, warnings = _read(path)
+    image = open_image(path)
+    # Turning axes only reorders their lengths; told before memory is asked for.
+    if shape is not None and sorted(grid_shape(image)) != sorted(shape):
+        raise _other_shape(path, image.shape, shape)
+    values, warnings = _read(path, image, shape)
     mask = np.nan_to_num(values) > 0
     if not mask.any():
         raise DataError(f"{path} is empty, no voxel is above 0: make it again, or leave it out")
@@ -69,16 +76,19 @@ def load_labels(path: Path, affine: np.ndarray, *, shape: tuple[int, ...]) -> tu
     MissingInputError
         As for :func:`load_mask`.
     DataError
-        It cannot be read, has no three dimensions, or holds a value that is no whole number of 0 or more; or
-        it states no orientation and has another shape than the image.
+        It cannot be read, is no single volume, is too large, or holds a value that is no whole number of 0
+        or more; or it states no orientation and has another shape than the image.
     """
-    values, image, warnings = _read(path)
+    image = open_image(path)
+    if np.prod(grid_shape(image), dtype=float) > MAX_LABELS:
+        raise DataError(f"{path} has more than {MAX_LABELS:.0g} voxels: resample it to the grid of the image")
+    values, warnings = _read(path, image, shape)
     with np.errstate(invalid="ignore"):
         labels = values.astype(np.int32)
     if not np.array_equal(labels, values) or labels.min(initial=0) < 0:
         raise DataError(f"{path} holds values that are no indices of regions: give a discrete segmentation")
     stated = int(image.header["qform_code"]) > 0 or int(image.header["sform_code"]) > 0
-    if labels.ndim == 3 and stated and not _can_be_turned(labels, image.affine, affine, shape):
+    if stated and not _can_be_turned(labels, image.affine, affine, shape):
         warnings = [*warnings, f"{path.name} lies on another grid and was brought to that of the image"]
         return _resampled(labels, image.affine, affine, shape), warnings
     return _on_grid(path, image, labels, affine, shape, warnings)
@@ -105,16 +115,17 @@ def _resampled(labels: np.ndarray, own: np.ndarray, affine: np.ndarray, shape: t
     return np.asarray(image.dataobj).astype(np.int32)
 
 
-def _read(path: Path) -> tuple[np.ndarray, nib.Nifti1Image, list[str]]:
-    image = open_image(path)
-    warnings = require_voxels(path, image)
-    try:
-        values = np.asanyarray(image.dataobj)
-    except READ_ERRORS as error:
-        raise DataError(f"{path} cannot be read ({error}): copy it again") from None
-    while values.ndim > 3 and values.shape[-1] == 1:
-        values = values[..., 0]
-    return values, image, warnings
+def _read(path: Path, image: nib.Nifti1Image, shape: tuple[int, ...] | None) -> tuple[np.ndarray, list[str]]:
+    """Values of one volume, shape (X, Y, Z), and what was assumed of them."""
+    if volume_count(image) != 1:
+        raise _other_shape(path, image.shape, shape)
+    values = np.empty((*grid_shape(image), 1), order="F")
+    warnings = require_voxels(path, image) + read_signals(path, image, values, slice(None))
+    return values[..., 0], [*image.extra["position"], *warnings]
+
+
+def _other_shape(path: Path, own: tuple[int, ...], shape: tuple[int, ...] | None) -> DataError:
+    return DataError(f"{path} has shape {own}, its image {shape}: resample it to the grid of the image")
 
 
 def _on_grid(
@@ -125,16 +136,14 @@ def _on_grid(
     shape: tuple[int, ...] | None,
     warnings: list[str],
 ) -> tuple[np.ndarray, list[str]]:
-    if values.ndim == 3 and not same_grid(image.affine, affine, values.shape):
+    if not same_grid(image.affine, affine, values.shape):
         if int(image.header["qform_code"]) == 0 and int(image.header["sform_code"]) == 0:
             warnings = [*warnings, f"{path.name} states no orientation: it is taken to lie as the image does"]
         else:
             values = _turned(path, image, values, affine)
             warnings = [*warnings, f"{path.name}: axes were turned to those of the image"]
     if shape is not None and values.shape != shape:
-        raise DataError(
-            f"{path} has shape {values.shape}, its image {shape}: resample it to the grid of the image"
-        )
+        raise _other_shape(path, values.shape, shape)
     return values, warnings
 
 

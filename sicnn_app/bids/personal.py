@@ -1,4 +1,9 @@
-"""What a sidecar may not hand on: anything that can point to a person."""
+"""What of a sidecar is handed on: what the scanner and the converter said of the acquisition, nothing else.
+
+A list of what may point to a person is never complete, so this is a list of what does not. Free text, in
+which names of patients have been seen, is not on it, nor are places, serial numbers, dates and times of day;
+they stand in the sidecar of the source, which outputs name.
+"""
 
 from __future__ import annotations
 
@@ -6,66 +11,88 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-PERSONAL_WORDS = (
-    "patient", "birth", "mother", "guardian",
-    "physician", "operator", "performer", "reader", "reviewer", "responsible", "author", "observer",
-    "address", "telephone", "phone", "email", "contact", "residence",
-    "ethnic", "religious", "militaryrank", "occupation", "insurance", "smokingstatus", "pregnancy", "allerg",
-    "medicalrecord", "medicalalert", "accession", "admission", "admitting", "visit",
-    "requesting", "referring", "scheduled", "performedprocedure", "issuer",
-    "subjectname", "subjectid", "surname", "firstname", "lastname", "givenname", "familyname",
-    "dateof", "dateand", "datetime", "radiologist", "technologist", "clinician", "surgeon",
-    "postcode", "nationality", "citizenship",
-    "serialnumber", "filename", "sourcefile",
-)  # fmt: skip
-"""Words in a key that name a person, an identifier of one, or where and when to find one.
+from sicnn_app.ivim.body_parts import is_body_part
 
-They cover the common ones of the attributes that the Basic Application Level Confidentiality Profile of DICOM
-(PS3.15, Annex E) removes, by the words their names share, so that spellings differ freely. Names of
-institution, department and station stay: they are fields of BIDS and tell scanners apart.
-"""
+NUMBERS = frozenset((
+    "AccelFactPE", "AccelFactSlice", "AccelNumReferenceLines", "AcquisitionDuration", "AcquisitionMatrixPE",
+    "AcquisitionNumber", "BandwidthPerPixelPhaseEncode", "BaseResolution", "DelayTime",
+    "DerivedVendorReportedEchoSpacing", "DwellTime", "EchoNumber", "EchoTime", "EchoTime1", "EchoTime2",
+    "EchoTrainLength", "EffectiveEchoSpacing", "EstimatedEffectiveEchoSpacing", "EstimatedTotalReadoutTime",
+    "FlipAngle", "ImageOrientationPatientDICOM", "ImagePositionPatient", "ImagingFrequency", "InversionTime",
+    "MagneticFieldStrength", "MixingTime", "MultibandAccelerationFactor", "NumberOfAverages", "NumberShots",
+    "NumberOfVolumesDiscardedByScanner", "NumberOfVolumesDiscardedByUser", "ParallelReductionFactorInPlane",
+    "ParallelReductionFactorOutOfPlane", "PartialFourier", "PercentPhaseFOV", "PercentSampling",
+    "PhaseEncodingSteps", "PhaseEncodingStepsNoPartialFourier", "PhaseEncodingStepsOutOfPlane",
+    "PhaseOversampling", "PhaseResolution", "PhilipsRescaleIntercept", "PhilipsRescaleSlope",
+    "PhilipsScaleSlope", "PixelBandwidth", "PixelSpacing", "ReconMatrixPE", "RefLinesPE", "RepetitionTime",
+    "RepetitionTimeExcitation", "RepetitionTimePreparation", "SAR", "SeriesNumber", "ShimSetting",
+    "SliceThickness", "SliceTiming", "SpacingBetweenSlices", "SpoilingGradientDuration",
+    "SpoilingGradientMoment", "SpoilingRFPhaseIncrement", "TablePosition", "TotalReadoutTime", "TxRefAmp",
+    "VendorReportedEchoSpacing", "WaterFatShift",
+))  # fmt: skip
+"""Keys of numbers, alone or in a list."""
 
-PERSONAL_ENDINGS = (
-    "uid", "uids", "date", "timestamp", "comment", "comments", "notes", "studyid", "studydescription",
-    "dob", "mrn", "ssn", "studytime", "seriestime", "contenttime",
-)  # fmt: skip
-"""Endings of keys of unique numbers (which hold serial numbers and moments), dates and free text."""
+FLAGS = frozenset((
+    "Interpolation2D", "Interpolation3D", "MTState", "NonlinearGradientCorrection", "RawImage",
+    "SpoilingState", "UsePhilipsFloatNotDisplayScaling",
+))  # fmt: skip
+"""Keys that are true or false."""
 
-KEPT = frozenset(
-    {"patientposition", "imagepositionpatient", "imageorientationpatient", "imageorientationpatientdicom"}
-)
-"""Keys with such a word that tell how the patient lay, and nothing else."""
+LARGEST_NUMBER = 1e15
 
-_TAG = re.compile(r"(0x)?[0-9a-f]{4}(0x)?[0-9a-f]{4}")
-"""Key of an attribute by its DICOM number, punctuation left out: what it holds is not judged, so it goes."""
+_CODES = r"[A-Z0-9_]{1,16}(\\[A-Z0-9_]{1,16})*"
+_MADE_BY = r"[\w .,:;*%#()+/\\&|=-]{1,64}"
+"""Names that a device or program has for itself. No ``^``, with which DICOM parts the names of persons."""
+
+TEXTS = {
+    "MRAcquisitionType": "[123]D",
+    "Modality": "MR",
+    "PatientPosition": "(H|F|L|R|A|P)F(P|S|DR|DL)",
+    "DiffusionScheme": "Bipolar|Monopolar",
+    **dict.fromkeys(("PhaseEncodingDirection", "SliceEncodingDirection"), "[ijk]-?"),
+    "PhaseEncodingAxis": "[ijk]",
+    "InPlanePhaseEncodingDirectionDICOM": "ROW|COL",
+    **dict.fromkeys(
+        ("ImageType", "ImageTypeText", "ScanningSequence", "SequenceVariant", "ScanOptions"), _CODES
+    ),
+    **dict.fromkeys(
+        (
+            "CoilCombinationMethod", "CoilString", "ConversionSoftware", "ConversionSoftwareVersion",
+            "Manufacturer", "ManufacturersModelName", "MatrixCoilMode", "ParallelAcquisitionTechnique",
+            "PartialFourierDirection", "PulseSequenceDetails", "PulseSequenceType",
+            "ReceiveCoilActiveElements", "ReceiveCoilName", "SequenceName", "SoftwareVersions",
+        ),
+        _MADE_BY,
+    ),
+}  # fmt: skip
+"""Keys of texts, alone or in a list, and what these look like."""
+
+BODY_PART_KEYS = ("BodyPart", "BodyPartExamined")
 
 
-def is_personal(key: str) -> bool:
-    """Whether a key of a sidecar may hold something that points to a person.
-
-    Case and punctuation do not matter.
+def harmless(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the content of a sidecar points to no person: known keys, with values of the type they have.
 
     Examples
     --------
-    >>> [is_personal(key) for key in ("PatientName", "birth_date", "(0010,0010)", "SeriesInstanceUID")]
-    [True, True, True, True]
-    >>> [is_personal(key) for key in ("EchoTime", "PatientPosition", "BodyPart", "SliceTiming")]
-    [False, False, False, False]
+    >>> harmless({"EchoTime": 0.07, "FlipAngle": "of Jane", "PatientName": "Jane", "ImageType": ["ORIGINAL"]})
+    {'EchoTime': 0.07, 'ImageType': ['ORIGINAL']}
     """
-    plain = re.sub(r"[\W_]+", "", key).lower()
-    if plain in KEPT:
+    return {
+        key: value
+        for key, value in metadata.items()
+        if all(_is_harmless(key, item) for item in (value if value and isinstance(value, list) else [value]))
+    }
+
+
+def _is_harmless(key: str, value: Any) -> bool:
+    if key in FLAGS:
+        return isinstance(value, bool)
+    if key in NUMBERS:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and abs(value) < LARGEST_NUMBER
+    if not isinstance(value, str):
         return False
-    return (
-        any(word in plain for word in PERSONAL_WORDS)
-        or plain.endswith(PERSONAL_ENDINGS)
-        or _TAG.fullmatch(plain) is not None
-    )
-
-
-def without_personal(content: Any) -> Any:
-    """``content`` of a sidecar without the personal keys, in nested objects and lists too."""
-    if isinstance(content, Mapping):
-        return {key: without_personal(item) for key, item in content.items() if not is_personal(str(key))}
-    if isinstance(content, list | tuple):
-        return [without_personal(item) for item in content]
-    return content
+    if key in BODY_PART_KEYS:
+        return is_body_part(value)
+    return key in TEXTS and re.fullmatch(TEXTS[key], value) is not None

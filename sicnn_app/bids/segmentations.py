@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from sicnn_app.bids.associate import Associator, parse_name
-from sicnn_app.bids.content import read_text, shorten
+from sicnn_app.bids.content import Boundary, read_text
 from sicnn_app.bids.derivatives import DerivativeFile, find_segmentations
 from sicnn_app.bids.images import open_image
 from sicnn_app.bids.masks import load_labels
@@ -51,6 +51,7 @@ class Segmentations:
     def __init__(self, datasets: Mapping[str, Path]) -> None:
         self._datasets = {name: Path(os.path.abspath(root)) for name, root in datasets.items()}
         self._associators = {name: Associator(root, "dseg") for name, root in self._datasets.items()}
+        self._boundary = Boundary(self._datasets.values())
 
     def of(self, entities: dict[str, str]) -> tuple[list[Segmentation], list[str]]:
         """Segmentations of a run, and warnings on those between which nothing decides.
@@ -80,11 +81,15 @@ class Segmentations:
                 if len(best) > 1:
                     both = " and ".join(str(file.path) for file in best[:2])
                     warnings.append(f"{both} are both the segmentation {name}: the first is used")
-                found.append(Segmentation(name, best[0].path, self._lookup(dataset, best[0].path)))
+                lookup = self._associators[dataset].nearest(
+                    best[0].path, parse_name(best[0].path.name).entities, ".tsv"
+                )
+                if lookup is not None and lookup.is_symlink() and self._boundary.target_outside(lookup):
+                    # Its words become names in tables: a list of patients has such columns, too.
+                    warnings.append(f"{lookup} is left out: it is a link out of its dataset; copy the table")
+                    lookup = None
+                found.append(Segmentation(name, best[0].path, lookup))
         return found, warnings
-
-    def _lookup(self, dataset: str, path: Path) -> Path | None:
-        return self._associators[dataset].nearest(path, parse_name(path.name).entities, ".tsv")
 
 
 def _segmentation_name(dataset: str, path: Path) -> str:
@@ -123,12 +128,11 @@ def read_lookup(path: Path) -> dict[int, str]:
     if missing := [column for column in ("index", "name") if column not in columns]:
         raise DataError(f"{path} has no column {' and no column '.join(missing)}: add what BIDS asks for")
     names = {}
-    for row in rows:
+    for number, row in enumerate(rows, start=2):
         try:
             names[int(row["index"])] = " ".join((row["name"] or "").split())
         except (TypeError, ValueError):
-            index = shorten(str(row["index"]))
-            raise DataError(f"{path} holds the index {index!r}: indices are whole numbers") from None
+            raise DataError(f"{path} holds no index in line {number}: indices are whole numbers") from None
     return {index: name for index, name in names.items() if name not in ("", NOT_AVAILABLE)}
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from sicnn_app import record
 from sicnn_app.bids.derivatives import mask_label
-from sicnn_app.bids.personal import without_personal
+from sicnn_app.bids.personal import harmless
 from sicnn_app.ivim.flags import FLAGS
 from sicnn_app.ivim.maps import MapSpec
 from sicnn_app.ivim.run import RunResult
@@ -37,8 +37,8 @@ _REFERENCES = {
     "si-cnn": [_LE_BIHAN, _SI_CNN],
 }
 
-_OWN_KEYS = frozenset({"Description", "Sources", "RawSources", "SkullStripped", "Units"})
-"""Keys that describe one file and are never inherited from the source's sidecar."""
+SPATIAL_REFERENCE = re.compile(r"orig|bids:[\w-]*:[\w./+-]+")
+"""What is taken over of a ``SpatialReference``: no other place, whose path can name a person."""
 
 
 @dataclass(frozen=True)
@@ -237,15 +237,13 @@ def mask_sidecar(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
 
 
 def series_sidecar(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
-    """Sidecar of the preprocessed series: the source's metadata, persons left out, and what was done to it.
+    """Sidecar of the preprocessed series: what the source's says of the acquisition, and what was done to it.
 
     ``SoftwareVersions`` stays the scanner's, which is what the key means beside acquisition metadata.
     """
-    metadata = without_personal(result.run.metadata)
-    inherited = {key: value for key, value in metadata.items() if key not in _OWN_KEYS}
     stripped = result.run.metadata.get("SkullStripped") if result.run.preprocessed else None
     return {
-        **portable_json(inherited, roots),
+        **harmless(result.run.metadata),
         "Description": "Series after preprocessing, before averaging over repeats and directions",
         "Sources": _source_images(result, roots),
         "SkullStripped": bool(stripped),
@@ -259,5 +257,6 @@ def _reference(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
     """``SpatialReference``, which BIDS demands when the source's name has a ``space`` entity."""
     if "space" not in result.run.entities:
         return {}
-    given = without_personal(result.run.metadata.get("SpatialReference"))
-    return {"SpatialReference": plain(given) if given else roots.uri(result.run.parts[0].image)}
+    given = result.run.metadata.get("SpatialReference")
+    stated = isinstance(given, str) and SPATIAL_REFERENCE.fullmatch(given)
+    return {"SpatialReference": given if stated else roots.uri(result.run.parts[0].image)}

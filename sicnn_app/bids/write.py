@@ -14,6 +14,7 @@ from sicnn_app.bids.associate import LABEL
 from sicnn_app.bids.atomic import StagedFiles, scratch_folder
 from sicnn_app.bids.comparison import conventional_result, conventional_sidecar
 from sicnn_app.bids.derivatives import mask_label
+from sicnn_app.bids.geometry import POSITION_FIELDS
 from sicnn_app.bids.written import WrittenRecord
 from sicnn_app.errors import InternalError
 from sicnn_app.ivim.before_after import CORRECTIONS, step_picture_name
@@ -29,6 +30,12 @@ ANATOMIES = ("brain", "body")
 
 AFFINE_TOLERANCE = 1e-3
 """mm; float32 header fields against the float64 affine of the series."""
+
+GEOMETRY_FIELDS = (
+    "dim", "pixdim", "xyzt_units", *POSITION_FIELDS["sform"], *POSITION_FIELDS["qform"],
+    "dim_info", "slice_code", "slice_start", "slice_end", "slice_duration", "toffset",
+)  # fmt: skip
+"""All that outputs take over from the header of their source."""
 
 _FLAGS = "desc-ivimflags_dseg"
 _SERIES = "desc-preproc_dwi"
@@ -320,29 +327,24 @@ def _masked(result: RunResult, key: str) -> np.ndarray:
 
 
 def _image(result: RunResult, values: np.ndarray) -> nib.Nifti1Image:
-    """Image with exactly the geometry fields of the source header.
+    """Image with exactly the geometry fields of the source header, in the byte order of this machine.
 
-    The affine is left to the header, so transforms that the source does not set stay unset. Texts go:
-    scanners and converters have been seen to write names of persons there.
+    The affine is left to the header, so transforms that the source does not set stay unset. Nothing else is
+    taken over: scanners and converters have been seen to write names of persons there.
     """
-    header = result.header.copy()
-    expected = result.averaged.mask.shape
+    source, expected = result.header, result.averaged.mask.shape
     # Two dimensions only: a single slice may be stored without a third one.
-    if values.shape[:3] != expected or tuple(header.get_data_shape()[:2]) != expected[:2]:
+    if values.shape[:3] != expected or tuple(source.get_data_shape()[:2]) != expected[:2]:
         raise InternalError(
             f"{result.run.name}: an output has shape {values.shape}, the mask {expected}, "
-            f"the source {header.get_data_shape()}"
+            f"the source {source.get_data_shape()}"
         )
-    if not np.allclose(header.get_best_affine(), result.series.affine, atol=AFFINE_TOLERANCE):
+    if not np.allclose(source.get_best_affine(), result.series.affine, atol=AFFINE_TOLERANCE):
         raise InternalError(f"{result.run.name}: the series is not on the grid of its source image")
-    header.extensions.clear()
+    image_class = nib.Nifti2Image if isinstance(source, nib.Nifti2Header) else nib.Nifti1Image
+    header = image_class.header_class()
+    for field in GEOMETRY_FIELDS:
+        header[field] = source[field]
     header.set_data_shape(values.shape)
     header.set_data_dtype(values.dtype)
-    header.set_slope_inter(None, None)
-    header.set_intent("none")
-    for text in ("descrip", "aux_file", "db_name", "data_type"):
-        if text in header:
-            header[text] = b""
-    header["cal_min"] = header["cal_max"] = 0
-    image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     return image_class(values, None, header)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sicnn_app.ivim.body_parts import is_body_part
+
 BODY_PART_KEYS = ("BodyPart", "BodyPartExamined")
 """Sidecar fields that name the scanned part: the one of BIDS first, then the one of DICOM."""
 
@@ -26,7 +28,7 @@ def choose_anatomy(requested: str, metadata: Mapping[str, Any]) -> tuple[str, st
     anatomy : str
         ``brain`` or ``body``.
     source : str
-        What decided it, in words.
+        What decided it, in words; quotes the sidecar only where that names a body part.
 
     Examples
     --------
@@ -41,5 +43,6 @@ def choose_anatomy(requested: str, metadata: Mapping[str, Any]) -> tuple[str, st
         name = str(metadata.get(key) or "").strip()
         if name:
             anatomy = "brain" if name.upper() in BRAIN_NAMES else "body"
-            return anatomy, f"{key} {name} of the sidecar"
+            # Whatever else stands there may be anything, also the name of a person.
+            return anatomy, f"{key} {name} of the sidecar" if is_body_part(name) else f"{key} of the sidecar"
     return "body", "the sidecar names no body part"

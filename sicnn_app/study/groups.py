@@ -68,6 +68,11 @@ class Study:
         """The group of a run; None for one without others."""
         return next((group for group in self.groups if name in {item.name for item in group.runs}), None)
 
+    def own_fingerprint(self, name: str, fingerprint: str) -> str:
+        """What the ``fingerprint`` of a run would be if it did not depend on the other runs."""
+        group = self.group_of(name)
+        return fingerprint if group is None else group.own[name]
+
     def fingerprints(self, settings: Settings, runs: Sequence[DwiRun]) -> dict[str, str]:
         """Fingerprints of runs, by their name."""
         alone = [item for item in runs if self.group_of(item.name) is None]

@@ -180,7 +180,13 @@ class StudyNetworks:
             title = f"study network: run {number} of {len(group.runs)}, {item.name}"
             try:
                 with self._console.progress(title) as progress:
-                    ready = prepare_run(item, self._settings, scratch=scratch, progress=progress)
+                    ready = prepare_run(
+                        item,
+                        self._settings,
+                        fingerprint=group.own[item.name],
+                        scratch=scratch,
+                        progress=progress,
+                    )
             except (DataError, MissingInputError) as error:
                 self._console.warning(f"study network: trained without {item.name}: {error}")
                 continue

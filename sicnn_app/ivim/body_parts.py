@@ -1,0 +1,27 @@
+"""Names of body parts, to tell them from any other text in their place."""
+
+from __future__ import annotations
+
+BODY_PARTS = frozenset((
+    "ABDOMEN", "ABDOMENPELVIS", "ADRENAL", "ANKLE", "ARM", "AXILLA", "BACK", "BLADDER", "BODY", "BRAIN",
+    "BREAST", "BUTTOCK", "CALF", "CEREBELLUM", "CERVIX", "CHEST", "CHESTABDOMEN", "CHESTABDPELVIS", "COLON",
+    "CSPINE", "ELBOW", "ESOPHAGUS", "EXTREMITY", "EYE", "FACE", "FEMUR", "FINGER", "FOOT", "FOREARM",
+    "GALLBLADDER", "HAND", "HEAD", "HEADNECK", "HEART", "HIP", "HUMERUS", "IAC", "INTESTINE", "JAW", "KIDNEY",
+    "KNEE", "LARYNX", "LEG", "LIVER", "LSPINE", "LUNG", "MUSCLE", "NECK", "ORBIT", "OVARY", "PANCREAS",
+    "PELVIS", "PHANTOM", "PHARYNX", "PITUITARY", "PLACENTA", "PROSTATE", "RECTUM", "SACRUM", "SCROTUM",
+    "SHOULDER", "SKULL", "SPINE", "SPLEEN", "SSPINE", "STERNUM", "STOMACH", "TESTIS", "THIGH", "THORAX",
+    "THYMUS", "THYROID", "TLSPINE", "TONGUE", "TRUNK", "TSPINE", "UPPERABDOMEN", "UTERUS", "WHOLEBODY",
+    "WRIST",
+))  # fmt: skip
+"""As DICOM writes them, spaces left out."""
+
+
+def is_body_part(name: str) -> bool:
+    """Whether a text is the name of a body part, in whatever letters.
+
+    Examples
+    --------
+    >>> is_body_part("Upper Abdomen"), is_body_part("Jane Roe")
+    (True, False)
+    """
+    return "".join(name.split()).upper() in BODY_PARTS
