@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -384,13 +384,14 @@ def output_and_log(settings: Settings, console: Console) -> Iterator[Path]:
     """Context in which everything said goes into a file of its own below ``logs/`` of the output."""
     prepare_folder(settings)
     handler = None
-    # Two processes may start within the same microsecond.
+    moment = datetime.now(UTC)
+    # Two processes may start within the same microsecond, or with a clock that stands still.
     while handler is None:
-        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
-        path = settings.output_dir / "logs" / f"sicnn-app_{moment}.log"
+        path = settings.output_dir / "logs" / f"sicnn-app_{moment:%Y%m%dT%H%M%S%f}.log"
         with output_errors(path), suppress(FileExistsError):
             path.touch(exist_ok=False)
             handler = LogFile(path)
+        moment += timedelta(microseconds=1)
     with console.log_to(handler):
         console.note(f"software: {record.software_versions()}")
         yield path
