@@ -44,7 +44,6 @@ def run_tests(folder, content: str, *options: str) -> str:
         [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), *words, str(path)],
         capture_output=True,
         text=True,
-        timeout=200,
         cwd=ROOT,
     )
     return done.stdout
