@@ -62,7 +62,7 @@ atomic._rename = slow(atomic._rename, 0.01)
 """
 """Prelude: steps between which a test looks and kills."""
 
-TIMEOUT = 240.0
+TIMEOUT = 540.0
 """Seconds after which what is waited for will not come: many times what it takes, less than a test may."""
 
 
