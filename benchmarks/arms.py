@@ -22,6 +22,9 @@ from sicnn_app.sicnn.study_network import StudyNetwork
 BLUR = 1.0
 """Voxels, standard deviation of the Gaussian control, in the slice."""
 
+SEARCH = 5
+"""Voxels to every side among which non-local means look for similar ones."""
+
 
 @dataclass(frozen=True)
 class Arm(Job):
@@ -145,18 +148,20 @@ def treated(measured: Measurement, given: str) -> np.ndarray:
         blurred = gaussian_filter(inside, (BLUR, BLUR, 0, 0)) / np.maximum(weight, 1e-6)[..., None]
         return np.where(measured.mask[..., None], blurred, 0.0).astype(np.float32)
     if given == "nlmeans":
-        sigma = measured.sigma_per_bval.astype(np.float64)
+        # dipy mirrors volumes at their borders as far as it searches, and of volumes with fewer slices than
+        # that it reads memory that is not theirs: mirrored here before, however few they are.
+        beyond = ((0, 0), (0, 0), (SEARCH, SEARCH))
         smooth = nlmeans(
-            measured.signals.astype(np.float64),
-            sigma,
-            mask=measured.mask,
+            np.pad(measured.signals.astype(np.float64), (*beyond, (0, 0)), mode="reflect"),
+            measured.sigma_per_bval.astype(np.float64),
+            mask=np.pad(measured.mask, beyond),
             patch_radius=1,
-            block_radius=5,
+            block_radius=SEARCH,
             rician=False,
             # The blockwise method spoils volumes of few slices.
             method="classic",
             num_threads=1,
-        )
+        )[:, :, SEARCH:-SEARCH]
         return np.where(measured.mask[..., None], smooth, 0.0).astype(np.float32)
     raise ValueError(f"unknown treatment {given!r}")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from textwrap import indent
@@ -38,7 +39,7 @@ class _LogFormat(logging.Formatter):
         return indent(printable_traceback(ei[1]), "    ")
 
 
-LOG_ATTEMPTS = 100
+LOG_ATTEMPTS = 10_000
 """How often another name is tried for a log."""
 
 
@@ -65,16 +66,14 @@ class LogFile(logging.StreamHandler):
     @classmethod
     def create(cls, folder: Path) -> LogFile:
         """A new log, named by the time, in a folder that is made where it is missing and is no link."""
+        moment = datetime.now(UTC)
         with folder_below(folder.parent, folder, create=True):
-            # Two processes may start within the same microsecond, and no clock makes more of them do so.
-            for _ in range(LOG_ATTEMPTS - 1):
+            # Two processes may start within the same microsecond, or with a clock that stands still.
+            for later in range(LOG_ATTEMPTS):
+                stamp = moment + timedelta(microseconds=later)
                 with suppress(FileExistsError):
-                    return cls(folder / cls._name())
-            return cls(folder / cls._name())
-
-    @staticmethod
-    def _name() -> str:
-        return f"sicnn-app_{datetime.now(UTC).strftime('%Y%m%dT%H%M%S%f')}.log"
+                    return cls(folder / f"sicnn-app_{stamp:%Y%m%dT%H%M%S%f}.log")
+        raise FileExistsError(errno.EEXIST, "all names of logs are taken", str(folder))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Lose the line; whatever the maps need from the disk reports it on its own."""

@@ -64,7 +64,8 @@ atomic._rename = slow(atomic._rename, 0.01)
 """
 """Prelude: steps between which a test looks and kills."""
 
-TIMEOUT = 240.0
+TIMEOUT = 540.0
+"""Seconds after which what is waited for will not come: many times what it takes, less than a test may."""
 
 
 @contextmanager
@@ -98,11 +99,11 @@ def run(*argv: str | Path, prelude: str = "") -> Call:
         return finish(process)
 
 
-def wait_until(condition: Callable[[], object], process: subprocess.Popen) -> None:
-    """Wait for something that the process does; an error when it ends without."""
+def wait_until(condition: Callable[[], object], process: subprocess.Popen | None = None) -> None:
+    """Wait for something that the process, or a thread, does; an error when the process ends without."""
     deadline = time.monotonic() + TIMEOUT
     while not condition():
-        assert process.poll() is None, process.communicate()
+        assert process is None or process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.002)
 

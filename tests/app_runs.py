@@ -127,7 +127,6 @@ def execute(*argv: str | Path, env: dict[str, str] | None = None, **options) -> 
         command(*argv),
         capture_output=True,
         text=True,
-        timeout=600,
         check=False,
         env=environment() if env is None else env,
         **options,

@@ -21,7 +21,7 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue", "scancel")
 
-STARTUP = 60.0
+STARTUP = 240.0
 """Seconds in which the node has to be ready."""
 
 CONFIGURATION = """\

@@ -23,6 +23,7 @@ import pytest
 from app_processes import (
     NO_FIGURES,
     SLOWLY,
+    TIMEOUT,
     derivatives,
     finish,
     kill,
@@ -385,7 +386,7 @@ def test_participants_end_with_an_app_that_is_killed(tmp_path, made, whole, slow
         wait_until(lambda: all(lock_of(out, name) for name in NAMES), process)
         children = children_of(process)
         kill(process)
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=TIMEOUT)
     assert not alive
     check_goes_on(made, out, whole)
 

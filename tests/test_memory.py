@@ -396,7 +396,7 @@ def peak_of(bids: Path, out: Path, *options: str) -> float:
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(bids), str(out), *LSQ, *options],
-        capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=900, check=False,
+        capture_output=True, text=True, env=environment(), cwd=ROOT, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return float(re.search(r"^peak (\S+)$", done.stdout, re.MULTILINE)[1])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -305,20 +307,42 @@ def test_after_a_kill_the_same_call_finishes_with_the_same_maps(app, made, tmp_p
         assert f"pid {process.pid}" in again.err
 
 
+COUNTED = """
+def counted(function):
+    def step(*arguments, **options):
+        with open({steps!r}, "ab") as stream:
+            stream.write(b".")
+        return function(*arguments, **options)
+    return step
+Trainer.train_epoch = counted(Trainer.train_epoch)
+atomic.StagedFiles.add_bytes = counted(atomic.StagedFiles.add_bytes)
+atomic._rename = counted(atomic._rename)
+"""
+"""Prelude after SLOWLY: a file grows with every step."""
+
+
+def at_random_steps(made, folder: Path, *, seed: int) -> Iterator[tuple[Path, subprocess.Popen]]:
+    """Twelve calls that have just come to any step of training and writing, the very start among them."""
+    steps, rng = folder / "steps", random.Random(seed)
+    prelude = SLOWLY + COUNTED.format(steps=str(steps)) + NO_FIGURES
+    with started(*arguments(made, folder / "undisturbed"), prelude=prelude) as process:
+        assert finish(process).code == 0
+    count = steps.stat().st_size
+    for number in range(12):
+        steps.write_bytes(b"")
+        step, out = rng.randrange(count), folder / f"out{number}"
+        with started(*arguments(made, out), prelude=prelude) as process:
+            wait_until(lambda step=step: steps.stat().st_size >= step, process)
+            yield out, process
+
+
 @pytest.mark.slow
 def test_random_kills_change_nothing(app, made, tmp_path):
     """More kills than the tests have tasted elsewhere: at any moment of start, work and end."""
-    whole, rng = tmp_path / "whole", random.Random(7)
+    whole = tmp_path / "whole"
     assert train(app, made, whole).code == 0
-    started_at = time.monotonic()
-    with started(*arguments(made, tmp_path / "timed"), prelude=SLOWLY + NO_FIGURES) as process:
-        assert finish(process).code == 0
-    duration = time.monotonic() - started_at
-    for number in range(12):
-        out = tmp_path / f"out{number}"
-        with started(*arguments(made, out), prelude=SLOWLY + NO_FIGURES) as process:
-            time.sleep(rng.uniform(0.2, 1.0) * duration)
-            kill(process)
+    for out, process in at_random_steps(made, tmp_path, seed=7):
+        kill(process)
         check_goes_on(app, made, out, whole)
 
 
@@ -352,16 +376,14 @@ def test_kill_after_kill_the_work_gets_done(app, made, tmp_path):
 
 @pytest.mark.slow
 def test_sigterm_at_random_moments_is_75_and_leaves_only_checkpoints(app, made, tmp_path):
-    whole, rng = tmp_path / "whole", random.Random(11)
+    whole = tmp_path / "whole"
     assert train(app, made, whole).code == 0
-    for number in range(12):
-        out = tmp_path / f"out{number}"
-        with started(*arguments(made, out), prelude=SLOWLY + NO_FIGURES) as process:
-            time.sleep(rng.uniform(1.0, 12.0))
-            process.send_signal(signal.SIGTERM)
-            call = finish(process)
-        # Before the first line of the app nobody can hear the signal.
-        assert call.code in (0, 75) or (call.code == -signal.SIGTERM and not out.exists()), call.text
+    for out, process in at_random_steps(made, tmp_path, seed=11):
+        process.send_signal(signal.SIGTERM)
+        call = finish(process)
+        # Before the first line of the app, and after its last, nobody can hear the signal.
+        outside = not out.exists() or "runs: 2 written, 0 skipped, 0 failed" in call.out
+        assert call.code in (0, 75) or (call.code == -signal.SIGTERM and outside), call.text
         assert "Traceback" not in call.text
         assert "Exception ignored" not in call.text
         left = {Path(name).parts[-1] for name in remains(out)} | {path.name for path in out.glob(".work/*/*")}

@@ -6,9 +6,10 @@ import errno
 import json
 import os
 import signal
-import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -191,25 +192,22 @@ def test_one_usable_run_is_trained_alone(app, tmp_path, trained):
     assert parameters(out, "sub-01")["training_scope"] == "subject"
 
 
-def test_a_call_waits_for_another_that_trains_the_network(app, tmp_path, trained):
+def test_a_call_waits_for_another_that_trains_the_network(app, tmp_path, trained, monkeypatch):
     made, work = dataset(tmp_path / "bids", "sub-01", "sub-02"), tmp_path / "work"
     assert app(made, tmp_path / "a", *STUDY, "-w", work, "--participant-label", "01").code == 0
     (path,) = networks(work)
     network = path.read_bytes()
     path.unlink()
-    held = threading.Event()
+    with ExitStack() as held:
+        held.enter_context(locked_folder(lock_path(path)))
 
-    def train_elsewhere() -> None:
-        with locked_folder(lock_path(path)):
-            held.set()
-            time.sleep(1.0)
+        def trained_elsewhere(_: float) -> None:
             path.write_bytes(network)
+            held.close()
 
-    other = threading.Thread(target=train_elsewhere)
-    other.start()
-    assert held.wait(10)
-    call = app(made, tmp_path / "b", *STUDY, "-w", work, "--participant-label", "01")
-    other.join()
+        clock = SimpleNamespace(monotonic=time.monotonic, sleep=trained_elsewhere)
+        monkeypatch.setattr(training_module, "time", clock)
+        call = app(made, tmp_path / "b", *STUDY, "-w", work, "--participant-label", "01")
     assert call.code == 0, call.text
     assert "waiting until another process has trained it" in call.out
     assert len(trained) == 1

@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 
 import nibabel as nib
@@ -679,6 +680,18 @@ def test_remains_of_a_finished_run_go_when_it_is_skipped(app, tmp_path):
     (folder / "training.pt").write_text("")
     assert "skipped" in app.quick(made, out).out
     assert not (out / ".work").exists()
+
+
+def test_a_clock_that_stands_still_keeps_no_call_from_its_log(app, tmp_path, monkeypatch):
+    class Still(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 1, tzinfo=tz)
+
+    monkeypatch.setattr(workflow_module, "datetime", Still)
+    made, out = dataset(tmp_path / "bids"), tmp_path / "out"
+    assert [app.quick(made, out).code for _ in range(2)] == [0, 0]
+    assert len(list((out / "logs").iterdir())) == 2
 
 
 def test_a_lock_of_the_output_that_another_job_holds_is_75(app, tmp_path, monkeypatch):

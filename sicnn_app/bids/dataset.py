@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ BIDS_VERSION = "1.11.1"
 
 DATASET_UNIT = "dataset"
 """What is locked, and recorded, while the files at the top are written."""
+
+DOI = re.compile(r"(doi:|https?://(dx\.)?doi\.org/)?10\.\d{4,9}/[\w.;()/:-]{1,200}", re.ASCII)
+"""What is taken over as the ``DatasetDOI`` of another dataset."""
 
 LOCK_TIMEOUT = 60.0
 """Seconds to wait for another job; it holds the lock for milliseconds."""
@@ -238,7 +242,7 @@ def _source_dataset(dataset: Path, location: str) -> dict[str, str]:
     except (OSError, ValueError):
         return source
     doi = description.get("DatasetDOI") if isinstance(description, dict) else None
-    if isinstance(doi, str) and doi:
+    if isinstance(doi, str) and DOI.fullmatch(doi):
         source["DOI"] = doi
     return source
 

@@ -92,14 +92,16 @@ def group_bvalues(bvals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ([0.0, 5.0, 10.0, 1000.0], [3, 0, 3, 2, 1, 3])
     """
     current = np.asarray(bvals, dtype=np.float64)
+    distinct = np.unique(current).size
     # Medians of two groups can lie closer than the groups' edges; grouping again until
-    # nothing moves makes the result the same for nominal values as for measured ones.
+    # nothing merges makes the result the same for nominal values as for measured ones.
+    # Ends because every pass but the last leaves fewer values, whatever they are.
     while True:
-        grouped = _group_once(current)
-        if np.array_equal(grouped, current):
-            nominal, index = np.unique(current, return_inverse=True)
+        current = _group_once(current)
+        nominal, index = np.unique(current, return_inverse=True)
+        if nominal.size == distinct:
             return nominal, index
-        current = grouped
+        distinct = nominal.size
 
 
 def named_bvalue(nominal: np.ndarray, bval: float) -> int | None:

@@ -164,7 +164,8 @@ def improve_bvals(
 
     The volumes are exchanged, as many at a time as there are directions, for the b-value of the grid that
     lowers :func:`typical_bound` most, until none does; once from the b-values given and once from an even
-    spread over the grid, of which the better end is returned. The result depends on nothing random.
+    spread over the grid. The better end is returned, or what was given where neither is better. The result
+    depends on nothing random.
 
     Parameters
     ----------
@@ -212,8 +213,9 @@ def improve_bvals(
     spread = choice[np.round(np.linspace(0, choice.size - 1, own.size)).astype(int)]
     tissues = [np.atleast_1d(np.asarray(values, dtype=np.float64)) for values in (f, d, dstar)]
     noise = np.broadcast_to(np.asarray(sigma, dtype=np.float64), tissues[0].shape)
-    groups = [_exchange(start, rest / directions, choice, noise, *tissues) for start in (own, spread)]
-    ends = [np.concatenate([np.zeros(rest), np.repeat(found, directions)]) for found in groups]
+    found = [_exchange(start, rest / directions, choice, noise, *tissues) for start in (own, spread)]
+    # Where the b-values hardly determine the unknowns, rounding can lead the exchange to worse ones.
+    ends = [np.concatenate([np.zeros(rest), np.repeat(groups, directions)]) for groups in (*found, own)]
     return min(ends, key=lambda end: typical_bound(end, noise, *tissues))
 
 
@@ -230,6 +232,9 @@ def _exchange(
     volumes = start.copy()
     gained = _information(choice, sigma, f, d, dstar)
     fixed = rest * _information(np.zeros(1), sigma, f, d, dstar)[0]
+    least = _cost(fixed + _information(volumes, sigma, f, d, dstar).sum(axis=0))
+    # Ends because `least` only falls, by at least LEAST_GAIN: it is the number that the last exchange was
+    # chosen by, not one computed anew, since other orders of the sums differ by more for the same b-values.
     while True:
         distinct = np.unique(volumes)
         # The last volume at b = 0 stays: S0, and the app's normaliser, rest on it.
@@ -240,8 +245,9 @@ def _exchange(
         without = total - _information(leaving, sigma, f, d, dstar)
         costs = _cost(without[:, None] + gained[None])
         out, best = np.unravel_index(np.argmin(costs), costs.shape)
-        if not costs[out, best] < _cost(total) - LEAST_GAIN:
+        if not costs[out, best] < least - LEAST_GAIN:
             return volumes
+        least = costs[out, best]
         volumes[np.flatnonzero(volumes == leaving[out])[0]] = choice[best]
         volumes.sort()
 

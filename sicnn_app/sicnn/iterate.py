@@ -189,7 +189,7 @@ def iterate(
         history = [*position.history, row]
         if progress is not None:
             progress(f"data iteration {iteration}", iteration + 1, settings.max_iterations + 1)
-        if change < settings.lambda_ or iteration == settings.max_iterations:
+        if change < settings.lambda_ or iteration >= settings.max_iterations:
             stop_reason = "lambda" if change < settings.lambda_ else "max_iterations"
             return _result(parameters, predicted, neighbour_count, history, trainer, stop_reason)
         # Not needed while training goes on, and as large as the data.

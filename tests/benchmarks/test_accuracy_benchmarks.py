@@ -113,6 +113,20 @@ def test_the_smoothing_controls_lower_the_noise_of_a_flat_image(given):
     assert (smooth[~flat.mask] == 0).all()
 
 
+@pytest.mark.parametrize("slices", [1, 2, 7])
+def test_non_local_means_see_nothing_but_the_image(slices):
+    whole = measure(Scenario(15.0, 0, shape=(24, 20, slices)))
+    measured = replace(whole, signals=whole.signals[..., :1], sigma_per_bval=whole.sigma_per_bval[:1])
+    smooth = []
+    for content in (0.0, np.nan):
+        # Memory that is free again, and that whoever reads beyond an image finds.
+        freed = [np.full(200 + 37 * size, content) for size in range(50)]
+        del freed
+        smooth.append(treated(measured, "nlmeans"))
+    assert np.isfinite(smooth[0]).all()
+    np.testing.assert_array_equal(*smooth)
+
+
 def test_an_arm_is_computed_once_and_survives_a_cut_line(tmp_path):
     path = tmp_path / "cells.jsonl"
     arm = Arm(SMALL, EstimationSettings(method="lsq"))

@@ -18,7 +18,7 @@ if len(sys.argv) > 1:
 started = time.process_time()
 while time.process_time() - started < 0.4:
     pass
-time.sleep(0.2)
+time.sleep(0.5)
 """
 
 

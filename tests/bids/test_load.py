@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from bids_datasets import AFFINE, BVALS, Dataset, real_dataset
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sicnn_app.bids.gradients import part_bvals, read_bvals, read_bvecs
@@ -89,6 +89,17 @@ def test_every_volume_has_one_nominal_bvalue_whatever_the_order(values, random):
     again, again_index = group_bvalues(nominal[index])
     np.testing.assert_array_equal(again, nominal)
     np.testing.assert_array_equal(again_index, index)
+
+
+@given(st.lists(st.floats() | st.sampled_from([-0.0, 0.0, 5e-324, 1e300, 1.7e308]), min_size=1, max_size=12))
+@example([0.0, 10.0, float("nan")])
+@example([float("nan")])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_grouping_ends_whatever_the_numbers_are(values):
+    """Readers let only finite numbers of 0 or more come so far."""
+    nominal, index = group_bvalues(values)
+    assert index.shape == (len(values),)
+    assert set(index) == set(range(nominal.size))
 
 
 @settings(deadline=None)

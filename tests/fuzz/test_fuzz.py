@@ -27,8 +27,8 @@ WORKER = Path(__file__).with_name("worker.py")
 PROCESSES = 2
 BATCH = 10
 MAX_ALONE = 20
-SECONDS = 20
-"""What one damaged run may take, on a machine that does much else; it takes a tenth of a second alone."""
+SECONDS = 3
+"""What a damaged run may take on average beside much other work; it takes a tenth of a second alone."""
 
 
 def work(root: Path, batches: list[list[int]]) -> tuple[list[dict], list[int]]:
@@ -115,6 +115,7 @@ def test_damage_is_the_same_for_the_same_seed_and_touches_every_kind_of_file():
     assert {".nii", ".nii.gz", ".bval", ".bvec", ".json", "header", "image", "voxels", "harmless"} <= changed
 
 
+@pytest.mark.timeout(1200)
 def test_two_hundred_damaged_runs(tmp_path, record_property):
     results = fuzz(tmp_path, list(range(200)))
     taken, refused = summary(results)
@@ -125,10 +126,8 @@ def test_two_hundred_damaged_runs(tmp_path, record_property):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", range(5))
-def test_five_thousand_damaged_runs(tmp_path, block):
-    start = 1000 * (block + 1)
-    taken, refused = summary(fuzz(tmp_path, list(range(start, start + 1000))))
+def test_a_thousand_damaged_runs(tmp_path):
+    taken, refused = summary(fuzz(tmp_path, list(range(1000, 2000))))
     assert min(taken, refused) > 250
 
 

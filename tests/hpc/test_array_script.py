@@ -6,10 +6,10 @@ import os
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
+from app_processes import TIMEOUT, wait_until
 from app_runs import ROOT
 
 SCRIPT = ROOT / "hpc" / "slurm_array.sh"
@@ -33,7 +33,7 @@ echo $((tries + 1)) > {tries}
 [ "$tries" -ge {until} ] || { echo "sicnn-app: lock: held by another process (host a)" >&2; exit {code}; }
 """
 
-WAITING = "sleep 60 & wait"
+WAITING = "sleep 600 & wait"
 
 
 class Task:
@@ -84,15 +84,12 @@ class Task:
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the script alone, as Slurm does, once the app is at work."""
-        deadline = time.monotonic() + 30
-        while not (self.folder / "started").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until((self.folder / "started").exists)
         self.process.send_signal(number)
 
     def end(self) -> int:
         """Wait for the end; the exit code."""
-        self.out, self.err = self.process.communicate(timeout=60)
+        self.out, self.err = self.process.communicate(timeout=TIMEOUT)
         return self.process.returncode
 
     def run(self, *arguments: str, **options: str | int) -> int:

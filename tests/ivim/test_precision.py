@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from sicnn_app.assess.expectation import perfused_tissues
 from sicnn_app.ivim.precision import (
     PARAMETERS,
     STEPS,
@@ -125,7 +126,9 @@ def test_the_least_squares_fit_reaches_the_bound_where_noise_is_small(tissue):
 
 # Better b-values
 
-POOL = {"f": np.array([0.23, 0.1]), "d": np.array([1.1e-3, 2.1e-3]), "dstar": np.array([0.07, 0.02])}
+POOLED = [LIVER, {"f": 0.1, "d": 2.1e-3, "dstar": 0.02}]
+POOL = {name: np.array([tissue[name] for tissue in POOLED]) for name in LIVER}
+ABDOMEN = [{name: getattr(tissue, name) for name in LIVER} for tissue in perfused_tissues("abdomen")]
 
 
 @settings(max_examples=25)
@@ -149,6 +152,29 @@ def test_every_b_value_above_0_is_suggested_in_all_directions(bvals, b0, directi
     assert not (counts[1:] % directions).any()
     before, after = (typical_bound(b, 0.05, **POOL) for b in (bvals, better))
     assert after <= before * (1 + 1e-9)
+
+
+@st.composite
+def hardly_determined(draw) -> tuple[np.ndarray, int]:
+    """Volumes at few low b-values, equal ones among them, and their directions: rounding is large here."""
+    directions = draw(st.integers(1, 6))
+    highest = draw(st.sampled_from([1.0, 5.0, 30.0, 60.0]))
+    values = draw(st.lists(st.floats(0.1, highest).map(lambda b: round(b, 2)), min_size=1, max_size=7))
+    b0 = draw(st.integers(1, 3))
+    return np.array([0.0] * b0 + values * directions), directions
+
+
+@given(hardly_determined(), st.lists(tissues, min_size=1, max_size=3))
+@example((np.array([0, 0, *[17, 19, 24, 29] * 2], dtype=float), 2), [LIVER])
+@example((np.array([0.0, 5.3, 8.2, 16.1, 21.3, 24.9]), 1), ABDOMEN)
+@example((np.array([0, 0, 0, *[6, 9, 11, 13, 24, 27] * 10], dtype=float), 5), POOLED)
+@example((np.array([0, 0, 0, *[1.11, 1.26, 2.44, 3.35] * 10]), 5), POOLED)
+def test_b_values_that_rounding_rules_are_exchanged_to_an_end_that_is_no_worse(scheme, some):
+    bvals, directions = np.sort(scheme[0]), scheme[1]
+    values = {name: np.array([tissue[name] for tissue in some]) for name in LIVER}
+    better = improve_bvals(bvals, 0.05, **values, directions=directions)
+    assert better.size == bvals.size and (better == 0).any() and better.max() <= bvals.max()
+    assert typical_bound(better, 0.05, **values) <= typical_bound(bvals, 0.05, **values)
 
 
 def test_no_exchange_of_a_whole_group_makes_the_suggestion_better():

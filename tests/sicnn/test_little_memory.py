@@ -279,7 +279,6 @@ def test_the_need_is_that_of_a_measured_process(shape, count, options):
             check=True,
             capture_output=True,
             text=True,
-            timeout=300,
         ).stdout
     )
     need = needed_bytes(shape, count, EstimationSettings(**options))

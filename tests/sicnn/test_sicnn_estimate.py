@@ -290,3 +290,7 @@ def test_the_presets_compare_neighbours_as_the_logs_word_it():
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError):
         EstimationSettings(**wrong)
+
+
+def test_the_data_iterations_end_at_a_limit_that_is_no_whole_number():
+    assert len(run(volume((6, 6, 1)), max_iterations=0.5, lambda_=0.0).history) == 2
