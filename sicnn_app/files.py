@@ -17,6 +17,9 @@ from typing import Any
 MAX_TEXT_BYTES = 16 << 20
 """A gradient table of 100,000 volumes has three megabytes; whatever is larger is something else."""
 
+MAX_NESTING = 64
+"""Levels of a JSON text; whoever walks through it does so level by level, and Python's stack has an end."""
+
 
 def open_regular(path: Path, flags: int = os.O_RDONLY, *, follow: bool = True) -> int:
     """Open a regular file without waiting for anything.
@@ -95,4 +98,14 @@ def parse_json(content: bytes | str) -> Any:
             value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    return value
+    level = [value]
+    for _ in range(MAX_NESTING):
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return value
+    raise ValueError("nested too deeply")

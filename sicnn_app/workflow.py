@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from sicnn_app import __version__, record
-from sicnn_app.bids.atomic import WORK_FOLDER, output_errors, write_bytes
+from sicnn_app.bids.atomic import WORK_FOLDER, make_folder, output_errors, write_bytes
 from sicnn_app.bids.dataset import prepare_output
 from sicnn_app.bids.derivatives import require_derivatives
 from sicnn_app.bids.describe import describe
@@ -382,7 +382,11 @@ def at_work(settings: Settings, console: Console) -> Iterator[None]:
 @contextmanager
 def output_and_log(settings: Settings, console: Console) -> Iterator[Path]:
     """Context in which everything said goes into a file of its own below ``logs/`` of the output."""
-    prepare_folder(settings)
+    if settings.reports_only:
+        # Its description tells who made the maps, not who shows them again.
+        make_folder(settings.output_dir / "logs")
+    else:
+        prepare_folder(settings)
     handler = None
     # Two processes may start within the same microsecond.
     while handler is None:
@@ -447,12 +451,14 @@ def rebuild_reports(settings: Settings, console: Console) -> int:
             f"{settings.output_dir} holds no maps to report on that were asked for: process the dataset first"
         )
     errors = []
-    with at_work(settings, console):
+    with at_work(settings, console), output_and_log(settings, console) as log:
         for subject, session in found:
-            try:
-                write_report(settings, subject, session, console)
-            except SicnnAppError as error:
-                console.error(str(error), error)
+            error = caught(partial(write_report, settings, subject, session, console), log)
+            if error is not None:
+                from sicnn_app.report.html import report_path
+
+                name = report_path(settings.output_dir, subject, session).name
+                console.error(f"{name}: {error}", error)
                 errors.append(error)
     return code_of(errors, all_failed=len(errors) == len(found))
 
@@ -495,6 +501,7 @@ def process_group(settings: Settings, console: Console) -> int:
                 settings.inputs.derivatives,
                 reuse=not settings.overwrite,
                 stop=settings.stop_on_first_crash,
+                caught=partial(caught, log=log),
                 progress=progress,
             )
         warnings = [text for item in gathered.runs for text in item.warnings]

@@ -8,8 +8,9 @@ import nibabel as nib
 import numpy as np
 
 from sicnn_app.bids.geometry import same_grid
-from sicnn_app.bids.images import READ_ERRORS, open_image, require_voxels
-from sicnn_app.errors import DataError
+from sicnn_app.bids.images import READ_ERRORS, require_voxels
+from sicnn_app.bids.volume import open_volume
+from sicnn_app.errors import DataError, one_line
 
 
 def load_mask(
@@ -80,7 +81,7 @@ def load_labels(path: Path, affine: np.ndarray, *, shape: tuple[int, ...]) -> tu
     stated = int(image.header["qform_code"]) > 0 or int(image.header["sform_code"]) > 0
     if labels.ndim == 3 and stated and not _can_be_turned(labels, image.affine, affine, shape):
         warnings = [*warnings, f"{path.name} lies on another grid and was brought to that of the image"]
-        return _resampled(labels, image.affine, affine, shape), warnings
+        return _resampled(path, labels, image.affine, affine, shape), warnings
     return _on_grid(path, image, labels, affine, shape, warnings)
 
 
@@ -90,23 +91,30 @@ def _can_be_turned(values: np.ndarray, own: np.ndarray, affine: np.ndarray, shap
     return turned.shape == tuple(shape) and same_grid(turned.affine, affine, turned.shape)
 
 
-def _resampled(labels: np.ndarray, own: np.ndarray, affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _resampled(
+    path: Path, labels: np.ndarray, own: np.ndarray, affine: np.ndarray, shape: tuple[int, ...]
+) -> np.ndarray:
     # Loaded here: it takes seconds, and grids are equal as a rule.
     from nilearn.image import resample_img
 
-    image = resample_img(
-        nib.Nifti1Image(labels, own),
-        target_affine=affine,
-        target_shape=shape,
-        interpolation="nearest",
-        copy_header=True,
-        force_resample=True,
-    )
+    try:
+        image = resample_img(
+            nib.Nifti1Image(labels, own),
+            target_affine=affine,
+            target_shape=shape,
+            interpolation="nearest",
+            copy_header=True,
+            force_resample=True,
+        )
+    except (ValueError, np.linalg.LinAlgError) as error:
+        raise DataError(
+            f"{path} cannot be brought to the grid of the image ({one_line(error)}): check its position"
+        ) from None
     return np.asarray(image.dataobj).astype(np.int32)
 
 
 def _read(path: Path) -> tuple[np.ndarray, nib.Nifti1Image, list[str]]:
-    image = open_image(path)
+    image = open_volume(path)
     warnings = require_voxels(path, image)
     try:
         values = np.asanyarray(image.dataobj)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sicnn_app.bids.atomic import StagedFiles, scratch_folder
+from sicnn_app.errors import SicnnAppError
+from sicnn_app.files import parse_json, read_regular
 from sicnn_app.formats import tsv_bytes
 from sicnn_app.group.columns import (
     OUTLIER_RULE,
-    measured_columns,
     repeatability_columns,
     table_columns,
 )
@@ -26,6 +27,9 @@ from sicnn_app.group.repeats import find_repeats, repeatability_row
 from sicnn_app.group.table import Row, parse_table
 from sicnn_app.report.html import report_path, run_anchor
 
+MAX_TABLE_BYTES = 256 << 20
+"""10,000 runs with 40 regions have as many; a larger table is measured anew and not reused."""
+
 
 def write_group(
     output_dir: Path,
@@ -34,6 +38,7 @@ def write_group(
     *,
     reuse: bool,
     stop: bool = False,
+    caught: Callable[[Callable[[], object]], SicnnAppError | None],
     progress: Callable[[str, int, int], None],
 ) -> Gathered:
     """Write the tables of the group and its page.
@@ -52,6 +57,8 @@ def write_group(
         Take the rows of runs that did not change from the last table.
     stop : bool
         End at the first run that cannot be used, with its error; nothing is written then.
+    caught : callable
+        See :func:`sicnn_app.group.gather.gather`.
     progress : callable (text, done, total)
 
     Returns
@@ -64,12 +71,14 @@ def write_group(
     ------
     OutputError
         When the file system refuses.
-    MissingInputError, DataError
+    SicnnAppError
         With ``stop``: a run is incomplete, or cannot be read.
     """
     output_dir = Path(os.path.abspath(output_dir))
     earlier = read_earlier(output_dir) if reuse else {}
-    gathered = gather(output_dir, chosen.runs, datasets, earlier=earlier, stop=stop, progress=progress)
+    gathered = gather(
+        output_dir, chosen.runs, datasets, earlier=earlier, stop=stop, caught=caught, progress=progress
+    )
     if not gathered.runs:
         return gathered
     rows = [row for run in gathered.runs for row in run.rows]
@@ -104,19 +113,22 @@ def write_group(
 def read_earlier(output_dir: Path) -> dict[str, Earlier]:
     """Rows of the last table by run; empty when there is none, or it is not as it was written."""
     try:
-        table = (output_dir / f"{TABLE}.tsv").read_bytes()
-        sidecar = json.loads((output_dir / f"{TABLE}.json").read_bytes())
-        if sidecar["TableHash"] != hashlib.sha256(table).hexdigest():
+        table = read_regular(output_dir / f"{TABLE}.tsv", MAX_TABLE_BYTES)
+        sidecar = parse_json(read_regular(output_dir / f"{TABLE}.json", MAX_TABLE_BYTES))
+        head = "\t".join(table_columns()).encode() + b"\n"
+        if sidecar["TableHash"] != hashlib.sha256(table).hexdigest() or not table.startswith(head):
             return {}
         rows: dict[str, list[Row]] = {}
         for row in parse_table(table):
-            kept = {column: row[column] for column in measured_columns()}
-            rows.setdefault(row["source"], []).append(kept)
+            del row["outliers"]
+            if not all(isinstance(cell, str) for cell in row.values()):
+                raise ValueError("a row that is not as long as the header")
+            rows.setdefault(row["source"], []).append(row)
         return {
-            name: Earlier(record["Key"], rows[name], record["Warnings"])
+            name: Earlier(str(record["Key"]), rows[name], [str(text) for text in record["Warnings"]])
             for name, record in sidecar["Runs"].items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error):
         return {}
 
 
