@@ -266,18 +266,16 @@ def _look(
 
 
 def _complete_marker(output_dir: Path, run: DwiRun) -> Marker:
-    incomplete = f"{run.name} is incomplete"
-    if not os.path.lexists(marker_path(output_dir, run)):
-        raise MissingInputError(f"{incomplete}, its completion marker is missing: process it again")
-    try:
-        marker = read_marker(output_dir, run)
-    except SicnnAppError as error:
-        raise _unusable(run, complaint(error)) from None
-    if not marker.complete:
-        raise MissingInputError(
-            f"{incomplete}, a file that its completion marker names is missing: process it again"
-        )
-    return marker
+    missing = "its completion marker"
+    if os.path.lexists(marker_path(output_dir, run)):
+        try:
+            marker = read_marker(output_dir, run)
+        except SicnnAppError as error:
+            raise _unusable(run, complaint(error)) from None
+        if marker.complete:
+            return marker
+        missing = "a file that its completion marker names"
+    raise MissingInputError(f"{run.name} is incomplete, {missing} is missing: process it again")
 
 
 def _hash(path: Path, output_dir: Path) -> str | None:
