@@ -452,11 +452,12 @@ def rebuild_reports(settings: Settings, console: Console) -> int:
         )
     errors = []
     with at_work(settings, console), output_and_log(settings, console) as log:
+        # It imports matplotlib, which looks for its cache at once.
+        from sicnn_app.report.html import report_path
+
         for subject, session in found:
             error = caught(partial(write_report, settings, subject, session, console), log)
             if error is not None:
-                from sicnn_app.report.html import report_path
-
                 name = report_path(settings.output_dir, subject, session).name
                 console.error(f"{name}: {error}", error)
                 errors.append(error)

@@ -13,6 +13,7 @@ from sicnn_app.bids.images import READ_ERRORS
 from sicnn_app.bids.outputs import open_output_series, read_output_bvals
 from sicnn_app.bids.volume import LARGEST_VALUE
 from sicnn_app.errors import one_line
+from sicnn_app.formats import printable
 from sicnn_app.ivim.bvalues import bvalue_tolerance, group_bvalues
 from sicnn_app.report.files import Files
 
@@ -67,7 +68,7 @@ def measure_signals(
     try:
         return _averages(series, bvals, mask, used)
     except READ_ERRORS as error:
-        files.problems.append(f"{image_path.name} cannot be read ({one_line(error)}): process the run again")
+        files.problems.append(printable(f"{image_path.name} cannot be read ({one_line(error)})"))
         return None
 
 
