@@ -66,6 +66,17 @@ class TryAgainError(SicnnAppError):
     exit_code = 75
 
 
+def complaint(error: SicnnAppError) -> str:
+    """What is wrong, without what to do: that stands behind the last colon.
+
+    Examples
+    --------
+    >>> complaint(DataError("a.json is no UTF-8 text (byte 7): save it as plain text in UTF-8"))
+    'a.json is no UTF-8 text (byte 7)'
+    """
+    return str(error).rpartition(": ")[0] or str(error)
+
+
 def one_line(error: BaseException) -> str:
     """Kind and first line of an error that was not made for users.
 

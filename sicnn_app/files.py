@@ -22,6 +22,8 @@ MAX_TEXT_BYTES = 16 << 20
 
 MAKING_ATTEMPTS = 100
 """How often a folder is made anew that others remove at once."""
+MAX_NESTING = 64
+"""Levels of a JSON text; whoever walks through it does so level by level, and Python's stack has an end."""
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY, *, follow: bool = True) -> int:
@@ -153,4 +155,14 @@ def parse_json(content: bytes | str) -> Any:
             value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    return value
+    level = [value]
+    for _ in range(MAX_NESTING):
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return value
+    raise ValueError("nested too deeply")

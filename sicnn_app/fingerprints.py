@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from sicnn_app import __version__
-from sicnn_app.bids.write import expected_outputs, recorded_fingerprint
+from sicnn_app.bids.marker import marker_path, recorded_fingerprint
 from sicnn_app.errors import TryAgainError, UsageError
 from sicnn_app.ivim.run import DwiRun
 from sicnn_app.planned import require_free_runs
@@ -101,9 +101,8 @@ def finished_runs(settings: Settings, runs: Sequence[DwiRun], fingerprints: dict
 
 def is_reported(item: DwiRun, output_dir: Path) -> bool:
     """Whether the report of a finished run was put in its place after the run was."""
-    marker = expected_outputs(item, output_dir, anatomy="body")[-1]
     try:
         report = report_path(output_dir, item.subject, item.session).stat()
-        return report.st_ctime_ns >= marker.stat().st_ctime_ns
+        return report.st_ctime_ns >= marker_path(output_dir, item).stat().st_ctime_ns
     except OSError:
         return False

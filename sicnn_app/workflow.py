@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from sicnn_app import __version__, record
-from sicnn_app.bids.atomic import WORK_FOLDER, StagedFiles, output_errors, scratch_folder
+from sicnn_app.bids.atomic import WORK_FOLDER, StagedFiles, make_folder, output_errors, scratch_folder
 from sicnn_app.bids.dataset import prepare_output
 from sicnn_app.bids.derivatives import mask_label, require_derivatives
 from sicnn_app.bids.describe import describe
@@ -45,7 +45,7 @@ from sicnn_app.locks.shared import HeldElsewhere, locked_folder, shared_folder
 from sicnn_app.planned import planned_outputs, require_free_reports, require_free_runs
 from sicnn_app.preprocess.anatomy import choose_anatomy
 from sicnn_app.processing import RunContext, forget_run, process_run
-from sicnn_app.report.outputs import report_unit
+from sicnn_app.report.outputs import report_path, report_unit
 from sicnn_app.settings import ResourceSettings, Settings
 from sicnn_app.study.groups import Study, describe_study, find_study
 from sicnn_app.study.training import StudyNetworks
@@ -387,7 +387,11 @@ def at_work(settings: Settings, console: Console) -> Iterator[None]:
 @contextmanager
 def output_and_log(settings: Settings, console: Console, runs: Sequence[DwiRun] = ()) -> Iterator[Path]:
     """Context in which everything said goes into a file of its own below ``logs/`` of the output."""
-    prepare_folder(settings, runs)
+    if settings.reports_only:
+        # Its description tells who made the maps, not who shows them again.
+        make_folder(settings.output_dir)
+    else:
+        prepare_folder(settings, runs)
     folder = settings.output_dir / "logs"
     with output_errors(folder):
         try:
@@ -414,15 +418,24 @@ def write_report(
         scratch_folder(settings.output_dir) as folder,
     ):
         staged = StagedFiles(folder)
-        path = build_report(
-            settings.output_dir,
-            subject,
-            session,
-            errors=errors,
-            interactive=settings.report_level == "full",
-            write_bytes=staged.add_bytes,
-        )
+        path, failure = report_path(settings.output_dir, subject, session), None
+        try:
+            build_report(
+                settings.output_dir,
+                subject,
+                session,
+                errors=errors,
+                interactive=settings.report_level == "full",
+                write_bytes=staged.add_bytes,
+            )
+        except Exception as error:
+            if path not in staged.targets:
+                raise
+            # The page is there, without the runs that could not be shown.
+            failure = error
         staged.publish(WrittenRecord(settings.output_dir, unit))
+    if failure is not None:
+        raise failure
     console.line(f"report: {path}")
 
 
@@ -457,12 +470,12 @@ def rebuild_reports(settings: Settings, console: Console) -> int:
         )
     require_free_reports(settings.output_dir, found)
     errors = []
-    with at_work(settings, console):
+    with at_work(settings, console), output_and_log(settings, console) as log:
         for subject, session in found:
-            try:
-                write_report(settings, subject, session, console)
-            except SicnnAppError as error:
-                console.error(str(error), error)
+            error = caught(partial(write_report, settings, subject, session, console), log)
+            if error is not None:
+                name = report_path(settings.output_dir, subject, session).name
+                console.error(f"{name}: {error}", error)
                 errors.append(error)
     return code_of(errors, all_failed=len(errors) == len(found))
 
@@ -507,6 +520,7 @@ def process_group(settings: Settings, console: Console) -> int:
                 settings.inputs.derivatives,
                 reuse=not settings.overwrite,
                 stop=settings.stop_on_first_crash,
+                caught=partial(caught, log=log),
                 progress=progress,
             )
         warnings = [text for item in gathered.runs for text in item.warnings]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
+import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from sicnn_app.bids.unpacked import note_read
 from sicnn_app.errors import DataError, MissingInputError
 from sicnn_app.files import MAX_TEXT_BYTES, open_regular, parse_json, read_regular
+
+MAX_CELLS = 1_000_000
+"""Of a table; 100,000 volumes with ten columns have as many."""
 
 ANNEX_POINTER = b"/annex/objects/"
 """Start of the text git-annex leaves in place of an unlocked file that was not fetched."""
@@ -105,6 +110,37 @@ def shorten(text: str, length: int = 40) -> str:
     return text if len(text) <= length else f"{text[:length]}..."
 
 
+def read_bytes(path: Path) -> bytes:
+    """Content of a small file.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    MissingInputError
+        See :func:`require_content`.
+    DataError
+        It may not be read, or is larger than :data:`sicnn_app.files.MAX_TEXT_BYTES`.
+    """
+    require_content(path)
+    try:
+        content = read_regular(path)
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise DataError(
+                f"{path} has more than {MAX_TEXT_BYTES >> 20} MB, too much for what it is: replace it"
+            ) from None
+        raise DataError(f"{path} cannot be read ({error.strerror}): copy it again") from None
+    note_read(path, hashlib.sha256(content).hexdigest())
+    return content
+
+
 def read_text(path: Path, *, errors: str = "strict") -> str:
     """Text of a small UTF-8 file, with or without a byte order mark.
 
@@ -123,20 +159,10 @@ def read_text(path: Path, *, errors: str = "strict") -> str:
     MissingInputError
         See :func:`require_content`.
     DataError
-        It may not be read, is larger than :data:`sicnn_app.files.MAX_TEXT_BYTES`, or is no text.
+        See :func:`read_bytes`; also when it is no text.
     """
-    require_content(path)
     try:
-        content = read_regular(path)
-    except OSError as error:
-        if error.errno == errno.EFBIG:
-            raise DataError(
-                f"{path} has more than {MAX_TEXT_BYTES >> 20} MB, too much for a text file: replace it"
-            ) from None
-        raise DataError(f"{path} cannot be read ({error.strerror}): copy it again") from None
-    note_read(path, hashlib.sha256(content).hexdigest())
-    try:
-        return content.decode("utf-8-sig", errors)
+        return read_bytes(path).decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is no UTF-8 text (byte {error.start}): save it as plain text in UTF-8"
@@ -171,3 +197,42 @@ def read_json(path: Path, *, errors: str = "strict") -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(f"{path} holds no JSON object: correct it")
     return content
+
+
+def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Rows of a small table: tab-separated text with a header line.
+
+    Parameters
+    ----------
+    path : Path
+    required : sequence of str
+        Columns that it must have.
+
+    Returns
+    -------
+    list of dict of str to str
+        Cells by column. What a short row lacks is not in it, and cells beyond the header are left out.
+
+    Raises
+    ------
+    MissingInputError, DataError
+        See :func:`read_text`.
+    DataError
+        Also when it lacks a column or names one twice, or has more than :data:`MAX_CELLS` cells, or one
+        that is too long.
+    """
+    lines = csv.reader(io.StringIO(read_text(path), newline=None), delimiter="\t", quoting=csv.QUOTE_NONE)
+    try:
+        columns = next(lines, [])
+        if missing := [column for column in required if column not in columns]:
+            raise DataError(f"{path} has no column {' and no column '.join(missing)}: add what BIDS asks for")
+        if len(set(columns)) < len(columns):
+            raise csv.Error("two columns have the same name")
+        rows: list[dict[str, str]] = []
+        for cells in filter(None, lines):
+            rows.append(dict(zip(columns, cells, strict=False)))
+            if len(rows) * len(columns) > MAX_CELLS:
+                raise csv.Error(f"more than {MAX_CELLS:,} cells")
+    except csv.Error as error:
+        raise DataError(f"{path} is no table ({error}): write it as tab-separated text") from None
+    return rows

@@ -8,11 +8,9 @@ import nibabel as nib
 import numpy as np
 
 from sicnn_app.bids.geometry import same_grid
-from sicnn_app.bids.images import grid_shape, open_image, read_signals, require_voxels, volume_count
-from sicnn_app.errors import DataError
-
-MAX_LABELS = 3e8
-"""Voxels of a segmentation that are read at most: a few megabytes can unfold to more than memory holds."""
+from sicnn_app.bids.images import grid_shape, read_signals, require_voxels, volume_count
+from sicnn_app.bids.volume import open_volume
+from sicnn_app.errors import DataError, one_line
 
 
 def load_mask(
@@ -42,7 +40,7 @@ def load_mask(
     DataError
         It cannot be read, is empty, or lies on another grid than the image.
     """
-    image = open_image(path)
+    image = open_volume(path)
     # Turning axes only reorders their lengths; told before memory is asked for.
     if shape is not None and sorted(grid_shape(image)) != sorted(shape):
         raise _other_shape(path, image.shape, shape)
@@ -79,9 +77,7 @@ def load_labels(path: Path, affine: np.ndarray, *, shape: tuple[int, ...]) -> tu
         It cannot be read, is no single volume, is too large, or holds a value that is no whole number of 0
         or more; or it states no orientation and has another shape than the image.
     """
-    image = open_image(path)
-    if np.prod(grid_shape(image), dtype=float) > MAX_LABELS:
-        raise DataError(f"{path} has more than {MAX_LABELS:.0g} voxels: resample it to the grid of the image")
+    image = open_volume(path)
     values, warnings = _read(path, image, shape)
     with np.errstate(invalid="ignore"):
         labels = values.astype(np.int32)
@@ -90,7 +86,7 @@ def load_labels(path: Path, affine: np.ndarray, *, shape: tuple[int, ...]) -> tu
     stated = int(image.header["qform_code"]) > 0 or int(image.header["sform_code"]) > 0
     if stated and not _can_be_turned(labels, image.affine, affine, shape):
         warnings = [*warnings, f"{path.name} lies on another grid and was brought to that of the image"]
-        return _resampled(labels, image.affine, affine, shape), warnings
+        return _resampled(path, labels, image.affine, affine, shape), warnings
     return _on_grid(path, image, labels, affine, shape, warnings)
 
 
@@ -100,18 +96,25 @@ def _can_be_turned(values: np.ndarray, own: np.ndarray, affine: np.ndarray, shap
     return turned.shape == tuple(shape) and same_grid(turned.affine, affine, turned.shape)
 
 
-def _resampled(labels: np.ndarray, own: np.ndarray, affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _resampled(
+    path: Path, labels: np.ndarray, own: np.ndarray, affine: np.ndarray, shape: tuple[int, ...]
+) -> np.ndarray:
     # Loaded here: it takes seconds, and grids are equal as a rule.
     from nilearn.image import resample_img
 
-    image = resample_img(
-        nib.Nifti1Image(labels, own),
-        target_affine=affine,
-        target_shape=shape,
-        interpolation="nearest",
-        copy_header=True,
-        force_resample=True,
-    )
+    try:
+        image = resample_img(
+            nib.Nifti1Image(labels, own),
+            target_affine=affine,
+            target_shape=shape,
+            interpolation="nearest",
+            copy_header=True,
+            force_resample=True,
+        )
+    except (ValueError, np.linalg.LinAlgError) as error:
+        raise DataError(
+            f"{path} cannot be brought to the grid of the image ({one_line(error)}): check its position"
+        ) from None
     return np.asarray(image.dataobj).astype(np.int32)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from sicnn_app.bids.associate import Associator, parse_name
-from sicnn_app.bids.content import Boundary, read_text
+from sicnn_app.bids.content import Boundary, read_table, shorten
 from sicnn_app.bids.derivatives import DerivativeFile, find_segmentations
 from sicnn_app.bids.images import open_image
 from sicnn_app.bids.masks import load_labels
 from sicnn_app.errors import DataError
-from sicnn_app.formats import NOT_AVAILABLE
+from sicnn_app.formats import NOT_AVAILABLE, printable
+
+MAX_REGIONS = 5000
+"""Of one segmentation; the finest atlases have a thousand, and each region is a row of every run."""
+
+MAX_NAME = 200
+"""Letters of the name of a region."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,8 @@ def read_lookup(path: Path) -> dict[int, str]:
     Returns
     -------
     dict of int to str
-        White space in a name is single spaces, so that names that look alike are one. An index whose name is
+        White space in a name is single spaces, so that names that look alike are one; letters that cannot be
+        seen are escapes. An index whose name is
         empty or ``n/a`` is not in it.
 
     Raises
@@ -119,19 +124,12 @@ def read_lookup(path: Path) -> dict[int, str]:
     DataError
         It cannot be read, lacks a column, or holds an index that is no whole number.
     """
-    text = io.StringIO(read_text(path), newline=None)
-    table = csv.DictReader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
-    try:
-        columns, rows = table.fieldnames or (), list(table)
-    except csv.Error as error:
-        raise DataError(f"{path} is no table ({error}): write it as tab-separated text") from None
-    if missing := [column for column in ("index", "name") if column not in columns]:
-        raise DataError(f"{path} has no column {' and no column '.join(missing)}: add what BIDS asks for")
     names = {}
-    for number, row in enumerate(rows, start=2):
+    for number, row in enumerate(read_table(path, ("index", "name")), start=2):
         try:
-            names[int(row["index"])] = " ".join((row["name"] or "").split())
-        except (TypeError, ValueError):
+            name = printable(" ".join(row.get("name", "").split()))
+            names[int(row["index"])] = shorten(name, MAX_NAME)
+        except ValueError:
             raise DataError(f"{path} holds no index in line {number}: indices are whole numbers") from None
     return {index: name for index, name in names.items() if name not in ("", NOT_AVAILABLE)}
 
@@ -175,11 +173,16 @@ def load_regions(segmentation: Segmentation, image: Path, mask: np.ndarray) -> t
     MissingInputError
         A file is not there, or its content is not fetched.
     DataError
-        A file cannot be read, or the segmentation is not discrete.
+        A file cannot be read, or the segmentation is not discrete, or has more than :data:`MAX_REGIONS`.
     """
     labels, warnings = load_labels(segmentation.path, open_image(image).affine, shape=mask.shape)
     found = {} if segmentation.lookup is None else read_lookup(segmentation.lookup)
     indices = np.unique(labels)
+    if indices.size > MAX_REGIONS:
+        raise DataError(
+            f"{segmentation.path} has {indices.size:,} regions, more than {MAX_REGIONS:,}: give a discrete "
+            "segmentation"
+        )
     names: dict[str, int] = {}
     positions = [
         names.setdefault(found.get(index, str(index)), len(names)) if index else -1

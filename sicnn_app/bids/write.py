@@ -1,8 +1,7 @@
-"""Write everything a finished run produced, and tell whether a run is finished."""
+"""Write everything a finished run produced."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -42,7 +41,8 @@ _SERIES = "desc-preproc_dwi"
 _QC = "desc-ivim_qc"
 _TRAINING = "desc-training_qc"
 _MOTION = "desc-motion_qc"
-_MARKER = f"{_QC}.json"
+MARKER = f"{_QC}.json"
+"""End of the name of the completion marker, see :mod:`sicnn_app.bids.marker`."""
 
 
 def run_folder(run: DwiRun, output_dir: Path) -> Path:
@@ -93,7 +93,7 @@ def _endings(
         endings.append(f"{_SERIES}.bvec")
     if motion:
         endings += [f"{_MOTION}.tsv", f"{_MOTION}.json"]
-    return [*endings, f"{_TRAINING}.tsv", f"{_TRAINING}.json", f"{_QC}.tsv", _MARKER]
+    return [*endings, f"{_TRAINING}.tsv", f"{_TRAINING}.json", f"{_QC}.tsv", MARKER]
 
 
 def expected_outputs(
@@ -136,21 +136,6 @@ def run_record(run: DwiRun, output_dir: Path) -> WrittenRecord:
 def step_pictures_of(run: DwiRun, output_dir: Path) -> list[Path]:
     """Pictures of corrections that :func:`write_run` may write for a run."""
     return [_step_picture(run, output_dir, label) for label in CORRECTIONS]
-
-
-def recorded_fingerprint(output_dir: Path, run: DwiRun) -> tuple[str | None, bool]:
-    """Fingerprint in the completion marker of a run, if there is one, and whether no output is missing.
-
-    The marker, written last, names the files that belong to it.
-    """
-    marker = _target(run, output_dir, _MARKER)
-    try:
-        content = json.loads(marker.read_text(encoding="utf-8"))
-        fingerprint, outputs = content["Fingerprint"], content["Outputs"]
-        complete = bool(outputs) and all((marker.parent / name).is_file() for name in outputs)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None, False
-    return (fingerprint, complete) if isinstance(fingerprint, str) else (None, False)
 
 
 def write_run(
@@ -307,7 +292,7 @@ def _stage_tables(
     folder = run_folder(result.run, output_dir)
     outputs = [target.name for target in staged.targets if target.parent == folder]
     staged.add_json(
-        _target(result.run, output_dir, _MARKER), qc.qc_sidecar(result, quality.adequacy, roots, outputs)
+        _target(result.run, output_dir, MARKER), qc.qc_sidecar(result, quality.adequacy, roots, outputs)
     )
 
 

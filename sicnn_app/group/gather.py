@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sicnn_app import __version__
 from sicnn_app.bids.associate import parse_name
-from sicnn_app.bids.content import read_json
+from sicnn_app.bids.marker import Marker, marker_path, read_marker
+from sicnn_app.bids.outputs import read_output_bytes
 from sicnn_app.bids.segmentations import Regions, Segmentation, Segmentations, load_regions
 from sicnn_app.bids.select import Selection
 from sicnn_app.bids.sidecar import DatasetRoots
-from sicnn_app.bids.write import recorded_fingerprint, run_folder
-from sicnn_app.errors import DataError, MissingInputError, SicnnAppError
+from sicnn_app.bids.write import run_folder
+from sicnn_app.errors import (
+    DataError,
+    InternalError,
+    MissingInputError,
+    SicnnAppError,
+    TryAgainError,
+    complaint,
+)
 from sicnn_app.fingerprints import hash_file
 from sicnn_app.formats import natural_key, tsv_bytes
 from sicnn_app.group.columns import measured_columns
@@ -50,6 +60,8 @@ class GatheredRun:
         What its maps were made with.
     versions : dict of str to str
         Software that made them, by name.
+    reused : bool
+        Whether its rows were taken from the last table.
     """
 
     run: DwiRun
@@ -58,6 +70,7 @@ class GatheredRun:
     warnings: list[str]
     settings: dict[str, Any]
     versions: dict[str, str]
+    reused: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,13 +83,15 @@ class Gathered:
         In natural order of their names.
     left_out : list of (DwiRun, SicnnAppError)
         Runs without rows, and why.
-    reused : int
-        Runs whose rows were taken from the last table.
     """
 
     runs: list[GatheredRun]
     left_out: list[tuple[DwiRun, SicnnAppError]]
-    reused: int
+
+    @property
+    def reused(self) -> int:
+        """Runs whose rows were taken from the last table."""
+        return sum(run.reused for run in self.runs)
 
 
 @dataclass(frozen=True)
@@ -120,8 +135,6 @@ def find_runs(output_dir: Path, selection: Selection) -> Chosen:
     for subject, session in reported_sessions(output_dir):
         for name in run_names(output_dir, subject, session):
             parsed = parse_name(f"{name}_dwi.nii.gz")
-            if parsed is None:
-                continue
             if selection.accepts(parsed):
                 runs.append(DwiRun(parsed.entities, parts=()))
             else:
@@ -136,6 +149,7 @@ def gather(
     *,
     earlier: Mapping[str, Earlier],
     stop: bool,
+    caught: Callable[[Callable[[], object]], SicnnAppError | None],
     progress: Callable[[str, int, int], None],
 ) -> Gathered:
     """Measure every run that is not in the last table, or not as it is now.
@@ -151,6 +165,8 @@ def gather(
         By the name of the run.
     stop : bool
         Raise the first error instead of going on.
+    caught : callable
+        Does something and returns the error it ends with, whatever it is, as one a user can act on.
     progress : callable (text, done, total)
 
     Returns
@@ -160,31 +176,44 @@ def gather(
 
     Raises
     ------
-    MissingInputError, DataError
+    SicnnAppError
         With ``stop``: a run is incomplete, or cannot be read.
     """
     segmentations, roots = Segmentations(datasets), DatasetRoots({**datasets, "": output_dir})
-    gathered, left_out, reused = [], [], 0
+    gathered: list[GatheredRun] = []
+    left_out = []
+
+    def add(run: DwiRun) -> None:
+        gathered.append(_gather_run(output_dir, run, segmentations, roots, earlier.get(run.name)))
+
     for position, run in enumerate(runs, start=1):
-        found, ambiguous = _find_segmentations(segmentations, run, roots)
-        try:
-            state = _look(output_dir, run, found, ambiguous, roots)
-            known = earlier.get(run.name)
-            if known is not None and known.key == state.key:
-                rows, warnings = known.rows, known.warnings
-                reused += 1
-            else:
-                rows, warnings = _measure(output_dir, run, found)
-                warnings = [*ambiguous, *map(roots.portable, warnings)]
-                if _look(output_dir, run, found, ambiguous, roots) != state:
-                    raise MissingInputError(f"{run.name} changed while it was read: repeat this command")
-            gathered.append(GatheredRun(run, state.key, rows, warnings, state.settings, state.versions))
-        except SicnnAppError as error:
-            if stop:
-                raise
-            left_out.append((run, type(error)(roots.portable(str(error)))))
+        error = caught(partial(add, run))
+        if error is not None and stop:
+            raise error
+        if error is not None:
+            # Errors that nobody thought of do not name their run.
+            name = f"{run.name}: " if isinstance(error, InternalError | TryAgainError) else ""
+            told = type(error)(f"{name}{roots.portable(str(error))}")
+            told.__cause__ = error.__cause__
+            left_out.append((run, told))
         progress(run.name, position, len(runs))
-    return Gathered(gathered, left_out, reused)
+    return Gathered(gathered, left_out)
+
+
+def _gather_run(
+    output_dir: Path, run: DwiRun, segmentations: Segmentations, roots: DatasetRoots, known: Earlier | None
+) -> GatheredRun:
+    found, ambiguous = _find_segmentations(segmentations, run, roots)
+    state = _look(output_dir, run, found, ambiguous, roots)
+    if known is not None and known.key == state.key:
+        return GatheredRun(
+            run, state.key, known.rows, known.warnings, state.settings, state.versions, reused=True
+        )
+    rows, warnings = _measure(output_dir, run, found)
+    warnings = [*ambiguous, *map(roots.portable, warnings)]
+    if _look(output_dir, run, found, ambiguous, roots) != state:
+        raise MissingInputError(f"{run.name} changed while it was read: repeat this command")
+    return GatheredRun(run, state.key, rows, warnings, state.settings, state.versions)
 
 
 def _find_segmentations(
@@ -214,30 +243,45 @@ def _look(
     roots: DatasetRoots,
 ) -> _State:
     """Look at a run without opening an image: content of the small files, sizes of the images."""
-    fingerprint, complete = recorded_fingerprint(output_dir, run)
-    if not complete:
-        missing = "a file that its completion marker names" if fingerprint else "its completion marker"
-        raise MissingInputError(f"{run.name} is incomplete, {missing} is missing: process it again")
-    path = run_folder(run, output_dir) / f"{run.name}_desc-ivim_qc.json"
-    marker = read_json(path)
+    marker = _complete_marker(output_dir, run)
     content = {
         "version": __version__,
         "columns": list(measured_columns()),
-        "marker": hash_file(path),
-        "table": hash_file(path.with_suffix(".tsv")),
-        "sizes": {name: _size(path.with_name(name)) for name in sorted(marker["Outputs"])},
+        "marker": _hash(marker.path, output_dir),
+        "table": _hash(marker.path.with_suffix(".tsv"), output_dir),
+        "sizes": {path.name: _size(path) for path in marker.outputs},
         "segmentations": [
             [item.name, roots.uri(item.path), hash_file(item.path), hash_file(item.lookup)]
             for item in segmentations
         ],
         "ambiguous": list(ambiguous),
     }
-    settings = marker.get("Settings")
+    settings = marker.content.get("Settings")
     return _State(
         key=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
         settings=settings if isinstance(settings, dict) else {},
-        versions=software_of(marker),
+        versions=software_of(marker.content),
     )
+
+
+def _complete_marker(output_dir: Path, run: DwiRun) -> Marker:
+    missing = "its completion marker"
+    if os.path.lexists(marker_path(output_dir, run)):
+        try:
+            marker = read_marker(output_dir, run)
+        except SicnnAppError as error:
+            raise _unusable(run, complaint(error)) from None
+        if marker.complete:
+            return marker
+        missing = "a file that its completion marker names"
+    raise MissingInputError(f"{run.name} is incomplete, {missing} is missing: process it again")
+
+
+def _hash(path: Path, output_dir: Path) -> str | None:
+    """SHA-256 of a small output; None where there is none."""
+    if not os.path.lexists(path):
+        return None
+    return hashlib.sha256(read_output_bytes(path, output_dir)).hexdigest()
 
 
 def _size(path: Path) -> int:
@@ -283,6 +327,9 @@ def _read_maps(output_dir: Path, run: DwiRun) -> RunDerivatives:
     if not problems and not found.has_voxels:
         problems.append("its maps hold no number")
     if problems:
-        said = "; ".join(problems)
-        raise DataError(f"{run.name} cannot be used, {said}: process it again with --overwrite")
+        raise _unusable(run, "; ".join(problems))
     return found
+
+
+def _unusable(run: DwiRun, reason: str) -> DataError:
+    return DataError(f"{run.name} cannot be used, {reason}: process it again with --overwrite")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import csv
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 
 from sicnn_app.bids.atomic import StagedFiles, scratch_folder
 from sicnn_app.bids.written import WrittenRecord
+from sicnn_app.errors import SicnnAppError
+from sicnn_app.files import parse_json, read_regular
 from sicnn_app.formats import tsv_bytes
 from sicnn_app.group.columns import (
     OUTLIER_RULE,
-    measured_columns,
     repeatability_columns,
     table_columns,
 )
@@ -28,6 +28,9 @@ from sicnn_app.group.table import Row, parse_table
 from sicnn_app.report.html import run_anchor
 from sicnn_app.report.outputs import report_path
 
+MAX_TABLE_BYTES = 256 << 20
+"""10,000 runs with 40 regions have as many; a larger table is measured anew and not reused."""
+
 
 def write_group(
     output_dir: Path,
@@ -36,6 +39,7 @@ def write_group(
     *,
     reuse: bool,
     stop: bool = False,
+    caught: Callable[[Callable[[], object]], SicnnAppError | None],
     progress: Callable[[str, int, int], None],
 ) -> Gathered:
     """Write the tables of the group and its page.
@@ -54,6 +58,8 @@ def write_group(
         Take the rows of runs that did not change from the last table.
     stop : bool
         End at the first run that cannot be used, with its error; nothing is written then.
+    caught : callable
+        See :func:`sicnn_app.group.gather.gather`.
     progress : callable (text, done, total)
 
     Returns
@@ -66,12 +72,14 @@ def write_group(
     ------
     OutputError
         When the file system refuses.
-    MissingInputError, DataError
+    SicnnAppError
         With ``stop``: a run is incomplete, or cannot be read.
     """
     output_dir = Path(os.path.abspath(output_dir))
     earlier = read_earlier(output_dir) if reuse else {}
-    gathered = gather(output_dir, chosen.runs, datasets, earlier=earlier, stop=stop, progress=progress)
+    gathered = gather(
+        output_dir, chosen.runs, datasets, earlier=earlier, stop=stop, caught=caught, progress=progress
+    )
     if not gathered.runs:
         return gathered
     rows = [row for run in gathered.runs for row in run.rows]
@@ -105,20 +113,25 @@ def write_group(
 
 def read_earlier(output_dir: Path) -> dict[str, Earlier]:
     """Rows of the last table by run; empty when there is none, or it is not as it was written."""
+    paths = [output_dir / f"{TABLE}.{ending}" for ending in ("tsv", "json")]
+    if not all(map(WrittenRecord(output_dir, GROUP_UNIT).is_ours, paths)):
+        return {}
     try:
-        table = (output_dir / f"{TABLE}.tsv").read_bytes()
-        sidecar = json.loads((output_dir / f"{TABLE}.json").read_bytes())
-        if sidecar["TableHash"] != hashlib.sha256(table).hexdigest():
+        table, sidecar = (read_regular(path, MAX_TABLE_BYTES) for path in paths)
+        sidecar = parse_json(sidecar)
+        if not table.startswith("\t".join(table_columns()).encode() + b"\n"):
             return {}
         rows: dict[str, list[Row]] = {}
         for row in parse_table(table):
-            kept = {column: row[column] for column in measured_columns()}
-            rows.setdefault(row["source"], []).append(kept)
+            del row["outliers"]
+            if not all(isinstance(cell, str) for cell in row.values()):
+                raise ValueError("a row that is not as long as the header")
+            rows.setdefault(row["source"], []).append(row)
         return {
-            name: Earlier(record["Key"], rows[name], record["Warnings"])
+            name: Earlier(str(record["Key"]), rows[name], [str(text) for text in record["Warnings"]])
             for name, record in sidecar["Runs"].items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error):
         return {}
 
 
@@ -143,7 +156,6 @@ def _table_sidecar(
         "Distributions": [distribution_record(item) for item in measured],
         "LeftOut": [{"Run": run.name, "Reason": str(error)} for run, error in gathered.left_out],
         # What tells whether a run has changed since.
-        "TableHash": hashlib.sha256(table).hexdigest(),
         "Runs": {item.run.name: {"Key": item.key, "Warnings": item.warnings} for item in gathered.runs},
     }
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from sicnn_app.bids.content import shorten
 from sicnn_app.bids.segmentations import Regions
 from sicnn_app.group.columns import MASK_REGION, QC_COLUMNS
 from sicnn_app.group.statistics import spread
+from sicnn_app.group.table import MAX_LETTERS
 from sicnn_app.ivim.maps import MAPS
 from sicnn_app.ivim.run import DwiRun
 from sicnn_app.report.collect import RunDerivatives
@@ -54,7 +56,7 @@ def _run_values(item: DwiRun, run: RunDerivatives) -> dict[str, Any]:
         "session_id": None if item.session is None else f"ses-{item.session}",
         "source": item.name,
         "acquisition": "_".join(shared) or None,
-        "method": run.qc_row.get("method"),
+        "method": _value(run.qc_row.get("method")),
         "app_version": run.software.get("sicnn-app"),
         **{name: _value(run.qc_row.get(name)) for name in QC_COLUMNS},
         **_displacement(run),
@@ -76,7 +78,7 @@ def _value(text: str | None) -> float | int | str | None:
     """A cell of another table as a number, if it is one: it is written as numbers are."""
     number = as_number(text)
     if number is None:
-        return text
+        return None if text is None else shorten(text, MAX_LETTERS)
     return int(number) if number == int(number) else number
 
 

@@ -12,6 +12,9 @@ Row = dict[str, str]
 """Cells of a row by column. Everything further is made from these texts: measured anew or taken from the
 last table, a run gives the same bytes."""
 
+MAX_LETTERS = 200
+"""Of a text that is taken over from a run."""
+
 
 def parse_table(content: bytes) -> list[Row]:
     """Rows of tab-separated text with a header line.

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
+from sicnn_app.bids.content import shorten
 from sicnn_app.group.gather import GatheredRun
+from sicnn_app.group.table import MAX_LETTERS
 from sicnn_app.report.facts import count_of, in_words
 
 MAX_VALUES = 4
 """Values of one setting that are listed, the most frequent ones."""
+
+MAX_SETTINGS = 500
+"""Of one run; the app has a fifth of that."""
 
 ABSENT = "not recorded"
 
@@ -46,7 +52,8 @@ def _lines(prefix: str, records: Sequence[Mapping[str, str]]) -> list[str]:
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, str]:
     """Settings by name, those of an object apart: two long texts would hide what differs."""
-    return {name: in_words(value) for name, value in _leaves("", settings)}
+    leaves = islice(_leaves("", settings), MAX_SETTINGS)
+    return {shorten(name, MAX_LETTERS): shorten(in_words(value), MAX_LETTERS) for name, value in leaves}
 
 
 def _leaves(prefix: str, settings: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:

@@ -94,8 +94,9 @@ def scatter_chart(across: np.ndarray, up: np.ndarray, quantity: Quantity, labels
                 linewidths=0,
             )
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-        axes.set_xlabel(f"{quantity.spec.symbol}, {labels[0]} ({quantity.unit})")
-        axes.set_ylabel(f"{quantity.spec.symbol}, {labels[1]} ({quantity.unit})")
+        # A name from a sidecar may hold dollar signs, which are no formula.
+        axes.set_xlabel(f"{quantity.spec.symbol}, {labels[0]} ({quantity.unit})", parse_math=False)
+        axes.set_ylabel(f"{quantity.spec.symbol}, {labels[1]} ({quantity.unit})", parse_math=False)
         return svg_bytes(figure)
 
 

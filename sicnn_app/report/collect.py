@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
-import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from PIL import Image
 
+from sicnn_app.bids.associate import LABEL, parse_name
+from sicnn_app.bids.outputs import read_output_json, read_output_table
 from sicnn_app.formats import natural_key
 from sicnn_app.ivim.before_after import CORRECTIONS, step_picture_name
-from sicnn_app.ivim.bvalues import bvalue_tolerance, group_bvalues
 from sicnn_app.ivim.comparison import COMPARED
-from sicnn_app.ivim.flags import NEGLIGIBLE_F
+from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
 from sicnn_app.ivim.maps import MAPS, SPREAD_LABELS
-from sicnn_app.report.display import placement
+from sicnn_app.ivim.run import DwiRun
+from sicnn_app.report.facts import Facts, in_words
+from sicnn_app.report.files import Files, read_picture, read_volumes
+from sicnn_app.report.measured import MeasuredSignals, measure_signals
 
 _OUTPUT_NAME = re.compile(
     r"(?P<run>.+)_(model-ivim_param-[a-z0-9]+(_desc-[a-z0-9]+)?_dwimap|desc-ivimflags_dseg|desc-preproc_dwi"
@@ -30,29 +30,11 @@ _OUTPUT_NAME = re.compile(
 _BESIDE = ((COMPARED, "lsq", "of least squares"), (SPREAD_LABELS, "std", "standard deviation"))
 """Maps besides the main ones: of what, with which ``desc``, and how problems name them."""
 ANATOMIES = ("brain", "body")
-_READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError)
+MAX_PROGRAMS = 100
+"""Whose versions are shown."""
 
-
-@dataclass(frozen=True)
-class MeasuredSignals:
-    """The preprocessed series, averaged per nominal b-value.
-
-    Attributes
-    ----------
-    bvals : ndarray, shape (B,), s/mm^2, ascending
-    volumes : ndarray, shape (B,), int, volumes averaged
-    in_mask : ndarray, shape (B, M), float32, arithmetic means of the M voxels of the mask
-    baseline : ndarray, shape (X, Y, Z), float32, mean of the volumes of the lowest b-value
-    slices : ndarray, shape (B, X, Y), float32, the slice ``slice_index`` at every b-value
-    slice_index : int
-    """
-
-    bvals: np.ndarray
-    volumes: np.ndarray
-    in_mask: np.ndarray
-    baseline: np.ndarray
-    slices: np.ndarray
-    slice_index: int
+UNNAMED_FLAG = 255
+"""Code of what is no flag of ours."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +138,10 @@ def software_of(sidecar: dict[str, Any]) -> dict[str, str]:
     versions = sidecar.get("SoftwareVersions")
     if isinstance(versions, str):
         pairs = (entry.strip().rpartition(" ") for entry in versions.split(","))
-        return {name: version for name, _, version in pairs if name}
-    return versions if isinstance(versions, dict) else {}
+        found = {name: version for name, _, version in pairs if name}
+    else:
+        found = versions if isinstance(versions, dict) else {}
+    return {name: in_words(version) for name, version in islice(found.items(), MAX_PROGRAMS)}
 
 
 def reported_sessions(output_dir: Path) -> list[tuple[str, str | None]]:
@@ -167,7 +151,7 @@ def reported_sessions(output_dir: Path) -> list[tuple[str, str | None]]:
         for folder in output_dir.glob(pattern):
             labels = [part.partition("-")[2] for part in folder.relative_to(output_dir).parts[:-1]]
             subject, session = labels[0], labels[1] if len(labels) > 1 else None
-            if run_names(output_dir, subject, session):
+            if all(map(LABEL.fullmatch, labels)) and run_names(output_dir, subject, session):
                 found.add((subject, session))
     return sorted(found, key=lambda pair: [natural_key(label or "") for label in pair])
 
@@ -176,7 +160,17 @@ def run_names(output_dir: Path, subject: str, session: str | None) -> list[str]:
     """Stems of the runs of which any output is on disk, in natural order."""
     folder = _dwi_folder(output_dir, subject, session)
     matches = (_OUTPUT_NAME.fullmatch(path.name) for path in folder.glob(f"sub-{subject}*"))
-    return sorted({match["run"] for match in matches if match}, key=natural_key)
+    names = {match["run"] for match in matches if match}
+    return sorted((name for name in names if _belongs(name, subject, session)), key=natural_key)
+
+
+def _belongs(name: str, subject: str, session: str | None) -> bool:
+    """Whether the outputs of a run of this name lie in the folder of this subject and session."""
+    parsed = parse_name(f"{name}_dwi.nii.gz")
+    if parsed is None:
+        return False
+    run = DwiRun(parsed.entities, parts=())
+    return (run.name, run.subject, run.session) == (name, subject, session)
 
 
 def collect_run(
@@ -210,31 +204,14 @@ def collect_run(
         ``problems``.
     """
     stem = _dwi_folder(output_dir, subject, session) / name
-    problems: list[str] = []
+    files = Files(output_dir)
 
     def beside(ending: str) -> Path:
         return stem.with_name(stem.name + ending)
 
-    volumes = {
-        spec.label: _volume(beside(f"_model-ivim_param-{spec.label}_dwimap.nii.gz"), problems)
-        for spec in MAPS
-    }
-    volumes |= {
-        f"{label} {words}": _volume(beside(f"_model-ivim_param-{label}_desc-{desc}_dwimap.nii.gz"), problems)
-        for labels, desc, words in _BESIDE
-        if conventional or desc != "lsq"
-        for label in labels
-    }
-    qc = _json(beside("_desc-ivim_qc.json"), problems)
+    qc = files.get(read_output_json, beside("_desc-ivim_qc.json"), {})
     labels = _mask_labels(name, qc)
-    volumes |= {f"{label} mask": _volume(beside(f"_desc-{label}_mask.nii.gz"), problems) for label in labels}
-    volumes["flags"] = _volume(beside("_desc-ivimflags_dseg.nii.gz"), problems)
-    found = {label: volume for label, volume in volumes.items() if volume is not None}
-    shape = next(iter(found.values())).data.shape if found else None
-    for label in [label for label, volume in found.items() if volume.data.shape != shape]:
-        problems.append(f"the image {label} has another shape than the others of {name}")
-        del found[label]
-
+    found = read_volumes(files, _image_paths(beside, labels, conventional=conventional), name)
     maps = {spec.label: found[spec.label].data for spec in MAPS if spec.label in found}
     mask_label = next((label for label in labels if f"{label} mask" in found), None)
     mask = None
@@ -253,22 +230,23 @@ def collect_run(
         },
         mask=mask,
         mask_label=mask_label,
-        flags=found["flags"].data.astype(int) if "flags" in found else None,
+        flags=_codes(found["flags"].data) if "flags" in found else None,
         affine=geometry.affine if geometry else None,
         zooms=geometry.zooms if geometry else (1.0, 1.0, 1.0),
-        sidecar=_json(beside("_model-ivim_param-f_dwimap.json"), problems),
+        sidecar=files.get(read_output_json, beside("_model-ivim_param-f_dwimap.json"), {}),
         qc=qc,
-        training=_json(beside("_desc-training_qc.json"), problems),
-        qc_row=next(iter(_table(beside("_desc-ivim_qc.tsv"), problems)), {}),
-        history=_table(beside("_desc-training_qc.tsv"), problems),
-        motion=_table(beside("_desc-motion_qc.tsv"), problems),
-        problems=problems,
+        training=files.get(read_output_json, beside("_desc-training_qc.json"), {}),
+        qc_row=next(iter(files.get(read_output_table, beside("_desc-ivim_qc.tsv"), [])), {}),
+        history=files.get(read_output_table, beside("_desc-training_qc.tsv"), []),
+        motion=files.get(read_output_table, beside("_desc-motion_qc.tsv"), []),
+        problems=files.problems,
     )
     if not run.has_voxels or not series:
         return run
-    measured = _measure(beside("_desc-preproc_dwi"), mask, run.parameters.get("BValuesUsed"), problems)
+    used = Facts(run.parameters).numbers("BValuesUsed")
+    measured = measure_signals(files, beside("_desc-preproc_dwi"), mask, used)
     figures = output_dir / f"sub-{subject}" / "figures"
-    return replace(run, measured=measured, step_pictures=_step_pictures(figures, name, problems))
+    return replace(run, measured=measured, step_pictures=_step_pictures(files, figures, name))
 
 
 def _mask_labels(name: str, qc: dict[str, Any]) -> list[str]:
@@ -279,10 +257,11 @@ def _mask_labels(name: str, qc: dict[str, Any]) -> list[str]:
 
 def app_version(output_dir: Path) -> str | None:
     """Version of the app that wrote ``dataset_description.json``."""
-    description = _json(output_dir / "dataset_description.json", [])
+    description = Files(output_dir).get(read_output_json, output_dir / "dataset_description.json", {})
     generated = description.get("GeneratedBy")
     first = generated[0] if isinstance(generated, list) and generated else {}
-    return first.get("Version") if isinstance(first, dict) else None
+    version = first.get("Version") if isinstance(first, dict) else None
+    return version if isinstance(version, str) else None
 
 
 def _dwi_folder(output_dir: Path, subject: str, session: str | None) -> Path:
@@ -290,115 +269,29 @@ def _dwi_folder(output_dir: Path, subject: str, session: str | None) -> Path:
     return (folder if session is None else folder / f"ses-{session}") / "dwi"
 
 
-@dataclass(frozen=True)
-class _Volume:
-    data: np.ndarray
-    affine: np.ndarray | None
-    zooms: tuple[float, float, float]
+def _image_paths(
+    beside: Callable[[str], Path], mask_labels: Sequence[str], *, conventional: bool
+) -> dict[str, Path]:
+    """Images of a run by the names that problems have for them."""
+    maps = {spec.label: f"_model-ivim_param-{spec.label}_dwimap" for spec in MAPS}
+    others = {
+        f"{label} {words}": f"_model-ivim_param-{label}_desc-{desc}_dwimap"
+        for labels, desc, words in _BESIDE
+        if conventional or desc != "lsq"
+        for label in labels
+    }
+    masks = {f"{label} mask": f"_desc-{label}_mask" for label in mask_labels}
+    endings = {**maps, **others, **masks, "flags": "_desc-ivimflags_dseg"}
+    return {label: beside(f"{ending}.nii.gz") for label, ending in endings.items()}
 
 
-def _volume(path: Path, problems: list[str]) -> _Volume | None:
-    if not path.is_file():
-        return None
-    try:
-        image = nib.load(path)
-        data = np.asarray(image.dataobj, dtype=np.float32)
-    except _READ_ERRORS as error:
-        problems.append(_unreadable(path, error))
-        return None
-    affine, zooms = placement(image.header)
-    return _Volume(data.reshape((*data.shape, 1, 1, 1)[:3]), affine, zooms)
+def _codes(flags: np.ndarray) -> np.ndarray:
+    """Flags as whole numbers; what is none counts as a flag that has no name."""
+    known = np.isin(flags, [0, *(spec.code for spec in FLAGS)])
+    return np.where(known, flags, UNNAMED_FLAG).astype(int)
 
 
-def _json(path: Path, problems: list[str]) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        problems.append(_unreadable(path, error))
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _table(path: Path, problems: list[str]) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return [dict(row) for row in csv.DictReader(file, delimiter="\t")]
-    except (OSError, ValueError, csv.Error) as error:
-        problems.append(_unreadable(path, error))
-        return []
-
-
-def _step_pictures(folder: Path, name: str, problems: list[str]) -> dict[str, bytes]:
-    pictures = {}
-    for label in CORRECTIONS:
-        path = folder / step_picture_name(name, label)
-        if not path.is_file():
-            continue
-        try:
-            content = path.read_bytes()
-            with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
-                picture.load()
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            problems.append(_unreadable(path, error))
-        else:
-            pictures[label] = content
-    return pictures
-
-
-def _unreadable(path: Path, error: Exception) -> str:
-    return f"{path.name} cannot be read: {' '.join(str(error).split()) or type(error).__name__}".replace(
-        f"{path.parent}/", ""
-    )
-
-
-def _measure(stem: Path, mask: np.ndarray, used: Any, problems: list[str]) -> MeasuredSignals | None:
-    image_path, bval_path = stem.with_name(f"{stem.name}.nii.gz"), stem.with_name(f"{stem.name}.bval")
-    if not image_path.is_file() or not bval_path.is_file():
-        return None
-    try:
-        # Held open so that a compressed series read volume by volume is decompressed once.
-        series = nib.load(image_path, keep_file_open=True)
-        bvals = np.array(bval_path.read_text(encoding="utf-8").split(), dtype=float)
-        if series.shape[:3] != mask.shape or bvals.shape != series.shape[3:] or not np.isfinite(bvals).all():
-            problems.append(f"{image_path.name} does not fit its b-values or the maps")
-            return None
-        nominal, index = group_bvalues(bvals)
-        wanted = _used(nominal, used)
-        slice_index = int(np.argmax(mask.sum(axis=(0, 1))))
-        counts = np.zeros(nominal.size, dtype=int)
-        in_mask = np.zeros((nominal.size, int(mask.sum())), dtype=np.float32)
-        slices = np.zeros((nominal.size, *mask.shape[:2]), dtype=np.float32)
-        baseline = np.zeros(mask.shape, dtype=np.float32)
-        for position in np.flatnonzero(wanted[index]):
-            volume = np.nan_to_num(np.asarray(series.dataobj[..., position], dtype=np.float32))
-            group = index[position]
-            counts[group] += 1
-            in_mask[group] += volume[mask]
-            slices[group] += volume[..., slice_index]
-            if group == np.argmax(wanted):
-                baseline += volume
-    except _READ_ERRORS as error:
-        problems.append(_unreadable(image_path, error))
-        return None
-    counts = counts[wanted]
-    return MeasuredSignals(
-        bvals=nominal[wanted],
-        volumes=counts,
-        in_mask=in_mask[wanted] / counts[:, None],
-        baseline=baseline / counts[0],
-        slices=slices[wanted] / counts[:, None, None],
-        slice_index=slice_index,
-    )
-
-
-def _used(nominal: np.ndarray, used: Any) -> np.ndarray:
-    """Which nominal b-values the estimation used; all of them when the sidecar does not say."""
-    if not isinstance(used, list) or not used:
-        return np.ones(nominal.size, dtype=bool)
-    distance = np.abs(nominal[:, None] - np.asarray(used, dtype=float)).min(axis=1)
-    near = distance <= bvalue_tolerance(nominal)
-    return near if near.any() else np.ones(nominal.size, dtype=bool)
+def _step_pictures(files: Files, folder: Path, name: str) -> dict[str, bytes]:
+    paths = {label: folder / step_picture_name(name, label) for label in CORRECTIONS}
+    found = {label: files.get(read_picture, path, None) for label, path in paths.items()}
+    return {label: content for label, content in found.items() if content is not None}

@@ -16,7 +16,7 @@ from sicnn_app.report.quantities import (
     difference_quantities,
     shown_quantities,
 )
-from sicnn_app.report.tables import METHOD_NAMES
+from sicnn_app.report.tables import method_name
 
 LEAST_SQUARES = "least squares"
 
@@ -32,8 +32,7 @@ COMPARISON_HEAD = (
 
 def method_of(run: RunDerivatives) -> str:
     """Method of the run's own maps, as texts name it."""
-    method = Facts(run.parameters, run.qc_row).text("method")
-    return METHOD_NAMES.get(method, method)
+    return method_name(Facts(run.parameters, run.qc_row).text("method"))
 
 
 def floor_words(run: RunDerivatives) -> str:

@@ -12,6 +12,9 @@ MAX_SLICES = 12
 MIN_SLICE_SHARE = 0.1
 """A slice with less than this share of the largest slice's mask is left out of the pictures."""
 
+SMALLEST_ZOOM = 1e-6
+"""mm, or whatever the header counts in; smaller voxels, and those larger than its inverse, are not told."""
+
 CROP_MARGIN = 0.06
 """Border kept around the mask, as a share of its extent."""
 
@@ -87,9 +90,16 @@ def placement(header: nib.Nifti1Header) -> tuple[np.ndarray | None, tuple[float,
     """
     stated = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
     affine = header.get_best_affine()
-    usable = stated and np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 0
+    usable = (
+        stated
+        and np.isfinite(affine).all()
+        and abs(np.linalg.det(affine[:3, :3])) > 0
+        # An axis that vanishes beside the others has no direction.
+        and np.isfinite(nib.orientations.io_orientation(affine)).all()
+    )
     zooms = (*(float(zoom) for zoom in header.get_zooms()[:3]), 1.0, 1.0, 1.0)[:3]
-    return np.asarray(affine) if usable else None, zooms
+    sensible = tuple(zoom if SMALLEST_ZOOM < zoom < 1 / SMALLEST_ZOOM else 1.0 for zoom in zooms)
+    return np.asarray(affine) if usable else None, sensible
 
 
 def plan_display(
@@ -115,11 +125,10 @@ def plan_display(
     Display
     """
     crop = tuple(_extent(mask.any(axis=(1 - axis, 2)), mask.shape[axis]) for axis in (0, 1))
-    size = [zoom if zoom > 0 else 1.0 for zoom in zooms]
     slices = choose_slices(mask, max_slices)
     if affine is None:
         # Arrays without an orientation come from pictures and scanner matrices, whose first row is on top.
-        return Display(False, False, False, crop, slices, size[1] / size[0], None, None)
+        return Display(False, False, False, crop, slices, zooms[1] / zooms[0], None, None)
     orientation = nib.orientations.io_orientation(affine)
     world = [int(axis) for axis in orientation[:, 0]]
     positive = orientation[:, 1] > 0
@@ -133,7 +142,7 @@ def plan_display(
         flip_down=bool(positive[down]),
         crop=crop,
         slices=slices,
-        aspect=size[down] / size[across],
+        aspect=zooms[down] / zooms[across],
         edges=edges,
         plane=_PLANES[world[2]],
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 MISSING = "n/a"
@@ -14,6 +14,11 @@ STOP_REASONS = {
     "epochs": "all epochs were done",
 }
 """What the words that sidecars and tables use for the end of a training mean."""
+LARGEST_NUMBER = 1e30
+"""A number beyond it was not measured, and computing with it leaves what floats can hold."""
+
+MAX_NUMBERS = 1000
+"""Of one list; they are kept per b-value."""
 
 
 class Facts:
@@ -52,9 +57,9 @@ class Facts:
         return as_number(self.get(*names))
 
     def numbers(self, *names: str) -> list[float]:
-        """The value as a list of numbers; empty when it is not one."""
+        """The value as a list of at most :data:`MAX_NUMBERS` numbers; empty when it is not one."""
         values = self.get(*names)
-        if not isinstance(values, Sequence) or isinstance(values, str):
+        if not isinstance(values, list | tuple) or len(values) > MAX_NUMBERS:
             return []
         converted = [as_number(value) for value in values]
         return [] if None in converted else converted  # type: ignore[return-value]
@@ -68,14 +73,14 @@ class Facts:
 
 
 def as_number(value: Any) -> float | None:
-    """Finite number of a value or text, else None."""
+    """Number of a value or text that lies within :data:`LARGEST_NUMBER`, else None."""
     if value is None or isinstance(value, bool):
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
-    return number if math.isfinite(number) else None
+    return number if abs(number) <= LARGEST_NUMBER else None
 
 
 def format_number(value: Any, digits: int = 3) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sicnn_app import __version__
+from sicnn_app.errors import SicnnAppError
 from sicnn_app.report.adequacy import shown_adequacy
 from sicnn_app.report.clusters import cluster_files, cluster_head, cluster_rows, cluster_words
 from sicnn_app.report.collect import RunDerivatives, app_version, collect_run, run_names
@@ -77,30 +78,28 @@ def build_report(
     -------
     Path
         ``<output_dir>/sub-<subject>[_ses-<session>].html``.
+
+    Raises
+    ------
+    Exception
+        What went wrong with the first run that could not be shown; the page, without it, is written.
     """
     name = session_name(subject, session)
-    figures_dir = output_dir / f"sub-{subject}" / "figures"
     version = app_version(output_dir)
-    runs = []
+    runs: list[dict] = []
+    failed: dict[str, Exception] = {}
     for run_name in run_names(output_dir, subject, session):
-        run = collect_run(output_dir, subject, session, run_name)
-        version = version or next(
-            (run.software[key] for key in ("sicnn-app", "sicnn_app") if key in run.software), None
-        )
-        pictures = draw_run(run)
-        address = f"../../{report_path(output_dir, subject, session).name}#{run_anchor(run_name)}"
-        voxels = voxel_page(run, report=address, version=version or __version__) if interactive else None
-        # Those of the steps cannot be made again: whoever processes the run writes them.
-        drawn = [picture for picture in pictures.all if picture not in pictures.steps]
-        files = [(picture.file_name, picture.content) for picture in drawn]
-        files += [*cluster_files(run, pictures.tissue), *number_files(run)]
-        for file_name, content in [*files, *([voxels] if voxels else [])]:
-            write_bytes(figures_dir / file_name, content)
-        context = _run_context(run, tabulate_run(run), pictures, prefix=name)
-        folder = figures_dir.relative_to(output_dir).as_posix()
-        context["voxels"] = f"{folder}/{voxels[0]}" if voxels else None
-        runs.append(context)
-
+        try:
+            run = collect_run(output_dir, subject, session, run_name)
+            version = version or run.software.get("sicnn-app") or run.software.get("sicnn_app")
+            made = version or __version__
+            runs.append(_show_run(run, output_dir, subject, session, made, interactive, write_bytes))
+        except SicnnAppError:
+            raise
+        except Exception as error:
+            # The other runs can still be shown.
+            failed[run_name] = error
+    unshown = [f"{run}: cannot be shown ({type(error).__name__})" for run, error in failed.items()]
     page = render_page(
         "report.html.j2",
         styles=("report.css",),
@@ -108,7 +107,7 @@ def build_report(
         subject=subject,
         session=session,
         version=version or __version__,
-        errors=list(errors),
+        errors=[*errors, *unshown],
         runs=runs,
         summary_head=SUMMARY_HEAD,
         summary_words=SUMMARY_WORDS,
@@ -116,7 +115,34 @@ def build_report(
     )
     path = report_path(output_dir, subject, session)
     write_bytes(path, page)
+    if failed:
+        raise next(iter(failed.values()))
     return path
+
+
+def _show_run(
+    run: RunDerivatives,
+    output_dir: Path,
+    subject: str,
+    session: str | None,
+    version: str,
+    interactive: bool,
+    write_bytes: Callable[[Path, bytes], object],
+) -> dict:
+    """Write the figures of a run; gives what its part of the page says."""
+    figures_dir = output_dir / f"sub-{subject}" / "figures"
+    pictures = draw_run(run)
+    address = f"../../{report_path(output_dir, subject, session).name}#{run_anchor(run.name)}"
+    voxels = voxel_page(run, report=address, version=version) if interactive else None
+    # Those of the steps cannot be made again: whoever processes the run writes them.
+    drawn = [picture for picture in pictures.all if picture not in pictures.steps]
+    files = [(picture.file_name, picture.content) for picture in drawn]
+    files += [*cluster_files(run, pictures.tissue), *number_files(run)]
+    for file_name, content in [*files, *([voxels] if voxels else [])]:
+        write_bytes(figures_dir / file_name, content)
+    context = _run_context(run, tabulate_run(run), pictures, prefix=session_name(subject, session))
+    folder = figures_dir.relative_to(output_dir).as_posix()
+    return {**context, "voxels": f"{folder}/{voxels[0]}" if voxels else None}
 
 
 def _figures(pictures: Sequence[Picture]) -> list[_Figure]:

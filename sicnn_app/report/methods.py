@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sicnn_app.report.facts import MISSING, Facts, count_of, format_number, in_words, stop_in_words
+from sicnn_app.report.facts import (
+    MISSING,
+    Facts,
+    as_number,
+    count_of,
+    format_number,
+    in_words,
+    stop_in_words,
+)
 from sicnn_app.report.references import REFERENCES
 
 _LIBRARIES = {
@@ -271,7 +279,7 @@ def _similarity(facts: Facts) -> list[str]:
     similarity = facts.get("similarity")
     similarity = similarity if isinstance(similarity, dict) else {}
     if (neighbour := facts.get("neighbour_threshold")) is not None:
-        distance = similarity.get("distance", "root-mean-square")
+        distance = in_words(similarity.get("distance", "root-mean-square"))
         difference = "largest" if distance == "maximum" else distance
         weights = (
             "weights falling as a Gaussian of the difference"
@@ -279,7 +287,7 @@ def _similarity(facts: Facts) -> list[str]:
             else "equal weights"
         )
         limits += [f"{difference} difference below {_threshold(neighbour)}", weights]
-    if (ratio := similarity.get("s0_ratio")) is not None:
+    if (ratio := as_number(similarity.get("s0_ratio"))) is not None:
         limits.append(f"S0 at most {ratio:g} times brighter or darker")
     if (radius := facts.get("neighbour_radius")) is not None:
         limits.append(f"search window of radius {in_words(radius)} voxels")

@@ -133,7 +133,8 @@ def _draw_bar(figure: Figure, height: float, bar: tuple[Normalize, Colormap, str
     colorbar.outline.set_edgecolor("white")
     colorbar.outline.set_linewidth(0.5)
     axes.tick_params(colors="white", labelsize=11, length=2.5, pad=1.5)
-    axes.set_xlabel(label, color="white", fontsize=11.5, labelpad=1)
+    # A name from a sidecar may hold dollar signs, which are no formula.
+    axes.set_xlabel(label, color="white", fontsize=11.5, labelpad=1, parse_math=False)
 
 
 def outline_segments(mask: np.ndarray) -> np.ndarray:

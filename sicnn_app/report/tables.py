@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from sicnn_app.bids.content import shorten
+from sicnn_app.formats import printable
 from sicnn_app.ivim.flags import FLAGS
 from sicnn_app.report.collect import RunDerivatives
 from sicnn_app.report.facts import (
@@ -53,6 +55,21 @@ METHOD_NAMES = {
     "cnn": "CNN",
     "lsq": "Least squares",
 }
+
+
+MAX_NAME = 40
+"""Letters of the name of a method, which charts must have room for."""
+
+
+def method_name(method: str) -> str:
+    """Name of a method as texts and charts write it.
+
+    Examples
+    --------
+    >>> method_name("lsq")
+    'Least squares'
+    """
+    return METHOD_NAMES.get(method) or shorten(printable(method), MAX_NAME)
 
 
 @dataclass(frozen=True)
@@ -108,8 +125,7 @@ def _facts(run: RunDerivatives) -> Facts:
 
 
 def _method(facts: Facts) -> str:
-    method = facts.text("method")
-    return METHOD_NAMES.get(method, method)
+    return method_name(facts.text("method"))
 
 
 def _snr(facts: Facts) -> float | None:
@@ -175,10 +191,10 @@ def _done(run: RunDerivatives, facts: Facts) -> list[str]:
         )
     algorithm = run.sidecar.get("EstimationAlgorithm")
     done.append(f"Estimation: {in_words(algorithm) if algorithm else _method(facts)}".rstrip(".") + ".")
-    if (reason := facts.get("stop_reason")) is not None:
+    if facts.get("stop_reason") is not None:
         iterations = facts.number("data_iterations")
         after = f" after {count_of(int(iterations), 'data iteration')}" if iterations else ""
-        done.append(f"Ended{after}: {stop_in_words(reason)}.")
+        done.append(f"Ended{after}: {stop_in_words(facts.text('stop_reason'))}.")
     return done
 
 
@@ -229,14 +245,14 @@ def _bvalue_rows(run: RunDerivatives, facts: Facts) -> list[list[str]]:
     repeats = at_bvalues(facts, "b_value_repeats", bvals)
     directions = at_bvalues(facts, "b_value_directions", bvals)
     noise = at_bvalues(facts, "noise_sigma_per_b_value", bvals)
-    s0 = run.maps["s0"][run.mask] if "s0" in run.maps else None
+    reference = float(run.inside("s0").mean()) if "s0" in run.maps else None
     rows = []
     for position, b in enumerate(bvals):
         volumes, mean = repeats[position], None
         if run.measured is not None:
             volumes = int(run.measured.volumes[position])
             mean = float(run.measured.in_mask[position].mean())
-        relative = None if mean is None or s0 is None else mean / float(s0.mean())
+        relative = mean / reference if mean is not None and reference else None
         sigma = noise[position]
         rows.append(
             [

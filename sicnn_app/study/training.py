@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sicnn_app import record
-from sicnn_app.bids.write import recorded_fingerprint
+from sicnn_app.bids.marker import recorded_fingerprint
 from sicnn_app.checkpoints import TrainingCheckpoint
 from sicnn_app.console import Console
 from sicnn_app.errors import DataError, MissingInputError, SicnnAppError, TryAgainError

@@ -205,7 +205,7 @@ def test_a_mask_that_unfolds_is_refused_before_it_is_read(tmp_path, load):
     path.write_bytes(gzip.compress(header.binaryblock + bytes(4)) + zeros(1 << 29))
     tracemalloc.start()
     try:
-        with pytest.raises(DataError, match=r"mask\.nii\.gz has .*resample it"):
+        with pytest.raises(DataError, match=r"mask\.nii\.gz promises .* voxels, more than any map has"):
             load(path, AFFINE, shape=(12, 10, 2))
         assert tracemalloc.get_traced_memory()[1] < 1 << 25
     finally:

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from sicnn_app import __version__
 from sicnn_app.bids import atomic, qc
 from sicnn_app.bids.atomic import WORK_FOLDER
+from sicnn_app.bids.marker import recorded_fingerprint
 from sicnn_app.bids.sidecar import DatasetRoots
-from sicnn_app.bids.write import expected_outputs, recorded_fingerprint, write_run
+from sicnn_app.bids.write import expected_outputs, write_run
 from sicnn_app.bids.written import RECORDS
 from sicnn_app.errors import InternalError, OutputError
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F

@@ -197,7 +197,7 @@ def test_a_table_that_somebody_changed_is_not_taken_from(app, tmp_path, change):
 
 DAMAGES = {
     "no marker": "its completion marker is missing",
-    "marker no json": "its completion marker is missing",
+    "marker no json": "desc-ivim_qc.json is not valid JSON",
     "map missing": "a file that its completion marker names is missing",
     "map truncated": "param-f_dwimap.nii.gz cannot be read",
     "std of another shape": "has another shape",

@@ -325,7 +325,7 @@ def test_broken_json_and_values_of_other_types_are_tolerated(tmp_path):
     (qc,) = outputs(out, "ivim_qc.json")
     qc.write_text("[1, 2]")
     html = build_report(out, "01", None).read_text(encoding="utf-8")
-    assert f"{sidecar.name} cannot be read" in html
+    assert f"{sidecar.name} is not valid JSON" in html and f"{qc.name} holds no JSON object" in html
     assert "Training loss" in html and "from 0.500 to 0.250" in html
 
 

@@ -122,7 +122,7 @@ def test_a_damaged_picture_is_named_left_out_and_kept(tmp_path):
     for damaged in (content[: len(content) // 2], b"<script>"):
         (out / DENOISING).write_bytes(damaged)
         run = collect_run(out, "01", None, "sub-01")
-        assert [line.partition(":")[0] for line in run.problems] == [f"{DENOISING.name} cannot be read"]
+        assert [line.partition(" (")[0] for line in run.problems] == [f"{DENOISING.name} cannot be read"]
         assert not step_pictures(run)
     html = report(out)
     assert f"{DENOISING.name} cannot be read" in html and not alts(html)
