@@ -9,9 +9,11 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from sicnn_app.files import open_regular, why_not_private
 
 MAGIC = b"sicnn-app checkpoint 1\n"
 """First bytes of every file; a SHA-256 of the rest follows, because torch verifies no checksum."""
@@ -31,19 +33,30 @@ LEAST_INTERVAL = 10.0
 """Seconds between two writes, however cheap they are."""
 
 
+class Untrusted(Exception):
+    """Somebody else may have made a file, or it is none; says why in words."""
+
+
 def read_state(path: Path, key: str) -> dict[str, Any] | None:
     """The state in a file of :func:`write_state`; None for one that is absent, damaged or of another key.
 
-    Only tensors and plain values are read; code in a file is never run.
+    Only tensors and plain values are read; code in a file is never run. The maps are what a state makes of
+    them, so only this user can have written it. Of the folder nothing is asked: whoever may rename files in
+    it can put there no other state than one that this user wrote, and of that the key tells.
+
+    Raises
+    ------
+    Untrusted
+        The file is a link, no regular file, another user's or open to changes by one, or not of this app.
     """
     import torch
 
-    try:
-        content = path.read_bytes()
-    except OSError:
+    stream = _opened(path)
+    if stream is None:
         return None
-    head, body = content[: len(MAGIC) + DIGEST_SIZE], memoryview(content)[len(MAGIC) + DIGEST_SIZE :]
-    if head != MAGIC + hashlib.sha256(body).digest():
+    with stream:
+        digest, body = stream.read(DIGEST_SIZE), stream.read()
+    if digest != hashlib.sha256(body).digest():
         return None
     try:
         found = torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
@@ -53,6 +66,43 @@ def read_state(path: Path, key: str) -> dict[str, Any] | None:
         return None
     state = found.get("state")
     return state if isinstance(state, dict) else None
+
+
+def is_state(path: Path) -> bool:
+    """Whether there is a file of this user that begins as :func:`write_state` lets it begin."""
+    with suppress(Untrusted):
+        stream = _opened(path)
+        if stream is not None:
+            stream.close()
+            return True
+    return False
+
+
+def _opened(path: Path) -> BinaryIO | None:
+    """A file of this user and app, read to the end of its first bytes; None when it is absent."""
+    try:
+        with ExitStack() as stack:
+            stream = stack.enter_context(os.fdopen(open_regular(path, follow=False), "rb"))
+            reason = _why_not_private(stream.fileno(), path.parent)
+            # Before the rest, which may be anything and of any size.
+            if reason is None and stream.read(len(MAGIC)) != MAGIC:
+                reason = "no file of sicnn-app"
+            if reason is not None:
+                raise Untrusted(reason)
+            stack.pop_all()
+            return stream
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Untrusted(error.strerror or str(error)) from error
+
+
+def _why_not_private(descriptor: int, parent: Path) -> str | None:
+    folder = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return why_not_private(os.fstat(descriptor), folder)
+    finally:
+        os.close(folder)
 
 
 def write_state(path: Path, key: str, state: dict[str, Any]) -> None:
@@ -102,7 +152,8 @@ class TrainingCheckpoint:
     Attributes
     ----------
     warnings : list of str
-        At most one line: that the state could not be written. A training never stops for that.
+        At most one line each: that an earlier state is not trusted, and that the state could not be written.
+        A training never stops for that.
     """
 
     def __init__(
@@ -119,6 +170,7 @@ class TrainingCheckpoint:
         self.path = path
         self.key = key
         self.warnings: list[str] = []
+        self._told = False
         self._clock = clock
         self._pause_per_cost = 2.0 / share
         self._least_interval = least_interval
@@ -132,12 +184,15 @@ class TrainingCheckpoint:
     def load(self) -> dict[str, Any] | None:
         """The state of an earlier, interrupted process; None when there is none that fits.
 
-        A file that is damaged, cut short, foreign or of another key is as good as none. Only tensors
-        and plain values are read; code in a file is never run. What killed processes left half
-        written is removed.
+        A file that is damaged, cut short, foreign or of another key is as good as none, and so is one that
+        somebody else may have written, with a warning. What killed processes left half written is removed.
         """
         self._remove_temporary_files()
-        return read_state(self.path, self.key)
+        try:
+            return read_state(self.path, self.key)
+        except Untrusted as reason:
+            self.warnings.append(f"{self.path}: not used ({reason}): the training starts anew")
+            return None
 
     def offer(self, state: Callable[[], dict[str, Any]]) -> None:
         """Called wherever the training is consistent; takes and writes the state when it is time to.
@@ -197,7 +252,8 @@ class TrainingCheckpoint:
                     path.unlink(missing_ok=True)
 
     def _warn(self, error: BaseException) -> None:
-        if not self.warnings:
+        if not self._told:
+            self._told = True
             reason = getattr(error, "strerror", None) or str(error) or "out of memory"
             self.warnings.append(
                 f"{self.path}: the training cannot be saved ({reason}): if interrupted, it starts anew"
