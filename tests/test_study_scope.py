@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from app_runs import BVALS, TINY_TRAINING, App, add_run, body, dataset, files, leave_out_figures, values
 
+from sicnn_app.locks.folders import MADE_FILE
 from sicnn_app.locks.shared import locked_folder
 from sicnn_app.sicnn import iterate
 from sicnn_app.sicnn import study as study_module
@@ -229,7 +230,7 @@ def test_a_call_that_is_stopped_goes_on_to_the_same_maps(app, tmp_path, monkeypa
 
     monkeypatch.setattr(study_module, "_train_epoch", train_epoch)
     assert app(made, out, *STUDY).code == 75
-    assert [path.name for path in (out / ".work").glob("study-*/*")] == ["training.pt"]
+    assert {path.name for path in (out / ".work").glob("study-*/*")} == {"training.pt", MADE_FILE}
     call = app(made, out, *STUDY)
     assert call.code == 0, call.text
     assert "study network: resumed after 1 epochs" in call.out
