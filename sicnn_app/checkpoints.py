@@ -54,8 +54,11 @@ def read_state(path: Path, key: str) -> dict[str, Any] | None:
     stream = _opened(path)
     if stream is None:
         return None
-    with stream:
-        digest, body = stream.read(DIGEST_SIZE), stream.read()
+    try:
+        with stream:
+            digest, body = stream.read(DIGEST_SIZE), stream.read()
+    except OSError:
+        return None
     if digest != hashlib.sha256(body).digest():
         return None
     try:

@@ -54,8 +54,8 @@ def open_folder(path: Path, *, dir_fd: int | None = None) -> int:
         if error.errno not in (errno.ENOTDIR, errno.ELOOP):
             raise
         raise OutputError(
-            f"{path}: is a link or no folder, where sicnn-app keeps a folder of its own: remove it, or name "
-            "another folder with --work-dir"
+            f"{path}: is a link or no folder, and sicnn-app keeps a folder of its own there: name another "
+            "one with --work-dir, or have it removed"
         ) from error
 
 

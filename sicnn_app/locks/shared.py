@@ -84,8 +84,8 @@ class FolderLock:
         OSError
             When the folder cannot be made or written.
         """
-        started = alive = time.monotonic()
-        patience = max(wait, SETTLE)
+        started, patience = time.monotonic(), max(wait, SETTLE)
+        refused_since = None
         while True:
             refusal = self._enter()
             if refusal is None and self._put_mark():
@@ -95,9 +95,10 @@ class FolderLock:
                 if refusal is None and seen is not None and self._take_over(seen, now - started):
                     break
                 held = seen is not None and not seen.dead
-                alive = now if held else alive
                 over = now - started > patience
-                if refusal and not held and (over if self._inside is None else now - alive > SETTLE):
+                # A folder that another process is just making, or removing, may look like anything.
+                refused_since = (refused_since or now) if refusal and not held else None
+                if refused_since and (over if self._inside is None else now - refused_since > SETTLE):
                     raise OutputError(
                         f"{self.folder}: {refusal}, so it is neither used nor emptied: have it removed, or "
                         "name another work directory with --work-dir"

@@ -93,6 +93,8 @@ class StudyNetworks:
         for group in self._study.groups:
             key = self._key(group)
             path = network_path(self._settings.work_dir, key)
+            if not path.exists():
+                continue
             try:
                 network = read_network(path, key)
             except Untrusted:
