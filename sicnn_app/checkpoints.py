@@ -6,10 +6,10 @@ import hashlib
 import io
 import math
 import os
-import tempfile
+import secrets
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -84,9 +84,10 @@ def is_state(path: Path) -> bool:
 def _opened(path: Path) -> BinaryIO | None:
     """A file of this user and app, read to the end of its first bytes; None when it is absent."""
     try:
-        with ExitStack() as stack:
-            stream = stack.enter_context(os.fdopen(open_regular(path, follow=False), "rb"))
-            reason = _why_not_private(stream.fileno(), path.parent)
+        with ExitStack() as stack, _folder_of(path) as folder:
+            stream = os.fdopen(open_regular(path.name, follow=False, dir_fd=folder), "rb")
+            stack.enter_context(stream)
+            reason = why_not_private(os.fstat(stream.fileno()), folder)
             # Before the rest, which may be anything and of any size.
             if reason is None and stream.read(len(MAGIC)) != MAGIC:
                 reason = "no file of sicnn-app"
@@ -100,18 +101,20 @@ def _opened(path: Path) -> BinaryIO | None:
         raise Untrusted(error.strerror or str(error)) from error
 
 
-def _why_not_private(descriptor: int, parent: Path) -> str | None:
-    folder = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+@contextmanager
+def _folder_of(path: Path) -> Iterator[int]:
+    """Context with the descriptor of the folder of a file; a link in the place of the folder is refused."""
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        return why_not_private(os.fstat(descriptor), folder)
+        yield descriptor
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def write_state(path: Path, key: str, state: dict[str, Any]) -> None:
     """Write tensors and plain values so that the file is complete or not there; raises OSError.
 
-    A process that is killed meanwhile leaves ``<name>.*.tmp`` beside it.
+    Only this user can read the file. A process that is killed meanwhile leaves ``<name>.*.tmp`` beside it.
     """
     import torch
 
@@ -119,18 +122,20 @@ def write_state(path: Path, key: str, state: dict[str, Any]) -> None:
     body = io.BytesIO()
     torch.save({"key": key, "state": state}, body)
     # A name of its own for every write: a signal may interrupt one and flush in the meantime.
-    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(MAGIC + hashlib.sha256(body.getbuffer()).digest())
-            stream.write(body.getbuffer())
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(name, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
-        raise
+    name = f"{path.name}.{secrets.token_hex(8)}.tmp"
+    with _folder_of(path) as folder:
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(MAGIC + hashlib.sha256(body.getbuffer()).digest())
+                stream.write(body.getbuffer())
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(name, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=folder)
+            raise
 
 
 class TrainingCheckpoint:
@@ -244,15 +249,15 @@ class TrainingCheckpoint:
     def remove(self) -> None:
         """Forget the state: the training is complete."""
         self._snapshot = self._written = None
-        with suppress(OSError):
-            self.path.unlink(missing_ok=True)
+        with suppress(OSError), _folder_of(self.path) as folder:
+            os.unlink(self.path.name, dir_fd=folder)
         self._remove_temporary_files()
 
     def _remove_temporary_files(self) -> None:
-        with suppress(OSError):
-            for path in self.path.parent.iterdir():
-                if path.name.startswith(f"{self.path.name}.") and path.suffix == ".tmp":
-                    path.unlink(missing_ok=True)
+        with suppress(OSError), _folder_of(self.path) as folder:
+            for name in os.listdir(folder):
+                if name.startswith(f"{self.path.name}.") and name.endswith(".tmp"):
+                    os.unlink(name, dir_fd=folder)
 
     def _warn(self, error: BaseException) -> None:
         if not self._told:

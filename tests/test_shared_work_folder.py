@@ -419,6 +419,22 @@ def test_a_checkpoint_that_somebody_else_may_have_written_is_as_good_as_none(tmp
     assert warning.startswith(f"{path}: not used (") and "starts anew" in warning
 
 
+def test_a_checkpoint_is_not_written_or_removed_through_a_link(tmp_path, victim):
+    work, theirs = tmp_path / "work", tmp_path / "theirs"
+    for folder in (work, theirs):
+        saved(folder / "training.pt")
+    checkpoint = TrainingCheckpoint(work / "training.pt", "key", first_write=0.0)
+    work.rename(tmp_path / "away")
+    work.symlink_to(theirs)
+    before = files(theirs)
+    checkpoint.offer(lambda: {"weights": torch.zeros(4)})
+    assert not checkpoint.flush()
+    (warning,) = checkpoint.warnings
+    assert "cannot be saved" in warning
+    checkpoint.remove()
+    assert files(theirs) == before
+
+
 @names("change", UNTRUSTED)
 def test_a_network_of_somebody_else_stays_where_it_is(tmp_path, victim, change):
     path = saved(tmp_path / "work" / NETWORK)
