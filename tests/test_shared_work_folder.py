@@ -16,12 +16,14 @@ from pathlib import Path
 import pytest
 import torch
 from app_runs import QUICK, App, command, dataset, environment, files, leave_out_figures
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sicnn_app.checkpoints import TrainingCheckpoint, write_state
 from sicnn_app.errors import OutputError, TryAgainError
 from sicnn_app.locks.folders import MADE_FILE
 from sicnn_app.locks.leftovers import remove_leftovers
-from sicnn_app.locks.mark import _boot_id
+from sicnn_app.locks.mark import STALE, _boot_id, look
 from sicnn_app.locks.owned import OWNER_FILE, owned_folder
 from sicnn_app.locks.shared import LOCK_FILE, HeldElsewhere, locked_folder, shared_folder
 from sicnn_app.study.network_file import remove_networks
@@ -334,6 +336,31 @@ def test_what_a_lock_says_is_shown_without_codes_and_in_short(tmp_path):
     assert text.isprintable()
     assert "evil\\x1b[2J\\u202e" in text
     assert len(text) < 500 + len(str(place))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.text(max_size=5), parts, max_size=3),
+    max_leaves=6,
+)
+FIELDS = ("host", "pid", "since", "kernel", "device", "token")
+
+
+@settings(max_examples=100)
+@given(content=st.binary(max_size=80) | st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, JSON)))
+def test_whatever_a_mark_holds_it_can_be_looked_at(tmp_path_factory, content):
+    folder = tmp_path_factory.mktemp("marks")
+    text = content if isinstance(content, bytes) else json.dumps(content).encode()
+    (folder / LOCK_FILE).write_bytes(text)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with look(LOCK_FILE, descriptor) as seen:
+            assert seen.holder.isprintable() and len(seen.holder) < 300
+            assert seen.locked is False and seen.silence < STALE
+            # Nothing but a process of this kernel is known to have ended.
+            assert not seen.dead
+    finally:
+        os.close(descriptor)
 
 
 def test_a_lock_that_somebody_holds_for_ever_is_not_waited_for_without_end(tmp_path):

@@ -69,7 +69,7 @@ def open_work_folder(path: Path) -> int:
 
 
 def require_folder(path: Path) -> None:
-    """Refuse a work directory that is a link, unless the user named it; nothing happens when it is absent.
+    """Refuse a work directory that is a link or no folder; nothing happens when it is absent.
 
     Raises
     ------
@@ -101,9 +101,10 @@ def _made(name: str) -> bytes:
 
 def empty_folder(folder: int, *, keep: Collection[str] = ()) -> None:
     """Remove everything from a folder but the names to keep; what cannot be removed stays."""
-    for name in os.listdir(folder):
-        if name in keep:
-            continue
+    names: list[str] = []
+    with suppress(OSError):
+        names = os.listdir(folder)
+    for name in set(names).difference(keep):
         with suppress(OSError):
             if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
                 shutil.rmtree(name, ignore_errors=True, dir_fd=folder)

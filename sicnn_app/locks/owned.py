@@ -120,7 +120,8 @@ def remove_owned(path: Path, work: int) -> None:
     work : int
         Descriptor of the work directory.
     """
-    folder = OwnedFolder(path, os.dup(work), open_folder(path, dir_fd=work))
+    inside = open_folder(path, dir_fd=work)
+    folder = OwnedFolder(path, os.dup(work), inside)
     try:
         if why_not_private(os.fstat(folder.inside), work) is None:
             with look(OWNER_FILE, folder.inside) as seen:
