@@ -53,10 +53,15 @@ def private_caches(folder: Path) -> Iterator[None]:
     OSError
         When a folder cannot be created there.
     """
-    folder = folder.resolve()
+    folder = Path(os.path.abspath(folder))
     before = {name: os.environ.get(name) for name in CACHE_VARIABLES}
-    for part in CACHE_VARIABLES.values():
-        (folder / part).mkdir()
+    # Not through a link that somebody put in its place meanwhile.
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        for part in CACHE_VARIABLES.values():
+            os.mkdir(part, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
     try:
         os.environ.update({name: str(folder / part) for name, part in CACHE_VARIABLES.items()})
         tempfile.tempdir = os.environ["TMPDIR"]

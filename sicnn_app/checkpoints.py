@@ -6,12 +6,14 @@ import hashlib
 import io
 import math
 import os
-import tempfile
+import secrets
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from sicnn_app.files import open_regular, why_not_private
 
 MAGIC = b"sicnn-app checkpoint 1\n"
 """First bytes of every file; a SHA-256 of the rest follows, because torch verifies no checksum."""
@@ -31,19 +33,33 @@ LEAST_INTERVAL = 10.0
 """Seconds between two writes, however cheap they are."""
 
 
+class Untrusted(Exception):
+    """Somebody else may have made a file, or it is none; says why in words."""
+
+
 def read_state(path: Path, key: str) -> dict[str, Any] | None:
     """The state in a file of :func:`write_state`; None for one that is absent, damaged or of another key.
 
-    Only tensors and plain values are read; code in a file is never run.
+    Only tensors and plain values are read; code in a file is never run. The maps are what a state makes of
+    them, so only this user can have written it. Of the folder nothing is asked: whoever may rename files in
+    it can put there no other state than one that this user wrote, and of that the key tells.
+
+    Raises
+    ------
+    Untrusted
+        The file is a link, no regular file, another user's or open to changes by one, or not of this app.
     """
     import torch
 
+    stream = _opened(path)
+    if stream is None:
+        return None
     try:
-        content = path.read_bytes()
+        with stream:
+            digest, body = stream.read(DIGEST_SIZE), stream.read()
     except OSError:
         return None
-    head, body = content[: len(MAGIC) + DIGEST_SIZE], memoryview(content)[len(MAGIC) + DIGEST_SIZE :]
-    if head != MAGIC + hashlib.sha256(body).digest():
+    if digest != hashlib.sha256(body).digest():
         return None
     try:
         found = torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
@@ -55,10 +71,50 @@ def read_state(path: Path, key: str) -> dict[str, Any] | None:
     return state if isinstance(state, dict) else None
 
 
+def is_state(path: Path) -> bool:
+    """Whether there is a file of this user that begins as :func:`write_state` lets it begin."""
+    with suppress(Untrusted):
+        stream = _opened(path)
+        if stream is not None:
+            stream.close()
+            return True
+    return False
+
+
+def _opened(path: Path) -> BinaryIO | None:
+    """A file of this user and app, read to the end of its first bytes; None when it is absent."""
+    try:
+        with ExitStack() as stack, _folder_of(path) as folder:
+            stream = os.fdopen(open_regular(path.name, follow=False, dir_fd=folder), "rb")
+            stack.enter_context(stream)
+            reason = why_not_private(os.fstat(stream.fileno()), folder)
+            # Before the rest, which may be anything and of any size.
+            if reason is None and stream.read(len(MAGIC)) != MAGIC:
+                reason = "no file of sicnn-app"
+            if reason is not None:
+                raise Untrusted(reason)
+            stack.pop_all()
+            return stream
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Untrusted(error.strerror or str(error)) from error
+
+
+@contextmanager
+def _folder_of(path: Path) -> Iterator[int]:
+    """Context with the descriptor of the folder of a file; a link in the place of the folder is refused."""
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def write_state(path: Path, key: str, state: dict[str, Any]) -> None:
     """Write tensors and plain values so that the file is complete or not there; raises OSError.
 
-    A process that is killed meanwhile leaves ``<name>.*.tmp`` beside it.
+    Only this user can read the file. A process that is killed meanwhile leaves ``<name>.*.tmp`` beside it.
     """
     import torch
 
@@ -66,18 +122,20 @@ def write_state(path: Path, key: str, state: dict[str, Any]) -> None:
     body = io.BytesIO()
     torch.save({"key": key, "state": state}, body)
     # A name of its own for every write: a signal may interrupt one and flush in the meantime.
-    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(MAGIC + hashlib.sha256(body.getbuffer()).digest())
-            stream.write(body.getbuffer())
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(name, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
-        raise
+    name = f"{path.name}.{secrets.token_hex(8)}.tmp"
+    with _folder_of(path) as folder:
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(MAGIC + hashlib.sha256(body.getbuffer()).digest())
+                stream.write(body.getbuffer())
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(name, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=folder)
+            raise
 
 
 class TrainingCheckpoint:
@@ -102,7 +160,8 @@ class TrainingCheckpoint:
     Attributes
     ----------
     warnings : list of str
-        At most one line: that the state could not be written. A training never stops for that.
+        At most one line each: that an earlier state is not trusted, and that the state could not be written.
+        A training never stops for that.
     """
 
     def __init__(
@@ -119,6 +178,7 @@ class TrainingCheckpoint:
         self.path = path
         self.key = key
         self.warnings: list[str] = []
+        self._told = False
         self._clock = clock
         self._pause_per_cost = 2.0 / share
         self._least_interval = least_interval
@@ -132,12 +192,15 @@ class TrainingCheckpoint:
     def load(self) -> dict[str, Any] | None:
         """The state of an earlier, interrupted process; None when there is none that fits.
 
-        A file that is damaged, cut short, foreign or of another key is as good as none. Only tensors
-        and plain values are read; code in a file is never run. What killed processes left half
-        written is removed.
+        A file that is damaged, cut short, foreign or of another key is as good as none, and so is one that
+        somebody else may have written, with a warning. What killed processes left half written is removed.
         """
         self._remove_temporary_files()
-        return read_state(self.path, self.key)
+        try:
+            return read_state(self.path, self.key)
+        except Untrusted as reason:
+            self.warnings.append(f"{self.path}: not used ({reason}): the training starts anew")
+            return None
 
     def offer(self, state: Callable[[], dict[str, Any]]) -> None:
         """Called wherever the training is consistent; takes and writes the state when it is time to.
@@ -186,18 +249,19 @@ class TrainingCheckpoint:
     def remove(self) -> None:
         """Forget the state: the training is complete."""
         self._snapshot = self._written = None
-        with suppress(OSError):
-            self.path.unlink(missing_ok=True)
+        with suppress(OSError), _folder_of(self.path) as folder:
+            os.unlink(self.path.name, dir_fd=folder)
         self._remove_temporary_files()
 
     def _remove_temporary_files(self) -> None:
-        with suppress(OSError):
-            for path in self.path.parent.iterdir():
-                if path.name.startswith(f"{self.path.name}.") and path.suffix == ".tmp":
-                    path.unlink(missing_ok=True)
+        with suppress(OSError), _folder_of(self.path) as folder:
+            for name in os.listdir(folder):
+                if name.startswith(f"{self.path.name}.") and name.endswith(".tmp"):
+                    os.unlink(name, dir_fd=folder)
 
     def _warn(self, error: BaseException) -> None:
-        if not self.warnings:
+        if not self._told:
+            self._told = True
             reason = getattr(error, "strerror", None) or str(error) or "out of memory"
             self.warnings.append(
                 f"{self.path}: the training cannot be saved ({reason}): if interrupted, it starts anew"

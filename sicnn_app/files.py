@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import stat
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,7 +27,9 @@ MAX_NESTING = 64
 """Levels of a JSON text; whoever walks through it does so level by level, and Python's stack has an end."""
 
 
-def open_regular(path: Path, flags: int = os.O_RDONLY, *, follow: bool = True) -> int:
+def open_regular(
+    path: Path | str, flags: int = os.O_RDONLY, *, follow: bool = True, dir_fd: int | None = None
+) -> int:
     """Open a regular file without waiting for anything.
 
     Parameters
@@ -36,6 +39,8 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, *, follow: bool = True) -
         As for ``os.open``.
     follow : bool
         Whether ``path`` may be a link.
+    dir_fd : int, optional
+        Descriptor of the folder from which ``path`` leads.
 
     Returns
     -------
@@ -49,8 +54,8 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, *, follow: bool = True) -
     """
     extra = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     # Looked at first: opening alone can already change a device.
-    _require_regular(os.stat(path, follow_symlinks=follow), path)
-    descriptor = os.open(path, flags | extra, 0o666)
+    _require_regular(os.stat(path, dir_fd=dir_fd, follow_symlinks=follow), path)
+    descriptor = os.open(path, flags | extra, 0o666, dir_fd=dir_fd)
     try:
         _require_regular(os.fstat(descriptor), path)
     except BaseException:
@@ -59,14 +64,16 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, *, follow: bool = True) -
     return descriptor
 
 
-def _require_regular(status: os.stat_result, path: Path) -> None:
+def _require_regular(status: os.stat_result, path: Path | str) -> None:
     if stat.S_ISLNK(status.st_mode):
         raise OSError(errno.ELOOP, "a link, which is not followed here", str(path))
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "no file but a folder, pipe or device", str(path))
 
 
-def read_regular(path: Path, limit: int = MAX_TEXT_BYTES, *, follow: bool = True) -> bytes:
+def read_regular(
+    path: Path | str, limit: int = MAX_TEXT_BYTES, *, follow: bool = True, dir_fd: int | None = None
+) -> bytes:
     """Content of a regular file of at most ``limit`` bytes.
 
     Raises
@@ -74,7 +81,7 @@ def read_regular(path: Path, limit: int = MAX_TEXT_BYTES, *, follow: bool = True
     OSError
         See :func:`open_regular`; also (``EFBIG``) when the file is larger.
     """
-    with os.fdopen(open_regular(path, follow=follow), "rb") as stream:
+    with os.fdopen(open_regular(path, follow=follow, dir_fd=dir_fd), "rb") as stream:
         content = stream.read(limit + 1)
     if len(content) > limit:
         raise OSError(errno.EFBIG, f"more than {limit >> 20 or 1} MB", str(path))
@@ -131,6 +138,74 @@ def _enter(name: str, flags: int, parent: int, *, create: bool) -> int:
         with suppress(FileNotFoundError):
             return os.open(name, flags | os.O_NOFOLLOW, dir_fd=parent)
     return os.open(name, flags | os.O_NOFOLLOW, dir_fd=parent)
+
+
+def status_of_new_file(folder: int) -> os.stat_result:
+    """What the file system says of a private file that this process makes in a folder; it is gone again.
+
+    Its owner is this user as the file system knows them, and its time is that of the clock that stamps files
+    there.
+
+    Parameters
+    ----------
+    folder : int
+        Descriptor.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written.
+    """
+    try:
+        descriptor = os.open(".", getattr(os, "O_TMPFILE", 0) | os.O_RDWR, 0o600, dir_fd=folder)
+    except OSError:
+        # Not every file system has files without a name.
+        name = f".new-{uuid.uuid4().hex}"
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
+        os.unlink(name, dir_fd=folder)
+    try:
+        return os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def why_not_private(status: os.stat_result, folder: int) -> str | None:
+    """Why somebody else may have made or changed a file or folder, in words; None when nobody else can.
+
+    File systems without owners or permissions show all files alike: there nobody can be told from another.
+
+    Parameters
+    ----------
+    status : os.stat_result
+        Of the file or folder.
+    folder : int
+        Descriptor of a folder on the same file system.
+    """
+    try:
+        user = status_of_new_file(folder).st_uid
+    except OSError:
+        user = os.geteuid()
+    if status.st_uid != user:
+        return f"belongs to another user (number {status.st_uid})"
+    shared = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if shared & ~_permissions_of_new(folder, status.st_mode):
+        return "other users may change it"
+    return None
+
+
+def _permissions_of_new(folder: int, like: int) -> int:
+    """Mode that the file system shows for a private file, or folder where ``like`` is the mode of one."""
+    try:
+        if not stat.S_ISDIR(like):
+            return status_of_new_file(folder).st_mode
+        name = f".new-{uuid.uuid4().hex}"
+        os.mkdir(name, 0o700, dir_fd=folder)
+        try:
+            return os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+        finally:
+            os.rmdir(name, dir_fd=folder)
+    except OSError:
+        return 0
 
 
 def parse_json(content: bytes | str) -> Any:

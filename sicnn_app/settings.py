@@ -522,6 +522,13 @@ class Settings:
         """
         return self.resources.work_dir or self.output_dir / ".work"
 
+    def with_real_work_dir(self) -> Settings:
+        """The same with the folder that ``--work-dir`` leads to, where the user named a link."""
+        named = self.resources.work_dir
+        if named is None or not named.is_symlink():
+            return self
+        return replace(self, resources=replace(self.resources, work_dir=Path(os.path.realpath(named))))
+
     def with_absolute_paths(self) -> Settings:
         """The same for a process with another current directory.
 

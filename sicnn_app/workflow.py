@@ -39,6 +39,7 @@ from sicnn_app.errors import (
 from sicnn_app.fingerprints import finished_runs, is_reported
 from sicnn_app.formats import natural_key
 from sicnn_app.ivim.run import DwiRun
+from sicnn_app.locks.folders import require_folder
 from sicnn_app.locks.leftovers import remove_leftovers
 from sicnn_app.locks.owned import owned_folder
 from sicnn_app.locks.shared import HeldElsewhere, locked_folder, shared_folder
@@ -48,6 +49,7 @@ from sicnn_app.processing import RunContext, forget_run, process_run
 from sicnn_app.report.outputs import report_path, report_unit
 from sicnn_app.settings import ResourceSettings, Settings
 from sicnn_app.study.groups import Study, describe_study, find_study
+from sicnn_app.study.network_file import remove_networks
 from sicnn_app.study.training import StudyNetworks
 from sicnn_app.tasks.part import Outcome, Part, PartResult
 
@@ -108,6 +110,7 @@ def run(settings: Settings, console: Console) -> int:
     SicnnAppError
         When nothing can be processed at all; its ``exit_code`` is the process's.
     """
+    settings = settings.with_real_work_dir()
     if settings.analysis_level == "group":
         return process_group(settings, console)
     if settings.reports_only:
@@ -369,7 +372,12 @@ def prepare_folder(settings: Settings, runs: Sequence[DwiRun] = ()) -> None:
 @contextmanager
 def at_work(settings: Settings, console: Console) -> Iterator[None]:
     """Context with caches in the work directory, from which the remains of killed processes go first."""
-    for folder in {settings.work_dir, settings.output_dir / WORK_FOLDER}:
+    folders = {settings.work_dir, settings.output_dir / WORK_FOLDER}
+    for folder in folders:
+        require_folder(folder)
+    for folder in folders:
+        if settings.clean_workdir:
+            remove_networks(folder)
         for text in remove_leftovers(folder, checkpoints=settings.clean_workdir):
             console.warning(text)
     with ExitStack() as stack:

@@ -185,7 +185,7 @@ def test_the_newest_snapshot_is_written_at_the_end(tmp_path):
     assert saver.flush() and path.stat().st_mtime_ns == before
 
 
-def full_disk(*_args):
+def full_disk(*_args, **_options):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -218,7 +218,7 @@ def test_a_signal_in_the_middle_of_a_write_leaves_a_whole_file(tmp_path, monkeyp
     saver = checkpoint(path)
     saver.offer(lambda: {"epoch": 1})
 
-    def interrupted(*_args):
+    def interrupted(*_args, **_options):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -31,6 +31,7 @@ from bids.layout import BIDSLayout
 from validator import validator_errors
 
 from sicnn_app.bids.dataset import pybids_config_path
+from sicnn_app.locks.folders import MADE_FILE
 
 NOBODY = 65534
 STRANGER = 4321
@@ -226,7 +227,7 @@ def test_a_signal_ends_the_call_cleanly(tmp_path, number, code):
     assert "the same command goes on" in said
     assert "Traceback" not in said
     # Nothing but the checkpoint from which the same command goes on.
-    assert {path.name for path in (out / ".work").rglob("*") if path.is_file()} <= {"training.pt"}
+    assert {path.name for path in (out / ".work").rglob("*") if path.is_file()} <= {"training.pt", MADE_FILE}
     assert not list(out.rglob("*.nii.gz"))
 
 

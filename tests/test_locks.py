@@ -23,6 +23,7 @@ from app_runs import environment
 
 from sicnn_app.errors import OutputError, TryAgainError
 from sicnn_app.locks import mark as marks
+from sicnn_app.locks.folders import MADE_FILE
 from sicnn_app.locks.leftovers import remove_leftovers
 from sicnn_app.locks.mark import NEW, STALE
 from sicnn_app.locks.owned import OWNER_FILE, owned_folder
@@ -65,8 +66,8 @@ def kill(process: subprocess.Popen) -> None:
 
 def foreign(path: Path, *, minutes: float) -> None:
     """Make a mark look like one of another computer that was last touched so long ago."""
-    content = json.loads(path.read_text()) if path.exists() else {}
-    content |= {"host": "elsewhere", "pid": 4711, "kernel": "another", "token": "theirs"}
+    content = {"host": "elsewhere", "pid": 4711, "since": "2026-01-01T00:00:00+00:00", "kernel": "another"}
+    content |= {"device": 1, "token": "theirs"}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
     age(path, minutes)
@@ -75,6 +76,13 @@ def foreign(path: Path, *, minutes: float) -> None:
 def age(path: Path, minutes: float) -> None:
     moment = time.time() - 60 * minutes
     os.utime(path, (moment, moment))
+
+
+def interrupted(folder: Path) -> None:
+    """Leave a folder as a process does that was stopped and is to go on."""
+    with pytest.raises(KeyboardInterrupt), locked_folder(folder, keep=["training.pt"]):
+        (folder / "training.pt").write_text("42")
+        raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -123,7 +131,8 @@ def test_a_second_one_is_told_who_has_it_and_disturbs_nothing(folder, file_syste
         with pytest.raises(HeldElsewhere) as caught, locked_folder(folder):
             pass
         first.check()
-        assert [path.name for path in folder.iterdir() if not path.name.startswith("lock-new")] == [LOCK_FILE]
+        names = {path.name for path in folder.iterdir()}
+        assert {name for name in names if not name.startswith("lock-new")} == {MADE_FILE, LOCK_FILE}
     assert caught.value.exit_code == 75
     assert f"host {mark['host']}, pid {mark['pid']}, since {mark['since']}" in str(caught.value)
     assert not folder.exists()
@@ -190,7 +199,7 @@ def test_what_is_to_be_kept_outlives_a_stop_and_nothing_else_does(folder):
         (folder / "scratch").mkdir()
         (folder / "scratch" / "part").write_text("")
         raise KeyboardInterrupt
-    assert [path.name for path in folder.iterdir()] == ["state"]
+    assert {path.name for path in folder.iterdir()} == {MADE_FILE, "state"}
     with locked_folder(folder, keep=["state"]):
         assert (folder / "state").read_text() == "42"
     assert not folder.parent.exists()
@@ -221,7 +230,7 @@ def test_the_lock_of_a_killed_process_is_taken_over_at_once_with_what_it_kept(fo
         with locked_folder(folder, keep=["state"]) as lock:
             assert time.monotonic() - started < STALE / 2
             assert f"pid {process.pid}" in lock.recovered
-            assert sorted(path.name for path in folder.iterdir()) == [LOCK_FILE, "state"]
+            assert {path.name for path in folder.iterdir()} == {MADE_FILE, LOCK_FILE, "state"}
     assert not folder.parent.exists()
 
 
@@ -271,9 +280,12 @@ def test_a_sign_of_life_is_given_again_and_again(folder):
         wait_until(lambda: time.time() - (folder / LOCK_FILE).stat().st_mtime < 60)
 
 
-def test_a_mark_that_cannot_be_read_counts_as_held_until_it_is_old(folder):
-    folder.mkdir(parents=True)
-    (folder / LOCK_FILE).write_text("{")
+@pytest.mark.parametrize(
+    "content", ["{", "[" * 60_000, "[]", "9" * 5000, '{"host": {}, "pid": [], "token": NaN}', "\0", ""]
+)
+def test_a_mark_that_cannot_be_read_counts_as_held_until_it_is_old(folder, content):
+    interrupted(folder)
+    (folder / LOCK_FILE).write_text(content)
     with pytest.raises(HeldElsewhere, match="host unknown"), locked_folder(folder):
         pass
     age(folder / LOCK_FILE, 11)
@@ -344,10 +356,11 @@ def test_cleaning_removes_what_the_killed_left_but_for_their_checkpoints(tmp_pat
         for process in (private, *shared):
             kill(process)
     said = remove_leftovers(work)
-    assert [path.relative_to(work).as_posix() for path in work.rglob("*")] == [
+    assert {path.relative_to(work).as_posix() for path in work.rglob("*")} == {
         names[0],
+        f"{names[0]}/{MADE_FILE}",
         f"{names[0]}/training.pt",
-    ]
+    }
     assert len(said) == 4
     assert all(any(f"pid {process.pid}" in text for text in said) for process in shared)
     assert remove_leftovers(work) == []
@@ -362,18 +375,6 @@ def test_private_folders_of_other_computers_go_when_they_are_silent(tmp_path, mi
     foreign(remains / OWNER_FILE, minutes=minutes)
     remove_leftovers(tmp_path / "work")
     assert remains.exists() == (minutes * 60 <= STALE)
-
-
-def test_folders_whose_process_died_before_marking_them_go(tmp_path):
-    work = tmp_path / "work"
-    (work / "caches-here-1-abcdefgh").mkdir(parents=True)
-    (work / "write-here-1-abcdefgh").mkdir()
-    (work / "write-here-1-abcdefgh" / f"{OWNER_FILE}-new-").write_text("")
-    (work / "run-sub-01-0123abcd").mkdir()
-    (work / "run-sub-02-0123abcd").mkdir()
-    (work / "run-sub-02-0123abcd" / f"{LOCK_FILE}-new-1").write_text("")
-    remove_leftovers(work)
-    assert not work.exists()
 
 
 def test_private_folders_survive_cleaning_at_the_moment_they_are_made(tmp_path):

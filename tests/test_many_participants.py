@@ -51,6 +51,7 @@ from validator import validator_errors
 import sicnn_app
 from sicnn_app.errors import DataError, DeviceError, UsageError
 from sicnn_app.ivim.run import DwiRun
+from sicnn_app.locks.folders import MADE_FILE
 from sicnn_app.settings import ResourceSettings, Settings
 from sicnn_app.study.groups import Study
 from sicnn_app.tasks import cluster
@@ -373,7 +374,7 @@ def test_a_signal_stops_all_participants_after_their_checkpoints(
     assert stopped.code == code, stopped.text
     assert len(children) == len(NAMES)
     assert not any(child.is_running() for child in children)
-    assert {path.name for path in out.glob(".work/*/*")} == {"training.pt"}
+    assert {path.name for path in out.glob(".work/*/*")} == {"training.pt", MADE_FILE}
     assert len(list(out.glob(".work/*"))) == len(NAMES)
     check_goes_on(made, out, whole)
     assert sum("resumed after" in path.read_text() for path in (out / "logs").iterdir()) == len(NAMES)
@@ -497,7 +498,7 @@ def test_the_first_failure_stops_the_others_where_asked_for(tmp_path, made, slow
         done = finish(process)
     assert done.code == 65, done.text
     assert "runs: 0 written, 0 skipped, 1 failed" in done.out
-    assert {path.name for path in out.glob(".work/*/*")} <= {"training.pt"}
+    assert {path.name for path in out.glob(".work/*/*")} <= {"training.pt", MADE_FILE}
     assert not list(out.glob("sub-*/dwi/*_dwimap.nii.gz"))
 
 

@@ -27,6 +27,7 @@ from app_runs import TINY_TRAINING, App, dataset, leave_out_figures
 
 from sicnn_app.checkpoints import TrainingCheckpoint
 from sicnn_app.errors import OutputError, TryAgainError
+from sicnn_app.locks.folders import MADE_FILE
 from sicnn_app.sicnn import iterate
 from sicnn_app.sicnn.train import Trainer
 
@@ -92,8 +93,7 @@ def test_a_stopped_training_goes_on_to_the_same_maps(app, made, tmp_path, monkey
     )
     assert "Traceback" not in stopped.text
     if epoch > 1:
-        (kept,) = (out / ".work").rglob("*.*")
-        assert kept.name == "training.pt"
+        assert {path.name for path in out.glob(".work/*/*")} == {"training.pt", MADE_FILE}
     assert not list(out.glob("sub-*"))
     again = train(app, made, out)
     assert again.code == 0, again.text
@@ -387,5 +387,5 @@ def test_sigterm_at_random_moments_is_75_and_leaves_only_checkpoints(app, made, 
         assert "Traceback" not in call.text
         assert "Exception ignored" not in call.text
         left = {Path(name).parts[-1] for name in remains(out)} | {path.name for path in out.glob(".work/*/*")}
-        assert left <= {".work", "training.pt"}, left
+        assert left <= {".work", "training.pt", MADE_FILE}, left
         check_goes_on(app, made, out, whole)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from app_runs import BVALS, TINY_TRAINING, App, add_run, body, dataset, files, leave_out_figures, values
 
+from sicnn_app.locks.folders import MADE_FILE
 from sicnn_app.locks.shared import locked_folder
 from sicnn_app.sicnn import iterate
 from sicnn_app.sicnn import study as study_module
@@ -214,6 +215,30 @@ def test_a_call_waits_for_another_that_trains_the_network(app, tmp_path, trained
     assert maps(tmp_path / "a", "sub-01") == maps(tmp_path / "b", "sub-01")
 
 
+@pytest.mark.parametrize("change", ["mode", "pipe"])
+def test_a_network_that_others_may_have_written_is_not_used_and_stays(app, tmp_path, trained, change):
+    made, work = dataset(tmp_path / "bids", "sub-01", "sub-02"), tmp_path / "work"
+    call = (made, tmp_path / "out", *STUDY, "-w", work, "--participant-label")
+    assert app(*call, "01").code == 0
+    (path,) = networks(work)
+    if change == "mode":
+        path.chmod(0o660)
+    else:
+        path.unlink()
+        os.mkfifo(path)
+    before = path.lstat().st_ino, path.lstat().st_mode, path.lstat().st_mtime_ns
+    again = app(*call, "02")
+    assert again.code == 0, again.text
+    assert again.err.count(f"{path}: not used (") == 1
+    assert len(trained) == 2
+    after = path.lstat()
+    assert (after.st_ino, after.st_mode, after.st_mtime_ns) == (
+        before.st_ino,
+        before.st_mode,
+        before.st_mtime_ns,
+    )
+
+
 def test_a_call_that_is_stopped_goes_on_to_the_same_maps(app, tmp_path, monkeypatch):
     made, out = dataset(tmp_path / "bids", "sub-01", "sub-02"), tmp_path / "out"
     assert app(made, tmp_path / "whole", *STUDY).code == 0
@@ -227,7 +252,7 @@ def test_a_call_that_is_stopped_goes_on_to_the_same_maps(app, tmp_path, monkeypa
 
     monkeypatch.setattr(study_module, "_train_epoch", train_epoch)
     assert app(made, out, *STUDY).code == 75
-    assert [path.name for path in (out / ".work").glob("study-*/*")] == ["training.pt"]
+    assert {path.name for path in (out / ".work").glob("study-*/*")} == {"training.pt", MADE_FILE}
     call = app(made, out, *STUDY)
     assert call.code == 0, call.text
     assert "study network: resumed after 1 epochs" in call.out

@@ -34,6 +34,7 @@ from app_runs import (
 
 from sicnn_app import workflow as workflow_module
 from sicnn_app.bids import dataset as dataset_module
+from sicnn_app.locks.folders import MADE_FILE
 from sicnn_app.locks.shared import locked_folder, shared_folder
 from sicnn_app.lsq import estimate as lsq_estimate
 from sicnn_app.report import html
@@ -655,13 +656,22 @@ def test_a_work_directory_of_ones_own(app, tmp_path):
     assert not (tmp_path / "out" / ".work").exists()
 
 
+def interrupted(checkpoint: Path) -> None:
+    """Leave a checkpoint as a stopped process does."""
+    with pytest.raises(KeyboardInterrupt), locked_folder(checkpoint.parent, keep=[checkpoint.name]):
+        checkpoint.write_text("")
+        raise KeyboardInterrupt
+
+
 def test_remains_of_killed_jobs_go_and_checkpoints_only_on_request(app, tmp_path):
     made, work = dataset(tmp_path / "bids"), tmp_path / "out" / ".work"
     remains = work / "write-elsewhere-1-abcdefgh"
+    remains.mkdir(parents=True)
+    mark = {"host": "elsewhere", "pid": 1, "since": "2026-01-01", "device": 1, "token": "x"}
+    (remains / ".owner").write_text(json.dumps(mark))
+    (remains / "half.nii.gz").write_text("")
     checkpoint = work / "run-sub-09-0123abcd" / "training.pt"
-    for path in (remains / ".owner", remains / "half.nii.gz", checkpoint):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("")
+    interrupted(checkpoint)
     assert app.quick(made, tmp_path / "out").code == 0
     # Its computer may be any, so that it may be alive.
     assert remains.exists()
@@ -675,9 +685,7 @@ def test_remains_of_killed_jobs_go_and_checkpoints_only_on_request(app, tmp_path
 def test_remains_of_a_finished_run_go_when_it_is_skipped(app, tmp_path):
     made, out = dataset(tmp_path / "bids"), tmp_path / "out"
     assert app.quick(made, out).code == 0
-    folder = shared_folder(out / ".work", "run-sub-01", out)
-    folder.mkdir(parents=True)
-    (folder / "training.pt").write_text("")
+    interrupted(shared_folder(out / ".work", "run-sub-01", out) / "training.pt")
     assert "skipped" in app.quick(made, out).out
     assert not (out / ".work").exists()
 
@@ -771,7 +779,7 @@ def test_who_lost_its_run_to_another_job_publishes_nothing(app, tmp_path, monkey
     assert call.code == 75
     assert "taken over by another process (host elsewhere, pid 4711" in call.err
     assert not (out / "sub-01").exists()
-    assert [path.name for path in out.glob(".work/*/*")] == ["lock"]
+    assert {path.name for path in out.glob(".work/*/*")} == {MADE_FILE, "lock"}
 
 
 def test_a_report_that_lacks_a_finished_run_is_written_anew(app, tmp_path, monkeypatch):

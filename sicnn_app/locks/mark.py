@@ -13,7 +13,6 @@ import fcntl
 import json
 import os
 import socket
-import tempfile
 import threading
 import time
 import uuid
@@ -23,6 +22,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+
+from sicnn_app.files import open_regular, parse_json, read_regular, status_of_new_file
+from sicnn_app.formats import printable
 
 HEARTBEAT = 30.0
 """Seconds between two signs of life."""
@@ -35,6 +37,12 @@ NEW = "-new-"
 
 _MARK_SIZE = 65536
 """More bytes than any mark has."""
+
+_WORD_LENGTH = 64
+"""Letters that a message shows of what a mark says."""
+
+_FIELDS = {"host": str, "pid": int, "since": str, "device": int, "token": str}
+"""What every mark says."""
 
 
 @cache
@@ -51,14 +59,18 @@ class Mark:
 
     Parameters
     ----------
-    path : Path
-        The file must not exist; its folder must.
+    name : str
+        Of a file that does not exist.
+    folder : int
+        Descriptor of its folder.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, name: str, folder: int) -> None:
+        self.name = name
         self.token = uuid.uuid4().hex
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        self._folder = folder
+        # Others may read who it is, but only this user may write it.
+        self._descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=folder)
         try:
             # Without locks on the file system the signs of life have to do.
             with suppress(OSError):
@@ -73,8 +85,18 @@ class Mark:
             }
             os.write(self._descriptor, json.dumps(content).encode())
         except BaseException:
+            self.remove()
             self.close()
             raise
+
+    def rename(self, name: str) -> None:
+        """Put the file in its place in the folder, over what is there."""
+        os.rename(self.name, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+
+    def remove(self) -> None:
+        """Remove the file, if it is still under its name."""
+        with suppress(OSError):
+            os.unlink(self.name, dir_fd=self._folder)
 
     def beat(self) -> None:
         """Give a sign of life."""
@@ -99,7 +121,7 @@ class Mark:
             thread.join()
 
     def close(self) -> None:
-        """Let go of the file; whoever called removes it."""
+        """Let go of the file, which stays."""
         with suppress(OSError):
             os.close(self._descriptor)
 
@@ -137,15 +159,26 @@ class Seen:
     @property
     def holder(self) -> str:
         """Who it is, in words."""
-        host, pid, since = (self.content.get(key, "unknown") for key in ("host", "pid", "since"))
-        return f"host {host}, pid {pid}, since {since}"
+        return holder_of(self.content)
 
 
 @contextmanager
-def look(path: Path) -> Iterator[Seen | None]:
-    """Look at a mark, None when there is none; of two processes that look only one sees it unlocked."""
+def look(name: str, folder: int) -> Iterator[Seen | None]:
+    """Look at a mark, None when there is none; of two processes that look only one sees it unlocked.
+
+    Parameters
+    ----------
+    name : str
+    folder : int
+        Descriptor of its folder.
+
+    Raises
+    ------
+    OSError
+        What has its name is a link, a folder, a pipe or a device, or cannot be read.
+    """
     try:
-        descriptor = _open(path)
+        descriptor = _open(name, folder)
     except FileNotFoundError:
         yield None
         return
@@ -162,39 +195,53 @@ def look(path: Path) -> Iterator[Seen | None]:
             _boot_id(),
             status.st_dev,
         )
-        yield Seen(content, locked, here, _now(path.parent) - status.st_mtime)
+        yield Seen(content, locked, here, _now(folder) - status.st_mtime)
     finally:
         os.close(descriptor)
 
 
-def _open(path: Path) -> int:
+def _open(name: str, folder: int) -> int:
     try:
-        return os.open(path, os.O_RDWR)
+        return open_regular(name, os.O_RDWR, follow=False, dir_fd=folder)
     except PermissionError:
         # Another user's: where locks need a writable file, the signs of life have to do.
-        return os.open(path, os.O_RDONLY)
+        return open_regular(name, follow=False, dir_fd=folder)
 
 
-def content_of(path: Path) -> dict:
+def content_of(name: str, folder: int) -> dict:
     """What a mark says; nothing when it is absent or cannot be read."""
     try:
-        return _parsed(path.read_bytes())
+        return _parsed(read_regular(name, _MARK_SIZE, follow=False, dir_fd=folder))
     except OSError:
         return {}
 
 
+def is_mark(content: dict) -> bool:
+    """Whether content is that of a mark, which nothing but this app writes."""
+    return all(isinstance(content.get(name), kind) for name, kind in _FIELDS.items())
+
+
+def holder_of(content: dict) -> str:
+    """Who wrote a mark, in words, whatever it holds: anybody may have written it."""
+    found = {name: content.get(name) for name in ("host", "pid", "since")}
+    words = {
+        name: printable(value)[:_WORD_LENGTH] if isinstance(value, _FIELDS[name]) else "unknown"
+        for name, value in found.items()
+    }
+    return "host {host}, pid {pid}, since {since}".format(**words)
+
+
 def _parsed(text: bytes) -> dict:
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
 
 
-def _now(folder: Path) -> float:
+def _now(folder: int) -> float:
     """Time by the clock that stamps files in ``folder``, which may be another computer's."""
     try:
-        with tempfile.TemporaryFile(dir=folder) as stream:
-            return os.fstat(stream.fileno()).st_mtime
+        return status_of_new_file(folder).st_mtime
     except OSError:
         return time.time()

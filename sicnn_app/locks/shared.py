@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import time
 import uuid
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from sicnn_app.errors import OutputError, TryAgainError
-from sicnn_app.locks.mark import HEARTBEAT, NEW, STALE, Mark, Seen, content_of, look
+from sicnn_app.files import why_not_private
+from sicnn_app.locks.folders import (
+    ATTEMPTS,
+    MADE_FILE,
+    empty_folder,
+    is_marked,
+    mark_as_made,
+    open_folder,
+    open_work_folder,
+    remove_if_empty,
+)
+from sicnn_app.locks.mark import (
+    HEARTBEAT,
+    NEW,
+    STALE,
+    Mark,
+    Seen,
+    content_of,
+    holder_of,
+    is_mark,
+    look,
+)
 
 LOCK_FILE = "lock"
 """The mark in such a folder."""
@@ -21,6 +41,9 @@ SETTLE = 0.3
 """Seconds in which processes that take the same thing at the same time have seen one another."""
 
 POLL = 0.05
+
+HANDOVER = 10.0
+"""Seconds for which a lock may be found without an owner, though it cannot be taken."""
 
 
 class HeldElsewhere(TryAgainError):
@@ -41,121 +64,212 @@ class FolderLock:
         self.folder = folder
         self.recovered: str | None = None
         self.mark: Mark | None = None
-        self._path = folder / LOCK_FILE
+        self._work: int | None = None
+        self._inside: int | None = None
 
     def acquire(self, wait: float) -> None:
-        """Take the lock; raises HeldElsewhere when another process still holds it after ``wait`` seconds."""
-        started = time.monotonic()
+        """Take the lock.
+
+        Parameters
+        ----------
+        wait : float
+            Seconds.
+
+        Raises
+        ------
+        HeldElsewhere
+            When another process still holds it after ``wait`` seconds.
+        OutputError
+            When the folder is a link, may be another user's, or holds what this app has no record of.
+        OSError
+            When the folder cannot be made or written.
+        """
+        started, patience = time.monotonic(), max(wait, SETTLE)
+        refused_since = None
         while True:
-            if self._put_mark():
-                return
-            waited = time.monotonic() - started
-            with look(self._path) as seen:
-                if seen is None:
-                    continue
-                # A suspended process keeps its file locked, but so does, for a moment, one that looks.
-                silent = seen.locked is not False and seen.silence > STALE and waited > SETTLE
-                if (seen.dead and seen.locked is False) or silent:
-                    if self._replace(seen):
-                        self.recovered = (
-                            f"took over the lock of a process that ended without a word ({seen.holder}; last "
-                            f"sign of life {max(seen.silence, 0) / 60:.0f} minutes ago)"
-                        )
-                        return
-                    continue
-                if waited > max(wait, SETTLE) and not seen.dead:
+            refusal = self._enter()
+            if refusal is None and self._put_mark():
+                break
+            now = time.monotonic()
+            with self._look() as seen:
+                if refusal is None and seen is not None and self._take_over(seen, now - started):
+                    break
+                held = seen is not None and not seen.dead
+                over = now - started > patience
+                # A folder that another process is just making, or removing, may look like anything.
+                refused_since = (refused_since or now) if refusal and not held else None
+                if refused_since and (over if self._inside is None else now - refused_since > SETTLE):
+                    raise OutputError(
+                        f"{self.folder}: {refusal}, so it is neither used nor emptied: have it removed, or "
+                        "name another work directory with --work-dir"
+                    )
+                # The lock may change hands between two looks that find nobody, but not for ever.
+                if over and (held or now - started > patience + HANDOVER):
                     raise HeldElsewhere(
-                        f"{self._path}: held by another process ({seen.holder}): try again when it has ended"
+                        f"{self.folder / LOCK_FILE}: held by another process "
+                        f"({holder_of(seen.content if seen else {})}): try again when it has ended"
                     )
             time.sleep(POLL)
+        mark_as_made(self._inside, self.folder.name)
 
     def check(self) -> None:
         """Make sure that nobody took the lock over; raises TryAgainError."""
         if not self._is_ours():
-            with look(self._path) as seen:
-                holder = "gone" if seen is None else seen.holder
+            holder = holder_of(content_of(LOCK_FILE, self._inside))
             raise TryAgainError(
-                f"{self._path}: taken over by another process ({holder}) because this one was suspended for "
-                "ten minutes or more: try again when that one has ended"
+                f"{self.folder / LOCK_FILE}: taken over by another process ({holder}) because this one was "
+                "suspended for ten minutes or more: try again when that one has ended"
             )
 
     def clear(self, keep: Collection[str] | None) -> None:
         """Remove everything from the folder but the lock and the names to keep; None keeps all but marks."""
-        for path in self.folder.iterdir():
-            mark = path.name.startswith(f"{LOCK_FILE}{NEW}")
-            if path.name == LOCK_FILE or (not mark and (keep is None or path.name in keep)):
-                continue
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                with suppress(OSError):
-                    path.unlink()
+        names = os.listdir(self._inside) if keep is None else keep
+        kept = [name for name in names if not name.startswith(f"{LOCK_FILE}{NEW}")]
+        empty_folder(self._inside, keep=(LOCK_FILE, MADE_FILE, *kept))
 
     def release(self, keep: Collection[str] | None = ()) -> None:
         """Give the lock back, if it is still ours, and the folder with it when nothing to keep is in it.
 
         With ``keep`` None whatever is there stays.
         """
-        if self.mark is None:
-            return
+        if self.mark is not None:
+            self.mark.remove()
+            if self._is_ours():
+                with suppress(OSError):
+                    self.clear(keep)
+                # Still locked: whoever looks at it now sees a living owner or nothing.
+                self._unmark()
+            remove_if_empty(self.folder, dir_fd=self._work)
+        self._leave()
+        remove_if_empty(self.folder.parent)
+
+    def _unmark(self) -> None:
         with suppress(OSError):
-            self.mark.path.unlink()
-        if self._is_ours():
-            with suppress(OSError):
-                self.clear(keep)
-            # Still locked: whoever looks at it now sees a living owner or nothing.
-            with suppress(OSError):
-                self._path.unlink()
-        self.mark.close()
-        self.mark = None
-        for folder in (self.folder, self.folder.parent):
-            with suppress(OSError):
-                folder.rmdir()
+            if set(os.listdir(self._inside)) <= {LOCK_FILE, MADE_FILE}:
+                os.unlink(MADE_FILE, dir_fd=self._inside)
+        with suppress(OSError):
+            os.unlink(LOCK_FILE, dir_fd=self._inside)
+
+    def _enter(self) -> str | None:
+        """Open the folder, made when it is absent; why it may not be worked in, in words, or None."""
+        if self._is_marked():
+            return None
+        for _ in range(ATTEMPTS):
+            self._leave()
+            # Another process may remove the folders when they are empty.
+            try:
+                return self._open()
+            except FileNotFoundError as error:
+                vanished = error
+        raise vanished
+
+    def _open(self) -> str | None:
+        self._work = open_work_folder(self.folder.parent)
+        with suppress(FileExistsError):
+            # Others may see who works here, but put nothing into it.
+            os.mkdir(self.folder.name, 0o755, dir_fd=self._work)
+        try:
+            self._inside = open_folder(self.folder, dir_fd=self._work)
+        except PermissionError:
+            return "is not readable, and may be in use by another user"
+        return why_not_ours(self._inside, self._work, self.folder.name)
+
+    def _is_marked(self) -> bool:
+        """Whether the mark of this process is still beside the place where it belongs."""
+        if self.mark is None:
+            return False
+        with suppress(OSError):
+            os.stat(self.mark.name, dir_fd=self._inside, follow_symlinks=False)
+            return True
+        return False
+
+    def _leave(self) -> None:
+        if self.mark is not None:
+            self.mark.close()
+        for descriptor in (self._inside, self._work):
+            if descriptor is not None:
+                os.close(descriptor)
+        self.mark = self._inside = self._work = None
+
+    def _look(self) -> AbstractContextManager[Seen | None]:
+        return nullcontext() if self._inside is None else look(LOCK_FILE, self._inside)
 
     def _is_ours(self) -> bool:
-        return self.mark is not None and content_of(self._path).get("token") == self.mark.token
+        if self.mark is None or content_of(LOCK_FILE, self._inside).get("token") != self.mark.token:
+            return False
+        with suppress(OSError):
+            # Another folder may have its name by now.
+            return os.path.samestat(os.stat(self.folder, follow_symlinks=False), os.fstat(self._inside))
+        return False
 
     def _put_mark(self) -> bool:
-        """Put a mark where there is none."""
-        if self.mark is None or not self.mark.path.exists():
-            self._prepare()
+        """Put a mark where there is none; what stands there is complete at any moment."""
+        try:
+            if self.mark is None:
+                self.mark = Mark(f"{LOCK_FILE}{NEW}{uuid.uuid4().hex}", self._inside)
+        except FileNotFoundError:
+            # Another process removed the empty folder.
+            return False
         self.mark.beat()
         try:
-            os.link(self.mark.path, self._path)
+            os.link(self.mark.name, LOCK_FILE, src_dir_fd=self._inside, dst_dir_fd=self._inside)
         except (FileExistsError, FileNotFoundError):
             return False
         except OSError:
             # No hard links on this file system.
-            return not self._path.exists() and self._rename()
+            return LOCK_FILE not in os.listdir(self._inside) and self._rename()
         return True
 
-    def _prepare(self) -> None:
-        """Write a mark beside the place where it belongs: what stands there is complete at any moment."""
-        if self.mark is not None:
-            self.mark.close()
-            self.mark = None
-        while self.mark is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            # Another process may remove an empty folder between the two calls.
-            with suppress(FileNotFoundError):
-                self.mark = Mark(self.folder / f"{LOCK_FILE}{NEW}{uuid.uuid4().hex}")
+    def _take_over(self, seen: Seen, waited: float) -> bool:
+        """Put the mark in the place of one whose process is no more."""
+        # A suspended process keeps its file locked, but so does, for a moment, one that looks.
+        silent = seen.locked is not False and seen.silence > STALE and waited > SETTLE
+        if not ((seen.dead and seen.locked is False) or silent) or not self._replace(seen):
+            return False
+        self.recovered = (
+            f"took over the lock of a process that ended without a word ({seen.holder}; last "
+            f"sign of life {max(seen.silence, 0) / 60:.0f} minutes ago)"
+        )
+        return True
 
     def _replace(self, seen: Seen) -> bool:
-        if content_of(self._path).get("token") != seen.content.get("token"):
+        now = content_of(LOCK_FILE, self._inside)
+        # As text: JSON knows values that are not equal to themselves.
+        if self.mark is None or str(now.get("token")) != str(seen.content.get("token")):
             return False
         if seen.locked is False:
             # Nobody else can be here: they would have to lock the same mark.
             with suppress(FileNotFoundError):
-                os.rename(self.mark.path, self._path)
+                self.mark.rename(LOCK_FILE)
             return self._is_ours()
         return self._rename()
 
     def _rename(self) -> bool:
         """Put the mark there without any protection; the last one to do so has it."""
         with suppress(FileNotFoundError):
-            os.rename(self.mark.path, self._path)
+            self.mark.rename(LOCK_FILE)
         time.sleep(SETTLE)
         return self._is_ours()
+
+
+def why_not_ours(folder: int, work: int, name: str) -> str | None:
+    """Why a shared folder may neither be used nor emptied, in words; None when it may.
+
+    Parameters
+    ----------
+    folder, work : int
+        Descriptors of the folder and of the work directory.
+    name : str
+        Of the folder.
+    """
+    reason = why_not_private(os.fstat(folder), work)
+    if reason is not None:
+        return reason
+    names = os.listdir(folder)
+    marks = (found for found in names if found.startswith(LOCK_FILE))
+    if not names or is_marked(folder, name) or any(is_mark(content_of(mark, folder)) for mark in marks):
+        return None
+    return "holds files that sicnn-app has no record of"
 
 
 @contextmanager
@@ -181,7 +295,7 @@ def locked_folder(
     HeldElsewhere
         When another living process holds it.
     OutputError
-        When it cannot be created.
+        When it cannot be created, is a link, may be another user's, or holds what this app has no record of.
     """
     lock = FolderLock(folder)
     stopped = True

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sicnn_app.checkpoints import read_state, write_state
+from sicnn_app.checkpoints import is_state, read_state, write_state
 
 if TYPE_CHECKING:
     from sicnn_app.sicnn.study_network import StudyNetwork
+
+
+_NAME = re.compile(r"study-[0-9a-f]{8}-[0-9a-f]{8}\.pt")
 
 
 def network_path(work_dir: Path, key: str) -> Path:
@@ -23,7 +28,13 @@ def lock_path(path: Path) -> Path:
 
 
 def read_network(path: Path, key: str) -> StudyNetwork | None:
-    """The network in a file; None for one that is absent, damaged, foreign or of another key."""
+    """The network in a file; None for one that is absent, damaged or of another key.
+
+    Raises
+    ------
+    Untrusted
+        Somebody else may have written it.
+    """
     from sicnn_app.sicnn.study_network import StudyNetwork
 
     state = read_state(path, key)
@@ -47,3 +58,18 @@ def write_network(path: Path, key: str, network: StudyNetwork, *, scratch: Path)
     unfinished = scratch / path.name
     write_state(unfinished, key, network.state())
     os.replace(unfinished, path)
+
+
+def remove_network(path: Path) -> None:
+    """Remove the file when it is one of this app and user; anything else under its name stays."""
+    if is_state(path):
+        with suppress(OSError):
+            path.unlink()
+
+
+def remove_networks(work_dir: Path) -> None:
+    """Remove all networks of this user from a work directory, which may be absent."""
+    with suppress(OSError):
+        for path in work_dir.iterdir():
+            if _NAME.fullmatch(path.name):
+                remove_network(path)

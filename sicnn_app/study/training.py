@@ -6,13 +6,12 @@ import hashlib
 import json
 import time
 from collections.abc import Collection
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sicnn_app import record
 from sicnn_app.bids.marker import recorded_fingerprint
-from sicnn_app.checkpoints import TrainingCheckpoint
+from sicnn_app.checkpoints import TrainingCheckpoint, Untrusted
 from sicnn_app.console import Console
 from sicnn_app.errors import DataError, MissingInputError, SicnnAppError, TryAgainError
 from sicnn_app.ivim.bvalues import same_bvalues
@@ -22,7 +21,13 @@ from sicnn_app.memory import remaining_memory
 from sicnn_app.processing import CHECKPOINT, flushed, prepare_run
 from sicnn_app.settings import Settings
 from sicnn_app.study.groups import Study, StudyGroup
-from sicnn_app.study.network_file import lock_path, network_path, read_network, write_network
+from sicnn_app.study.network_file import (
+    lock_path,
+    network_path,
+    read_network,
+    remove_network,
+    write_network,
+)
 
 if TYPE_CHECKING:
     from sicnn_app.sicnn.study_network import StudyNetwork
@@ -51,6 +56,7 @@ class StudyNetworks:
         self._study, self._settings, self._console, self._device = study, settings, console, device
         self._found: dict[str, StudyNetwork | None] = {}
         self._failed: dict[str, SicnnAppError] = {}
+        self._untrusted: set[Path] = set()
 
     def start_of(self, item: DwiRun) -> StudyNetwork | None:
         """The network that the training of a run starts from; None: random weights.
@@ -89,14 +95,16 @@ class StudyNetworks:
             path = network_path(self._settings.work_dir, key)
             if not path.exists():
                 continue
-            network = read_network(path, key)
+            try:
+                network = read_network(path, key)
+            except Untrusted:
+                continue
             # A run that could not be loaded for the network will not be finished either.
             needed = [item for item in group.runs if network is None or item.name in network.runs]
             if self._settings.overwrite and not {item.name for item in needed} <= set(made):
                 continue
             if all(self._is_finished(item, group) for item in needed):
-                with suppress(OSError):
-                    path.unlink()
+                remove_network(path)
 
     def _is_finished(self, item: DwiRun, group: StudyGroup) -> bool:
         found = recorded_fingerprint(self._settings.output_dir, item)
@@ -118,7 +126,7 @@ class StudyNetworks:
         path, console = network_path(self._settings.work_dir, key), self._console
         started, told = time.monotonic(), False
         while True:
-            network = read_network(path, key)
+            network = self._read(path, key)
             if network is not None:
                 console.line(f"study network: taken from {path}")
                 return network
@@ -127,7 +135,7 @@ class StudyNetworks:
                     if lock.recovered:
                         console.warning(f"study network: {lock.recovered}")
                     # Another process may have finished it between the two looks.
-                    return read_network(path, key) or self._train(group, key, lock)
+                    return self._read(path, key) or self._train(group, key, lock)
             except HeldElsewhere as error:
                 if time.monotonic() - started > WAIT:
                     # The run itself is not held elsewhere.
@@ -136,6 +144,18 @@ class StudyNetworks:
                     console.line("study network: waiting until another process has trained it")
                     told = True
             time.sleep(POLL)
+
+    def _read(self, path: Path, key: str) -> StudyNetwork | None:
+        try:
+            return read_network(path, key)
+        except Untrusted as reason:
+            if path not in self._untrusted:
+                self._untrusted.add(path)
+                self._console.warning(
+                    f"{path}: not used ({reason}): the study network is trained for this call alone; jobs of "
+                    "several users need work directories of their own (--work-dir)"
+                )
+            return None
 
     def _train(self, group: StudyGroup, key: str, lock: FolderLock) -> StudyNetwork | None:
         from sicnn_app.sicnn.study import train_study
@@ -163,6 +183,9 @@ class StudyNetworks:
         console.line(f"study network: trained in {len(network.losses)} epochs, loss {network.loss:.3g}")
         lock.check()
         path = network_path(settings.work_dir, key)
+        if path in self._untrusted:
+            # What lies there is somebody else's.
+            return network
         try:
             write_network(path, key, network, scratch=lock.folder)
         except OSError as error:

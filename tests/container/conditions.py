@@ -55,7 +55,7 @@ def check_stop_and_go_on(image: Image) -> None:
     finally:
         subprocess.run(["docker", "rm", "--force", name], capture_output=True, check=False)
     require(not maps(out), "a run that was stopped left maps under their final names")
-    saved = [path for path in (out / ".work").rglob("*") if path.is_file()]
+    saved = list((out / ".work").rglob("training.pt"))
     require(bool(saved), "no checkpoint was left to go on from")
     require_exit(image.run("/bids", "/out", "participant", **call), 0)
     require_same_maps(out, reference)

@@ -178,3 +178,40 @@ def test_what_cannot_be_submitted_is_said(tmp_path, arguments, said):
     assert done.code != 0
     assert said in done.err
     assert done.jobs == []
+
+
+def pipe(marker: Path) -> None:
+    os.mkfifo(marker)
+
+
+def endless(marker: Path) -> None:
+    marker.symlink_to("/dev/zero")
+
+
+def huge(marker: Path) -> None:
+    with marker.open("wb") as stream:
+        stream.truncate(1 << 40)
+
+
+def deep(marker: Path) -> None:
+    marker.write_text("[" * 1_000_000)
+
+
+def elsewhere(marker: Path) -> None:
+    marker.write_text('{"Outputs": ["/etc/hostname", "../../../bids/dataset_description.json"]}')
+
+
+def other_types(marker: Path) -> None:
+    marker.write_text('{"Outputs": {"sub-01_desc-ivim_qc.json": 1}}')
+
+
+@pytest.mark.parametrize("plant", [pipe, endless, huge, deep, elsewhere, other_types])
+def test_a_marker_that_the_app_did_not_write_does_not_count_and_does_not_stop_the_helper(tmp_path, plant):
+    made = dataset(tmp_path / "bids")
+    folder = tmp_path / "out" / "sub-01" / "dwi"
+    folder.mkdir(parents=True)
+    (tmp_path / "out" / "sub-01.html").touch()
+    plant(folder / "sub-01_desc-ivim_qc.json")
+    done = Submission(tmp_path, made.root, "out")
+    assert done.code == 0, done.err
+    assert done.lists == [["01"]]

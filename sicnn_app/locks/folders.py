@@ -1,0 +1,118 @@
+"""Folders in the work directory: no link leads out of them, and only those of this app are emptied.
+
+Whoever may write into an output can put a link, a pipe or another folder under any name that the app
+computes. So no folder is opened through a link, what lies in it is named from its descriptor, and nothing is
+removed from it unless only this user can have made it and it holds a mark of this app.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+from sicnn_app.errors import OutputError
+from sicnn_app.files import read_regular
+
+MADE_FILE = ".sicnn-app"
+"""The mark of a folder that stays when no process works in it: it says the name under which it was made."""
+
+ATTEMPTS = 100
+"""Times that a folder may vanish, because another process removes it, while this one opens it."""
+
+
+def open_folder(path: Path, *, dir_fd: int | None = None) -> int:
+    """Open a folder that is no link.
+
+    Parameters
+    ----------
+    path : Path
+    dir_fd : int, optional
+        Descriptor of its parent, where the caller has it open.
+
+    Returns
+    -------
+    int
+        Descriptor, which the caller closes.
+
+    Raises
+    ------
+    OutputError
+        It is a link or no folder.
+    OSError
+        It is absent, or not for this user.
+    """
+    try:
+        return os.open(
+            path if dir_fd is None else path.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=dir_fd
+        )
+    except OSError as error:
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        raise OutputError(
+            f"{path}: is a link or no folder, and sicnn-app keeps a folder of its own there: name another "
+            "one with --work-dir, or have it removed"
+        ) from error
+
+
+def open_work_folder(path: Path) -> int:
+    """Open the work directory, made when it is absent, whoever it belongs to; see :func:`open_folder`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        # Sticky: where several users share it, none of them can move or remove what another one has in it.
+        path.mkdir(0o777 | stat.S_ISVTX)
+    return open_folder(path)
+
+
+def require_folder(path: Path) -> None:
+    """Refuse a work directory that is a link or no folder; nothing happens when it is absent.
+
+    Raises
+    ------
+    OutputError
+        It is a link or no folder.
+    """
+    with suppress(OSError):
+        os.close(open_folder(path))
+
+
+def mark_as_made(folder: int, name: str) -> None:
+    """Leave the mark of this app in a folder."""
+    with suppress(FileExistsError):
+        descriptor = os.open(MADE_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=folder)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(_made(name))
+
+
+def is_marked(folder: int, name: str) -> bool:
+    """Whether a folder holds the mark that was left in it under this name: a copy elsewhere is the user's."""
+    with suppress(OSError):
+        return read_regular(MADE_FILE, len(_made(name)), follow=False, dir_fd=folder) == _made(name)
+    return False
+
+
+def _made(name: str) -> bytes:
+    return b"sicnn-app made this folder, empties and removes it: " + os.fsencode(name) + b"\n"
+
+
+def empty_folder(folder: int, *, keep: Collection[str] = ()) -> None:
+    """Remove everything from a folder but the names to keep; what cannot be removed stays."""
+    names: list[str] = []
+    with suppress(OSError):
+        names = os.listdir(folder)
+    for name in set(names).difference(keep):
+        with suppress(OSError):
+            if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
+            else:
+                os.unlink(name, dir_fd=folder)
+
+
+def remove_if_empty(path: Path, *, dir_fd: int | None = None) -> None:
+    """Remove a folder that holds nothing; anything else stays as it is."""
+    with suppress(OSError):
+        os.rmdir(path if dir_fd is None else path.name, dir_fd=dir_fd)
