@@ -23,6 +23,7 @@ MAX_TEXT_BYTES = 16 << 20
 
 MAKING_ATTEMPTS = 100
 """How often a folder is made anew that others remove at once."""
+
 MAX_NESTING = 64
 """Levels of a JSON text; whoever walks through it does so level by level, and Python's stack has an end."""
 

@@ -115,11 +115,11 @@ def kill(process: subprocess.Popen) -> None:
 
 
 def derivatives(out: Path) -> dict[str, bytes]:
-    """Content of every file that the same call must write again byte by byte, by relative path."""
+    """Content of every file that the same call must write again byte by byte."""
     return {
         path.relative_to(out).as_posix(): path.read_bytes()
         for path in out.rglob("*")
-        if path.is_file() and path.relative_to(out).parts[0] not in ("logs", ".work")
+        if path.is_file() and path.relative_to(out).parts[0] not in ("logs", ".work", RECORDS)
     }
 
 

@@ -770,7 +770,9 @@ def test_labels_that_bids_does_not_allow(accepts, made, tmp_path):
     assert "\x1b" not in call.text
     assert "1 written, 0 skipped, 0 failed" in call.out
     outputs = [path for path in (tmp_path / "out").rglob("*") if "sub-" in path.name]
-    assert outputs and all(re.match(r"sub-01(_model|_desc|\.html|$)", path.name) for path in outputs)
+    assert outputs and all(
+        re.match(r"((run|report)-)?sub-01(_model|_desc|\.html|\.json|$)", path.name) for path in outputs
+    )
 
 
 def test_names_that_are_not_utf_8(accepts, made):

@@ -696,7 +696,7 @@ def test_a_clock_that_stands_still_keeps_no_call_from_its_log(app, tmp_path, mon
         def now(cls, tz=None):
             return cls(2026, 1, 1, tzinfo=tz)
 
-    monkeypatch.setattr(workflow_module, "datetime", Still)
+    monkeypatch.setattr("sicnn_app.console.datetime", Still)
     made, out = dataset(tmp_path / "bids"), tmp_path / "out"
     assert [app.quick(made, out).code for _ in range(2)] == [0, 0]
     assert len(list((out / "logs").iterdir())) == 2

@@ -92,6 +92,8 @@ class WrittenRecord:
         OutputError
             A folder on the way to one of them is a link, or a file.
         """
+        if not os.path.isdir(self.output_dir):
+            return []
         targets = list(targets)
         for folder in dict.fromkeys([self.path.parent, *(target.parent for target in targets)]):
             try:
