@@ -51,7 +51,9 @@ def open_folder(path: Path, *, dir_fd: int | None = None) -> int:
             path if dir_fd is None else path.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=dir_fd
         )
     except OSError as error:
-        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+        # Without a descriptor a folder on the way may be what is none: there is nothing at all in this place.
+        there = dir_fd is not None or os.path.lexists(path)
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP) or not there:
             raise
         raise OutputError(
             f"{path}: is a link or no folder, and sicnn-app keeps a folder of its own there: name another "
