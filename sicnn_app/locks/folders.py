@@ -63,7 +63,9 @@ def open_folder(path: Path, *, dir_fd: int | None = None) -> int:
 
 def open_work_folder(path: Path) -> int:
     """Open the work directory, made when it is absent, whoever it belongs to; see :func:`open_folder`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    # A file in the place of a folder above it is told below, by the system's own word for that.
+    with suppress(FileExistsError):
+        path.parent.mkdir(parents=True)
     with suppress(FileExistsError):
         # Sticky: where several users share it, none of them can move or remove what another one has in it.
         path.mkdir(0o777 | stat.S_ISVTX)
