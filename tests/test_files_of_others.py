@@ -85,6 +85,8 @@ def test_the_outputs_of_another_program_stay_whole(app, tmp_path):
         assert app.quick(raw, prep, *flags).code == 73
         assert app.quick(raw, prep, "-d", prep, *flags).code == 64
         assert app.raw(raw.root, prep, "group", "-d", prep).code == 64
+        assert app.raw(raw.root, prep, "group", *flags[:1]).code == 18
+        assert app.raw(raw.root, prep, "participant", "--reports-only", *flags[:2]).code == 18
         assert files(prep) == before
         assert app.quick(raw, prep / "sub-01", "-d", prep, *flags).code == 64
         assert files(prep) == before
