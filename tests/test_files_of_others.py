@@ -342,6 +342,16 @@ def test_a_record_of_another_user_is_not_believed(app, tmp_path):
     assert theirs.read_text() == "of another program"
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can act for another user")
+def test_a_record_is_ones_own_where_a_server_knows_the_user_by_another_number(tmp_path, monkeypatch):
+    report = put(tmp_path / "out" / "sub-01.html")
+    content = {"Files": {"sub-01.html": [atomic.content_of(report)]}}
+    os.chown(put(tmp_path / "out" / RECORDS / "report-sub-01.json", json.dumps(content)), 65534, 65534)
+    status = os.stat_result((0o100600, 1, 1, 1, 65534, 65534, 0, 0, 0, 0))
+    monkeypatch.setattr("sicnn_app.bids.written.status_of_new_file", lambda folder: status)
+    assert WrittenRecord(tmp_path / "out", "report-sub-01").is_ours(report)
+
+
 @pytest.mark.parametrize("kind", ["pipe", "folder", "link"])
 def test_something_else_in_the_place_of_the_record_hangs_nothing(app, tmp_path, kind):
     raw, out = dataset(tmp_path / "bids"), tmp_path / "out"

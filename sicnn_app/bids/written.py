@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sicnn_app.errors import OutputError
-from sicnn_app.files import folder_below, parse_json, read_regular, sha256_of
+from sicnn_app.files import folder_below, parse_json, read_regular, sha256_of, status_of_new_file
 
 RECORDS = ".sicnn-app"
 """Folder of the records below the output."""
@@ -51,8 +51,7 @@ class WrittenRecord:
 
     def _read(self) -> dict[str, list[Content]]:
         try:
-            owners = {os.geteuid(), 0, self.output_dir.stat().st_uid}
-            if self.path.lstat().st_uid not in owners:
+            if not self._is_trusted(self.path.lstat().st_uid):
                 return {}
             files = parse_json(read_regular(self.path, follow=False))["Files"]
             return {
@@ -62,6 +61,13 @@ class WrittenRecord:
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return {}
+
+    def _is_trusted(self, owner: int) -> bool:
+        if owner in (os.geteuid(), 0, self.output_dir.stat().st_uid):
+            return True
+        # A server may know this user by another number.
+        with folder_below(self.output_dir, self.output_dir) as folder:
+            return owner == status_of_new_file(folder).st_uid
 
     def _name(self, path: Path) -> str:
         return Path(path).relative_to(self.output_dir).as_posix()
