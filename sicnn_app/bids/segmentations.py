@@ -128,7 +128,7 @@ def read_lookup(path: Path) -> dict[int, str]:
     for number, row in enumerate(read_table(path, ("index", "name")), start=2):
         try:
             name = printable(" ".join(row.get("name", "").split()))
-            names[int(row["index"])] = shorten(name, MAX_NAME)
+            names[int(row.get("index", ""))] = shorten(name, MAX_NAME)
         except ValueError:
             raise DataError(f"{path} holds no index in line {number}: indices are whole numbers") from None
     return {index: name for index, name in names.items() if name not in ("", NOT_AVAILABLE)}
