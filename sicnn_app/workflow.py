@@ -181,14 +181,15 @@ def process(settings: Settings, discovery: Discovery, study: Study, console: Con
     device = begin(settings, console)
     fingerprints = study.fingerprints(settings, discovery.runs)
     finished = finished_runs(settings, discovery.runs, fingerprints)
-    require_free_runs(settings, [item for item in discovery.runs if item not in finished])
+    done = frozenset(item.name for item in finished)
+    require_free_runs(settings, [item for item in discovery.runs if item.name not in done])
     everything = [*discovery.runs, *(item for item, _ in discovery.problems)]
     part = Part(
         settings,
         study,
         tuple(sorted(everything, key=lambda item: natural_key(item.name))),
         fingerprints,
-        frozenset(item.name for item in finished),
+        done,
         {item.name: error for item, error in discovery.problems},
     )
     with at_work(settings, console), output_and_log(settings, console, part.runs) as log:

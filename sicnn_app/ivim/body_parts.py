@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+BODY_PART_KEYS = ("BodyPart", "BodyPartExamined")
+"""Sidecar fields that name the scanned part: the one of BIDS first, then the one of DICOM."""
+
 BODY_PARTS = frozenset((
     "ABDOMEN", "ABDOMENPELVIS", "ADRENAL", "ANKLE", "ARM", "AXILLA", "BACK", "BLADDER", "BODY", "BRAIN",
     "BREAST", "BUTTOCK", "CALF", "CEREBELLUM", "CERVIX", "CHEST", "CHESTABDOMEN", "CHESTABDPELVIS", "COLON",
