@@ -22,7 +22,6 @@ from sicnn_app.bids.discover import Discovery, discover
 from sicnn_app.bids.select import Selection
 from sicnn_app.bids.sidecar import DatasetRoots
 from sicnn_app.bids.validate import check_dataset
-from sicnn_app.bids.write import ANATOMIES
 from sicnn_app.bids.written import WrittenRecord, require_free
 from sicnn_app.caches import private_caches
 from sicnn_app.cgroups import below_memory_limit, memory_limit
@@ -38,6 +37,7 @@ from sicnn_app.errors import (
 )
 from sicnn_app.fingerprints import finished_runs, is_reported
 from sicnn_app.formats import natural_key
+from sicnn_app.ivim.body_parts import ANATOMIES
 from sicnn_app.ivim.run import DwiRun
 from sicnn_app.locks.folders import require_folder
 from sicnn_app.locks.leftovers import remove_leftovers
