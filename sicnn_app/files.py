@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from sicnn_app.errors import UsageError
+
 MAX_TEXT_BYTES = 16 << 20
 """A gradient table of 100,000 volumes has three megabytes; whatever is larger is something else."""
 
@@ -189,7 +191,8 @@ def why_not_private(status: os.stat_result, folder: int) -> str | None:
     if status.st_uid != user:
         return f"belongs to another user (number {status.st_uid})"
     shared = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    if shared & ~_permissions_of_new(folder, status.st_mode):
+    # Nothing is made beside it to compare with where there is nothing to compare.
+    if shared and shared & ~_permissions_of_new(folder, status.st_mode):
         return "other users may change it"
     return None
 
@@ -207,6 +210,17 @@ def _permissions_of_new(folder: int, like: int) -> int:
             os.rmdir(name, dir_fd=folder)
     except OSError:
         return 0
+
+
+@contextmanager
+def from_here() -> Iterator[None]:
+    """Context in which relative paths are made absolute; raises UsageError where they begin nowhere."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UsageError(
+            "the current folder was deleted, and relative paths begin there: go to one that exists"
+        ) from None
 
 
 def parse_json(content: bytes | str) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 from sicnn_app import __version__
 from sicnn_app.bids.marker import marker_path, recorded_fingerprint
 from sicnn_app.errors import TryAgainError, UsageError
+from sicnn_app.files import sha256_of
 from sicnn_app.ivim.run import DwiRun
 from sicnn_app.planned import require_free_runs
 from sicnn_app.preprocess.anatomy import choose_anatomy
@@ -69,11 +70,8 @@ def _fingerprint(settings: Settings, item: DwiRun, digest_of: Callable[[Path | N
 
 def hash_file(path: Path | None) -> str | None:
     """SHA-256 of a file; None for no file or one that cannot be read, which loading will report."""
-    if path is None or not path.is_file():
-        return None
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return None if path is None else sha256_of(path)
     except OSError:
         return None
 

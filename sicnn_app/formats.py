@@ -32,6 +32,17 @@ def printable(text: object) -> str:
     )
 
 
+def shorten(text: str, length: int = 40) -> str:
+    """The start of a text that may be of any length, to quote it in a message.
+
+    Examples
+    --------
+    >>> shorten("ten"), shorten("1234567", 4)
+    ('ten', '1234...')
+    """
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
 def natural_key(name: str) -> list[tuple[int, str]]:
     """Key that sorts numbers by their size and puts a name before all that go on after it.
 

@@ -63,9 +63,12 @@ def _foreign_reports(
     foreign = []
     for (subject, session), names in sessions:
         figures = output_dir / f"sub-{subject}" / "figures"
-        pictures = [path for name in names for path in figures.glob(f"{name}_desc-*_dwi.*")]
-        # Those of the steps are recorded with their run.
-        pictures = [path for path in pictures if "_desc-step" not in path.name]
+        pictures = [
+            path
+            for path in figures.glob("*_desc-*_dwi.*")
+            # Those of the steps are recorded with their run.
+            if path.name.partition("_desc-")[0] in names and "_desc-step" not in path.name
+        ]
         record = WrittenRecord(output_dir, report_unit(subject, session))
         foreign += record.foreign([report_path(output_dir, subject, session), *sorted(pictures)])
     return foreign

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sicnn_app.errors import UsageError
+from sicnn_app.files import from_here
 
 METHODS = ("si-cnn", "di-cnn", "cnn", "lsq")
 ANATOMIES = ("auto", "brain", "body")
@@ -545,7 +546,7 @@ class Settings:
 
         database = self.selection.bids_database_dir
         work = self.resources.work_dir
-        try:
+        with from_here():
             derivatives = {name: absolute(path) for name, path in self.inputs.derivatives.items()}
             return replace(
                 self,
@@ -555,10 +556,6 @@ class Settings:
                 inputs=replace(self.inputs, derivatives=derivatives, bvals=absolute(self.inputs.bvals)),
                 resources=replace(self.resources, work_dir=work and work.absolute()),
             )
-        except FileNotFoundError:
-            raise UsageError(
-                "the current folder was deleted, and relative paths begin there: go to one that exists"
-            ) from None
 
     def changing_maps(self) -> dict:
         """Settings that can change a map, JSON-serialisable: what a fingerprint covers."""

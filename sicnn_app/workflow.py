@@ -22,7 +22,6 @@ from sicnn_app.bids.discover import Discovery, discover
 from sicnn_app.bids.select import Selection
 from sicnn_app.bids.sidecar import DatasetRoots
 from sicnn_app.bids.validate import check_dataset
-from sicnn_app.bids.write import ANATOMIES
 from sicnn_app.bids.written import WrittenRecord, require_free
 from sicnn_app.caches import private_caches
 from sicnn_app.cgroups import below_memory_limit, memory_limit
@@ -38,6 +37,7 @@ from sicnn_app.errors import (
 )
 from sicnn_app.fingerprints import finished_runs, is_reported
 from sicnn_app.formats import natural_key
+from sicnn_app.ivim.body_parts import ANATOMIES
 from sicnn_app.ivim.run import DwiRun
 from sicnn_app.locks.folders import require_folder
 from sicnn_app.locks.leftovers import remove_leftovers
@@ -181,14 +181,15 @@ def process(settings: Settings, discovery: Discovery, study: Study, console: Con
     device = begin(settings, console)
     fingerprints = study.fingerprints(settings, discovery.runs)
     finished = finished_runs(settings, discovery.runs, fingerprints)
-    require_free_runs(settings, [item for item in discovery.runs if item not in finished])
+    done = frozenset(item.name for item in finished)
+    require_free_runs(settings, [item for item in discovery.runs if item.name not in done])
     everything = [*discovery.runs, *(item for item, _ in discovery.problems)]
     part = Part(
         settings,
         study,
         tuple(sorted(everything, key=lambda item: natural_key(item.name))),
         fingerprints,
-        frozenset(item.name for item in finished),
+        done,
         {item.name: error for item, error in discovery.problems},
     )
     with at_work(settings, console), output_and_log(settings, console, part.runs) as log:

@@ -36,7 +36,17 @@ def as_link_to_itself(path: Path) -> None:
 
 def as_link_to_a_secret(path: Path) -> None:
     """A link to a valid file of the same kind outside of the output folder."""
-    elsewhere = path.parents[3] / f"secret{''.join(path.suffixes)}"
+    move_out(path, path.parents[3] / f"secret{''.join(path.suffixes)}")
+
+
+def as_link_to_a_secret_annex(path: Path) -> None:
+    """The same where somebody has annexed it."""
+    key = f"MD5E-s1--0{''.join(path.suffixes)}"
+    move_out(path, path.parents[3] / "private" / ".git" / "annex" / "objects" / "Xx" / "01" / key / key)
+
+
+def move_out(path: Path, elsewhere: Path) -> None:
+    elsewhere.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(path, elsewhere)
     if path.suffix == ".json":
         elsewhere.write_text(json.dumps({**json.loads(elsewhere.read_text()), "Warnings": [SECRET]}))
@@ -55,6 +65,7 @@ IN_PLACE: dict[str, Callable[[Path], None]] = {
     "a folder": as_folder,
     "a link to itself": as_link_to_itself,
     "a link to elsewhere": as_link_to_a_secret,
+    "a link to an annex elsewhere": as_link_to_a_secret_annex,
     "20 GB": as_sparse,
 }
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from sicnn_app.bids import atomic
 from sicnn_app.bids.atomic import StagedFiles, scratch_folder
 from sicnn_app.bids.written import RECORDS, WrittenRecord
+from sicnn_app.errors import OutputError
 
 MARKER = "sub-01/dwi/sub-01_desc-ivim_qc.json"
 F_MAP = "sub-01/dwi/sub-01_model-ivim_param-f_dwimap.nii.gz"
@@ -327,6 +329,26 @@ def test_a_record_never_leads_out_of_the_output(tmp_path, name):
     name = str(precious) if name.startswith("/") else name
     put(tmp_path / "out" / RECORDS / "run-sub-01.json", json.dumps({"Files": {name: [[size, digest]]}}))
     assert WrittenRecord(tmp_path / "out", "run-sub-01").ours([]) == []
+
+
+def test_a_record_of_what_no_file_can_be_called_names_none(tmp_path):
+    put(tmp_path / RECORDS / "run-sub-01.json", json.dumps({"Files": {"sub-01\0": [[1, "digest"]]}}))
+    assert WrittenRecord(tmp_path, "run-sub-01").ours([]) == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can act for another user")
+def test_a_folder_that_another_user_keeps_closed_is_named():
+    out = Path(tempfile.mkdtemp())
+    out.chmod(0o755)
+    target = put(out / F_MAP)
+    (out / "sub-01").chmod(0o700)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(OutputError, match=f"^{target.parent} cannot be reached"):
+            WrittenRecord(out, "run-sub-01").foreign([target])
+    finally:
+        os.seteuid(0)
+        shutil.rmtree(out)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can act for another user")

@@ -15,10 +15,13 @@ import numpy as np
 import pytest
 from app_runs import BVALS, TINY_TRAINING, App, add_run, body, dataset, files, leave_out_figures, values
 
+from sicnn_app.ivim.run import DwiRun
 from sicnn_app.locks.folders import MADE_FILE
 from sicnn_app.locks.shared import locked_folder
+from sicnn_app.settings import Settings
 from sicnn_app.sicnn import iterate
 from sicnn_app.sicnn import study as study_module
+from sicnn_app.study import groups
 from sicnn_app.study import training as training_module
 from sicnn_app.study.network_file import lock_path
 
@@ -53,6 +56,23 @@ def trained(monkeypatch) -> list[list[str]]:
 
     monkeypatch.setattr(study_module, "train_study", train_study)
     return calls
+
+
+def test_fingerprints_of_twice_as_many_runs_take_twice_the_work(monkeypatch):
+    looks, name = [], DwiRun.name.fget
+    monkeypatch.setattr(DwiRun, "name", property(lambda run: looks.append(run) or name(run)))
+    monkeypatch.setattr(groups, "fingerprint_all", lambda _, runs: {run.name: "of it alone" for run in runs})
+
+    def work(number: int) -> int:
+        runs = tuple(DwiRun({"sub": str(label)}, ()) for label in range(number))
+        study = groups.Study((groups.StudyGroup((0.0, 1.0), runs, Settings(Path("bids"), Path("out"))),))
+        looks.clear()
+        found = study.fingerprints(Settings(Path("bids"), Path("out")), runs)
+        assert len(found) == number and len(set(found.values())) == 1
+        assert {study.own_fingerprint(name, found[name]) for name in found} == {"of it alone"}
+        return len(looks)
+
+    assert work(400) <= 2.5 * work(200)
 
 
 def stem(name: str) -> str:

@@ -82,10 +82,16 @@ def test_a_current_folder_that_was_deleted_will_do(tmp_path):
     assert len(results(out)) > 10
 
 
-def test_relative_paths_in_a_deleted_folder_are_a_usage_error(tmp_path):
-    done = subprocess.run(
-        gone(command("bids", "out", "participant")), capture_output=True, text=True, env=environment()
-    )
+SIMULATE = [sys.executable, "-c", "import sys; from sicnn_app.simulate.cli import main; sys.exit(main())"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [command("bids", "out", "participant"), [*SIMULATE, "--assess", "--preset", "abdomen", "out"]],
+    ids=["app", "assessment"],
+)
+def test_relative_paths_in_a_deleted_folder_are_a_usage_error(words):
+    done = subprocess.run(gone(words), capture_output=True, text=True, env=environment())
     assert done.returncode == 64
     assert "the current folder was deleted" in done.stderr
 

@@ -1,8 +1,7 @@
 """Write files so that a final name never carries half a file.
 
 Files are written below ``OUTPUT_DIR/.work`` (same file system, and all that may remain after a kill),
-flushed to disk and then renamed. Without an output folder the temporary file lies hidden beside
-its target. The same content always becomes the same bytes.
+flushed to disk and then renamed. The same content always becomes the same bytes.
 """
 
 from __future__ import annotations
@@ -121,43 +120,6 @@ def _copy_beside(temporary: Path, name: str, folder: int) -> None:
         raise
 
 
-@contextmanager
-def atomic_path(target: Path, *, output_dir: Path | None = None) -> Iterator[Path]:
-    """Give a temporary path with the name's full extension; rename it to ``target`` at the end.
-
-    Nothing is left behind, and an existing ``target`` stays as it was, when the block raises.
-
-    Parameters
-    ----------
-    target : Path
-        Final name; its folder is created.
-    output_dir : Path, optional
-        Output dataset whose ``.work`` holds the temporary file; hidden beside ``target`` if absent.
-
-    Raises
-    ------
-    OutputError
-        When the file system refuses, naming ``target``.
-    """
-    target = Path(target)
-    if output_dir is not None:
-        with scratch_folder(output_dir) as folder:
-            temporary = folder / target.name
-            with output_errors(target):
-                yield temporary
-            _rename(temporary, target, Path(output_dir))
-        return
-    make_folder(target.parent)
-    temporary = target.with_name(f".{os.getpid()}-{target.name}")
-    try:
-        with output_errors(target):
-            yield temporary
-        _rename(temporary, target, target.parent)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
 def save_bytes(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path``, which is a temporary path."""
     path.write_bytes(content)
@@ -197,37 +159,26 @@ def save_nifti(path: Path, image: nib.Nifti1Image) -> None:
             image.to_stream(_Releasing(file, image.dataobj))
 
 
-def write_bytes(target: Path, content: bytes, *, output_dir: Path | None = None) -> None:
-    """Write ``content`` atomically; raises OutputError."""
-    with atomic_path(target, output_dir=output_dir) as temporary:
-        save_bytes(temporary, content)
+def write_bytes(target: Path, content: bytes, output_dir: Path) -> None:
+    """Write a file at once; an existing one stays as it was when that fails.
 
+    Parameters
+    ----------
+    target : Path
+        Final name, below ``output_dir``; its folder is created.
+    content : bytes
+    output_dir : Path
 
-def write_text(target: Path, text: str, *, output_dir: Path | None = None) -> None:
-    """Write UTF-8 text atomically; raises OutputError."""
-    write_bytes(target, text.encode(), output_dir=output_dir)
-
-
-def write_json(target: Path, content: Any, *, output_dir: Path | None = None) -> None:
-    """Write JSON atomically; raises OutputError, or ValueError for NaN."""
-    write_bytes(target, json_bytes(content), output_dir=output_dir)
-
-
-def write_tsv(
-    target: Path,
-    columns: Sequence[str],
-    rows: Iterable[Mapping[str, Any]],
-    *,
-    output_dir: Path | None = None,
-) -> None:
-    """Write tab-separated values atomically; raises OutputError."""
-    write_bytes(target, tsv_bytes(columns, rows), output_dir=output_dir)
-
-
-def write_nifti(target: Path, image: nib.Nifti1Image, *, output_dir: Path | None = None) -> None:
-    """Write an image atomically and reproducibly; raises OutputError."""
-    with atomic_path(target, output_dir=output_dir) as temporary:
-        save_nifti(temporary, image)
+    Raises
+    ------
+    OutputError
+        When the file system refuses, naming ``target``.
+    """
+    with scratch_folder(output_dir) as folder:
+        temporary = folder / target.name
+        with output_errors(target):
+            save_bytes(temporary, content)
+        _rename(temporary, target, Path(output_dir))
 
 
 class StagedFiles:
@@ -296,11 +247,11 @@ class StagedFiles:
             staged = {target: content_of(temporary) for temporary, target in self._staged}
         earlier = record.ours(self.targets)
         # Before any final name changes: a process that is killed meanwhile leaves only files on record.
-        write_json(record.path, record.announce(staged), output_dir=record.output_dir)
+        write_bytes(record.path, json_bytes(record.announce(staged)), record.output_dir)
         for target in reversed(earlier):
             with output_errors(target):
                 remove(target, record.output_dir)
         for temporary, target in self._staged:
             _rename(temporary, target, record.output_dir)
-        write_json(record.path, record.settle(staged), output_dir=record.output_dir)
+        write_bytes(record.path, json_bytes(record.settle(staged)), record.output_dir)
         return self.targets

@@ -14,6 +14,7 @@ from typing import Any
 from sicnn_app.bids.unpacked import note_read
 from sicnn_app.errors import DataError, MissingInputError
 from sicnn_app.files import MAX_TEXT_BYTES, open_regular, parse_json, read_regular
+from sicnn_app.formats import shorten
 
 MAX_CELLS = 1_000_000
 """Of a table; 100,000 volumes with ten columns have as many."""
@@ -97,17 +98,6 @@ class Boundary:
         repository, found, content = str(target).partition("/.git/")
         part = any(root.is_relative_to(repository or "/") for root in self._roots)
         return bool(found) and part and "annex/objects/" in content
-
-
-def shorten(text: str, length: int = 40) -> str:
-    """The start of a text that may be of any length, to quote it in a message.
-
-    Examples
-    --------
-    >>> shorten("ten"), shorten("1234567", 4)
-    ('ten', '1234...')
-    """
-    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def read_bytes(path: Path) -> bytes:

@@ -168,6 +168,8 @@ def _read_description(path: Path) -> dict[str, Any]:
         return {}
     try:
         description = parse_json(content)
+        # Read it can be with NaN, but written again only without.
+        json_bytes(description)
     except ValueError as error:
         raise DataError(f"{path}: not valid JSON ({error}): repair or remove it") from error
     if not isinstance(description, dict):
@@ -197,9 +199,10 @@ def _merged_description(
     ]
     earlier_links = existing.get("DatasetLinks")
     earlier_links = earlier_links if isinstance(earlier_links, dict) else {}
-    urls = {entry["URL"] for entry in known}
-    # A link that now points elsewhere takes its old source entry with it.
-    urls |= {url for name, url in earlier_links.items() if name in links}
+    # A link that now points elsewhere takes its old source entry with it. In a list: whoever wrote them may
+    # have put there what is no text and cannot be in a set.
+    urls = [entry["URL"] for entry in known]
+    urls += [url for name, url in earlier_links.items() if name in links]
     earlier_sources = [
         entry for entry in _entries(existing, "SourceDatasets") if entry.get("URL") not in urls
     ]

@@ -6,9 +6,8 @@ import json
 from typing import Any
 
 from sicnn_app.bids.associate import ENTITY_ORDER, LABEL
-from sicnn_app.bids.content import shorten
 from sicnn_app.errors import UsageError
-from sicnn_app.formats import printable
+from sicnn_app.formats import printable, shorten
 
 QUERY = "dwi"
 """Key at the top that holds the filters of DWI images; other programs have others, which are ignored."""

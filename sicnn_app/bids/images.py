@@ -14,11 +14,12 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from nibabel.wrapstruct import WrapStructError
 
-from sicnn_app.bids.content import require_content, shorten
+from sicnn_app.bids.content import require_content
 from sicnn_app.bids.header import image_of, read_header
 from sicnn_app.bids.unpacked import GZIP_MAGIC, MAX_EXPANSION, Unpacked
 from sicnn_app.errors import DataError, one_line
 from sicnn_app.files import open_regular
+from sicnn_app.formats import shorten
 from sicnn_app.memory import release
 
 BLOCK = 1 << 18

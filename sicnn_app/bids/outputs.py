@@ -6,7 +6,6 @@ broken or crafted run costs neither the memory nor the time of the others.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 
-from sicnn_app.bids.content import ANNEX_POINTER, read_bytes, read_json, read_table
+from sicnn_app.bids.content import Boundary, read_bytes, read_json, read_table
 from sicnn_app.bids.gradients import read_bvals
 from sicnn_app.bids.images import open_image, volume_count
 from sicnn_app.bids.volume import open_volume, read_volume
@@ -25,12 +24,8 @@ MAX_BVALUE = 1e6
 
 
 def _require_own(path: Path, output_dir: Path) -> None:
-    """Refuse a link that would bring a file of elsewhere into tables and pages; annexed content is one."""
-    if not path.is_symlink():
-        return
-    target = os.path.realpath(path)
-    inside = Path(target).is_relative_to(os.path.realpath(output_dir))
-    if not inside and ANNEX_POINTER.decode() not in target:
+    """Refuse a link that would bring a file of elsewhere into tables and pages; its own annex is not."""
+    if path.is_symlink() and Boundary([output_dir]).target_outside(path) is not None:
         raise DataError(f"{path} is a link that leads out of the output folder: put the file itself there")
 
 

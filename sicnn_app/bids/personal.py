@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sicnn_app.ivim.body_parts import is_body_part
+from sicnn_app.ivim.body_parts import BODY_PART_KEYS, is_body_part
 
 NUMBERS = frozenset((
     "AccelFactPE", "AccelFactSlice", "AccelNumReferenceLines", "AcquisitionDuration", "AcquisitionMatrixPE",
@@ -66,8 +66,6 @@ TEXTS = {
     ),
 }  # fmt: skip
 """Keys of texts, alone or in a list, and what these look like."""
-
-BODY_PART_KEYS = ("BodyPart", "BodyPartExamined")
 
 
 def harmless(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sicnn_app.bids.write import ANATOMIES, expected_outputs
+from sicnn_app.bids.write import expected_outputs
 from sicnn_app.errors import DataError
+from sicnn_app.ivim.body_parts import ANATOMIES
 from sicnn_app.ivim.comparison import COMPARED
 from sicnn_app.ivim.maps import MAPS, SPREAD_LABELS
 from sicnn_app.ivim.run import DwiRun

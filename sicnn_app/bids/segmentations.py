@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from sicnn_app.bids.associate import Associator, parse_name
-from sicnn_app.bids.content import Boundary, read_table, shorten
+from sicnn_app.bids.content import Boundary, read_table
 from sicnn_app.bids.derivatives import DerivativeFile, find_segmentations
 from sicnn_app.bids.images import open_image
 from sicnn_app.bids.masks import load_labels
 from sicnn_app.errors import DataError
-from sicnn_app.formats import NOT_AVAILABLE, printable
+from sicnn_app.formats import NOT_AVAILABLE, printable, shorten
 
 MAX_REGIONS = 5000
 """Of one segmentation; the finest atlases have a thousand, and each region is a row of every run."""
@@ -128,7 +128,7 @@ def read_lookup(path: Path) -> dict[int, str]:
     for number, row in enumerate(read_table(path, ("index", "name")), start=2):
         try:
             name = printable(" ".join(row.get("name", "").split()))
-            names[int(row["index"])] = shorten(name, MAX_NAME)
+            names[int(row.get("index", ""))] = shorten(name, MAX_NAME)
         except ValueError:
             raise DataError(f"{path} holds no index in line {number}: indices are whole numbers") from None
     return {index: name for index, name in names.items() if name not in ("", NOT_AVAILABLE)}

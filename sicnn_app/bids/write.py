@@ -25,8 +25,6 @@ from sicnn_app.ivim.run import DwiRun, RunResult
 SPREAD_SUFFIX = "_std"
 """Key of a map's standard deviation over an ensemble in ``Estimate.maps``: ``f_std``."""
 
-ANATOMIES = ("brain", "body")
-
 AFFINE_TOLERANCE = 1e-3
 """mm; float32 header fields against the float64 affine of the series."""
 

@@ -57,7 +57,7 @@ class WrittenRecord:
             return {
                 name: [(int(size), str(digest)) for size, digest in contents]
                 for name, contents in files.items()
-                if not Path(name).is_absolute() and ".." not in Path(name).parts
+                if not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return {}
@@ -96,7 +96,7 @@ class WrittenRecord:
         Raises
         ------
         OutputError
-            A folder on the way to one of them is a link, or a file.
+            A folder on the way to one of them is a link, or a file, or cannot be entered.
         """
         if not os.path.isdir(self.output_dir):
             return []
@@ -105,9 +105,14 @@ class WrittenRecord:
             try:
                 with suppress(FileNotFoundError), folder_below(self.output_dir, folder):
                     pass
-            except OSError as error:
+            except NotADirectoryError as error:
                 raise OutputError(
                     f"{error.filename} is {error.strerror}: put a folder there, or name another output folder"
+                ) from error
+            except OSError as error:
+                raise OutputError(
+                    f"{folder} cannot be reached ({error.strerror}): change the permissions of the folders "
+                    "that it is in, or name another output folder"
                 ) from error
         return [path for path in targets if os.path.lexists(path) and not self._may_be_ours(path)]
 

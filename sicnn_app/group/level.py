@@ -98,7 +98,7 @@ def write_group(
         )
     )
     targets = group_outputs(output_dir)
-    sidecar = _table_sidecar(chosen, gathered, measured, table)
+    sidecar = _table_sidecar(chosen, gathered, measured)
     contents = (table, sidecar, repeated, _repeatability_sidecar(), page)
     with scratch_folder(output_dir) as folder:
         staged = StagedFiles(folder)
@@ -145,9 +145,7 @@ def _reports(output_dir: Path, gathered: Gathered) -> dict[str, str]:
     return reports
 
 
-def _table_sidecar(
-    chosen: Chosen, gathered: Gathered, measured: Sequence[Measured], table: bytes
-) -> dict[str, Any]:
+def _table_sidecar(chosen: Chosen, gathered: Gathered, measured: Sequence[Measured]) -> dict[str, Any]:
     return {
         "Description": "Statistics of the maps and quality measures: one row per run and region",
         **table_columns(),

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sicnn_app.bids.content import shorten
 from sicnn_app.bids.segmentations import Regions
+from sicnn_app.formats import shorten
 from sicnn_app.group.columns import MASK_REGION, QC_COLUMNS
 from sicnn_app.group.statistics import spread
 from sicnn_app.group.table import MAX_LETTERS

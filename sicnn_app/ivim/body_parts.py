@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+ANATOMIES = ("brain", "body")
+"""What data are treated as."""
+
+BODY_PART_KEYS = ("BodyPart", "BodyPartExamined")
+"""Sidecar fields that name the scanned part: the one of BIDS first, then the one of DICOM."""
+
 BODY_PARTS = frozenset((
     "ABDOMEN", "ABDOMENPELVIS", "ADRENAL", "ANKLE", "ARM", "AXILLA", "BACK", "BLADDER", "BODY", "BRAIN",
     "BREAST", "BUTTOCK", "CALF", "CEREBELLUM", "CERVIX", "CHEST", "CHESTABDOMEN", "CHESTABDPELVIS", "COLON",

@@ -24,7 +24,7 @@ from functools import cache
 from pathlib import Path
 
 from sicnn_app.files import open_regular, parse_json, read_regular, status_of_new_file
-from sicnn_app.formats import printable
+from sicnn_app.formats import printable, shorten
 
 HEARTBEAT = 30.0
 """Seconds between two signs of life."""
@@ -225,7 +225,7 @@ def holder_of(content: dict) -> str:
     """Who wrote a mark, in words, whatever it holds: anybody may have written it."""
     found = {name: content.get(name) for name in ("host", "pid", "since")}
     words = {
-        name: printable(value)[:_WORD_LENGTH] if isinstance(value, _FIELDS[name]) else "unknown"
+        name: shorten(printable(value), _WORD_LENGTH) if isinstance(value, _FIELDS[name]) else "unknown"
         for name, value in found.items()
     }
     return "host {host}, pid {pid}, since {since}".format(**words)

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sicnn_app.ivim.body_parts import is_body_part
-
-BODY_PART_KEYS = ("BodyPart", "BodyPartExamined")
-"""Sidecar fields that name the scanned part: the one of BIDS first, then the one of DICOM."""
+from sicnn_app.ivim.body_parts import BODY_PART_KEYS, is_body_part
 
 BRAIN_NAMES = ("BRAIN", "HEAD")
 

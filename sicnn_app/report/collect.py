@@ -15,6 +15,7 @@ from sicnn_app.bids.associate import LABEL, parse_name
 from sicnn_app.bids.outputs import read_output_json, read_output_table
 from sicnn_app.formats import natural_key
 from sicnn_app.ivim.before_after import CORRECTIONS, step_picture_name
+from sicnn_app.ivim.body_parts import ANATOMIES
 from sicnn_app.ivim.comparison import COMPARED
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
 from sicnn_app.ivim.maps import MAPS, SPREAD_LABELS
@@ -31,7 +32,7 @@ _OUTPUT_NAME = re.compile(
 
 _BESIDE = ((COMPARED, "lsq", "of least squares"), (SPREAD_LABELS, "std", "standard deviation"))
 """Maps besides the main ones: of what, with which ``desc``, and how problems name them."""
-ANATOMIES = ("brain", "body")
+
 MAX_PROGRAMS = 100
 """Whose versions are shown."""
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sicnn_app.bids.content import shorten
-from sicnn_app.formats import printable
+from sicnn_app.formats import printable, shorten
 from sicnn_app.ivim.flags import FLAGS
 from sicnn_app.report.collect import RunDerivatives
 from sicnn_app.report.facts import (

@@ -14,6 +14,7 @@ from sicnn_app import __version__
 from sicnn_app.arguments import given_path
 from sicnn_app.caches import private_caches
 from sicnn_app.errors import InternalError, SicnnAppError, UsageError
+from sicnn_app.files import from_here
 from sicnn_app.formats import printable
 from sicnn_app.simulate.acquire import SNR_DEFINITION, Protocol
 from sicnn_app.simulate.dataset import GENERATOR, SimulationSettings, write_dataset
@@ -176,7 +177,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.assess:
             _refuse_for_assessment(options, parser)
             if options.out_bids is not None:
-                options.out_bids = options.out_bids.absolute()
+                with from_here():
+                    options.out_bids = options.out_bids.absolute()
             # It imports matplotlib, which reads settings and looks for its cache at once.
             with undisturbed(dask=False), TemporaryDirectory() as caches, private_caches(Path(caches)):
                 files = _assess(options, settings)

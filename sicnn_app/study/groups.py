@@ -41,10 +41,13 @@ class StudyGroup:
         """What the fingerprint of each run would be if it did not depend on the others, by its name."""
         return fingerprint_all(self.settings, self.runs)
 
+    @cached_property
+    def _of_all(self) -> str:
+        return hashlib.sha256(json.dumps(sorted(self.own.items())).encode()).hexdigest()
+
     def fingerprint(self, name: str) -> str:
         """Fingerprint of one of the runs: its maps depend on the files of all."""
-        content = json.dumps([self.own[name], sorted(self.own.items())])
-        return hashlib.sha256(content.encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.own[name], self._of_all]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,11 @@ class Study:
 
     def group_of(self, name: str) -> StudyGroup | None:
         """The group of a run; None for one without others."""
-        return next((group for group in self.groups if name in {item.name for item in group.runs}), None)
+        return self._groups_by_run.get(name)
+
+    @cached_property
+    def _groups_by_run(self) -> dict[str, StudyGroup]:
+        return {item.name: group for group in self.groups for item in group.runs}
 
     def own_fingerprint(self, name: str, fingerprint: str) -> str:
         """What the ``fingerprint`` of a run would be if it did not depend on the other runs."""

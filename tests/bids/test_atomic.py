@@ -19,46 +19,24 @@ from hypothesis import strategies as st
 from sicnn_app.bids import atomic
 from sicnn_app.bids.written import WrittenRecord
 from sicnn_app.errors import OutputError
-from sicnn_app.formats import tsv_bytes
+from sicnn_app.formats import json_bytes, tsv_bytes
 
 
 def files_below(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
-@pytest.fixture(params=["beside", "work folder"])
-def output_dir(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
-    """Both places for the temporary file: hidden beside the target, or in the output's work folder."""
-    return None if request.param == "beside" else tmp_path
-
-
-def test_block_sees_the_full_extension_and_leaves_only_the_target(tmp_path: Path, output_dir: Path | None):
-    target = tmp_path / "sub-01" / "dwi" / "sub-01_dwi.nii.gz"
-    with atomic.atomic_path(target, output_dir=output_dir) as temporary:
-        assert temporary.name.endswith("sub-01_dwi.nii.gz")
-        assert temporary != target
-        temporary.write_bytes(b"content")
-        assert not target.exists()
-    assert target.read_bytes() == b"content"
-    assert files_below(tmp_path) == ["sub-01", "sub-01/dwi", "sub-01/dwi/sub-01_dwi.nii.gz"]
-
-
-def test_failing_block_keeps_the_old_file_and_leaves_nothing(tmp_path: Path, output_dir: Path | None):
-    target = tmp_path / "a.txt"
-    target.write_text("old")
-    with (
-        pytest.raises(ZeroDivisionError),
-        atomic.atomic_path(target, output_dir=output_dir) as temporary,
-    ):
-        temporary.write_text("half")
-        raise ZeroDivisionError
-    assert target.read_text() == "old"
-    assert files_below(tmp_path) == ["a.txt"]
+def test_a_file_is_all_that_is_left(tmp_path: Path):
+    target = tmp_path / "sub-01" / "dwi" / "sub-01_dwi.bval"
+    for content in (b"0 1", b"0 1 2"):
+        atomic.write_bytes(target, content, tmp_path)
+        assert target.read_bytes() == content
+        assert files_below(tmp_path) == ["sub-01", "sub-01/dwi", "sub-01/dwi/sub-01_dwi.bval"]
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_full_disk_is_an_output_error_that_names_the_file(
-    tmp_path: Path, output_dir: Path | None, monkeypatch: pytest.MonkeyPatch, call: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ):
     def full(*arguments: object, **options: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -67,7 +45,7 @@ def test_full_disk_is_an_output_error_that_names_the_file(
     target.write_text("old")
     monkeypatch.setattr(atomic.os, call, full)
     with pytest.raises(OutputError, match=r"a\.txt.*no space left.*free space") as caught:
-        atomic.write_text(target, "new", output_dir=output_dir)
+        atomic.write_bytes(target, b"new", tmp_path)
     assert caught.value.exit_code == 73
     monkeypatch.undo()
     assert target.read_text() == "old"
@@ -82,25 +60,23 @@ def test_folder_that_may_not_be_written_is_an_output_error():
         if user == 0:
             os.seteuid(65534)
         with pytest.raises(OutputError, match="permission denied.*name another output folder"):
-            atomic.write_text(folder / "sub-01" / "a.txt", "new")
-        with pytest.raises(OutputError, match="permission denied"):
-            atomic.write_text(folder / "a.txt", "new", output_dir=folder)
+            atomic.write_bytes(folder / "sub-01" / "a.txt", b"new", folder)
     finally:
         os.seteuid(user)
         folder.chmod(0o755)
         shutil.rmtree(folder)
 
 
-def test_file_in_the_place_of_a_folder_is_an_output_error(tmp_path: Path, output_dir: Path | None):
+def test_file_in_the_place_of_a_folder_is_an_output_error(tmp_path: Path):
     (tmp_path / "sub-01").write_text("a file")
     with pytest.raises(OutputError, match="sub-01"):
-        atomic.write_text(tmp_path / "sub-01" / "a.txt", "new", output_dir=output_dir)
+        atomic.write_bytes(tmp_path / "sub-01" / "a.txt", b"new", tmp_path)
 
 
 def test_work_folder_of_another_job_survives(tmp_path: Path):
     other = tmp_path / atomic.WORK_FOLDER / "another-job"
     other.mkdir(parents=True)
-    atomic.write_text(tmp_path / "a.txt", "new", output_dir=tmp_path)
+    atomic.write_bytes(tmp_path / "a.txt", b"new", tmp_path)
     assert other.is_dir()
     assert files_below(tmp_path / atomic.WORK_FOLDER) == ["another-job"]
 
@@ -112,10 +88,10 @@ def test_images_survive_and_equal_images_are_equal_files(
     data = np.random.default_rng(0).normal(size=(5, 4, 3)).astype(np.float32)
     data[0] = np.nan
     image = nib.Nifti1Image(data, np.diag([2.0, 2.0, 3.0, 1.0]))
-    first, second = tmp_path / "one" / name, tmp_path / "two" / f"other-{name}"
-    atomic.write_nifti(first, image)
+    first, second = tmp_path / f"one-{name}", tmp_path / f"two-{name}"
+    atomic.save_nifti(first, image)
     monkeypatch.setattr("time.time", lambda: 2_000_000_000.0)
-    atomic.write_nifti(second, image)
+    atomic.save_nifti(second, image)
     assert first.read_bytes() == second.read_bytes()
     np.testing.assert_array_equal(nib.load(first).get_fdata(dtype=np.float32), data)
     if name.endswith(".gz"):
@@ -124,15 +100,13 @@ def test_images_survive_and_equal_images_are_equal_files(
         assert len(gzip.decompress(content)) == 352 + data.nbytes
 
 
-def test_json_refuses_what_json_does_not_have(tmp_path: Path):
+def test_json_refuses_what_json_does_not_have():
     with pytest.raises(ValueError, match="JSON"):
-        atomic.write_json(tmp_path / "a.json", {"value": float("nan")})
-    assert files_below(tmp_path) == []
-    atomic.write_json(tmp_path / "a.json", {"unit": "µm", "values": [1, 2.5]})
-    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"unit": "µm", "values": [1, 2.5]}
+        json_bytes({"value": float("nan")})
+    assert json.loads(json_bytes({"unit": "µm", "values": [1, 2.5]})) == {"unit": "µm", "values": [1, 2.5]}
 
 
-def test_tsv_cells(tmp_path: Path):
+def test_tsv_cells():
     row = {
         "a": None,
         "b": float("nan"),
@@ -142,8 +116,7 @@ def test_tsv_cells(tmp_path: Path):
         "f": "",
         "g": "x\ty\n",
     }
-    atomic.write_tsv(tmp_path / "a.tsv", [*row, "absent"], [row])
-    header, cells = (tmp_path / "a.tsv").read_text().splitlines()
+    header, cells = tsv_bytes([*row, "absent"], [row]).decode().splitlines()
     assert header.split("\t") == [*"abcdefg", "absent"]
     assert cells.split("\t") == ["n/a", "n/a", "0.1", "3", "true", "n/a", "x y", "n/a"]
 

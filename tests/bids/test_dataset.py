@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 from app_processes import TIMEOUT
+from hostile_files import json_values, places, replaced
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sicnn_app import __version__, record
 from sicnn_app.bids import dataset
 from sicnn_app.bids.atomic import WORK_FOLDER
 from sicnn_app.bids.dataset import prepare_output
 from sicnn_app.bids.readme import DESCRIPTIONS
-from sicnn_app.errors import DataError, OutputError, TryAgainError, UsageError
+from sicnn_app.errors import DataError, OutputError, SicnnAppError, TryAgainError, UsageError
 from sicnn_app.group.outputs import group_outputs
 from sicnn_app.locks.shared import locked_folder, shared_folder
 
@@ -135,7 +138,9 @@ def test_group_level_keeps_the_links_without_the_input_dataset(bids_dir: Path, t
     assert set(after) == set(before)
 
 
-@pytest.mark.parametrize("broken", [b"{", b"[1]", b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "broken", [b"{", b"[1]", b"\xff\xfe", b'{"DatasetType": "derivative", "Share": NaN}']
+)
 def test_broken_description_is_reported_and_not_replaced(bids_dir: Path, tmp_path: Path, broken: bytes):
     out = tmp_path / "out"
     out.mkdir()
@@ -144,6 +149,31 @@ def test_broken_description_is_reported_and_not_replaced(bids_dir: Path, tmp_pat
         prepare_output(out, bids_dir, {}, citation=CITATION)
     assert contents(out) == {"dataset_description.json": broken}
     assert not (out / WORK_FOLDER).exists()
+
+
+DESCRIBED = {
+    "Name": "Ours",
+    "DatasetType": "derivative",
+    "GeneratedBy": [{"Name": "Prep", "Version": "1"}],
+    "DatasetLinks": {"raw": "../..", "other": "../other"},
+    "SourceDatasets": [{"URL": "../..", "DOI": "10.1/x"}],
+}
+
+
+@given(st.data())
+def test_a_description_that_says_anything_is_kept_or_reported(tmp_path_factory, data):
+    out = tmp_path_factory.mktemp("out")
+    content = replaced(
+        DESCRIBED, data.draw(st.sampled_from(list(places(DESCRIBED)))), data.draw(json_values())
+    )
+    text = json.dumps(content)
+    (out / "dataset_description.json").write_text(text)
+    try:
+        prepare_output(out, out.parent, {}, citation=CITATION)
+    except SicnnAppError:
+        assert (out / "dataset_description.json").read_text() == text
+    else:
+        assert description(out)["GeneratedBy"][0]["Name"] == "sicnn-app"
 
 
 def test_a_raw_dataset_never_becomes_a_derivative(bids_dir: Path):

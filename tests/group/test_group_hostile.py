@@ -303,8 +303,9 @@ def test_names_of_regions_are_printable_and_of_bounded_length(app, out, rois):
         ("index\tname\n" + "1\ta\n" * 600_000, "cells"),
         ("index\tname\tname\n1\ta\tb\n", "same name"),
         ("index\tname\n" + "9" * 5000 + "\ta\n", "holds no index in line 2"),
+        ("name\tindex\nliver\n", "holds no index in line 2"),
     ],
-    ids=["rows", "twice", "huge"],
+    ids=["rows", "twice", "huge", "short row"],
 )
 def test_a_lookup_table_that_is_none_is_a_warning(app, out, rois, lookup, reason):
     rois.write("desc-organs_dseg.tsv", lookup)
