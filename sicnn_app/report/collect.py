@@ -24,9 +24,10 @@ from sicnn_app.report.files import Files, read_picture, read_volumes
 from sicnn_app.report.measured import MeasuredSignals, measure_signals
 
 _OUTPUT_NAME = re.compile(
-    r"(?P<run>.+)_(model-ivim_param-[a-z0-9]+(_desc-[a-z0-9]+)?_dwimap|desc-ivimflags_dseg|desc-preproc_dwi"
-    r"|desc-(brain|body)_mask|desc-(ivim|training|motion)_qc)\.(nii\.gz|json|tsv|bval|bvec)"
+    r"(?P<run>.+)_(model-ivim_param-[a-z0-9]+(_desc-[a-z0-9]+)?_dwimap|desc-ivimflags_dseg"
+    r"|desc-(ivim|training|motion)_qc)\.(nii\.gz|json|tsv)"
 )
+"""What tells that there is a run; other programs write series and masks under the same names."""
 _BESIDE = ((COMPARED, "lsq", "of least squares"), (SPREAD_LABELS, "std", "standard deviation"))
 """Maps besides the main ones: of what, with which ``desc``, and how problems name them."""
 ANATOMIES = ("brain", "body")
@@ -145,7 +146,7 @@ def software_of(sidecar: dict[str, Any]) -> dict[str, str]:
 
 
 def reported_sessions(output_dir: Path) -> list[tuple[str, str | None]]:
-    """Subject and session labels of which any output is on disk, in natural order; session None without."""
+    """Subject and session labels of which there are runs on disk, in natural order; session None without."""
     found: set[tuple[str, str | None]] = set()
     for pattern in ("sub-*/dwi", "sub-*/ses-*/dwi"):
         for folder in output_dir.glob(pattern):
@@ -157,7 +158,7 @@ def reported_sessions(output_dir: Path) -> list[tuple[str, str | None]]:
 
 
 def run_names(output_dir: Path, subject: str, session: str | None) -> list[str]:
-    """Stems of the runs of which any output is on disk, in natural order."""
+    """Stems of the runs of which maps, flags or tables are on disk, in natural order."""
     folder = _dwi_folder(output_dir, subject, session)
     matches = (_OUTPUT_NAME.fullmatch(path.name) for path in folder.glob(f"sub-{subject}*"))
     names = {match["run"] for match in matches if match}
