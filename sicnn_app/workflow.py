@@ -164,15 +164,20 @@ def show_plan(settings: Settings, discovery: Discovery, console: Console) -> Non
         ("run", "voxels", "volumes", "b-values (s/mm^2) x volumes", "mask", "note"),
         [(row.name, row.shape, row.volumes, row.bvals, row.mask, row.note) for row in rows],
     )
-    try:
-        require_free_runs(settings, discovery.runs)
-    except OutputError as error:
-        console.warning(f"the call would be refused: {error}")
+    warn_if_refused(partial(require_free_runs, settings, discovery.runs), console)
     for item in discovery.runs:
         anatomy, reason = choose_anatomy(settings.preprocessing.anatomy, item.metadata)
         console.line(f"{item.name}: {settings.estimation.method}, {anatomy} ({reason}); would write")
         for path in planned_outputs(item, settings):
             console.line(f"  {path}")
+
+
+def warn_if_refused(check: Callable[[], None], console: Console) -> None:
+    """Say in a dry run what would end the call."""
+    try:
+        check()
+    except OutputError as error:
+        console.warning(f"the call would be refused: {error}")
 
 
 def process(settings: Settings, discovery: Discovery, study: Study, console: Console) -> int:
@@ -396,8 +401,8 @@ def at_work(settings: Settings, console: Console) -> Iterator[None]:
 @contextmanager
 def output_and_log(settings: Settings, console: Console, runs: Sequence[DwiRun] = ()) -> Iterator[Path]:
     """Context in which everything said goes into a file of its own below ``logs/`` of the output."""
-    if settings.reports_only:
-        # Its description tells who made the maps, not who shows them again.
+    if settings.reports_only or settings.analysis_level == "group":
+        # Its description tells who made what is there; nothing may come of this call.
         make_folder(settings.output_dir)
     else:
         prepare_folder(settings, runs)
@@ -511,12 +516,15 @@ def process_group(settings: Settings, console: Console) -> int:
         )
     for text in (*selection.warnings, *selection.unmatched(run.entities for run in runs)):
         console.warning(text)
+    targets = group_outputs(settings.output_dir)
+    foreign = WrittenRecord(settings.output_dir, GROUP_UNIT).foreign(targets)
     if settings.dry_run:
+        warn_if_refused(partial(require_free, foreign), console)
         console.line(f"{len(runs)} runs would be gathered:")
-        for path in (*(run.name for run in runs), "would write", *group_outputs(settings.output_dir)):
+        for path in (*(run.name for run in runs), "would write", *targets):
             console.line(f"  {path}")
         return 0
-    require_free(WrittenRecord(settings.output_dir, GROUP_UNIT).foreign(group_outputs(settings.output_dir)))
+    require_free(foreign)
     with at_work(settings, console), output_and_log(settings, console) as log:
         # It imports matplotlib, which looks for its cache at once.
         from sicnn_app.group.level import write_group
@@ -529,6 +537,7 @@ def process_group(settings: Settings, console: Console) -> int:
                 settings.inputs.derivatives,
                 reuse=not settings.overwrite,
                 stop=settings.stop_on_first_crash,
+                prepare=partial(prepare_folder, settings),
                 caught=partial(caught, log=log),
                 progress=progress,
             )
@@ -544,7 +553,7 @@ def process_group(settings: Settings, console: Console) -> int:
             f"{len(gathered.left_out)} left out; log: {log}"
         )
         console.line(
-            f"report: {group_outputs(settings.output_dir)[-1]}"
+            f"report: {targets[-1]}"
             if gathered.runs
             else "nothing is written, since no run can be used: files of an earlier call stay as they are"
         )

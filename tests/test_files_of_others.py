@@ -109,6 +109,37 @@ def test_a_dry_run_tells_of_the_clash(app, tmp_path):
     assert call.code == 0 and "the call would be refused" in call.err and "sub-01.html" in call.err
 
 
+@pytest.mark.parametrize("name", ["desc-preproc_dwi.nii.gz", "desc-brain_mask.nii.gz"])
+def test_outputs_of_another_program_are_no_runs_to_gather_or_to_report_on(app, tmp_path, name):
+    prep = tmp_path / "prep"
+    put(prep / f"sub-01/dwi/sub-01_{name}")
+    before = files(prep)
+    for call in (
+        app.raw(tmp_path, prep, "group"),
+        app.raw(tmp_path, prep, "participant", "--reports-only"),
+    ):
+        assert call.code == 18 and "holds no maps" in call.err
+    assert files(prep) == before
+
+
+def test_a_group_without_a_run_that_can_be_used_leaves_the_description_as_it_is(app, tmp_path):
+    put(tmp_path / F_MAP)
+    described = {"Name": "maps", "BIDSVersion": "1.10.0", "DatasetType": "derivative"}
+    put(tmp_path / "dataset_description.json", json.dumps(described))
+    before = written(tmp_path)
+    call = app.raw(tmp_path, tmp_path, "group")
+    assert call.code == 66 and "nothing is written" in call.out
+    assert written(tmp_path) == before
+
+
+def test_a_dry_run_of_the_group_tells_of_the_clash(app, tmp_path):
+    raw, out = dataset(tmp_path / "bids"), tmp_path / "out"
+    assert app.quick(raw, out).code == 0
+    put(out / "group.html")
+    call = app.raw(raw.root, out, "group", "--dry-run")
+    assert call.code == 0 and "the call would be refused" in call.err and "group.html" in call.err
+
+
 @pytest.mark.parametrize("name", ["sub-01.html", F_MAP, "group.html", "group_ivim.tsv"])
 def test_what_a_person_changed_is_kept(app, tmp_path, name):
     raw, out = dataset(tmp_path / "bids"), tmp_path / "out"

@@ -52,24 +52,34 @@ class _Part:
 
 def _open_parts(run: DwiRun, bvals_file: Path | None, warnings: list[str]) -> list[_Part]:
     images = [open_image(source.image) for source in run.parts]
-    tables, shared_out = part_bvals(run.parts, [volume_count(image) for image in images], bvals_file)
+    counts = [volume_count(image) for image in images]
+    tables, shared_out = part_bvals(run.parts, counts, bvals_file)
     warnings.extend(shared_out)
+    hint = ""
+    if len(counts) > 1:
+        hint = f" (the {len(counts)} images that are combined have {sum(counts)} volumes together)"
+    elif counts == [1]:
+        hint = " (see --combine for one image per b-value)"
     return [
-        _open_part(source, image, bvals, bvals_path(source, bvals_file), warnings)
+        _open_part(source, image, bvals, bvals_path(source, bvals_file), hint, warnings)
         for source, image, bvals in zip(run.parts, images, tables, strict=True)
     ]
 
 
 def _open_part(
-    source: SourceImage, image: nib.Nifti1Image, bvals: np.ndarray, table: Path, warnings: list[str]
+    source: SourceImage,
+    image: nib.Nifti1Image,
+    bvals: np.ndarray,
+    table: Path,
+    hint: str,
+    warnings: list[str],
 ) -> _Part:
     warnings.extend(image.extra["position"])
     volumes = volume_count(image)
     if bvals.size != volumes:
-        merge = " (see --combine for one image per b-value)" if volumes == 1 else ""
         raise DataError(
             f"{source.image.name} has {volumes} volumes but {table.name} has {bvals.size} b-values: "
-            f"check {table}{merge}"
+            f"check {table}{hint}"
         )
     bvecs = None
     if source.bvec is not None:

@@ -123,7 +123,7 @@ class Chosen:
 
 
 def find_runs(output_dir: Path, selection: Selection) -> Chosen:
-    """Runs of which any output is on disk and that were asked for.
+    """Runs of which maps, flags or tables are on disk and that were asked for.
 
     Parameters
     ----------

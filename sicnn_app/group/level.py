@@ -39,6 +39,7 @@ def write_group(
     *,
     reuse: bool,
     stop: bool = False,
+    prepare: Callable[[], None],
     caught: Callable[[Callable[[], object]], SicnnAppError | None],
     progress: Callable[[str, int, int], None],
 ) -> Gathered:
@@ -58,6 +59,8 @@ def write_group(
         Take the rows of runs that did not change from the last table.
     stop : bool
         End at the first run that cannot be used, with its error; nothing is written then.
+    prepare : callable
+        Called when there is something to write, before it is written.
     caught : callable
         See :func:`sicnn_app.group.gather.gather`.
     progress : callable (text, done, total)
@@ -100,6 +103,7 @@ def write_group(
     targets = group_outputs(output_dir)
     sidecar = _table_sidecar(chosen, gathered, measured)
     contents = (table, sidecar, repeated, _repeatability_sidecar(), page)
+    prepare()
     with scratch_folder(output_dir) as folder:
         staged = StagedFiles(folder)
         for target, content in zip(targets, contents, strict=True):

@@ -602,6 +602,14 @@ def test_a_table_for_all_images_together_is_shared_out_in_their_order(tmp_path_f
     assert all(part.image.name in said for part in parts)
 
 
+def test_a_table_that_is_too_short_for_images_that_are_combined_is_told_so(dataset):
+    images = [
+        dataset.image(f"sub-01/dwi/sub-01_run-{i}_dwi", data=DATA[..., i], bvals=None) for i in range(3)
+    ]
+    with pytest.raises(DataError, match="the 3 images that are combined have 3 volumes together"):
+        load(*images, bvals_file=dataset.write("b.txt", "0 100"))
+
+
 @given(st.integers(1, 4), st.integers(2, 6))
 def test_a_table_for_each_image_is_given_to_each(tmp_path_factory, volumes, images):
     table = tmp_path_factory.mktemp("tables") / "b.txt"
