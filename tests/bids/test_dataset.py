@@ -135,7 +135,7 @@ def test_group_level_keeps_the_links_without_the_input_dataset(bids_dir: Path, t
     assert set(after) == set(before)
 
 
-@pytest.mark.parametrize("broken", [b"{", b"[1]", b"\xff\xfe"])
+@pytest.mark.parametrize("broken", [b"{", b"[1]", b"\xff\xfe", b'{"DatasetType": "derivative", "a": NaN}'])
 def test_broken_description_is_reported_and_not_replaced(bids_dir: Path, tmp_path: Path, broken: bytes):
     out = tmp_path / "out"
     out.mkdir()
@@ -144,6 +144,31 @@ def test_broken_description_is_reported_and_not_replaced(bids_dir: Path, tmp_pat
         prepare_output(out, bids_dir, {}, citation=CITATION)
     assert contents(out) == {"dataset_description.json": broken}
     assert not (out / WORK_FOLDER).exists()
+
+
+@pytest.mark.parametrize(
+    "theirs", [{"SourceDatasets": "x"}, {"DatasetLinks": ["x"]}, {"GeneratedBy": {"Name": "x"}}]
+)
+def test_entries_that_cannot_be_merged_are_told_and_stay(bids_dir: Path, tmp_path: Path, theirs: dict):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "dataset_description.json").write_text(json.dumps({"DatasetType": "derivative", **theirs}))
+    before = contents(out)
+    with pytest.raises(DataError, match=f"{[*theirs][0]} must be"):
+        prepare_output(out, bids_dir, {}, citation=CITATION)
+    assert contents(out) == before
+
+
+def test_sources_and_links_of_any_kind_are_kept(bids_dir: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    out.mkdir()
+    theirs = [{"URL": ["a"]}, {"URL": {}}, 5, "mine"]
+    links = {"raw": {"a": 1}, "other": [1]}
+    described = {"DatasetType": "derivative", "SourceDatasets": theirs, "DatasetLinks": links}
+    (out / "dataset_description.json").write_text(json.dumps(described))
+    prepare_output(out, bids_dir, {}, citation=CITATION)
+    assert description(out)["SourceDatasets"][1:] == theirs
+    assert description(out)["DatasetLinks"] == {"raw": bids_dir.as_uri(), "other": [1]}
 
 
 def test_a_raw_dataset_never_becomes_a_derivative(bids_dir: Path):
