@@ -423,7 +423,7 @@ def test_a_folder_that_is_not_for_this_user_is_told_before_anything_is_done(open
         timeout=300,
         env=environment(),
     )
-    assert call.returncode == 73 and f"{out / 'sub-01'}: cannot be written: permission" in call.stderr
+    assert call.returncode == 73 and f"{out / 'sub-01'}: cannot be written (Permission denied)" in call.stderr
     assert files(out) == {}
 
 

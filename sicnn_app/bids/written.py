@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from sicnn_app.errors import OutputError
-from sicnn_app.files import MAX_TEXT_BYTES, folder_below, open_regular, parse_json, sha256_of
+from sicnn_app.files import (
+    MAX_TEXT_BYTES,
+    folder_below,
+    open_regular,
+    parse_json,
+    sha256_of,
+    status_of_new_file,
+)
 
 RECORDS = ".sicnn-app"
 """Folder of the records below the output."""
@@ -162,11 +169,20 @@ def _require_writable(folder: Path) -> None:
     """Make sure that this user may write into a folder, or where it would be made; raises OutputError."""
     while not os.path.lexists(folder):
         folder = folder.parent
-    if not os.access(folder, os.W_OK | os.X_OK):
+    # Asked first, which costs less than to try; but the answer ignores what a process may do besides.
+    if os.access(folder, os.W_OK | os.X_OK):
+        return
+    try:
+        descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+        try:
+            status_of_new_file(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
         raise OutputError(
-            f"{folder}: cannot be written: permission denied: make the folder writable or name "
-            "another output folder"
-        )
+            f"{folder}: cannot be written ({error.strerror}): make the folder writable or name another "
+            "output folder"
+        ) from error
 
 
 def _may_go(path: Path) -> bool:
