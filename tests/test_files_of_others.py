@@ -378,10 +378,11 @@ def user(number: int) -> Iterator[None]:
         os.umask(mask)
 
 
-def publish(out: Path, unit: str, name: str, content: bytes) -> None:
+def publish(out: Path, unit: str, content: bytes, *names: str) -> None:
     with scratch_folder(out) as folder:
         staged = StagedFiles(folder)
-        staged.add_bytes(out / name, content)
+        for name in names:
+            staged.add_bytes(out / name, content)
         staged.publish(WrittenRecord(out, unit))
 
 
@@ -392,22 +393,37 @@ def test_users_share_a_folder_that_all_may_write(open_folder, mode):
     out.mkdir()
     out.chmod(mode)
     # What Python loads when it is first needed may lie where other users cannot read.
-    publish(open_folder / "elsewhere", "group", "group.html", b"loaded")
+    publish(open_folder / "elsewhere", "group", b"loaded", "group.html")
     with user(4001):
-        publish(out, "run-sub-01", "sub-01/a", b"first")
-        publish(out, "group", "group.html", b"first")
+        publish(out, "run-sub-01", b"first", "sub-01/a")
+        publish(out, "group", b"first", "group.html")
     with user(4002):
-        publish(out, "run-sub-02", "sub-02/a", b"second")
+        publish(out, "run-sub-02", b"second", "sub-02/a")
         group, run = WrittenRecord(out, "group"), WrittenRecord(out, "run-sub-01")
         assert group.foreign([out / "group.html"]) == ([] if mode == 0o777 else [out / "group.html"])
         if mode == 0o777:
-            publish(out, "group", "group.html", b"second")
-        # The real user is still root, for whom nothing is closed.
+            publish(out, "group", b"second", "group.html")
         with pytest.raises(OutputError, match="cannot be written"):
-            publish(out, "run-sub-01", "sub-01/a", b"second")
+            publish(out, "run-sub-01", b"second", "sub-01/a")
         assert run.is_ours(out / "sub-01" / "a")
     assert (out / "group.html").read_bytes() == (b"second" if mode == 0o777 else b"first")
     assert (out / "sub-01" / "a").read_bytes() == b"first"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can act for another user")
+def test_nothing_goes_where_not_everything_can_be_replaced(open_folder):
+    out, names = open_folder / "out", ("sub-01/figures/a", "sub-01.html")
+    out.mkdir()
+    out.chmod(0o777)
+    publish(open_folder / "elsewhere", "group", b"loaded", "group.html")
+    with user(4001):
+        publish(out, "report-sub-01", b"first", *names)
+    before = files(out)
+    with user(4002), pytest.raises(OutputError, match=r"figures.*cannot be written"):
+        publish(out, "report-sub-01", b"second", *names)
+    assert files(out) == before
+    with user(4001):
+        publish(out, "report-sub-01", b"third", *names)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can act for another user")

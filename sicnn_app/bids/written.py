@@ -129,10 +129,14 @@ class WrittenRecord:
         Raises
         ------
         OutputError
-            One of ``targets`` exists and is not as the app wrote it.
+            One of ``targets`` exists and is not as the app wrote it, or this user may not write everywhere:
+            half of the files would go before that shows.
         """
-        found = [path for path in (self.output_dir / name for name in self._known) if self.is_ours(path)]
+        known = [self.output_dir / name for name in self._known]
+        found = [path for path in known if self.is_ours(path) and _may_go(path)]
         require_free([target for target in targets if os.path.lexists(target) and target not in found])
+        for folder in dict.fromkeys(path.parent for path in (*found, *targets)):
+            _require_writable(folder)
         return found
 
     def make_folder(self) -> None:
@@ -170,7 +174,7 @@ def _require_writable(folder: Path) -> None:
     while not os.path.lexists(folder):
         folder = folder.parent
     # Asked first, which costs less than to try; but the answer ignores what a process may do besides.
-    if os.access(folder, os.W_OK | os.X_OK):
+    if os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
         return
     try:
         descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
@@ -187,9 +191,12 @@ def _require_writable(folder: Path) -> None:
 
 def _may_go(path: Path) -> bool:
     """Whether this user may replace a file: in a folder with the sticky bit only its owner may."""
-    folder = path.parent.stat()
     user = os.geteuid()
-    return not folder.st_mode & stat.S_ISVTX or user == 0 or user in (folder.st_uid, path.lstat().st_uid)
+    try:
+        folder = path.parent.stat()
+        return not folder.st_mode & stat.S_ISVTX or user in (0, folder.st_uid, path.lstat().st_uid)
+    except OSError:
+        return False
 
 
 def require_free(foreign: list[Path]) -> None:
