@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from sicnn_app import __version__
 from sicnn_app.errors import MissingInputError, UsageError
-from sicnn_app.files import parse_json
+from sicnn_app.files import open_regular, parse_json
 from sicnn_app.settings import (
     ANATOMIES,
     COMBINE,
@@ -422,7 +422,7 @@ def _is_understood(argv: Sequence[str]) -> bool:
 
 def _read_text(path: Path, flag: str) -> str:
     try:
-        with path.open("rb") as stream:
+        with os.fdopen(open_regular(path), "rb") as stream:
             content = stream.read(MAX_FILE_BYTES + 1)
         if len(content) > MAX_FILE_BYTES:
             raise UsageError(f"{flag}: {path} has more than {MAX_FILE_BYTES >> 20} MB: give another file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -112,6 +113,16 @@ class App:
 def command(*argv: str | Path) -> list[str]:
     """The command line of the real entry point."""
     return [sys.executable, "-m", "sicnn_app", *map(str, argv)]
+
+
+def as_user(number: int) -> list[str]:
+    """Start of a command line that makes root another user, who may read everything."""
+    if os.getuid() != 0:
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("root cannot become another user without setpriv")
+    may_read = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+    return ["setpriv", f"--reuid={number}", f"--regid={number}", "--clear-groups", *may_read]
 
 
 def environment(**changes: str | None) -> dict[str, str]:

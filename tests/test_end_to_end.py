@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from app_runs import (
     QUICK,
     ROOT,
     TINY_TRAINING,
+    as_user,
     command,
     dataset,
     environment,
@@ -232,16 +232,6 @@ def test_a_signal_ends_the_call_cleanly(tmp_path, number, code):
 
 
 # surroundings
-
-
-def as_user(number: int) -> list[str]:
-    """Start of a command line that makes root another user, who may read everything."""
-    if os.getuid() != 0:
-        return []
-    if shutil.which("setpriv") is None:
-        pytest.skip("root cannot become another user without setpriv")
-    may_read = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
-    return ["setpriv", f"--reuid={number}", f"--regid={number}", "--clear-groups", *may_read]
 
 
 def run_as(number: int, argv: list[str], **options) -> tuple[int, str]:

@@ -7,10 +7,12 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from app_runs import QUICK, App, command, dataset, environment, files, leave_out_figures
+from app_runs import QUICK, App, as_user, command, dataset, environment, files, leave_out_figures
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -396,13 +398,102 @@ def test_a_record_of_another_user_is_not_believed(app, tmp_path):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can act for another user")
-def test_a_record_is_ones_own_where_a_server_knows_the_user_by_another_number(tmp_path, monkeypatch):
-    report = put(tmp_path / "out" / "sub-01.html")
-    content = {"Files": {"sub-01.html": [atomic.content_of(report)]}}
-    os.chown(put(tmp_path / "out" / RECORDS / "report-sub-01.json", json.dumps(content)), 65534, 65534)
-    status = os.stat_result((0o100600, 1, 1, 1, 65534, 65534, 0, 0, 0, 0))
-    monkeypatch.setattr("sicnn_app.bids.written.status_of_new_file", lambda folder: status)
-    assert WrittenRecord(tmp_path / "out", "report-sub-01").is_ours(report)
+def test_a_record_of_another_user_speaks_for_their_files_only(tmp_path):
+    out = tmp_path / "out"
+    contents = {}
+    for name in ("theirs.txt", "ours.txt"):
+        path = put(out / name)
+        contents[name] = [atomic.content_of(path)]
+    record = put(out / RECORDS / "group.json", json.dumps({"Files": contents}))
+    for path in (record, out / "theirs.txt"):
+        os.chown(path, 65534, 65534)
+    assert WrittenRecord(out, "group").ours([out / "theirs.txt"]) == [out / "theirs.txt"]
+    assert WrittenRecord(out, "group").foreign([out / "theirs.txt", out / "ours.txt"]) == [out / "ours.txt"]
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that other users can reach; that of pytest is closed to them."""
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        yield Path(place)
+
+
+@contextmanager
+def user(number: int) -> Iterator[None]:
+    """Context in which this process acts for another user with the usual mask of permissions."""
+    mask = os.umask(0o022)
+    os.seteuid(number)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.umask(mask)
+
+
+def publish(out: Path, unit: str, content: bytes, *names: str) -> None:
+    with scratch_folder(out) as folder:
+        staged = StagedFiles(folder)
+        for name in names:
+            staged.add_bytes(out / name, content)
+        staged.publish(WrittenRecord(out, unit))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can act for another user")
+@pytest.mark.parametrize("mode", [0o777, 0o1777], ids=["open", "sticky"])
+def test_users_share_a_folder_that_all_may_write(open_folder, mode):
+    out = open_folder / "out"
+    out.mkdir()
+    out.chmod(mode)
+    # What Python loads when it is first needed may lie where other users cannot read.
+    publish(open_folder / "elsewhere", "group", b"loaded", "group.html")
+    with user(4001):
+        publish(out, "run-sub-01", b"first", "sub-01/a")
+        publish(out, "group", b"first", "group.html")
+    with user(4002):
+        publish(out, "run-sub-02", b"second", "sub-02/a")
+        group, run = WrittenRecord(out, "group"), WrittenRecord(out, "run-sub-01")
+        assert group.foreign([out / "group.html"]) == ([] if mode == 0o777 else [out / "group.html"])
+        if mode == 0o777:
+            publish(out, "group", b"second", "group.html")
+        with pytest.raises(OutputError, match="cannot be written"):
+            publish(out, "run-sub-01", b"second", "sub-01/a")
+        assert run.is_ours(out / "sub-01" / "a")
+    assert (out / "group.html").read_bytes() == (b"second" if mode == 0o777 else b"first")
+    assert (out / "sub-01" / "a").read_bytes() == b"first"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can act for another user")
+def test_nothing_goes_where_not_everything_can_be_replaced(open_folder):
+    out, names = open_folder / "out", ("sub-01/figures/a", "sub-01.html")
+    out.mkdir()
+    out.chmod(0o777)
+    publish(open_folder / "elsewhere", "group", b"loaded", "group.html")
+    with user(4001):
+        publish(out, "report-sub-01", b"first", *names)
+    before = files(out)
+    with user(4002), pytest.raises(OutputError, match=r"figures.*cannot be written"):
+        publish(out, "report-sub-01", b"second", *names)
+    assert files(out) == before
+    with user(4001):
+        publish(out, "report-sub-01", b"third", *names)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can act for another user")
+def test_a_folder_that_is_not_for_this_user_is_told_before_anything_is_done(open_folder):
+    raw, out = dataset(open_folder / "bids"), open_folder / "out"
+    (out / "sub-01").mkdir(parents=True)
+    out.chmod(0o777)
+    call = subprocess.run(
+        [*as_user(4001), *command(raw.root, out, "participant", *QUICK)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env=environment(),
+    )
+    assert call.returncode == 73 and f"{out / 'sub-01'}: cannot be written (Permission denied)" in call.stderr
+    assert files(out) == {}
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "link"])

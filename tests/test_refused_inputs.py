@@ -625,6 +625,12 @@ CALLS: dict[str, tuple[Callable[[Scene], list], int, tuple[str, ...]]] = {
     # Files named by flags.
     "no bvals": (with_path("--bvals", nothing), 66, ("--bvals", "given", "does not exist")),
     "folder as bvals": (with_path("--bvals", Path.mkdir), 66, ("--bvals", "given", "no file")),
+    "pipe as filters": (
+        with_path("--bids-filter-file", os.mkfifo), 64, ("--bids-filter-file", "given", "no file"),
+    ),
+    "pipe as configuration": (
+        with_path("--config-file", os.mkfifo), 64, ("--config-file", "given", "no file"),
+    ),
     "pipe as bvals": (with_path("--bvals", os.mkfifo), 66, ("--bvals", "given", "no file")),
     "loop as bvals": (with_path("--bvals", loop), 66, ("--bvals", "given")),
     "no derivatives": (with_path("-d", nothing), 66, ("derivative", "given", "does not exist")),

@@ -244,6 +244,7 @@ class StagedFiles:
             nothing has changed.
         """
         with output_errors(record.path):
+            record.make_folder()
             staged = {target: content_of(temporary) for temporary, target in self._staged}
         earlier = record.ours(self.targets)
         # Before any final name changes: a process that is killed meanwhile leaves only files on record.

@@ -168,7 +168,7 @@ def _read_description(path: Path) -> dict[str, Any]:
         return {}
     try:
         description = parse_json(content)
-        # Read it can be with NaN, but written again only without.
+        # Python reads NaN, but whatever has it cannot be written again.
         json_bytes(description)
     except ValueError as error:
         raise DataError(f"{path}: not valid JSON ({error}): repair or remove it") from error
@@ -189,22 +189,27 @@ def _merged_description(
         datasets = {RAW_DATASET: bids_dir, **datasets}
     links = {name: dataset_location(dataset, output_dir) for name, dataset in datasets.items()}
     known = [_source_dataset(dataset, links[name]) for name, dataset in datasets.items()]
-    generators = existing.get("GeneratedBy", [])
-    if not isinstance(generators, list):
-        raise DataError(f"{path}: GeneratedBy must be a list: correct it")
+    for key, kind, name in (
+        ("GeneratedBy", list, "a list"),
+        ("SourceDatasets", list, "a list"),
+        ("DatasetLinks", dict, "an object"),
+    ):
+        if not isinstance(existing.get(key, kind()), kind):
+            raise DataError(f"{path}: {key} must be {name}: correct it")
     others = [
         entry
-        for entry in generators
+        for entry in existing.get("GeneratedBy", [])
         if not (isinstance(entry, dict) and entry.get("Name") == record.APP_NAME)
     ]
-    earlier_links = existing.get("DatasetLinks")
-    earlier_links = earlier_links if isinstance(earlier_links, dict) else {}
+    earlier_links = existing.get("DatasetLinks", {})
     # A link that now points elsewhere takes its old source entry with it. In a list: whoever wrote them may
     # have put there what is no text and cannot be in a set.
     urls = [entry["URL"] for entry in known]
     urls += [url for name, url in earlier_links.items() if name in links]
     earlier_sources = [
-        entry for entry in _entries(existing, "SourceDatasets") if entry.get("URL") not in urls
+        entry
+        for entry in existing.get("SourceDatasets", [])
+        if not (isinstance(entry, dict) and entry.get("URL") in urls)
     ]
     description = {
         "Name": "SI-CNN: IVIM parameter maps",
@@ -222,11 +227,6 @@ def _merged_description(
         if value:
             description[key] = value
     return description
-
-
-def _entries(description: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    value = description.get(key)
-    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
 def _generated_by() -> dict[str, Any]:

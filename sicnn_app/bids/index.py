@@ -87,7 +87,8 @@ def find_images(bids_dir: Path, selection: Selection, *, database_dir: Path | No
     chosen, raw, skipped = [], [], []
     warnings += _names_without_text(bids_dir, participants)
     closed = _closed_folders(bids_dir, participants, selection)
-    found = _index(bids_dir, participants, database_dir, [folder for folder, _ in closed])
+    found, stale = _index(bids_dir, participants, database_dir, [folder for folder, _ in closed])
+    warnings += stale
     for path in sorted(found, key=lambda path: natural_key(path.name)):
         name = parse_name(path.name)
         folders = [folder.partition("-") for folder in path.relative_to(bids_dir).parts[:-2]]
@@ -180,8 +181,8 @@ def _closed_folders(
 
 def _index(
     bids_dir: Path, participants: Iterable[str], database_dir: Path | None, closed: Sequence[Path]
-) -> list[Path]:
-    """Images with the suffix ``dwi`` in the ``dwi`` folders of participants.
+) -> tuple[list[Path], list[str]]:
+    """Images with the suffix ``dwi`` in the ``dwi`` folders of participants, and warnings.
 
     A database is made for all participants, because later calls may ask for others.
     """
@@ -196,13 +197,16 @@ def _index(
     ignored = [re.compile(rf"^(?!{wanted}\Z)")]
     ignored += [re.compile(rf"^/{re.escape(path.relative_to(bids_dir).as_posix())}(/|\Z)") for path in closed]
     indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignored)
+    warnings: list[str] = []
     try:
         layout = BIDSLayout(bids_dir, validate=False, database_path=database_dir, indexer=indexer)
         same_dataset = Path(layout.root) == bids_dir
         if database_dir and same_dataset and not set(participants) <= set(layout.get_subjects()):
-            # Participants came after the database was made.
-            layout = BIDSLayout(
-                bids_dir, validate=False, database_path=database_dir, indexer=indexer, reset_database=True
+            # It may be that of another program, which finds more in it than is indexed here.
+            layout = BIDSLayout(bids_dir, validate=False, indexer=indexer)
+            warnings.append(
+                f"the pybids database in {printable(database_dir)} lacks participants and is neither used "
+                "nor changed: remove it to have it made anew"
             )
         found = [Path(name) for name in layout.get(return_type="filename", suffix="dwi", scope="self")]
     except (SQLAlchemyError, OSError) as error:
@@ -219,9 +223,10 @@ def _index(
     if Path(layout.root) != bids_dir:
         raise UsageError(f"the pybids database in {database_dir} is of {layout.root}, not of {bids_dir}")
     pattern = re.compile(rf"/sub-({'|'.join(map(re.escape, participants))})(/ses-[^/]+)?/dwi/[^/]+")
-    return [
+    images = [
         path
         for path in found
         if path.name.endswith(IMAGE_EXTENSIONS)
         and pattern.fullmatch(f"/{path.relative_to(bids_dir).as_posix()}")
     ]
+    return images, warnings

@@ -8,13 +8,21 @@ or a person, and is theirs.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sicnn_app.errors import OutputError
-from sicnn_app.files import folder_below, parse_json, read_regular, sha256_of, status_of_new_file
+from sicnn_app.files import (
+    MAX_TEXT_BYTES,
+    folder_below,
+    open_regular,
+    parse_json,
+    sha256_of,
+    status_of_new_file,
+)
 
 RECORDS = ".sicnn-app"
 """Folder of the records below the output."""
@@ -29,8 +37,9 @@ Content = tuple[int, str]
 class WrittenRecord:
     """What the app has written for one unit of work.
 
-    A record is trusted when it is a regular file of this user, of the owner of the output folder or of root:
-    no other user of a shared folder can pass off somebody's files as written by the app.
+    A record is trusted when it is a regular file of this user, of the owner of the output folder or of root;
+    that of another user, where several share the folder, speaks for files of that user only: nobody can pass
+    off somebody's files as written by the app.
 
     Parameters
     ----------
@@ -47,13 +56,16 @@ class WrittenRecord:
     def __init__(self, output_dir: Path, unit: str) -> None:
         self.output_dir = Path(output_dir)
         self.path = self.output_dir / RECORDS / f"{unit}.json"
+        self._only_of: int | None = None
         self._known = self._read()
 
     def _read(self) -> dict[str, list[Content]]:
         try:
-            if not self._is_trusted(self.path.lstat().st_uid):
-                return {}
-            files = parse_json(read_regular(self.path, follow=False))["Files"]
+            with os.fdopen(open_regular(self.path, follow=False), "rb") as stream:
+                writer = os.fstat(stream.fileno()).st_uid
+                files = parse_json(stream.read(MAX_TEXT_BYTES))["Files"]
+            if writer not in (os.geteuid(), 0, self.output_dir.stat().st_uid):
+                self._only_of = writer
             return {
                 name: [(int(size), str(digest)) for size, digest in contents]
                 for name, contents in files.items()
@@ -62,19 +74,14 @@ class WrittenRecord:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return {}
 
-    def _is_trusted(self, owner: int) -> bool:
-        if owner in (os.geteuid(), 0, self.output_dir.stat().st_uid):
-            return True
-        # A server may know this user by another number.
-        with folder_below(self.output_dir, self.output_dir) as folder:
-            return owner == status_of_new_file(folder).st_uid
-
     def _name(self, path: Path) -> str:
         return Path(path).relative_to(self.output_dir).as_posix()
 
     def _may_be_ours(self, path: Path) -> bool:
         """Whether a file is recorded, as far as its size tells: reading thousands of images takes hours."""
         try:
+            if self._only_of not in (None, path.lstat().st_uid):
+                return False
             return path.stat().st_size in {size for size, _ in self._known.get(self._name(path), ())}
         except OSError:
             return False
@@ -96,7 +103,7 @@ class WrittenRecord:
         Raises
         ------
         OutputError
-            A folder on the way to one of them is a link, or a file, or cannot be entered.
+            A folder on the way to one of them is a link, or a file, or this user may not write there.
         """
         if not os.path.isdir(self.output_dir):
             return []
@@ -114,7 +121,12 @@ class WrittenRecord:
                     f"{folder} cannot be reached ({error.strerror}): change the permissions of the folders "
                     "that it is in, or name another output folder"
                 ) from error
-        return [path for path in targets if os.path.lexists(path) and not self._may_be_ours(path)]
+            _require_writable(folder)
+        return [
+            path
+            for path in targets
+            if os.path.lexists(path) and not (self._may_be_ours(path) and _may_go(path))
+        ]
 
     def ours(self, targets: Iterable[Path]) -> list[Path]:
         """Every file that is as the app wrote it; none of them, nor of ``targets``, is anybody else's.
@@ -122,11 +134,27 @@ class WrittenRecord:
         Raises
         ------
         OutputError
-            One of ``targets`` exists and is not as the app wrote it.
+            One of ``targets`` exists and is not as the app wrote it, or this user may not write everywhere:
+            half of the files would go before that shows.
         """
-        found = [path for path in (self.output_dir / name for name in self._known) if self.is_ours(path)]
+        known = [self.output_dir / name for name in self._known]
+        found = [path for path in known if self.is_ours(path) and _may_go(path)]
         require_free([target for target in targets if os.path.lexists(target) and target not in found])
+        for folder in dict.fromkeys(path.parent for path in (*found, *targets)):
+            _require_writable(folder)
         return found
+
+    def make_folder(self) -> None:
+        """Make the folder of the records, for all who may write into the output folder; raises OSError."""
+        with folder_below(self.output_dir, self.output_dir) as output, suppress(FileExistsError):
+            os.mkdir(RECORDS, dir_fd=output)
+            made = os.open(RECORDS, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=output)
+            try:
+                # They could put another one in its place: a narrower mode protects nothing.
+                with suppress(OSError):
+                    os.fchmod(made, stat.S_IMODE(os.fstat(output).st_mode))
+            finally:
+                os.close(made)
 
     def announce(self, staged: Mapping[Path, Content]) -> dict[str, Any]:
         """Content of the record while ``staged`` replace what it names: a killed process leaves either."""
@@ -144,6 +172,36 @@ class WrittenRecord:
             "Description": "Files as sicnn-app wrote them, size in bytes and SHA-256: it changes no others",
             "Files": self._known,
         }
+
+
+def _require_writable(folder: Path) -> None:
+    """Make sure that this user may write into a folder, or where it would be made; raises OutputError."""
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    # Asked first, which costs less than to try; but the answer ignores what a process may do besides.
+    if os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        return
+    try:
+        descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+        try:
+            status_of_new_file(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: cannot be written ({error.strerror}): make the folder writable or name another "
+            "output folder"
+        ) from error
+
+
+def _may_go(path: Path) -> bool:
+    """Whether this user may replace a file: in a folder with the sticky bit only its owner may."""
+    user = os.geteuid()
+    try:
+        folder = path.parent.stat()
+        return not folder.st_mode & stat.S_ISVTX or user in (0, folder.st_uid, path.lstat().st_uid)
+    except OSError:
+        return False
 
 
 def require_free(foreign: list[Path]) -> None:

@@ -176,6 +176,31 @@ def test_a_description_that_says_anything_is_kept_or_reported(tmp_path_factory, 
         assert description(out)["GeneratedBy"][0]["Name"] == "sicnn-app"
 
 
+@pytest.mark.parametrize(
+    "theirs", [{"SourceDatasets": "x"}, {"DatasetLinks": ["x"]}, {"GeneratedBy": {"Name": "x"}}]
+)
+def test_entries_that_cannot_be_merged_are_told_and_stay(bids_dir: Path, tmp_path: Path, theirs: dict):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "dataset_description.json").write_text(json.dumps({"DatasetType": "derivative", **theirs}))
+    before = contents(out)
+    with pytest.raises(DataError, match=f"{[*theirs][0]} must be"):
+        prepare_output(out, bids_dir, {}, citation=CITATION)
+    assert contents(out) == before
+
+
+def test_sources_and_links_of_any_kind_are_kept(bids_dir: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    out.mkdir()
+    theirs = [{"URL": ["a"]}, {"URL": {}}, 5, "mine"]
+    links = {"raw": {"a": 1}, "other": [1]}
+    described = {"DatasetType": "derivative", "SourceDatasets": theirs, "DatasetLinks": links}
+    (out / "dataset_description.json").write_text(json.dumps(described))
+    prepare_output(out, bids_dir, {}, citation=CITATION)
+    assert description(out)["SourceDatasets"][1:] == theirs
+    assert description(out)["DatasetLinks"] == {"raw": bids_dir.as_uri(), "other": [1]}
+
+
 def test_a_raw_dataset_never_becomes_a_derivative(bids_dir: Path):
     before = contents(bids_dir)
     with pytest.raises(UsageError, match="no derivative"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bids import BIDSLayout
 from bids_datasets import Dataset, real_dataset
 
 from sicnn_app.bids.describe import describe
@@ -566,6 +567,17 @@ def test_a_database_serves_later_calls_for_other_participants(study, tmp_path):
     first.runs[0].parts[0].image.unlink()
     stale = found(study, bids_database_dir=database)
     assert list(problems(stale)) == [first.runs[0].name]
+
+
+def test_a_database_without_all_participants_stays_as_another_program_made_it(study, tmp_path):
+    database = tmp_path / "db" / "layout_index.sqlite"
+    BIDSLayout(study.root, validate=False, database_path=database.parent)
+    study.image("sub-new/dwi/sub-new_dwi")
+    before = database.read_bytes()
+    discovery = found(study, bids_database_dir=database.parent, participant_label=("new",))
+    assert [run.name for run in discovery.runs] == ["sub-new"]
+    assert any("lacks participants" in text for text in discovery.warnings)
+    assert database.read_bytes() == before
 
 
 def test_databases_of_others_or_broken_ones_are_refused(study, tmp_path):
