@@ -372,7 +372,7 @@ def test_a_record_of_what_no_file_can_be_called_names_none(tmp_path):
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can act for another user")
 def test_a_folder_that_another_user_keeps_closed_is_named():
     out = Path(tempfile.mkdtemp())
-    out.chmod(0o755)
+    out.chmod(0o777)
     target = put(out / F_MAP)
     (out / "sub-01").chmod(0o700)
     os.seteuid(65534)
