@@ -55,6 +55,8 @@ class Part:
 
     does: str
     files: tuple[str, ...]
+    one_by_one: bool = False
+    """Times are compared, which a test beside would disturb."""
 
 
 PARTS = {
@@ -94,6 +96,7 @@ PARTS = {
     "benchmarks": Part(
         "the guard against a slower training; the stages of a measured run",
         ("benchmarks/test_guard.py", "benchmarks/test_speed.py"),
+        one_by_one=True,
     ),
 }
 
@@ -102,6 +105,7 @@ def run_part(part: Part) -> tuple[bool, str]:
     """Run the slow tests of a part; whether all is well, and the outcome in words."""
     files = [str(ROOT / "tests" / name) for name in part.files]
     command = [sys.executable, "-m", "pytest", "-m", "slow", "--durations=10", *files]
+    command += ["--numprocesses=0"] if part.one_by_one else []
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
