@@ -121,8 +121,9 @@ def _copy_beside(temporary: Path, name: str, folder: int) -> None:
 
 
 def save_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path``, which is a temporary path."""
-    path.write_bytes(content)
+    """Write ``content`` to ``path``, which is a temporary path: nothing is there, not even a link."""
+    with path.open("xb") as stream:
+        stream.write(content)
 
 
 class _Releasing(io.BufferedIOBase):
@@ -150,12 +151,12 @@ def save_nifti(path: Path, image: nib.Nifti1Image) -> None:
     """
     if path.name.endswith(".gz"):
         with (
-            path.open("wb") as file,
+            path.open("xb") as file,
             gzip.GzipFile("", "wb", COMPRESSION_LEVEL, fileobj=file, mtime=0) as stream,
         ):
             image.to_stream(_Releasing(stream, image.dataobj))
     else:
-        with path.open("wb") as file:
+        with path.open("xb") as file:
             image.to_stream(_Releasing(file, image.dataobj))
 
 
