@@ -15,7 +15,7 @@ from typing import Any
 
 import sicnn_app
 from benchmarks.cells import cpu_name
-from sicnn_app.memory import forget_peak, peak_memory, resident_memory
+from sicnn_app.system.memory import forget_peak, peak_memory, resident_memory
 
 OUTSIDE = "rest"
 """Stage of whatever no stage was named for."""

@@ -19,15 +19,15 @@ import numpy as np
 import torch
 
 from benchmarks.accuracy import errors
+from sicnn_app.cli.simulate import DEFAULT_BVALS
 from sicnn_app.ivim.series import DwiSeries
 from sicnn_app.ivim.signal import ivim_signal_maps
+from sicnn_app.methods import load_estimator
 from sicnn_app.preprocess.average import average_repeats
 from sicnn_app.preprocess.denoise import denoise
 from sicnn_app.preprocess.noise import estimate_noise, noise_after_denoising
-from sicnn_app.processing import load_estimator
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.simulate.acquire import Protocol, acquire, noise_sigma
-from sicnn_app.simulate.cli import DEFAULT_BVALS
 from sicnn_app.simulate.phantom import make_phantom
 
 DENOISING = ("none", "mppca", "patch2self")

@@ -23,9 +23,9 @@ import torch
 from benchmarks.cells import comma_separated, command_line, markdown, provenance
 from benchmarks.scenarios import Scenario, measure
 from sicnn_app.settings import EstimationSettings
-from sicnn_app.sicnn.attempts import Attempt
-from sicnn_app.sicnn.box import Box, training_data
+from sicnn_app.sicnn.cropping import Box, training_data
 from sicnn_app.sicnn.estimate import build_trainer
+from sicnn_app.sicnn.memory_fallback import Attempt
 from sicnn_app.sicnn.reproducible import reproducible
 from sicnn_app.sicnn.train import Trainer, TrainingData
 from sicnn_app.sicnn.whitening import Whitening

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sicnn_app.cli import main as run_app
+from sicnn_app.cli.main import main as run_app
 
 ROOT = Path(__file__).parents[1]
 DATASET = ROOT / "bids_examples" / "abdomen"

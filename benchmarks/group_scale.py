@@ -22,8 +22,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from sicnn_app.cli import main as run_app
-from sicnn_app.simulate.cli import main as simulate
+from sicnn_app.cli.main import main as run_app
+from sicnn_app.cli.simulate import main as simulate
 
 SHAPE = ("24", "20", "2")
 COLUMNS = (

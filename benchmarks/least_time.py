@@ -38,9 +38,9 @@ from benchmarks.peaks import H200, Peaks, measured_peaks
 from benchmarks.pieces import Pieces, fit_voxels, normalised_signals, pieces_of
 from benchmarks.scenarios import HELD_OUT_SEEDS, Scenario, measure
 from benchmarks.speed_cells import SIZES
-from sicnn_app.device import choose_device, limit_threads
 from sicnn_app.errors import DeviceError
 from sicnn_app.settings import EstimationSettings, ResourceSettings
+from sicnn_app.system.device import choose_device, limit_threads
 
 FLOAT32, FLOAT64 = 4, 8
 

@@ -18,7 +18,7 @@ import nibabel as nib
 
 from benchmarks.cells import comma_separated, markdown, provenance
 from benchmarks.processes import measured
-from sicnn_app.simulate.cli import main as simulate
+from sicnn_app.cli.simulate import main as simulate
 
 COLUMNS = (
     "participants",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from sicnn_app.cli import main as run_app
+from sicnn_app.cli.main import main as run_app
 
 ROOT = Path(__file__).parents[1]
 DATASET = ROOT / "bids_examples" / "abdomen"

@@ -50,9 +50,9 @@ import torch
 from benchmarks.cells import Cells, comma_separated, markdown, provenance, spread
 from benchmarks.metrics import LABELS, NAMES, SCALES, map_errors
 from benchmarks.scenarios import HELD_OUT_SEEDS, SCHEMES, SHAPE, Measurement, Scenario, measure
-from sicnn_app.processing import load_estimator
+from sicnn_app.cli.simulate import DEFAULT_BVALS
+from sicnn_app.methods import load_estimator
 from sicnn_app.settings import Bounds, EstimationSettings
-from sicnn_app.simulate.cli import DEFAULT_BVALS
 
 OWN = ("lsq", "si-cnn", "cnn")
 """si-cnn before cnn, which takes over its number of epochs."""

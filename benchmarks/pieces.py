@@ -12,9 +12,9 @@ from torch import Tensor
 from benchmarks.scenarios import Measurement
 from sicnn_app.lsq.fit import LsqFit, fit_biexponential
 from sicnn_app.settings import EstimationSettings
-from sicnn_app.sicnn.attempts import Attempt
-from sicnn_app.sicnn.box import Box, training_data
+from sicnn_app.sicnn.cropping import Box, training_data
 from sicnn_app.sicnn.estimate import build_trainer
+from sicnn_app.sicnn.memory_fallback import Attempt
 from sicnn_app.sicnn.network import Parameters
 from sicnn_app.sicnn.reproducible import reproducible, threads_for
 from sicnn_app.sicnn.rewrite import rewrite

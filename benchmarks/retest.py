@@ -45,8 +45,8 @@ from sicnn_app.bids.masks import load_mask
 from sicnn_app.ivim.run import DwiRun, SourceImage
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 from sicnn_app.ivim.signal import ivim_signal_maps
+from sicnn_app.methods import load_estimator
 from sicnn_app.preprocess.steps import prepare
-from sicnn_app.processing import load_estimator
 from sicnn_app.settings import EstimationSettings, PreprocessingSettings
 
 DATA = Path("../shared/data/ivim-abdomen")

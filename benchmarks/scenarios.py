@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sicnn_app.cli.simulate import DEFAULT_BVALS
 from sicnn_app.simulate.acquire import acquire, noise_sigma
-from sicnn_app.simulate.cli import DEFAULT_BVALS
 from sicnn_app.simulate.phantom import Phantom, make_phantom
 
 SCHEMES: dict[str, tuple[tuple[float, ...], int]] = {

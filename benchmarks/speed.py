@@ -51,8 +51,8 @@ from benchmarks.speed_cells import (
     run_peer,
 )
 from benchmarks.speed_tables import page, records
-from sicnn_app.device import choose_device
 from sicnn_app.errors import DeviceError
+from sicnn_app.system.device import choose_device
 
 ENSEMBLES = (1, 5, 10)
 

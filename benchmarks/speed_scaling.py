@@ -32,8 +32,8 @@ import torch
 
 from benchmarks.cells import Cells, comma_separated, markdown, provenance
 from benchmarks.clocks import code_digest, device_name
-from sicnn_app.device import choose_device
 from sicnn_app.errors import DeviceError
+from sicnn_app.system.device import choose_device
 
 WORKS = ("training", "neighbour search", "lsq")
 
@@ -105,7 +105,7 @@ def measure_point(point: Point, device: str, epochs: int, times: int) -> dict[st
     """Worker: processor seconds (on CUDA wall-clock seconds), peak memory and voxels of one point."""
     from benchmarks.clocks import peak_of, timed
     from benchmarks.scaling_work import prepared
-    from sicnn_app.device import limit_threads
+    from sicnn_app.system.device import limit_threads
 
     # One thread: what threads cost when they wait for one another is no growth.
     limit_threads(1)

@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.clocks import OUTSIDE, Stages, wait_for
 
 IMPORTED = (
-    "sicnn_app.workflow",
+    "sicnn_app.pipeline.dispatch",
     "sicnn_app.preprocess.steps",
     "sicnn_app.sicnn.estimate",
     "sicnn_app.lsq.estimate",
@@ -33,15 +33,15 @@ IMPORTED = (
 ESTIMATORS = ("sicnn_app.sicnn.estimate", "sicnn_app.lsq.estimate")
 
 WATCHED = (
-    ("discovery", "sicnn_app.workflow", "check_dataset"),
-    ("discovery", "sicnn_app.workflow", "discover"),
-    ("load", "sicnn_app.processing", "load_run"),
+    ("discovery", "sicnn_app.pipeline.dispatch", "check_dataset"),
+    ("discovery", "sicnn_app.pipeline.dispatch", "discover"),
+    ("load", "sicnn_app.pipeline.one_run", "load_run"),
     ("preprocessing", "sicnn_app.preprocess.steps", "prepare"),
     ("neighbour search", "sicnn_app.sicnn.iterate", "rewrite"),
-    ("conventional comparison", "sicnn_app.processing", "fit_conventionally"),
-    ("write", "sicnn_app.processing", "write_run"),
+    ("conventional comparison", "sicnn_app.pipeline.one_run", "fit_conventionally"),
+    ("write", "sicnn_app.pipeline.one_run", "write_run"),
     ("report", "sicnn_app.report.before_after", "draw_steps"),
-    ("report", "sicnn_app.workflow", "write_report"),
+    ("report", "sicnn_app.pipeline.dispatch", "write_report"),
 )
 """Stage, module and the function whose time it is."""
 
@@ -107,7 +107,7 @@ def run_app(arguments: list[str]) -> dict[str, Any]:
     """The app's own command line; its exit code is among the results."""
     kept: dict[str, Any] = {}
     stages = watched_stages(kept)
-    from sicnn_app.cli import main
+    from sicnn_app.cli.main import main
 
     code = main(arguments)
     return {"code": code, "stages": stages.finish(), **kept}
@@ -117,9 +117,9 @@ def run_estimator(device: str, scenario: dict[str, Any], settings: dict[str, Any
     """The estimator alone, with the errors of its maps."""
     from benchmarks.metrics import map_errors
     from benchmarks.scenarios import Scenario, measure
-    from sicnn_app.device import limit_threads
-    from sicnn_app.processing import load_estimator
+    from sicnn_app.methods import load_estimator
     from sicnn_app.settings import EstimationSettings, ResourceSettings
+    from sicnn_app.system.device import limit_threads
 
     limit_threads(ResourceSettings().omp_nthreads)
     asked = Scenario(**{**scenario, "shape": tuple(scenario["shape"])})

@@ -24,7 +24,7 @@ LOCKED = ("--rm", "--read-only", "--network=none", "--user=1234:1234", f"--volum
 
 CALLS = {
     "python -c pass": ("-c", "pass"),
-    "import sicnn_app.workflow": ("-c", "import sicnn_app.workflow"),
+    "import sicnn_app.pipeline.dispatch": ("-c", "import sicnn_app.pipeline.dispatch"),
     "import torch": ("-c", "import torch"),
     "--version": ("-m", "sicnn_app", "--version"),
     "--help": ("-m", "sicnn_app", "--help"),

@@ -91,7 +91,7 @@ def main() -> None:
         for method in METHODS:
             with tempfile.TemporaryDirectory() as folder:
                 bids = Path(folder) / "bids"
-                simulate = [sys.executable, "-m", "sicnn_app.simulate.cli", str(bids)]
+                simulate = [sys.executable, "-m", "sicnn_app.cli.simulate", str(bids)]
                 subprocess.run([*simulate, "--preset", "abdomen", "--shape", *shape], check=True)
                 need = measure(bids, Path(folder) / "out", method)
             rows.append(

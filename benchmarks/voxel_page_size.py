@@ -11,9 +11,9 @@ import time
 
 import numpy as np
 
+from sicnn_app.derivatives.collect import MeasuredSignals, RunDerivatives
 from sicnn_app.ivim.comparison import COMPARED
 from sicnn_app.ivim.maps import MAPS
-from sicnn_app.report.collect import MeasuredSignals, RunDerivatives
 from sicnn_app.report.voxels import voxel_page
 
 SHAPES = ((100, 96, 1), (128, 128, 20), (192, 192, 40))

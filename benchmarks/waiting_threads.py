@@ -24,8 +24,8 @@ import torch
 from benchmarks.cells import WAITING, comma_separated, command_line, markdown, provenance
 from benchmarks.epoch_variants import SCENARIO, Variant, start
 from benchmarks.scenarios import measure
-from sicnn_app.caches import SPINS
-from sicnn_app.sicnn.box import Box, training_data
+from sicnn_app.sicnn.cropping import Box, training_data
+from sicnn_app.system.caches import SPINS
 
 BUSY = "x = 0\nwhile True:\n    x += 1\n"
 """A process that always wants a core."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sicnn_app import __version__, errors
-from sicnn_app.arguments import PROGRAM, build_parser
+from sicnn_app.cli.arguments import PROGRAM, build_parser
 
 TARGET = Path(__file__).parent / f"{PROGRAM}.boutiques.json"
 

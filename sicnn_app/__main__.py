@@ -2,7 +2,7 @@
 
 import sys
 
-from sicnn_app.cli import main
+from sicnn_app.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -97,6 +97,14 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def hash_file(path: Path | None) -> str | None:
+    """SHA-256 of a file; None for no file or one that cannot be read, which loading will report."""
+    try:
+        return None if path is None else sha256_of(path)
+    except OSError:
+        return None
+
+
 @contextmanager
 def folder_below(root: Path, folder: Path, *, create: bool = False) -> Iterator[int]:
     """Descriptor of a folder, for the ``dir_fd`` of functions of :mod:`os`; reached through no link.

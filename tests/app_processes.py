@@ -12,12 +12,12 @@ from pathlib import Path
 
 from app_runs import Call, environment
 
-from sicnn_app.bids.written import RECORDS
+from sicnn_app.derivatives.written import RECORDS
 
 RUNNER = """
 import sys
 {prelude}
-from sicnn_app.cli import main
+from sicnn_app.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -31,7 +31,8 @@ before_after.draw_steps = lambda result: {}
 
 TOGETHER = """
 import scipy.ndimage, scipy.optimize, torch
-from sicnn_app import processing, workflow
+from sicnn_app.pipeline import one_run as processing
+from sicnn_app.pipeline import dispatch as workflow
 from sicnn_app.report import html
 print("ready", flush=True)
 sys.stdin.readline()
@@ -46,8 +47,8 @@ OFTEN = {"share": 1e9, "least_interval": 0.0, "first_write": 0.0, "snapshot_inte
 
 SLOWLY = f"""
 import time
-from sicnn_app.bids import atomic
-from sicnn_app.checkpoints import TrainingCheckpoint
+from sicnn_app.derivatives import atomic
+from sicnn_app.system.checkpoints import TrainingCheckpoint
 from sicnn_app.sicnn import iterate
 from sicnn_app.sicnn.train import Trainer
 for name, value in {SHORT!r}.items():

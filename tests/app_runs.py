@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from bids_datasets import Dataset
 
-from sicnn_app.cli import main
+from sicnn_app.cli.main import main
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.report import before_after, html
 from sicnn_app.report.pictures import RunPictures

@@ -13,7 +13,7 @@ from app_runs import App, Call
 from bids_datasets import Dataset
 from factories import make_result
 
-from sicnn_app.bids.write import write_run
+from sicnn_app.derivatives.write import write_run
 
 SHAPE = (6, 7, 2)
 

@@ -62,15 +62,15 @@ class Part:
 PARTS = {
     "stops": Part(
         "kills with SIGKILL at chosen and at random steps, kill after kill, SIGTERM at random steps",
-        ("test_resume.py",),
+        ("pipeline/test_resume.py",),
     ),
     "participants": Part(
         "signals to many participants at once; Dask workers, children and schedulers killed at work",
-        ("test_many_participants.py",),
+        ("pipeline/test_many_participants.py",),
     ),
     "together": Part(
         "eight processes on eight participants, several on one; small disks that fill up",
-        ("test_concurrency.py", "test_refused_inputs.py"),
+        ("pipeline/test_concurrency.py", "test_refused_inputs.py"),
     ),
     "maps": Part(
         "the main job against the truth, the accuracy targets of SI-CNN, measured abdomens",
@@ -79,7 +79,7 @@ PARTS = {
     "resuming": Part("training resumed after every single epoch", ("sicnn/test_resumed_training.py",)),
     "memory": Part(
         "memory needs against measured processes; a series of 531 MB below `--mem 0.8`",
-        ("test_memory.py", "sicnn/test_little_memory.py", "lsq/test_lsq_estimate.py"),
+        ("system/test_memory.py", "sicnn/test_little_memory.py", "lsq/test_lsq_estimate.py"),
     ),
     "preprocessing": Part(
         "motion at several noise levels; denoising and masks of whole abdomens",

@@ -213,7 +213,7 @@ def check_array(folder: Path) -> Outcome:
     """
     program, bids, logs = make_program(folder), folder / "bids", folder / "slurm"
     local, out = folder / "local", folder / "out"
-    simulate = [sys.executable, "-m", "sicnn_app.simulate.cli", bids, "--preset", "abdomen"]
+    simulate = [sys.executable, "-m", "sicnn_app.cli.simulate", bids, "--preset", "abdomen"]
     simulate += ["--subjects", PARTICIPANTS, "--shape", *SHAPE]
     single = [program, bids, local, "participant", "--omp-nthreads", "1", "--device", "cpu"]
     started = time.monotonic()

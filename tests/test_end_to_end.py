@@ -30,8 +30,8 @@ from app_runs import (
 from bids.layout import BIDSLayout
 from validator import validator_errors
 
-from sicnn_app.bids.dataset import pybids_config_path
-from sicnn_app.locks.folders import MADE_FILE
+from sicnn_app.derivatives.dataset import pybids_config_path
+from sicnn_app.system.locks.folders import MADE_FILE
 
 NOBODY = 65534
 STRANGER = 4321
@@ -300,7 +300,7 @@ def test_a_user_without_account_home_and_tmp_writes_files_of_its_own(public_fold
     code = (
         "import sys, tempfile\n"
         "tempfile._candidate_tempdir_list = lambda: ['/proc']\n"
-        "from sicnn_app.cli import main\nsys.exit(main())"
+        "from sicnn_app.cli.main import main\nsys.exit(main())"
     )
     returned, said = run_as(
         STRANGER,

@@ -192,7 +192,7 @@ def test_no_constraint_is_left_of_a_package_that_nothing_needs(project, pins):
     assert set(pins) <= needed
 
 
-@pytest.mark.parametrize("module", ["sicnn_app.cli", "sicnn_app.simulate.cli"])
+@pytest.mark.parametrize("module", ["sicnn_app.cli.main", "sicnn_app.cli.simulate"])
 @pytest.mark.parametrize("flag", ["--help", "--version"])
 def test_help_and_version_answer_without_loading_torch(project, module, flag):
     assert f"{module}:main" in project["scripts"].values()

@@ -53,7 +53,7 @@ import sys
 from pathlib import Path
 
 import dipy.denoise.localpca, matplotlib.pyplot, torch
-from sicnn_app.cli import main
+from sicnn_app.cli.main import main
 from sicnn_app.report import html
 
 html.build_report = lambda output, subject, session, **_: html.report_path(output, subject, session)

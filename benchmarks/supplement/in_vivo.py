@@ -10,8 +10,8 @@ from benchmarks.retest import files_of
 from sicnn_app.bids.load import load_run
 from sicnn_app.bids.masks import load_mask
 from sicnn_app.ivim.run import DwiRun, SourceImage
+from sicnn_app.methods import load_estimator
 from sicnn_app.preprocess.steps import prepare
-from sicnn_app.processing import load_estimator
 from sicnn_app.settings import EstimationSettings, PreprocessingSettings
 from sicnn_app.simulate.phantom import Phantom
 from sicnn_app.simulate.tissues import Tissue

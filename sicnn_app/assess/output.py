@@ -10,14 +10,14 @@ import numpy as np
 from sicnn_app import __version__
 from sicnn_app.assess.expectation import PARAMETERS, Assessment, Expectation
 from sicnn_app.assess.trial import METHODS
-from sicnn_app.bids.atomic import StagedFiles, make_folder, scratch_folder
-from sicnn_app.bids.written import WrittenRecord, require_free
-from sicnn_app.console import Console
+from sicnn_app.derivatives.atomic import StagedFiles, make_folder, scratch_folder
+from sicnn_app.derivatives.written import WrittenRecord, require_free
 from sicnn_app.errors import OutputError, UsageError
 from sicnn_app.formats import json_bytes, tsv_bytes
 from sicnn_app.ivim.maps import MAPS
 from sicnn_app.simulate.acquire import SNR_DEFINITION
 from sicnn_app.simulate.dataset import GENERATOR
+from sicnn_app.system.console import Console
 
 UNIT = "assessment"
 """Name of the record of what was written."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sicnn_app.processing import load_estimator
+from sicnn_app.methods import load_estimator
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.simulate.acquire import acquire, noise_sigma
 from sicnn_app.simulate.phantom import Phantom

@@ -1,1 +1,4 @@
-"""Reading and writing of BIDS datasets; together with reports and simulation all that touches files."""
+"""Reads the input: a BIDS dataset and the derivative datasets of ``-d``, to runs, series, masks and regions.
+
+May import ``ivim``, and what every module may.
+"""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sicnn_app.bids.content import read_json, require_content
+from sicnn_app.bids.text_files import read_json, require_content
 from sicnn_app.errors import DataError, MissingInputError, SicnnAppError
 from sicnn_app.ivim.run import SourceImage
 

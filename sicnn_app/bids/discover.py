@@ -15,8 +15,7 @@ from sicnn_app.bids.associate import (
     parse_name,
     source_error,
 )
-from sicnn_app.bids.content import Boundary, require_content
-from sicnn_app.bids.derivatives import (
+from sicnn_app.bids.derivative_datasets import (
     NATIVE_SPACES,
     PREPROCESSED,
     find_mask,
@@ -28,6 +27,7 @@ from sicnn_app.bids.gradients import part_bvals
 from sicnn_app.bids.images import open_image, volume_count
 from sicnn_app.bids.index import find_images
 from sicnn_app.bids.select import Selection
+from sicnn_app.bids.text_files import Boundary, require_content
 from sicnn_app.errors import (
     DataError,
     MissingInputError,

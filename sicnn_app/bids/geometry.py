@@ -12,6 +12,9 @@ from sicnn_app.errors import DataError
 SMALLEST, LARGEST = 1e-6, 1e7
 """Voxel sizes and positions between which an affine makes sense, in whatever unit of length."""
 
+SMALLEST_ZOOM = 1e-6
+"""mm, or whatever the header counts in; smaller voxels, and those larger than its inverse, are not told."""
+
 MIN_VOLUME = 1e-3
 """Share of the volume of a box with edges as long that a voxel has; a flat one has none."""
 
@@ -165,3 +168,31 @@ def position_warnings(path: Path, image: nib.Nifti1Image) -> list[str]:
         f"{path.name}: sform and qform put voxels up to {distance:.3g} mm apart: the sform is used, "
         "the maps keep both"
     ]
+
+
+def placement(header: nib.Nifti1Header) -> tuple[np.ndarray | None, tuple[float, float, float]]:
+    """How an image lies, by its header.
+
+    Parameters
+    ----------
+    header : nibabel.Nifti1Header
+
+    Returns
+    -------
+    affine : ndarray, shape (4, 4), or None
+        Voxel to RAS+ world; None when the header states no orientation, or none that makes sense.
+    zooms : tuple of float
+        Voxel size, mm.
+    """
+    stated = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
+    affine = header.get_best_affine()
+    usable = (
+        stated
+        and np.isfinite(affine).all()
+        and abs(np.linalg.det(affine[:3, :3])) > 0
+        # An axis that vanishes beside the others has no direction.
+        and np.isfinite(nib.orientations.io_orientation(affine)).all()
+    )
+    zooms = (*(float(zoom) for zoom in header.get_zooms()[:3]), 1.0, 1.0, 1.0)[:3]
+    sensible = tuple(zoom if SMALLEST_ZOOM < zoom < 1 / SMALLEST_ZOOM else 1.0 for zoom in zooms)
+    return np.asarray(affine) if usable else None, sensible

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sicnn_app.bids.content import read_text
+from sicnn_app.bids.text_files import read_text
 from sicnn_app.errors import DataError
 from sicnn_app.ivim.bvalues import group_bvalues
 from sicnn_app.ivim.run import SourceImage

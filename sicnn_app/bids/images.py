@@ -14,13 +14,13 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from nibabel.wrapstruct import WrapStructError
 
-from sicnn_app.bids.content import require_content
 from sicnn_app.bids.header import image_of, read_header
+from sicnn_app.bids.text_files import require_content
 from sicnn_app.bids.unpacked import GZIP_MAGIC, MAX_EXPANSION, Unpacked
 from sicnn_app.errors import DataError, one_line
 from sicnn_app.files import open_regular
 from sicnn_app.formats import shorten
-from sicnn_app.memory import release
+from sicnn_app.system.memory import release
 
 BLOCK = 1 << 18
 """Bytes of voxels converted at once; as float64 they take up to 8 times that."""
@@ -206,7 +206,7 @@ def read_signals(path: Path, image: nib.Nifti1Image, signals: np.ndarray, volume
     image : nibabel.Nifti1Image
         The same file, opened.
     signals : ndarray, shape (X, Y, Z, N), float32 or float64
-        In the order of Fortran, as from :func:`sicnn_app.memory.empty_series`.
+        In the order of Fortran, as from :func:`sicnn_app.system.memory.empty_series`.
     volumes : slice
         Volumes of ``signals`` that get the scaled values, NaN for whatever is not finite.
 

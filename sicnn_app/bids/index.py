@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sicnn_app.bids.associate import IMAGE_EXTENSIONS, LABEL, parse_name
-from sicnn_app.bids.content import can_be_entered
-from sicnn_app.bids.derivatives import PREPROCESSED
+from sicnn_app.bids.derivative_datasets import PREPROCESSED
 from sicnn_app.bids.select import Selection
+from sicnn_app.bids.text_files import can_be_entered
 from sicnn_app.errors import DataError, MissingInputError, NoRunsError, NotBidsError, OutputError, UsageError
 from sicnn_app.formats import natural_key, printable
 

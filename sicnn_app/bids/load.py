@@ -16,7 +16,7 @@ from sicnn_app.errors import DataError
 from sicnn_app.ivim.bvalues import group_bvalues, other_unit
 from sicnn_app.ivim.run import DwiRun, SourceImage
 from sicnn_app.ivim.series import MAX_LOW_BVAL, MIN_DISTINCT_BVALS, DwiSeries
-from sicnn_app.memory import empty_series
+from sicnn_app.system.memory import empty_series
 
 GRID_TOLERANCE = 1e-3
 """mm; affines of combined runs that differ less are one grid."""
@@ -173,8 +173,8 @@ def load_run(run: DwiRun, *, bvals_file: Path | None, scratch: Path | None = Non
     bvals_file : Path or None
         b-values for images without a .bval.
     scratch : Path, optional
-        Folder on whose file system the series is kept, as a :class:`sicnn_app.memory.DiskArray`, instead of
-        in memory; its values are the same.
+        Folder on whose file system the series is kept, as a :class:`sicnn_app.system.memory.DiskArray`,
+        instead of in memory; its values are the same.
 
     Returns
     -------

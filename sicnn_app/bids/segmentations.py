@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from sicnn_app.bids.associate import Associator, parse_name
-from sicnn_app.bids.content import Boundary, read_table
-from sicnn_app.bids.derivatives import DerivativeFile, find_segmentations
+from sicnn_app.bids.derivative_datasets import DerivativeFile, find_segmentations
 from sicnn_app.bids.images import open_image
 from sicnn_app.bids.masks import load_labels
+from sicnn_app.bids.text_files import Boundary, read_table
 from sicnn_app.errors import DataError
 from sicnn_app.formats import NOT_AVAILABLE, printable, shorten
 

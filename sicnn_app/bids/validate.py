@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sicnn_app.bids.content import can_be_entered, read_json
+from sicnn_app.bids.text_files import can_be_entered, read_json
 from sicnn_app.errors import DataError, MissingInputError, NotBidsError
 
 DESCRIPTION = "dataset_description.json"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sicnn_app.bids.qc import qc_columns
+from sicnn_app.derivatives.qc import qc_columns
 from sicnn_app.group.statistics import FAR_OUTLIER_FENCE, MIN_RUNS, OUTLIER_FENCE
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
 from sicnn_app.ivim.maps import MAPS, SPREAD_LABELS

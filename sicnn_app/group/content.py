@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sicnn_app.group.charts import Source
 from sicnn_app.group.gather import Chosen, Gathered
-from sicnn_app.group.kinds import Measured
+from sicnn_app.group.outliers import Measured
 from sicnn_app.group.repeats import Repeats
 from sicnn_app.group.table import Row
 

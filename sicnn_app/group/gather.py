@@ -13,12 +13,19 @@ from typing import Any
 
 from sicnn_app import __version__
 from sicnn_app.bids.associate import parse_name
-from sicnn_app.bids.marker import Marker, marker_path, read_marker
-from sicnn_app.bids.outputs import read_output_bytes
 from sicnn_app.bids.segmentations import Regions, Segmentation, Segmentations, load_regions
 from sicnn_app.bids.select import Selection
-from sicnn_app.bids.sidecar import DatasetRoots
-from sicnn_app.bids.write import run_folder
+from sicnn_app.derivatives.collect import (
+    RunDerivatives,
+    collect_run,
+    reported_sessions,
+    run_names,
+    software_of,
+)
+from sicnn_app.derivatives.marker import Marker, marker_path, read_marker
+from sicnn_app.derivatives.outputs import read_output_bytes
+from sicnn_app.derivatives.sidecar import DatasetRoots
+from sicnn_app.derivatives.write import run_folder
 from sicnn_app.errors import (
     DataError,
     InternalError,
@@ -27,20 +34,13 @@ from sicnn_app.errors import (
     TryAgainError,
     complaint,
 )
-from sicnn_app.fingerprints import hash_file
+from sicnn_app.files import hash_file
 from sicnn_app.formats import natural_key, tsv_bytes
 from sicnn_app.group.columns import measured_columns
 from sicnn_app.group.measure import region_rows
 from sicnn_app.group.table import Row, parse_table
 from sicnn_app.ivim.maps import MAPS
 from sicnn_app.ivim.run import DwiRun
-from sicnn_app.report.collect import (
-    RunDerivatives,
-    collect_run,
-    reported_sessions,
-    run_names,
-    software_of,
-)
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from sicnn_app.bids.segmentations import Regions
+from sicnn_app.derivatives.collect import RunDerivatives
+from sicnn_app.derivatives.facts import as_number
 from sicnn_app.formats import shorten
 from sicnn_app.group.columns import MASK_REGION, QC_COLUMNS
 from sicnn_app.group.statistics import spread
 from sicnn_app.group.table import MAX_LETTERS
 from sicnn_app.ivim.maps import MAPS
 from sicnn_app.ivim.run import DwiRun
-from sicnn_app.report.collect import RunDerivatives
-from sicnn_app.report.facts import as_number
 
 REPEATED_ENTITIES = ("ses", "run")
 """Entities by which the measurements of one participant and acquisition are told apart."""

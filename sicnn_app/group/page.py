@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from sicnn_app import __version__
+from sicnn_app.derivatives.facts import MISSING, count_of, stop_in_words
 from sicnn_app.formats import natural_key
 from sicnn_app.group.charts import MIN_BOX, StripChart, Values, strip_chart
 from sicnn_app.group.columns import OUTLIER_RULE, RUN_MEASURES
 from sicnn_app.group.content import Group
-from sicnn_app.group.kinds import Measured, outlier_words
-from sicnn_app.group.repeat_sections import REPEATABILITY_HEAD, repeat_sections
-from sicnn_app.group.shown import (
+from sicnn_app.group.labels import (
     MEASURES,
     RegionKey,
     RegionNames,
@@ -23,13 +22,14 @@ from sicnn_app.group.shown import (
     choose_regions,
     method_in_words,
 )
+from sicnn_app.group.outliers import Measured, outlier_words
+from sicnn_app.group.repeat_sections import REPEATABILITY_HEAD, repeat_sections
 from sicnn_app.group.statistics import distribution
 from sicnn_app.group.table import Row, cell, number
 from sicnn_app.group.uniform import differences
-from sicnn_app.ivim.evidence import UNKNOWN, VERDICTS
+from sicnn_app.ivim.adequacy_inputs import UNKNOWN, VERDICTS
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
 from sicnn_app.report.adequacy import SYMBOLS
-from sicnn_app.report.facts import MISSING, count_of, stop_in_words
 from sicnn_app.report.page import render_page
 
 MAX_LISTED = 60

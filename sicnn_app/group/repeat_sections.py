@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from sicnn_app.derivatives.facts import MISSING, format_number
 from sicnn_app.group.charts import ScatterChart, scatter_chart
 from sicnn_app.group.content import Group
-from sicnn_app.group.kinds import KIND_COLUMNS
+from sicnn_app.group.labels import MEASURES, RegionKey, RegionNames, method_in_words
+from sicnn_app.group.outliers import KIND_COLUMNS
 from sicnn_app.group.repeats import Repeats
-from sicnn_app.group.shown import MEASURES, RegionKey, RegionNames, method_in_words
 from sicnn_app.group.table import Row, number
-from sicnn_app.report.facts import MISSING, format_number
 
 REPEATABILITY_HEAD = (
     "Region",

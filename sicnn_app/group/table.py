@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 
+from sicnn_app.derivatives.facts import as_number
 from sicnn_app.formats import NOT_AVAILABLE
-from sicnn_app.report.facts import as_number
 
 Row = dict[str, str]
 """Cells of a row by column. Everything further is made from these texts: measured anew or taken from the

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from sicnn_app.derivatives.facts import count_of, in_words
 from sicnn_app.formats import shorten
 from sicnn_app.group.gather import GatheredRun
 from sicnn_app.group.table import MAX_LETTERS
-from sicnn_app.report.facts import count_of, in_words
 
 MAX_VALUES = 4
 """Values of one setting that are listed, the most frequent ones."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sicnn_app.ivim.adequacy_inputs import DOUBTFUL, GOOD, POOR, UNKNOWN, Check, Evidence, TypicalTissue
 from sicnn_app.ivim.checks import CHECKS
-from sicnn_app.ivim.evidence import DOUBTFUL, GOOD, POOR, UNKNOWN, Check, Evidence, TypicalTissue
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sicnn_app.ivim.evidence import DOUBTFUL, GOOD, POOR, UNKNOWN, Check, Evidence
+from sicnn_app.ivim.adequacy_inputs import DOUBTFUL, GOOD, POOR, UNKNOWN, Check, Evidence
 from sicnn_app.ivim.flags import MIN_SIGNAL_TO_NOISE
 from sicnn_app.ivim.precision import cramer_rao_bounds
 from sicnn_app.ivim.series import MAX_LOW_BVAL

@@ -9,14 +9,14 @@ from dataclasses import asdict, replace
 import numpy as np
 import torch
 
-from sicnn_app.checkpoints import TrainingCheckpoint
-from sicnn_app.device import is_out_of_memory, release_memory
 from sicnn_app.errors import TryAgainError
 from sicnn_app.ivim.maps import MAPS, Estimate
 from sicnn_app.ivim.signal import ivim_signal_torch
 from sicnn_app.lsq.fit import CHUNK_ELEMENTS, DEFAULT_BOUNDS, MAX_ITERATIONS, LsqFit, fit_biexponential
 from sicnn_app.lsq.starts import split_bval
 from sicnn_app.settings import Bounds, EstimationSettings
+from sicnn_app.system.checkpoints import TrainingCheckpoint
+from sicnn_app.system.device import is_out_of_memory, release_memory
 
 ALGORITHM = (
     "Bounded nonlinear least squares per voxel: a segmented fit and a grid over D and D* as starts, then "

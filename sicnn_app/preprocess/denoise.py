@@ -12,9 +12,9 @@ from scipy.ndimage import distance_transform_edt
 
 from sicnn_app.errors import DataError
 from sicnn_app.ivim.series import DwiSeries
-from sicnn_app.memory import empty_series
 from sicnn_app.preprocess.automatic import wanted_denoising
 from sicnn_app.preprocess.corrected import Corrected
+from sicnn_app.system.memory import empty_series
 
 MIN_PATCH_VOXELS = 25
 """Voxels of the smallest MP-PCA patch (5 x 5 in a single slice, 3 x 3 x 3 in a volume).

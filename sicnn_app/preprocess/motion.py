@@ -12,10 +12,10 @@ from scipy.spatial.transform import Rotation
 
 from sicnn_app.ivim.bvalues import group_bvalues
 from sicnn_app.ivim.series import DwiSeries
-from sicnn_app.memory import empty_series
 from sicnn_app.preprocess.automatic import wanted_motion_correction
 from sicnn_app.preprocess.corrected import Corrected
 from sicnn_app.preprocess.registration import align, displacements, most_typical, moved
+from sicnn_app.system.memory import empty_series
 
 MIN_SLICES = 7
 """With fewer slices, motion through them changes mostly what was not imaged: it cannot be estimated."""

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from sicnn_app.ivim.series import DwiSeries
-from sicnn_app.memory import empty_series
 from sicnn_app.preprocess.corrected import Corrected
 from sicnn_app.preprocess.denoise import fill_missing
 from sicnn_app.preprocess.slices import find_slice_axis
+from sicnn_app.system.memory import empty_series
 
 MIN_IN_PLANE = 8
 """Voxels along both axes of a slice: the total variation is taken over 4 neighbours on either side."""

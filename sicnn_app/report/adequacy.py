@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sicnn_app.ivim.evidence import DOUBTFUL, GOOD, POOR, UNKNOWN
-from sicnn_app.report.facts import in_words
+from sicnn_app.derivatives.facts import in_words
+from sicnn_app.ivim.adequacy_inputs import DOUBTFUL, GOOD, POOR, UNKNOWN
 
 SYMBOLS = {GOOD: "✔", DOUBTFUL: "≈", POOR: "✘", UNKNOWN: "?"}
 """Beside the word, so that a verdict is found at a glance without its colour."""

@@ -9,15 +9,15 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
+from sicnn_app.derivatives.collect import RunDerivatives
+from sicnn_app.derivatives.facts import Facts
 from sicnn_app.ivim.checks import precision_verdict
 from sicnn_app.ivim.clusters import cluster_voxels
 from sicnn_app.ivim.comparison import comparable
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
 from sicnn_app.ivim.maps import MAPS
 from sicnn_app.ivim.precision import cramer_rao_bounds
-from sicnn_app.report.collect import RunDerivatives
 from sicnn_app.report.decay import Decay, decay_of
-from sicnn_app.report.facts import Facts
 
 CLUSTERED = ("f", "d", "dstar")
 """Labels of the maps that make the clusters."""

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from sicnn_app.derivatives.collect import RunDerivatives
+from sicnn_app.derivatives.facts import MISSING, count_of, format_number
 from sicnn_app.formats import json_bytes, tsv_bytes
 from sicnn_app.ivim.checks import RELATIVE_BOUND
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
@@ -18,10 +20,8 @@ from sicnn_app.report.cluster_numbers import (
     decay_columns,
     decay_rows,
 )
-from sicnn_app.report.collect import RunDerivatives
 from sicnn_app.report.decay import Decay, decay_chart
 from sicnn_app.report.display import Display
-from sicnn_app.report.facts import MISSING, count_of, format_number
 from sicnn_app.report.picture import Picture, baseline_of, percent, picture_name
 from sicnn_app.report.quantities import Quantity, shown_quantities
 

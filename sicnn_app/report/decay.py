@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
+from sicnn_app.derivatives.collect import RunDerivatives
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.report.charts import legend_above, new_axes, svg_bytes
-from sicnn_app.report.collect import RunDerivatives
 from sicnn_app.report.style import BLUE, INK, ORANGE, plain_style
 
 MODEL_LABELS = ("f", "d", "dstar", "s0")

@@ -12,9 +12,6 @@ MAX_SLICES = 12
 MIN_SLICE_SHARE = 0.1
 """A slice with less than this share of the largest slice's mask is left out of the pictures."""
 
-SMALLEST_ZOOM = 1e-6
-"""mm, or whatever the header counts in; smaller voxels, and those larger than its inverse, are not told."""
-
 CROP_MARGIN = 0.06
 """Border kept around the mask, as a share of its extent."""
 
@@ -72,34 +69,6 @@ class Display:
             )
         left = {"R": "the subject's right is on the left", "A": "anterior is on the left"}[self.edges[0]]
         return f"Radiological convention, {self.plane} slices as acquired: {left}."
-
-
-def placement(header: nib.Nifti1Header) -> tuple[np.ndarray | None, tuple[float, float, float]]:
-    """How an image lies, by its header.
-
-    Parameters
-    ----------
-    header : nibabel.Nifti1Header
-
-    Returns
-    -------
-    affine : ndarray, shape (4, 4), or None
-        Voxel to RAS+ world; None when the header states no orientation, or none that makes sense.
-    zooms : tuple of float
-        Voxel size, mm.
-    """
-    stated = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
-    affine = header.get_best_affine()
-    usable = (
-        stated
-        and np.isfinite(affine).all()
-        and abs(np.linalg.det(affine[:3, :3])) > 0
-        # An axis that vanishes beside the others has no direction.
-        and np.isfinite(nib.orientations.io_orientation(affine)).all()
-    )
-    zooms = (*(float(zoom) for zoom in header.get_zooms()[:3]), 1.0, 1.0, 1.0)[:3]
-    sensible = tuple(zoom if SMALLEST_ZOOM < zoom < 1 / SMALLEST_ZOOM else 1.0 for zoom in zooms)
-    return np.asarray(affine) if usable else None, sensible
 
 
 def plan_display(

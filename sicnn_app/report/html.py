@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sicnn_app import __version__
+from sicnn_app.derivatives.collect import RunDerivatives, app_version, collect_run, run_names
+from sicnn_app.derivatives.facts import MISSING
+from sicnn_app.derivatives.names import report_path, session_name
 from sicnn_app.errors import SicnnAppError
 from sicnn_app.report.adequacy import shown_adequacy
 from sicnn_app.report.clusters import cluster_files, cluster_head, cluster_rows, cluster_words
-from sicnn_app.report.collect import RunDerivatives, app_version, collect_run, run_names
 from sicnn_app.report.comparison import COMPARISON_HEAD, comparison_rows, floor_words, method_of
-from sicnn_app.report.facts import MISSING
 from sicnn_app.report.numbers import number_files
-from sicnn_app.report.outputs import report_path, session_name
 from sicnn_app.report.page import render_page
 from sicnn_app.report.picture import Picture
 from sicnn_app.report.pictures import RunPictures, draw_run

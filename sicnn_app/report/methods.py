@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sicnn_app.report.facts import (
+from sicnn_app.derivatives.facts import (
     MISSING,
     Facts,
     as_number,

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from sicnn_app.derivatives.collect import RunDerivatives
 from sicnn_app.formats import json_bytes, tsv_bytes
-from sicnn_app.report.collect import RunDerivatives
 from sicnn_app.report.comparison import compared_voxels, has_both
 from sicnn_app.report.picture import picture_name
 from sicnn_app.report.quantities import difference_quantities, shown_quantities, spread_quantities

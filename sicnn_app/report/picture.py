@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sicnn_app.report.collect import RunDerivatives
+from sicnn_app.derivatives.collect import RunDerivatives
 from sicnn_app.report.quantities import Quantity
 
 

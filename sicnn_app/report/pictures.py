@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from sicnn_app.derivatives.collect import RunDerivatives
+from sicnn_app.derivatives.facts import as_number, count_of, format_number, in_words
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
 from sicnn_app.report import charts, figures
 from sicnn_app.report.before_after import step_pictures
 from sicnn_app.report.cluster_numbers import TissueClusters, find_clusters
 from sicnn_app.report.clusters import cluster_pictures
-from sicnn_app.report.collect import RunDerivatives
 from sicnn_app.report.comparison import difference_pictures, scatter_pictures
 from sicnn_app.report.decay import decay_chart, decay_of
 from sicnn_app.report.display import Display, plan_display
-from sicnn_app.report.facts import as_number, count_of, format_number, in_words
 from sicnn_app.report.picture import Picture, baseline_of, percent, picture_name, range_words, volume_of
 from sicnn_app.report.quantities import HISTOGRAM_LABELS, Quantity, shown_quantities
 from sicnn_app.report.spread import spread_pictures

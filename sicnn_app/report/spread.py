@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from sicnn_app.derivatives.collect import RunDerivatives
+from sicnn_app.derivatives.facts import Facts, count_of, format_number
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
 from sicnn_app.report import figures
-from sicnn_app.report.collect import RunDerivatives
 from sicnn_app.report.display import Display
-from sicnn_app.report.facts import Facts, count_of, format_number
 from sicnn_app.report.picture import Picture, baseline_of, percent, picture_name, range_words, volume_of
 from sicnn_app.report.quantities import Quantity, spread_quantities
 

@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from sicnn_app.formats import printable, shorten
-from sicnn_app.ivim.flags import FLAGS
-from sicnn_app.report.collect import RunDerivatives
-from sicnn_app.report.facts import (
+from sicnn_app.derivatives.collect import RunDerivatives
+from sicnn_app.derivatives.facts import (
     MISSING,
     Facts,
     as_number,
@@ -20,6 +18,8 @@ from sicnn_app.report.facts import (
     in_words,
     stop_in_words,
 )
+from sicnn_app.formats import printable, shorten
+from sicnn_app.ivim.flags import FLAGS
 from sicnn_app.report.methods import has_step, methods_paragraphs, references_of, step_in_words
 from sicnn_app.report.quantities import HISTOGRAM_LABELS, shown_quantities
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from sicnn_app.derivatives.collect import RunDerivatives
+from sicnn_app.derivatives.facts import Facts
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
 from sicnn_app.report import figures
-from sicnn_app.report.collect import RunDerivatives
 from sicnn_app.report.comparison import LEAST_SQUARES, method_of
 from sicnn_app.report.display import Display, plan_display
-from sicnn_app.report.facts import Facts
 from sicnn_app.report.packing import (
     CODE_BYTES,
     Packing,

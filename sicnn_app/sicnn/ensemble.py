@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sicnn_app.ivim.flags import at_bounds
 from sicnn_app.settings import Bounds, EstimationSettings
-from sicnn_app.sicnn.box import Box, cropped_data
+from sicnn_app.sicnn.cropping import Box, cropped_data
 from sicnn_app.sicnn.iterate import IterationResult
 from sicnn_app.sicnn.loss import ForwardModel
 from sicnn_app.sicnn.network import Parameters

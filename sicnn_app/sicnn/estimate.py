@@ -11,25 +11,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from sicnn_app.checkpoints import TrainingCheckpoint
-from sicnn_app.device import is_out_of_memory, release_memory
 from sicnn_app.errors import TryAgainError
 from sicnn_app.ivim.maps import Estimate, Observation
 from sicnn_app.ivim.resampling import add_noise
 from sicnn_app.settings import EstimationSettings
-from sicnn_app.sicnn.attempts import Attempt, smaller
-from sicnn_app.sicnn.box import Box, training_data
+from sicnn_app.sicnn.cropping import Box, training_data
 from sicnn_app.sicnn.ensemble import Resample, ensemble_data, ensemble_parameters, together
 from sicnn_app.sicnn.held_out import held_out_patches
 from sicnn_app.sicnn.iterate import IterationResult, Observe, Progress, iterate
 from sicnn_app.sicnn.loss import ForwardModel, bval_weights, noise_free_model, rician_model
-from sicnn_app.sicnn.members import build_network
+from sicnn_app.sicnn.memory_fallback import Attempt, smaller
 from sicnn_app.sicnn.memory_need import least_bytes, needed_bytes, within_limit
 from sicnn_app.sicnn.network import NetworkConfig, Parameters
 from sicnn_app.sicnn.reproducible import reproducible, threads_for
+from sicnn_app.sicnn.stacked_networks import build_network
 from sicnn_app.sicnn.study_network import StudyNetwork, scope_parameters
 from sicnn_app.sicnn.train import EMA_DECAY, Trainer, TrainingData
 from sicnn_app.sicnn.whitening import Whitening
+from sicnn_app.system.checkpoints import TrainingCheckpoint
+from sicnn_app.system.device import is_out_of_memory, release_memory
 
 __all__ = ["estimate", "least_bytes", "needed_bytes"]
 

@@ -32,7 +32,7 @@ Observe = Callable[[int, int, Parameters, Tensor, Tensor], None]
 """Sees (data iteration, epochs done, parameters, predicted signals, training signals) as they come about."""
 
 Offer = Callable[[Callable[[], dict]], None]
-"""Takes a function that makes the state, see :meth:`sicnn_app.checkpoints.TrainingCheckpoint.offer`."""
+"""Takes a function that makes the state: :meth:`sicnn_app.system.checkpoints.TrainingCheckpoint.offer`."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sicnn_app.errors import TryAgainError
 from sicnn_app.settings import EstimationSettings
-from sicnn_app.sicnn.attempts import Attempt, smaller, tiles_of
+from sicnn_app.sicnn.memory_fallback import Attempt, smaller, tiles_of
 from sicnn_app.sicnn.rewrite import VOXELS_AT_ONCE
 from sicnn_app.sicnn.tiles import tile_grid
 

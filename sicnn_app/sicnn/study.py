@@ -10,20 +10,20 @@ from dataclasses import asdict, replace
 import numpy as np
 import torch
 
-from sicnn_app.checkpoints import TrainingCheckpoint
-from sicnn_app.device import is_out_of_memory, release_memory
 from sicnn_app.errors import TryAgainError
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn import iterate
-from sicnn_app.sicnn.attempts import Attempt, smaller, tiles_of
-from sicnn_app.sicnn.box import Box, training_data
 from sicnn_app.sicnn.convergence import Convergence
+from sicnn_app.sicnn.cropping import Box, training_data
 from sicnn_app.sicnn.estimate import build_trainer
+from sicnn_app.sicnn.memory_fallback import Attempt, smaller, tiles_of
 from sicnn_app.sicnn.memory_need import within_limit
 from sicnn_app.sicnn.reproducible import reproducible, threads_for
 from sicnn_app.sicnn.study_network import StudyNetwork
 from sicnn_app.sicnn.train import Trainer, TrainingData
 from sicnn_app.sicnn.whitening import Whitening
+from sicnn_app.system.checkpoints import TrainingCheckpoint
+from sicnn_app.system.device import is_out_of_memory, release_memory
 
 STATE_LAYOUT = 1
 """Raised whenever the meaning of a saved state changes."""

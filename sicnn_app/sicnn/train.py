@@ -13,8 +13,8 @@ from torch import Tensor
 
 from sicnn_app.sicnn.convergence import Convergence
 from sicnn_app.sicnn.loss import ForwardModel, mean_squared_difference
-from sicnn_app.sicnn.members import Members, build_network, clip_gradients
 from sicnn_app.sicnn.network import IvimNetwork, Parameters
+from sicnn_app.sicnn.stacked_networks import Members, build_network, clip_gradients
 from sicnn_app.sicnn.tiles import TILE_SIZE, cut_tiles, tile_grid
 from sicnn_app.sicnn.whitening import Whitening
 

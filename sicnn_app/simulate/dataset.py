@@ -12,15 +12,15 @@ import nibabel as nib
 import numpy as np
 
 from sicnn_app import __version__
-from sicnn_app.bids.atomic import WORK_FOLDER, StagedFiles, scratch_folder
-from sicnn_app.bids.written import WrittenRecord, require_free
+from sicnn_app.derivatives.atomic import WORK_FOLDER, StagedFiles, scratch_folder
+from sicnn_app.derivatives.written import WrittenRecord, require_free
 from sicnn_app.errors import OutputError, UsageError
 from sicnn_app.files import parse_json, read_regular
 from sicnn_app.ivim.maps import MAPS
-from sicnn_app.locks.leftovers import remove_leftovers
 from sicnn_app.simulate.acquire import SNR_DEFINITION, Protocol, acquire, noise_sigma
 from sicnn_app.simulate.phantom import Phantom, make_phantom
 from sicnn_app.simulate.texts import dataset_readme, truth_readme
+from sicnn_app.system.locks.leftovers import remove_leftovers
 
 BIDS_VERSION = "1.11.1"
 GENERATOR = "sicnn-simulate"

@@ -13,7 +13,7 @@ from sicnn_app.bids.associate import (
     applies,
     parse_name,
 )
-from sicnn_app.bids.derivatives import find_mask, find_preprocessed
+from sicnn_app.bids.derivative_datasets import find_mask, find_preprocessed
 from sicnn_app.errors import DataError, MissingInputError, UsageError
 
 IMAGE = "sub-01/ses-1/dwi/sub-01_ses-1_acq-a_run-01_dwi"

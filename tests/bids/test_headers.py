@@ -34,7 +34,7 @@ ROOM = BOMB >> 1
 IN_LITTLE_MEMORY = f"""
 import resource, sys
 import bids.layout, nilearn
-from sicnn_app.cli import main
+from sicnn_app.cli.main import main
 
 mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (mapped + {ROOM}, mapped + {ROOM}))

@@ -215,7 +215,7 @@ def test_a_run_without_a_position_is_refused_when_it_is_found_and_stops_no_other
     call = app.quick(made, tmp_path / "out")
     assert call.code == 1
     assert (tmp_path / "out/sub-02/dwi").exists() and not (tmp_path / "out/sub-01/dwi").exists()
-    monkeypatch.setattr("sicnn_app.processing.load_run", lambda *_, **__: pytest.fail("was loaded"))
+    monkeypatch.setattr("sicnn_app.pipeline.one_run.load_run", lambda *_, **__: pytest.fail("was loaded"))
     call = app.quick(made, tmp_path / "other", "--participant-label", "01")
     assert call.code == 65, call.text
     assert "correct its sform or qform" in call.err

@@ -17,8 +17,8 @@ import pytest
 from factories import BVALS, SIGMA, make_result
 
 from benchmarks.page_pictures import find_chromium
-from sicnn_app.bids.write import write_run
-from sicnn_app.cli import main
+from sicnn_app.cli.main import main
+from sicnn_app.derivatives.write import write_run
 from sicnn_app.ivim.flags import FLAGS
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.report.html import build_report

@@ -25,7 +25,7 @@ from app_runs import QUICK  # noqa: E402
 from bids_datasets import Dataset  # noqa: E402
 from fuzz.mutations import Damaged, damage, undamaged  # noqa: E402
 
-from sicnn_app.cli import main  # noqa: E402
+from sicnn_app.cli.main import main  # noqa: E402
 from sicnn_app.ivim.run import RunResult  # noqa: E402
 from sicnn_app.report import before_after, html  # noqa: E402
 

@@ -28,10 +28,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sicnn_app.bids.segmentations import Segmentation, load_regions
-from sicnn_app.cli import main
+from sicnn_app.cli.main import main
 from sicnn_app.errors import DataError
 from sicnn_app.group import gather as gathering
-from sicnn_app.group.level import read_earlier
+from sicnn_app.group.write import read_earlier
 
 
 @pytest.fixture

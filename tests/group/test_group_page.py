@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sicnn_app.group.charts import DOT, swarm
-from sicnn_app.group.kinds import measure_kinds
-from sicnn_app.group.shown import MAX_POINTS, MAX_REGIONS, RegionNames, choose_regions
+from sicnn_app.group.labels import MAX_POINTS, MAX_REGIONS, RegionNames, choose_regions
+from sicnn_app.group.outliers import measure_kinds
 
 RUNS = 9
 F_CHART = "F, perfusion fraction: one point per run"

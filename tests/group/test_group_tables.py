@@ -26,13 +26,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from validator import validator_errors
 
-from sicnn_app.bids.dataset import prepare_output
 from sicnn_app.bids.segmentations import Segmentation, load_regions, read_lookup
+from sicnn_app.derivatives.dataset import prepare_output
 from sicnn_app.errors import DataError, MissingInputError
 from sicnn_app.formats import tsv_bytes
-from sicnn_app.group.level import read_earlier
 from sicnn_app.group.repeats import find_repeats
 from sicnn_app.group.table import parse_table
+from sicnn_app.group.write import read_earlier
 
 
 @pytest.fixture

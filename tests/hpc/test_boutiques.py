@@ -10,7 +10,7 @@ import pytest
 from app_runs import ROOT
 
 from hpc.make_boutiques import TARGET, as_text, described, make_descriptor
-from sicnn_app.arguments import build_parser
+from sicnn_app.cli.arguments import build_parser
 
 DESCRIPTOR = json.loads(TARGET.read_text(encoding="utf-8"))
 INPUTS = {entry["id"]: entry for entry in DESCRIPTOR["inputs"]}

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from sicnn_app.checkpoints import TrainingCheckpoint
 from sicnn_app.errors import TryAgainError
 from sicnn_app.ivim.maps import MAPS, Estimate
 from sicnn_app.ivim.signal import ivim_signal_maps
@@ -19,6 +18,7 @@ from sicnn_app.lsq import estimate as lsq_module
 from sicnn_app.lsq import fit
 from sicnn_app.lsq.estimate import estimate, estimate_lsq, needed_bytes
 from sicnn_app.settings import Bounds, EstimationSettings
+from sicnn_app.system.checkpoints import TrainingCheckpoint
 
 BVALS = np.array([0, 10, 30, 60, 100, 200, 400, 600, 800.0])
 TRUTH = {"f": 0.2, "d": 0.0012, "dstar": 0.03}

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from sicnn_app.ivim.before_after import CORRECTIONS
 from sicnn_app.ivim.series import DwiSeries
 from sicnn_app.ivim.signal import ivim_signal_maps
-from sicnn_app.memory import DiskArray
 from sicnn_app.preprocess.before_after import compare_step
 from sicnn_app.preprocess.steps import prepare
 from sicnn_app.settings import PreprocessingSettings
+from sicnn_app.system.memory import DiskArray
 
 BVALS = np.array([0, 0, 10, 50, 50, 100, 200, 400, 800, 800], dtype=float)
 SHAPE = (24, 20, 3)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from factories import make_result
 
-from sicnn_app.bids.write import write_run
-from sicnn_app.report.facts import format_number
+from sicnn_app.derivatives.facts import format_number
+from sicnn_app.derivatives.write import write_run
 from sicnn_app.report.html import build_report
 from sicnn_app.report.quantities import difference_quantities
 from sicnn_app.report.style import DIFFERENCES

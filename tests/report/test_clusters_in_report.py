@@ -14,14 +14,14 @@ import pytest
 from factories import BVALS, make_result
 from matplotlib.colors import to_rgb
 
-from sicnn_app.bids.write import write_run
+from sicnn_app.derivatives.collect import collect_run
+from sicnn_app.derivatives.facts import format_number
+from sicnn_app.derivatives.write import write_run
 from sicnn_app.ivim.precision import cramer_rao_bounds
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.report.cluster_numbers import decay_rows, find_clusters
 from sicnn_app.report.clusters import cluster_files, cluster_head, cluster_pictures, cluster_rows
-from sicnn_app.report.collect import collect_run
 from sicnn_app.report.display import plan_display
-from sicnn_app.report.facts import format_number
 from sicnn_app.report.html import build_report
 
 TISSUES = {"f": (0.3, 0.1), "d": (1.0e-3, 2.0e-3), "dstar": (0.06, 0.02), "s0": (600.0, 400.0)}

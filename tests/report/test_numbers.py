@@ -12,7 +12,7 @@ import pytest
 from app_runs import leave_out_figures
 from factories import BVALS, make_result
 
-from sicnn_app.bids.write import write_run
+from sicnn_app.derivatives.write import write_run
 from sicnn_app.report.html import build_report
 
 DWI = Path("sub-01") / "dwi"

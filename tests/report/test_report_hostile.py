@@ -28,7 +28,7 @@ from hostile_files import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sicnn_app.bids.write import write_run
+from sicnn_app.derivatives.write import write_run
 from sicnn_app.report import html
 from sicnn_app.report.html import build_report
 

@@ -20,7 +20,7 @@ import pytest
 from factories import make_result, source_header
 from PIL import Image
 
-from sicnn_app.bids.write import write_run
+from sicnn_app.derivatives.write import write_run
 from sicnn_app.report.html import build_report
 
 VOID = {"meta", "link", "img", "input", "br"}
@@ -390,7 +390,7 @@ def test_motion_is_drawn_where_it_was_corrected(tmp_path):
 
 
 def test_series_read_volume_by_volume_gives_the_true_means(tmp_path):
-    from sicnn_app.report.collect import collect_run
+    from sicnn_app.derivatives.collect import collect_run
 
     out = write(tmp_path)
     run = collect_run(out, "01", None, "sub-01")

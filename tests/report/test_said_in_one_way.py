@@ -12,10 +12,10 @@ from factories import make_result
 
 from sicnn_app.bids.discover import discover
 from sicnn_app.bids.select import Selection
-from sicnn_app.bids.write import write_run
+from sicnn_app.derivatives.collect import collect_run, reported_sessions, run_names
+from sicnn_app.derivatives.write import write_run
 from sicnn_app.group.gather import find_runs
 from sicnn_app.ivim.run import RunResult
-from sicnn_app.report.collect import collect_run, reported_sessions, run_names
 from sicnn_app.report.methods import methods_text
 from sicnn_app.report.tables import RunTables, tabulate_run
 from sicnn_app.settings import InputSettings, SelectionSettings

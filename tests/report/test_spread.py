@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from factories import make_result
 
-from sicnn_app.bids.write import write_run
+from sicnn_app.derivatives.write import write_run
 from sicnn_app.report.html import build_report
 
 DWI = Path("sub-01") / "dwi"

@@ -19,12 +19,12 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from validator import validator_errors
 
-from sicnn_app.bids.write import write_run
+from sicnn_app.derivatives.collect import collect_run
+from sicnn_app.derivatives.write import write_run
 from sicnn_app.ivim.before_after import BeforeAfter
 from sicnn_app.ivim.run import RunResult
 from sicnn_app.report import html as html_module
 from sicnn_app.report.before_after import draw_steps, step_pictures
-from sicnn_app.report.collect import collect_run
 from sicnn_app.report.display import plan_display
 from sicnn_app.report.figures import step_picture
 from sicnn_app.report.html import build_report

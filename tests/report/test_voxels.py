@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from sicnn_app import __version__
-from sicnn_app.bids.write import write_run
-from sicnn_app.cli import main
-from sicnn_app.report.collect import RunDerivatives, collect_run
+from sicnn_app.cli.main import main
+from sicnn_app.derivatives.collect import RunDerivatives, collect_run
+from sicnn_app.derivatives.write import write_run
 from sicnn_app.report.display import Display, plan_display
 from sicnn_app.report.html import build_report
 from sicnn_app.report.packing import pack_slices, plan_packing, quantise

@@ -18,12 +18,12 @@ from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.settings import EstimationSettings, NetworkSettings
 from sicnn_app.sicnn import ensemble as module
 from sicnn_app.sicnn import iterate
-from sicnn_app.sicnn.box import Box, training_data
+from sicnn_app.sicnn.cropping import Box, training_data
 from sicnn_app.sicnn.ensemble import ensemble_data
 from sicnn_app.sicnn.estimate import estimate
 from sicnn_app.sicnn.loss import mean_squared_difference, noise_free_model
-from sicnn_app.sicnn.members import Members, build_network, clip_gradients
 from sicnn_app.sicnn.network import IvimNetwork, NetworkConfig
+from sicnn_app.sicnn.stacked_networks import Members, build_network, clip_gradients
 from sicnn_app.sicnn.train import Trainer, TrainingData
 from sicnn_app.sicnn.whitening import Whitening
 from sicnn_app.simulate.acquire import acquire, noise_sigma

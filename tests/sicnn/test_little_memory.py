@@ -15,16 +15,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sicnn_app.checkpoints import TrainingCheckpoint
 from sicnn_app.errors import TryAgainError
 from sicnn_app.ivim.maps import Estimate
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn import estimate as module
 from sicnn_app.sicnn import iterate
-from sicnn_app.sicnn.attempts import Attempt, smaller, tiles_of
 from sicnn_app.sicnn.estimate import estimate, least_bytes, needed_bytes
+from sicnn_app.sicnn.memory_fallback import Attempt, smaller, tiles_of
 from sicnn_app.sicnn.memory_need import within_limit
 from sicnn_app.sicnn.network import IvimNetwork
+from sicnn_app.system.checkpoints import TrainingCheckpoint
 
 BVALS = np.array([0, 20, 80, 300, 700.0])
 SHAPE = (100, 12, 2)

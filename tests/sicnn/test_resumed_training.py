@@ -12,12 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sicnn_app.checkpoints import TrainingCheckpoint
 from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn import iterate
 from sicnn_app.sicnn.estimate import estimate
+from sicnn_app.system.checkpoints import TrainingCheckpoint
 
 BVALS = np.array([0, 20, 80, 300, 700.0])
 SIGMA = 40.0

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from sicnn_app.checkpoints import TrainingCheckpoint, read_state, write_state
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn import iterate
 from sicnn_app.sicnn import study as study_module
@@ -17,6 +16,7 @@ from sicnn_app.sicnn.train import Trainer
 from sicnn_app.sicnn.whitening import Whitening
 from sicnn_app.simulate.acquire import acquire, noise_sigma
 from sicnn_app.simulate.phantom import make_phantom
+from sicnn_app.system.checkpoints import TrainingCheckpoint, read_state, write_state
 
 BVALS = np.array([0, 20, 80, 300, 700.0])
 SNR = 20.0

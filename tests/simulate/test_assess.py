@@ -17,10 +17,10 @@ import pytest
 from sicnn_app.assess import expectation, trial
 from sicnn_app.assess.expectation import Assessment, assess, perfused_tissues
 from sicnn_app.assess.output import counted
+from sicnn_app.cli.simulate import main
 from sicnn_app.ivim.precision import cramer_rao_bounds
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.simulate.acquire import Protocol
-from sicnn_app.simulate.cli import main
 from sicnn_app.simulate.dataset import SimulationSettings
 
 BVALS = ["0", "10", "30", "80", "150", "300", "600"]
@@ -36,8 +36,8 @@ def assessed(tmp_path_factory) -> tuple[Path, str]:
         said: list[str] = []
         quick = partial(EstimationSettings, max_iterations=1, delta=0.99)
         patch.setattr(trial, "EstimationSettings", quick)
-        patch.setattr("sicnn_app.console.Console.line", lambda self, text: said.append(text))
-        patch.setattr("sicnn_app.console.Console.table", lambda self, *table: said.append(repr(table)))
+        patch.setattr("sicnn_app.system.console.Console.line", lambda self, text: said.append(text))
+        patch.setattr("sicnn_app.system.console.Console.table", lambda self, *table: said.append(repr(table)))
         assert main([str(folder), *WORDS]) == 0
     return folder, "\n".join(said)
 

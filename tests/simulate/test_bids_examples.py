@@ -8,8 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from sicnn_app.bids.written import RECORDS
-from sicnn_app.simulate.cli import main
+from sicnn_app.cli.simulate import main
+from sicnn_app.derivatives.written import RECORDS
 
 EXAMPLES = Path(__file__).parents[2] / "bids_examples"
 COMMANDS = [

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from sicnn_app.bids.atomic import WORK_FOLDER
+from sicnn_app.derivatives.atomic import WORK_FOLDER
 from sicnn_app.errors import OutputError, UsageError
 from sicnn_app.simulate.acquire import Protocol
 from sicnn_app.simulate.dataset import SimulationSettings, write_dataset

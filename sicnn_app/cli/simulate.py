@@ -1,0 +1,291 @@
+"""The ``sicnn-simulate`` command: phantoms as BIDS datasets, and what a protocol can tell."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NoReturn
+
+from sicnn_app import __version__
+from sicnn_app.cli.arguments import given_path
+from sicnn_app.errors import InternalError, SicnnAppError, UsageError
+from sicnn_app.files import from_here
+from sicnn_app.formats import printable
+from sicnn_app.simulate.acquire import SNR_DEFINITION, Protocol
+from sicnn_app.simulate.dataset import GENERATOR, SimulationSettings, write_dataset
+from sicnn_app.simulate.phantom import DEFAULT_SHAPE
+from sicnn_app.system.caches import private_caches
+from sicnn_app.system.streams import complain, outlive_streams
+from sicnn_app.system.surroundings import restart_with_docstrings, undisturbed
+
+DEFAULT_BVALS = {
+    "abdomen": (0, 10, 20, 30, 40, 50, 75, 100, 150, 250, 400, 600),
+    "brain": (0, 10, 20, 40, 80, 110, 140, 170, 200, 300, 400, 500, 600, 700, 800, 900),
+}
+"""s/mm^2: schemes used for IVIM of the pancreas and of the brain."""
+
+INTERRUPTED = 130
+
+DATASET_ONLY = ("subjects", "sessions", "between_subject_variation", "inherit_bval")
+"""Options that say nothing about an assessment."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def _bval(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no b-value; OUT_BIDS comes before --bvals") from None
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of ``sicnn-simulate``; every default stands in its help."""
+    shapes = ", ".join(f"{name} {' '.join(map(str, shape))}" for name, shape in DEFAULT_SHAPE.items())
+    schemes = "; ".join(f"{name} {' '.join(map(str, bvals))}" for name, bvals in DEFAULT_BVALS.items())
+    parser = _Parser(
+        prog=GENERATOR,
+        allow_abbrev=False,
+        description="Write a simulated IVIM dataset in BIDS, with the true maps in derivatives/truth; or, "
+        "with --assess, tell what to expect of a protocol. The same command gives the same files.",
+    )
+    parser.add_argument(
+        "out_bids",
+        metavar="OUT_BIDS",
+        type=given_path,
+        nargs="?",
+        help="folder of the dataset, missing or empty; with --assess the folder of its table and chart, "
+        "which may be left out",
+    )
+    parser.add_argument(
+        "--assess",
+        action="store_true",
+        help="write no dataset: print the precision of F, D and D* to expect in every tissue, from "
+        "Cramer-Rao bounds and a short simulation, and better b-values for as many volumes; takes about a "
+        "minute (default: write a dataset)",
+    )
+    parser.add_argument("--preset", choices=tuple(DEFAULT_SHAPE), required=True, help="anatomy (required)")
+    parser.add_argument(
+        "--snr", type=float, default=20.0, help=f"SNR: {SNR_DEFINITION}; inf: no noise (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--bvals", type=_bval, nargs="+", metavar="B", help=f"b-values, s/mm^2 (default: {schemes})"
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=1,
+        metavar="N",
+        help="volumes per b > 0 and direction (default: %(default)d)",
+    )
+    parser.add_argument(
+        "--b0-repeats", type=int, metavar="N", help="volumes per b = 0 (default: as --repeats)"
+    )
+    parser.add_argument(
+        "--directions",
+        type=int,
+        default=1,
+        metavar="N",
+        help="directions per b > 0; they differ in their noise only (default: %(default)d)",
+    )
+    parser.add_argument(
+        "--shape",
+        type=int,
+        nargs=3,
+        metavar=("X", "Y", "Z"),
+        help=f"voxels per axis (default: {shapes}; smaller with --assess)",
+    )
+    parser.add_argument(
+        "--subjects", type=int, default=1, metavar="N", help="subjects (default: %(default)d)"
+    )
+    parser.add_argument(
+        "--sessions",
+        type=int,
+        default=0,
+        metavar="N",
+        help="sessions per subject, same body, other noise; 0: no session level (default: %(default)d)",
+    )
+    parser.add_argument(
+        "--texture",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="relative standard deviation of F, D, D* and S0 within a tissue (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--between-subject-variation",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="relative standard deviation of a subject's tissue values around the literature's; "
+        "0: none (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--random-seed", type=int, default=0, metavar="SEED", help="seed (default: %(default)d)"
+    )
+    parser.add_argument(
+        "--inherit-bval",
+        action="store_true",
+        help="one dwi.bval, dwi.bvec and dwi.json at the top of the dataset (default: beside every image)",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help=f"replace a dataset of {GENERATOR}, not other derivatives (default: refuse)",
+    )
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="count",
+        default=0,
+        help="-v lists the files, -vv shows tracebacks (default: neither)",
+    )
+    parser.add_argument("--version", action="version", version=f"{GENERATOR} {__version__}")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``sicnn-simulate``.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments after the command's name; default: those of the process.
+
+    Returns
+    -------
+    int
+        Exit code: 0 written, 64 usage, 73 the output cannot be written, 70 a bug, 130 interrupted.
+    """
+    if argv is None:
+        restart_with_docstrings()
+    outlive_streams()
+    arguments = [_hyphenated(word) for word in (sys.argv[1:] if argv is None else argv)]
+    verbose = "-vv" in arguments
+    try:
+        parser = build_parser()
+        options = parser.parse_args(arguments)
+        verbose = options.verbose >= 2
+        settings = _settings(options)
+        if options.assess:
+            _refuse_for_assessment(options, parser)
+            if options.out_bids is not None:
+                with from_here():
+                    options.out_bids = options.out_bids.absolute()
+            # It imports matplotlib, which reads settings and looks for its cache at once.
+            with undisturbed(dask=False), TemporaryDirectory() as caches, private_caches(Path(caches)):
+                files = _assess(options, settings)
+        else:
+            if options.out_bids is None:
+                raise UsageError("OUT_BIDS, the folder of the dataset, is needed unless --assess is given")
+            files = write_dataset(
+                options.out_bids, settings, command=_command(settings), overwrite=options.overwrite
+            )
+    except KeyboardInterrupt:
+        complain(f"{GENERATOR}: interrupted")
+        return INTERRUPTED
+    except Exception as error:
+        known = isinstance(error, SicnnAppError)
+        message = (
+            str(error) if known else f"internal error ({type(error).__name__}: {error}); -vv shows where"
+        )
+        complain(f"{GENERATOR}: error: {message}", error if verbose else None)
+        return error.exit_code if known else InternalError.exit_code
+    if options.verbose:
+        print("\n".join(map(printable, files)))
+    if files:
+        size = sum(path.stat().st_size for path in files) / 1024
+        print(f"{printable(options.out_bids)}: {len(files)} files, {size:.0f} kB")
+    return 0
+
+
+def _refuse_for_assessment(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    for name in DATASET_ONLY:
+        if getattr(options, name) != parser.get_default(name):
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"{flag} is about a dataset, and --assess writes none: leave one of them out")
+
+
+def _assess(options: argparse.Namespace, settings: SimulationSettings) -> list[Path]:
+    from sicnn_app.assess.expectation import SHAPE, assess, require_assessable
+    from sicnn_app.assess.output import check_folder, show_assessment, write_assessment
+    from sicnn_app.settings import ResourceSettings
+    from sicnn_app.system.console import Console
+    from sicnn_app.system.device import limit_threads
+
+    require_assessable(settings)
+    if options.out_bids is not None:
+        check_folder(options.out_bids, overwrite=options.overwrite)
+    if options.shape is None:
+        settings = replace(settings, shape=SHAPE[settings.preset])
+    # The number of cores must not decide the sums.
+    limit_threads(ResourceSettings().omp_nthreads)
+    console = Console(options.verbose)
+    with console.progress("assess") as progress:
+        assessment = assess(settings, progress)
+    show_assessment(console, assessment)
+    return [] if options.out_bids is None else write_assessment(options.out_bids, assessment)
+
+
+def _settings(options: argparse.Namespace) -> SimulationSettings:
+    preset = options.preset
+    return SimulationSettings(
+        preset=preset,
+        protocol=Protocol(
+            bvals=tuple(options.bvals or map(float, DEFAULT_BVALS[preset])),
+            repeats=options.repeats,
+            b0_repeats=options.repeats if options.b0_repeats is None else options.b0_repeats,
+            directions=options.directions,
+        ),
+        snr=options.snr,
+        shape=tuple(options.shape or DEFAULT_SHAPE[preset]),
+        subjects=options.subjects,
+        sessions=options.sessions,
+        seed=options.random_seed,
+        texture=options.texture,
+        subject_variation=options.between_subject_variation,
+        inherit_bval=options.inherit_bval,
+    )
+
+
+def _hyphenated(word: str) -> str:
+    """Spell a long flag with hyphens; its value and other words stay as they are."""
+    if not word.startswith("--"):
+        return word
+    flag, equals, value = word.partition("=")
+    return flag.replace("_", "-") + equals + value
+
+
+def _command(settings: SimulationSettings) -> str:
+    """The shortest command line with these settings; the folder is left open, files must not depend on it."""
+    preset, protocol = settings.preset, settings.protocol
+    words = ["--preset", preset, "--snr", f"{settings.snr:.10g}"]
+    optional = (
+        ("--bvals", [f"{b:.10g}" for b in protocol.bvals], [str(b) for b in DEFAULT_BVALS[preset]]),
+        ("--repeats", [protocol.repeats], [1]),
+        ("--b0-repeats", [protocol.b0_repeats], [protocol.repeats]),
+        ("--directions", [protocol.directions], [1]),
+        ("--shape", list(settings.shape), list(DEFAULT_SHAPE[preset])),
+        ("--subjects", [settings.subjects], [1]),
+        ("--sessions", [settings.sessions], [0]),
+        ("--texture", [f"{settings.texture:.10g}"], ["0.1"]),
+        ("--between-subject-variation", [f"{settings.subject_variation:.10g}"], ["0.05"]),
+        ("--random-seed", [settings.seed], [0]),
+    )
+    for flag, values, default in optional:
+        if values != default:
+            words += [flag, *map(str, values)]
+    if settings.inherit_bval:
+        words.append("--inherit-bval")
+    return " ".join([GENERATOR, "OUT_BIDS", *words])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

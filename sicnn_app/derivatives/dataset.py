@@ -1,0 +1,281 @@
+"""The files at the top of the output dataset, shared by every job that writes into it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sicnn_app import __version__
+from sicnn_app.derivatives import provenance
+from sicnn_app.derivatives.atomic import WORK_FOLDER, StagedFiles, make_folder, scratch_folder, write_bytes
+from sicnn_app.derivatives.readme import DESCRIPTIONS, GIVEN_MASK, readme_text
+from sicnn_app.derivatives.sidecar import RAW_DATASET
+from sicnn_app.derivatives.written import WrittenRecord
+from sicnn_app.errors import DataError, UsageError
+from sicnn_app.files import parse_json, read_regular
+from sicnn_app.formats import json_bytes, tsv_bytes
+from sicnn_app.system.locks.shared import locked_folder, shared_folder
+
+BIDS_VERSION = "1.11.1"
+
+DATASET_UNIT = "dataset"
+"""What is locked, and recorded, while the files at the top are written."""
+
+DOI = re.compile(r"(doi:|https?://(dx\.)?doi\.org/)?10\.\d{4,9}/[\w.;()/:-]{1,200}", re.ASCII)
+"""What is taken over as the ``DatasetDOI`` of another dataset."""
+
+LOCK_TIMEOUT = 60.0
+"""Seconds to wait for another job; it holds the lock for milliseconds."""
+
+BIDSIGNORE: tuple[str, ...] = (
+    "*.html",
+    "**/figures",
+    "*_dwimap.*",
+    "*_dwi.bval",
+    "*_dwi.bvec",
+    # Trace images come without directions, which the validator counts as an error of the image;
+    # without the image it would miss the owner of the sidecar.
+    "*_desc-preproc_dwi.nii.gz",
+    "*_desc-preproc_dwi.json",
+    "*_qc.*",
+    "group_*",
+    "CITATION.md",
+)
+"""What the released BIDS standard has no rule for; everything else is left to the validator."""
+
+
+def pybids_config_path() -> Path:
+    """Configuration that teaches pybids the ``param`` entity.
+
+    Use it beside the two configurations that pybids brings:
+    ``BIDSLayout(out, validate=False, config=["bids", "derivatives", str(pybids_config_path())])``.
+    """
+    return Path(__file__).with_name("pybids_config.json")
+
+
+def dataset_location(dataset: Path, output_dir: Path) -> str:
+    """How ``dataset_description.json`` names a dataset.
+
+    A relative path when the output lies inside it, so that both can move together; a ``file://``
+    URI otherwise.
+    """
+    dataset, output_dir = Path(dataset).resolve(), Path(output_dir).resolve()
+    if output_dir.is_relative_to(dataset) and output_dir != dataset:
+        return Path(os.path.relpath(dataset, output_dir)).as_posix()
+    return dataset.as_uri()
+
+
+def prepare_output(
+    output_dir: Path,
+    bids_dir: Path | None,
+    derivatives: Mapping[str, Path],
+    *,
+    citation: str,
+    work_dir: Path | None = None,
+    masks: Iterable[str] = (),
+) -> None:
+    """Create the output dataset, or bring an existing one up to date.
+
+    Writes ``dataset_description.json``, ``README.md``, ``CITATION.md``, ``.bidsignore`` and
+    ``descriptions.tsv``. Parallel jobs may do so at the same time: a lock is held meanwhile, and every
+    file is replaced as a whole. What others have written is kept: entries of the description, lines and
+    rows; an existing ``README.md``, and a ``CITATION.md`` that is not as the app wrote it.
+
+    Parameters
+    ----------
+    output_dir : Path
+    bids_dir : Path or None
+        Input dataset; None (analysis level ``group``) keeps the links that are there.
+    derivatives : mapping of str to Path
+        Other datasets by the names used in BIDS URIs.
+    citation : str
+        Text of ``CITATION.md``.
+    work_dir : Path, optional
+        Where the lock lives, ``output_dir/.work`` by default. Jobs exclude each other only where
+        they share it.
+    masks : iterable of str
+        ``desc`` labels of the masks that will be written.
+
+    Raises
+    ------
+    OutputError
+        When the file system refuses.
+    DataError
+        When an existing file cannot be read, or ``dataset_description.json`` not be parsed. It is not
+        replaced: the links of earlier jobs would be lost. The file system is not to blame, so this is no
+        ``OutputError``, which would send the user to look at permissions and space.
+    UsageError
+        When ``output_dir`` holds a dataset that is no derivative, or a derivative is named ``raw``.
+    TryAgainError
+        When another process holds the lock for a minute.
+    """
+    output_dir = Path(output_dir)
+    for name in derivatives:
+        if name in ("", RAW_DATASET):
+            raise UsageError(
+                f"--derivatives: the name {name!r} is taken by the input dataset: choose another"
+            )
+    make_folder(output_dir)
+    place = shared_folder(work_dir or output_dir / WORK_FOLDER, DATASET_UNIT, output_dir)
+    with locked_folder(place, wait=LOCK_TIMEOUT):
+        description = _merged_description(output_dir, bids_dir, derivatives)
+        _update(output_dir, "dataset_description.json", json_bytes(description))
+        _update(output_dir, ".bidsignore", _merged_bidsignore(output_dir / ".bidsignore"))
+        _update(output_dir, "descriptions.tsv", _merged_descriptions(output_dir / "descriptions.tsv", masks))
+        _write_citation(output_dir, citation.encode())
+        if not os.path.lexists(output_dir / "README.md"):
+            _update(output_dir, "README.md", readme_text().encode())
+
+
+def _write_citation(output_dir: Path, citation: bytes) -> None:
+    path = output_dir / "CITATION.md"
+    written = WrittenRecord(output_dir, DATASET_UNIT)
+    if os.path.lexists(path) and (not written.is_ours(path) or _read(path) == citation):
+        return
+    with scratch_folder(output_dir) as folder:
+        staged = StagedFiles(folder)
+        staged.add_bytes(path, citation)
+        staged.publish(written)
+
+
+def _update(output_dir: Path, name: str, content: bytes) -> None:
+    target = output_dir / name
+    if _read(target) != content:
+        write_bytes(target, content, output_dir=output_dir)
+
+
+def _read(path: Path) -> bytes | None:
+    # In a folder that others may write to, a link could make this job publish a private file.
+    inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(path.parent))
+    if path.is_symlink() and not (inside and path.exists()):
+        raise DataError(
+            f"{path}: is a link that leads out of the folder, or nowhere: put a file there (`datalad unlock` "
+            "does where it is annexed)"
+        )
+    try:
+        return read_regular(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}): repair or remove it") from error
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    content = _read(path)
+    if content is None:
+        return {}
+    try:
+        description = parse_json(content)
+        # Python reads NaN, but whatever has it cannot be written again.
+        json_bytes(description)
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error}): repair or remove it") from error
+    if not isinstance(description, dict):
+        raise DataError(f"{path}: must hold a JSON object: repair or remove it")
+    return description
+
+
+def _merged_description(
+    output_dir: Path, bids_dir: Path | None, derivatives: Mapping[str, Path]
+) -> dict[str, Any]:
+    path = output_dir / "dataset_description.json"
+    existing = _read_description(path)
+    if existing and existing.get("DatasetType", "raw") != "derivative":
+        raise UsageError(f"{output_dir}: holds a dataset that is no derivative: name another output folder")
+    datasets = dict(sorted(derivatives.items()))
+    if bids_dir is not None:
+        datasets = {RAW_DATASET: bids_dir, **datasets}
+    links = {name: dataset_location(dataset, output_dir) for name, dataset in datasets.items()}
+    known = [_source_dataset(dataset, links[name]) for name, dataset in datasets.items()]
+    for key, kind, name in (
+        ("GeneratedBy", list, "a list"),
+        ("SourceDatasets", list, "a list"),
+        ("DatasetLinks", dict, "an object"),
+    ):
+        if not isinstance(existing.get(key, kind()), kind):
+            raise DataError(f"{path}: {key} must be {name}: correct it")
+    others = [
+        entry
+        for entry in existing.get("GeneratedBy", [])
+        if not (isinstance(entry, dict) and entry.get("Name") == provenance.APP_NAME)
+    ]
+    earlier_links = existing.get("DatasetLinks", {})
+    # A link that now points elsewhere takes its old source entry with it. In a list: whoever wrote them may
+    # have put there what is no text and cannot be in a set.
+    urls = [entry["URL"] for entry in known]
+    urls += [url for name, url in earlier_links.items() if name in links]
+    earlier_sources = [
+        entry
+        for entry in existing.get("SourceDatasets", [])
+        if not (isinstance(entry, dict) and entry.get("URL") in urls)
+    ]
+    description = {
+        "Name": "SI-CNN: IVIM parameter maps",
+        "BIDSVersion": BIDS_VERSION,
+        **existing,
+        # What another program wrote keeps the version that it was written for.
+        **({} if others else {"BIDSVersion": BIDS_VERSION}),
+        "DatasetType": "derivative",
+        "GeneratedBy": [_generated_by(), *others],
+    }
+    for key, value in (
+        ("SourceDatasets", [*known, *earlier_sources]),
+        ("DatasetLinks", {**earlier_links, **links}),
+    ):
+        if value:
+            description[key] = value
+    return description
+
+
+def _generated_by() -> dict[str, Any]:
+    entry: dict[str, Any] = {"Name": provenance.APP_NAME, "Version": __version__}
+    if (url := provenance.code_url()) is not None:
+        entry["CodeURL"] = url
+    if (container := provenance.container()) is not None:
+        entry["Container"] = container
+    return entry
+
+
+def _source_dataset(dataset: Path, location: str) -> dict[str, str]:
+    source = {"URL": location}
+    try:
+        description = parse_json(read_regular(Path(dataset) / "dataset_description.json"))
+    except (OSError, ValueError):
+        return source
+    doi = description.get("DatasetDOI") if isinstance(description, dict) else None
+    if isinstance(doi, str) and DOI.fullmatch(doi):
+        source["DOI"] = doi
+    return source
+
+
+def _merged_bidsignore(path: Path) -> bytes:
+    content = _read(path) or b""
+    lines = content.decode(errors="replace").splitlines()
+    return _with_lines(content, [line for line in BIDSIGNORE if line not in lines])
+
+
+def _merged_descriptions(path: Path, masks: Iterable[str]) -> bytes:
+    """The table with a row for every label that has none; whatever else stands in it is left as it is."""
+    content = _read(path) or b"desc_id\tdescription\n"
+    head, *rows = (line.split("\t") for line in content.decode("utf-8-sig", "replace").splitlines() or [""])
+    if not {"desc_id", "description"} <= set(head):
+        return content
+    known = {row[head.index("desc_id")] for row in rows if len(row) > head.index("desc_id")}
+    meanings = DESCRIPTIONS | {label: GIVEN_MASK for label in sorted(masks) if label not in DESCRIPTIONS}
+    new = [
+        {"desc_id": f"desc-{label}", "description": meaning}
+        for label, meaning in meanings.items()
+        if f"desc-{label}" not in known
+    ]
+    return _with_lines(content, tsv_bytes(head, new).decode().splitlines()[1:])
+
+
+def _with_lines(content: bytes, lines: Sequence[str]) -> bytes:
+    """Content with lines at its end; the same bytes when there are none."""
+    if not lines:
+        return content
+    separator = b"\n" if content and not content.endswith(b"\n") else b""
+    return content + separator + ("\n".join(lines) + "\n").encode()

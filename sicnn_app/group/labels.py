@@ -1,0 +1,164 @@
+"""How the measures and regions of the group are called and written on the page, and which are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sicnn_app.derivatives.facts import MISSING, format_number
+from sicnn_app.formats import natural_key
+from sicnn_app.group.columns import MASK_REGION
+from sicnn_app.group.outliers import Measured
+from sicnn_app.report.quantities import shown_quantities
+from sicnn_app.report.tables import METHOD_NAMES
+
+MAX_POINTS = 24_000
+"""Points on the page; each takes some 200 bytes, and the page shall stay below 10 MB."""
+
+MAX_REGIONS = 24
+"""Regions that are drawn: more are a list, not a picture."""
+
+RegionKey = tuple[str | None, str | None]
+Kind = Mapping[str, str | None]
+
+
+@dataclass(frozen=True)
+class ShownMeasure:
+    """A column of the table as the page shows it.
+
+    Attributes
+    ----------
+    name : str
+        In a sentence.
+    title : str
+        Above a chart.
+    factor : float
+        From the unit of the table to the unit shown.
+    unit : str
+        Empty for a number without one.
+    """
+
+    name: str
+    title: str
+    factor: float
+    unit: str
+
+    @property
+    def axis(self) -> str:
+        """Name of an axis."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+    @property
+    def short(self) -> str:
+        """Head of a column of numbers without unit."""
+        return self.axis.removeprefix("median ")
+
+    def text(self, value: float | None, *, unit: bool = True) -> str:
+        """A value of the table in the unit shown.
+
+        Examples
+        --------
+        >>> MEASURES["flagged_share"].text(0.125)
+        '12.5 %'
+        """
+        if value is None:
+            return MISSING
+        number = format_number(value * self.factor)
+        times = "\u00a0×\u00a0" if self.unit.startswith("10") else " "
+        return f"{number}{times}{self.unit}" if unit and self.unit else number
+
+
+def _measures() -> dict[str, ShownMeasure]:
+    measures = {
+        f"{item.spec.label}_median": ShownMeasure(
+            f"median {item.spec.symbol}", f"{item.spec.symbol}, {item.title}", item.factor, item.unit
+        )
+        for item in shown_quantities(None)
+    }
+    return {
+        **measures,
+        "flagged_share": ShownMeasure("flagged voxels", "Flagged voxels", 100.0, "%"),
+        "snr_b0": ShownMeasure(
+            "signal-to-noise ratio, lowest b", "Signal-to-noise ratio at the lowest b-value", 1.0, ""
+        ),
+        "snr_highest_b": ShownMeasure(
+            "signal-to-noise ratio, highest b", "Signal-to-noise ratio at the highest b-value", 1.0, ""
+        ),
+        "framewise_displacement_mean": ShownMeasure(
+            "mean framewise displacement", "Motion between volumes", 1.0, "mm"
+        ),
+    }
+
+
+MEASURES = _measures()
+"""By column of the table."""
+
+
+def method_in_words(method: str | None) -> str:
+    """Name of a method as the reports write it.
+
+    Examples
+    --------
+    >>> method_in_words("lsq")
+    'Least squares'
+    """
+    return METHOD_NAMES.get(method or "", method or MISSING)
+
+
+class RegionNames:
+    """What kinds are called: the region, and of the rest what differs between kinds.
+
+    Parameters
+    ----------
+    kinds : iterable of mapping
+        All kinds there are, in the order in which regions shall stand.
+    """
+
+    def __init__(self, kinds: Iterable[Kind]) -> None:
+        kinds = list(kinds)
+        self._varying = [
+            column
+            for column in ("acquisition", "method", "anatomy")
+            if len({kind[column] for kind in kinds}) > 1
+        ]
+        self._order: dict[RegionKey, int] = {}
+        segmentations: dict[str | None, set[str | None]] = {}
+        for kind in kinds:
+            self._order.setdefault((kind["segmentation"], kind["region"]), len(self._order))
+            segmentations.setdefault(kind["region"], set()).add(kind["segmentation"])
+        self._ambiguous = {region for region, names in segmentations.items() if len(names) > 1}
+
+    def of(self, kind: Kind, *, alone: bool = False) -> str:
+        """Name of a kind; ``alone`` leaves all but the region out."""
+        region = "whole mask" if kind["segmentation"] is None else str(kind["region"])
+        if kind["segmentation"] is not None and (
+            kind["region"] in self._ambiguous or kind["region"] == MASK_REGION
+        ):
+            region = f"{region} ({kind['segmentation']})"
+        others = [] if alone else [(column, kind[column]) for column in self._varying]
+        words = [method_in_words(text) if column == "method" else text for column, text in others]
+        return ", ".join([region, *filter(None, words)])
+
+    def rank(self, kind: Kind) -> tuple:
+        """Sort key: region by region, and within one by the rest of the name."""
+        return self._order[kind["segmentation"], kind["region"]], natural_key(self.of(kind))
+
+
+def choose_regions(measured: Sequence[Measured]) -> tuple[set[RegionKey], int]:
+    """Regions that are drawn, those of most runs first, and how many are not; the mask always is.
+
+    Parameters
+    ----------
+    measured : sequence of Measured
+    """
+    points: dict[RegionKey, int] = {}
+    for item in measured:
+        key = item.kind["segmentation"], item.kind["region"]
+        points[key] = points.get(key, 0) + item.values.size
+    shown: set[RegionKey] = set()
+    total = 0
+    for key, count in sorted(points.items(), key=lambda item: (item[0][0] is not None, -item[1])):
+        if key[0] is None or (total + count <= MAX_POINTS and len(shown) < MAX_REGIONS):
+            shown.add(key)
+            total += count
+    return shown, len(points) - len(shown)

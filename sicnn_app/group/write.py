@@ -1,0 +1,169 @@
+"""The group level from the derivatives on disk to its tables and its page."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sicnn_app.derivatives.atomic import StagedFiles, scratch_folder
+from sicnn_app.derivatives.names import GROUP_UNIT, TABLE, group_outputs, report_path
+from sicnn_app.derivatives.written import WrittenRecord
+from sicnn_app.errors import SicnnAppError
+from sicnn_app.files import parse_json, read_regular
+from sicnn_app.formats import tsv_bytes
+from sicnn_app.group.columns import (
+    OUTLIER_RULE,
+    repeatability_columns,
+    table_columns,
+)
+from sicnn_app.group.content import Group
+from sicnn_app.group.gather import Chosen, Earlier, Gathered, gather
+from sicnn_app.group.outliers import Measured, distribution_record, mark_outliers, measure_kinds
+from sicnn_app.group.page import group_page
+from sicnn_app.group.repeats import find_repeats, repeatability_row
+from sicnn_app.group.table import Row, parse_table
+from sicnn_app.report.html import run_anchor
+
+MAX_TABLE_BYTES = 256 << 20
+"""10,000 runs with 40 regions have as many; a larger table is measured anew and not reused."""
+
+
+def write_group(
+    output_dir: Path,
+    chosen: Chosen,
+    datasets: Mapping[str, Path],
+    *,
+    reuse: bool,
+    stop: bool = False,
+    prepare: Callable[[], None],
+    caught: Callable[[Callable[[], object]], SicnnAppError | None],
+    progress: Callable[[str, int, int], None],
+) -> Gathered:
+    """Write the tables of the group and its page.
+
+    The same derivatives give the same bytes, whether their rows are measured or taken from the last table.
+
+    Parameters
+    ----------
+    output_dir : Path
+        Derivative dataset written by the app.
+    chosen : Chosen
+        From :func:`sicnn_app.group.gather.find_runs`.
+    datasets : mapping of str to Path
+        Derivative datasets with segmentations, by name.
+    reuse : bool
+        Take the rows of runs that did not change from the last table.
+    stop : bool
+        End at the first run that cannot be used, with its error; nothing is written then.
+    prepare : callable
+        Called when there is something to write, before it is written.
+    caught : callable
+        See :func:`sicnn_app.group.gather.gather`.
+    progress : callable (text, done, total)
+
+    Returns
+    -------
+    Gathered
+        What is in the files, and the runs that are not. Without a run that can be used nothing is written, so
+        that files of an earlier call stay.
+
+    Raises
+    ------
+    OutputError
+        When the file system refuses.
+    SicnnAppError
+        With ``stop``: a run is incomplete, or cannot be read.
+    """
+    output_dir = Path(os.path.abspath(output_dir))
+    earlier = read_earlier(output_dir) if reuse else {}
+    gathered = gather(
+        output_dir, chosen.runs, datasets, earlier=earlier, stop=stop, caught=caught, progress=progress
+    )
+    if not gathered.runs:
+        return gathered
+    rows = [row for run in gathered.runs for row in run.rows]
+    measured = measure_kinds(rows)
+    table = tsv_bytes(list(table_columns()), mark_outliers(rows, measured))
+    repeats = find_repeats(rows)
+    repeated = tsv_bytes(list(repeatability_columns()), map(repeatability_row, repeats))
+    page = group_page(
+        Group(
+            gathered,
+            parse_table(table),
+            measured,
+            list(zip(repeats, parse_table(repeated), strict=True)),
+            _reports(output_dir, gathered),
+            chosen,
+        )
+    )
+    targets = group_outputs(output_dir)
+    sidecar = _table_sidecar(chosen, gathered, measured)
+    contents = (table, sidecar, repeated, _repeatability_sidecar(), page)
+    prepare()
+    with scratch_folder(output_dir) as folder:
+        staged = StagedFiles(folder)
+        for target, content in zip(targets, contents, strict=True):
+            if isinstance(content, bytes):
+                staged.add_bytes(target, content)
+            else:
+                staged.add_json(target, content)
+        staged.publish(WrittenRecord(output_dir, GROUP_UNIT))
+    return gathered
+
+
+def read_earlier(output_dir: Path) -> dict[str, Earlier]:
+    """Rows of the last table by run; empty when there is none, or it is not as it was written."""
+    paths = [output_dir / f"{TABLE}.{ending}" for ending in ("tsv", "json")]
+    if not all(map(WrittenRecord(output_dir, GROUP_UNIT).is_ours, paths)):
+        return {}
+    try:
+        table, sidecar = (read_regular(path, MAX_TABLE_BYTES) for path in paths)
+        sidecar = parse_json(sidecar)
+        if not table.startswith("\t".join(table_columns()).encode() + b"\n"):
+            return {}
+        rows: dict[str, list[Row]] = {}
+        for row in parse_table(table):
+            del row["outliers"]
+            if not all(isinstance(cell, str) for cell in row.values()):
+                raise ValueError("a row that is not as long as the header")
+            rows.setdefault(row["source"], []).append(row)
+        return {
+            name: Earlier(str(record["Key"]), rows[name], [str(text) for text in record["Warnings"]])
+            for name, record in sidecar["Runs"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error):
+        return {}
+
+
+def _reports(output_dir: Path, gathered: Gathered) -> dict[str, str]:
+    """Address of every run's place in the report of its participant or session."""
+    reports = {}
+    for item in gathered.runs:
+        path = report_path(output_dir, item.run.subject, item.run.session)
+        if path.is_file():
+            reports[item.run.name] = f"{path.name}#{run_anchor(item.run.name)}"
+    return reports
+
+
+def _table_sidecar(chosen: Chosen, gathered: Gathered, measured: Sequence[Measured]) -> dict[str, Any]:
+    return {
+        "Description": "Statistics of the maps and quality measures: one row per run and region",
+        **table_columns(),
+        "Selection": {"ChosenBy": chosen.by or None, "RunsNotChosen": chosen.others},
+        "OutlierRule": OUTLIER_RULE,
+        "Distributions": [distribution_record(item) for item in measured],
+        "LeftOut": [{"Run": run.name, "Reason": str(error)} for run, error in gathered.left_out],
+        # What tells whether a run has changed since.
+        "Runs": {item.run.name: {"Key": item.key, "Warnings": item.warnings} for item in gathered.runs},
+    }
+
+
+def _repeatability_sidecar() -> dict[str, Any]:
+    return {
+        "Description": "Test-retest statistics: one row per acquisition, region and parameter that "
+        "participants were measured for repeatedly; no row where none was",
+        **repeatability_columns(),
+    }

@@ -1,0 +1,348 @@
+"""One run from its files to its derivatives: lock, load, prepare, estimate, flag, write."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sicnn_app.bids.load import LoadedRun, load_run, series_size
+from sicnn_app.bids.masks import load_mask
+from sicnn_app.bids.unpacked import digests_of_reads
+from sicnn_app.derivatives import provenance
+from sicnn_app.derivatives.disk_space import require_room
+from sicnn_app.derivatives.write import write_run
+from sicnn_app.errors import DataError, OutputError, SicnnAppError, TryAgainError
+from sicnn_app.ivim.maps import Estimate
+from sicnn_app.ivim.run import DwiRun, RunResult
+from sicnn_app.methods import estimator_module, load_estimator
+from sicnn_app.pipeline.conventional import fit_conventionally
+from sicnn_app.pipeline.fingerprints import finished_runs, require_unchanged
+from sicnn_app.preprocess.anatomy import choose_anatomy
+from sicnn_app.preprocess.automatic import wanted_denoising
+from sicnn_app.settings import Settings
+from sicnn_app.system.checkpoints import TrainingCheckpoint
+from sicnn_app.system.console import Console
+from sicnn_app.system.locks.shared import locked_folder, shared_folder
+from sicnn_app.system.memory import (
+    MemoryPlan,
+    forget_peak,
+    peak_memory,
+    plan_memory,
+    remaining_memory,
+    resident_memory,
+)
+
+if TYPE_CHECKING:
+    from sicnn_app.preprocess.steps import Prepared
+    from sicnn_app.sicnn.study_network import StudyNetwork
+
+CHECKPOINT = "training.pt"
+"""File in the folder of a run, below the work directory, from which an interrupted training continues."""
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What the work on one run needs besides its files.
+
+    Attributes
+    ----------
+    settings : Settings
+    console : Console
+    device : str
+        ``cpu`` or ``cuda:N``.
+    fingerprint : str
+        Written into the completion marker.
+    own_fingerprint : str
+        The same without what it has from other runs, see :func:`prepare_run`.
+    start : callable
+        Makes, when the run needs it, the network that its training starts from; None: random weights.
+    lock_wait : float
+        Seconds to wait for another process that has the run.
+    """
+
+    settings: Settings
+    console: Console
+    device: str
+    fingerprint: str
+    own_fingerprint: str
+    start: Callable[[], StudyNetwork | None] = lambda: None
+    lock_wait: float = 0.0
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that is ready to be estimated, with what was assumed or left out, one line each."""
+
+    loaded: LoadedRun
+    prepared: Prepared
+    anatomy: str
+    anatomy_source: str
+    warnings: list[str]
+
+
+def work_folder(item: DwiRun, settings: Settings) -> Path:
+    """Folder in the work directory that whoever works on this run and output has to lock."""
+    return shared_folder(settings.work_dir, f"run-{item.name}", settings.output_dir)
+
+
+def process_run(item: DwiRun, context: RunContext) -> bool:
+    """Load, prepare, estimate and write one run, unless another process has it or has finished it.
+
+    Returns
+    -------
+    bool
+        Whether there was anything to do.
+
+    Raises
+    ------
+    SicnnAppError
+        What keeps the run from being finished; HeldElsewhere when another process works on it.
+    """
+    settings, console = context.settings, context.console
+    with locked_folder(work_folder(item, settings), keep=(CHECKPOINT,), wait=context.lock_wait) as lock:
+        if lock.recovered:
+            console.warning(f"{item.name}: {lock.recovered}")
+        if finished_runs(settings, [item], {item.name: context.fingerprint}):
+            return False
+        checkpoint = TrainingCheckpoint(lock.folder / CHECKPOINT, checkpoint_key(context))
+        with flushed(checkpoint):
+            result = _estimate_run(item, context, checkpoint, scratch=lock.folder)
+            # Loaded when the estimation is over: what Matplotlib takes is not taken from it.
+            from sicnn_app.report.before_after import draw_steps
+
+            write_run(
+                result,
+                settings.output_dir,
+                bids_dir=settings.bids_dir,
+                dataset_links=settings.inputs.derivatives,
+                step_pictures=draw_steps(result),
+                check=lock.check,
+            )
+    console.line(f"{item.name}: written")
+    return True
+
+
+def prepare_run(
+    item: DwiRun,
+    settings: Settings,
+    *,
+    fingerprint: str,
+    scratch: Path,
+    progress: Callable[[str, int, int], None],
+) -> PreparedRun:
+    """Load a run and do all that comes before the estimation.
+
+    Parameters
+    ----------
+    item : DwiRun
+    settings : Settings
+    fingerprint : str
+        What :func:`sicnn_app.pipeline.fingerprints.fingerprint_all` said of the files of the run.
+    scratch : Path
+        Folder on whose file system the series lies where memory is short.
+    progress : callable (text, done, total)
+
+    Raises
+    ------
+    SicnnAppError
+        What keeps the run from being estimated; TryAgainError when its files are others by now.
+    """
+    from sicnn_app.preprocess.steps import prepare
+
+    anatomy, anatomy_source = choose_anatomy(settings.preprocessing.anatomy, item.metadata)
+    plan = _plan_resources(item, settings, scratch)
+    with digests_of_reads() as read:
+        loaded = load_run(item, bvals_file=settings.inputs.bvals, scratch=scratch if plan.on_disk else None)
+        external_mask, mask_warnings = (
+            (None, [])
+            if item.mask is None
+            else load_mask(item.mask, loaded.series.affine, shape=loaded.series.signals.shape[:3])
+        )
+    require_unchanged(settings, item, fingerprint, read)
+    try:
+        prepared = prepare(
+            loaded.series,
+            anatomy=anatomy,
+            external_mask=external_mask,
+            settings=settings.preprocessing,
+            preprocessed=item.preprocessed,
+            progress=progress,
+        )
+    except DataError as error:
+        # Arrays do not know from which files they came.
+        names = ", ".join(source.image.name for source in item.parts)
+        raise DataError(f"{names}: {error}") from error
+    warnings = [*loaded.warnings, *mask_warnings, *prepared.warnings]
+    if settings.estimation.rician and prepared.averaged.directions.max() > 1:
+        warnings.append(
+            "--rician reckons with arithmetic means, and directions are averaged geometrically: the noise "
+            "floor is overestimated, and D gets too high"
+        )
+    return PreparedRun(loaded, prepared, anatomy, anatomy_source, warnings)
+
+
+def forget_run(item: DwiRun, settings: Settings) -> None:
+    """Remove what a killed process left of a run that it had finished."""
+    folder = work_folder(item, settings)
+    if folder.exists():
+        # A living process that has it removes it itself.
+        with suppress(SicnnAppError), locked_folder(folder):
+            pass
+
+
+def _estimate_run(
+    item: DwiRun, context: RunContext, checkpoint: TrainingCheckpoint, *, scratch: Path
+) -> RunResult:
+    from sicnn_app.ivim.flags import flag_voxels
+    from sicnn_app.preprocess.resample import Resampling
+    from sicnn_app.system.device import describe_device
+
+    settings, console = context.settings, context.console
+    start = context.start()
+    forget_peak()
+    with console.progress(item.name) as progress:
+        ready = prepare_run(
+            item, settings, fingerprint=context.own_fingerprint, scratch=scratch, progress=progress
+        )
+    prepared = ready.prepared
+    averaged = prepared.averaged
+    console.line(
+        f"{item.name}: {int(averaged.mask.sum())} voxels ({ready.anatomy}), "
+        f"{len(prepared.series.bvals)} volumes, {len(averaged.bvals)} b-values, noise {averaged.sigma:.3g}"
+    )
+    warnings = list(ready.warnings)
+    if start is not None and not start.fits(averaged.bvals):
+        start = None
+        warnings.append(
+            "its b-values are not those of the study network, because volumes are left out: its training "
+            "starts from random weights"
+        )
+    resampling = None
+    if settings.estimation.ensemble > 1:
+        resampling = Resampling.of(prepared.series, averaged)
+    if resampling is not None and averaged.sigma == 0 and "noise" in resampling.ways:
+        warnings.append(
+            "the noise is not known and none could be added for the ensemble: its standard deviations tell "
+            "of initial weights only"
+        )
+    for text in warnings:
+        console.warning(f"{item.name}: {text}")
+    with console.progress(item.name) as progress:
+        estimate: Estimate = load_estimator(settings.estimation.method)(
+            averaged.signals,
+            averaged.mask,
+            averaged.bvals,
+            sigma_per_bval=averaged.sigma_per_bval,
+            sigma=averaged.sigma,
+            settings=settings.estimation,
+            device=context.device,
+            progress=progress,
+            checkpoint=checkpoint,
+            fall_back=settings.resources.device == "auto",
+            memory_limit=remaining_memory(settings.resources.mem),
+            start=start,
+            resample=resampling,
+        )
+    if resampling is not None:
+        ways = {"ensemble_resampling_per_b_value": list(resampling.ways)}
+        estimate = replace(estimate, parameters={**estimate.parameters, **ways})
+    with console.progress(item.name) as progress:
+        conventional, not_compared = fit_conventionally(
+            averaged, settings, device=context.device, progress=progress
+        )
+    said = [*estimate.parameters["out_of_memory"], *not_compared]
+    warnings += said
+    for text in (*said, *checkpoint.warnings):
+        console.warning(f"{item.name}: {text}")
+    estimate = replace(estimate, device=describe_device(estimate.device))
+    flags, flag_counts = flag_voxels(
+        estimate.maps,
+        averaged.mask,
+        vars(settings.estimation.bounds),
+        averaged.sigma,
+        averaged.sigma_per_bval,
+        estimate.neighbour_count,
+        averaged.signals[..., 0],
+        estimate.members_at_bound,
+    )
+    return RunResult(
+        run=item,
+        header=ready.loaded.header,
+        series=prepared.series,
+        averaged=averaged,
+        estimate=estimate,
+        conventional=conventional,
+        flags=flags,
+        flag_counts=flag_counts,
+        anatomy=ready.anatomy,
+        anatomy_source=ready.anatomy_source,
+        mask_source=prepared.mask_method if item.mask is None else str(item.mask),
+        steps=prepared.steps,
+        motion=prepared.motion,
+        before_after=prepared.before_after,
+        warnings=warnings,
+        settings={**settings.changing_maps(), "bvals_file": settings.inputs.bvals},
+        fingerprint=context.fingerprint,
+        peak_memory=peak_memory(),
+    )
+
+
+def _plan_resources(item: DwiRun, settings: Settings, scratch: Path) -> MemoryPlan:
+    """Where the series of a run will lie; raises when memory or a disk has no room for the run."""
+    shape, bvals = series_size(item, bvals_file=settings.inputs.bvals)
+    steps = settings.preprocessing
+    denoising, _ = wanted_denoising(steps.denoise, volumes=shape[3], preprocessed=item.preprocessed)
+    plan = plan_memory(
+        shape,
+        bvals=bvals,
+        limit=settings.resources.mem,
+        limit_from=settings.resources.mem_from,
+        resident=resident_memory(),
+        estimation=estimator_module(settings.estimation.method).needed_bytes(
+            shape[:3], bvals, settings.estimation
+        ),
+        denoise=denoising,
+        corrections=steps.unring + (steps.motion_correction != "none"),
+    )
+    require_room(
+        item,
+        settings.output_dir,
+        shape,
+        ensemble=settings.estimation.ensemble > 1,
+        comparison=settings.estimation.method != "lsq",
+        work=[(scratch, plan.disk)],
+    )
+    return plan
+
+
+@contextmanager
+def flushed(checkpoint: TrainingCheckpoint) -> Iterator[None]:
+    """When the same command can go on later, the last state goes to disk first."""
+    try:
+        yield
+    except (OutputError, TryAgainError):
+        checkpoint.flush()
+        raise
+    except Exception:
+        raise
+    except BaseException:
+        checkpoint.flush()
+        raise
+
+
+def checkpoint_key(context: RunContext) -> str:
+    """What must be equal, besides what the estimator sees, for a training to go on to the very same maps."""
+    from sicnn_app.system.device import describe_device
+
+    content = {
+        "fingerprint": context.fingerprint,
+        "software": provenance.software_versions(),
+        "device": provenance.device_name(describe_device(context.device)),
+        "threads": context.settings.resources.omp_nthreads,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,160 @@
+"""Which runs of a dataset share a network, and how that enters their fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from sicnn_app.bids.discover import Discovery, discover
+from sicnn_app.bids.gradients import part_bvals
+from sicnn_app.bids.images import open_image, volume_count
+from sicnn_app.errors import SicnnAppError
+from sicnn_app.ivim.bvalues import group_bvalues, same_bvalues, wanted_bvalues
+from sicnn_app.ivim.run import DwiRun
+from sicnn_app.pipeline.fingerprints import fingerprint_all
+from sicnn_app.settings import Settings
+
+
+@dataclass(frozen=True)
+class StudyGroup:
+    """Two runs or more that share a network because they have the same b-values.
+
+    Attributes
+    ----------
+    bvals : tuple of float, s/mm^2
+        Nominal b-values of the first run, ascending, those that are left out aside.
+    runs : tuple of DwiRun
+    settings : Settings
+    """
+
+    bvals: tuple[float, ...]
+    runs: tuple[DwiRun, ...]
+    settings: Settings
+
+    @cached_property
+    def own(self) -> dict[str, str]:
+        """What the fingerprint of each run would be if it did not depend on the others, by its name."""
+        return fingerprint_all(self.settings, self.runs)
+
+    @cached_property
+    def _of_all(self) -> str:
+        return hashlib.sha256(json.dumps(sorted(self.own.items())).encode()).hexdigest()
+
+    def fingerprint(self, name: str) -> str:
+        """Fingerprint of one of the runs: its maps depend on the files of all."""
+        return hashlib.sha256(json.dumps([self.own[name], self._of_all]).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Study:
+    """The groups of a dataset.
+
+    Attributes
+    ----------
+    groups : tuple of StudyGroup
+    alone : tuple of str
+        Names of runs whose b-values no other run has.
+    left_out : tuple of (name, error)
+        Runs that cannot be part of a group.
+    """
+
+    groups: tuple[StudyGroup, ...] = ()
+    alone: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, SicnnAppError], ...] = ()
+
+    def group_of(self, name: str) -> StudyGroup | None:
+        """The group of a run; None for one without others."""
+        return self._groups_by_run.get(name)
+
+    @cached_property
+    def _groups_by_run(self) -> dict[str, StudyGroup]:
+        return {item.name: group for group in self.groups for item in group.runs}
+
+    def own_fingerprint(self, name: str, fingerprint: str) -> str:
+        """What the ``fingerprint`` of a run would be if it did not depend on the other runs."""
+        group = self.group_of(name)
+        return fingerprint if group is None else group.own[name]
+
+    def fingerprints(self, settings: Settings, runs: Sequence[DwiRun]) -> dict[str, str]:
+        """Fingerprints of runs, by their name."""
+        alone = [item for item in runs if self.group_of(item.name) is None]
+        shared = {
+            item.name: group.fingerprint(item.name)
+            for item in runs
+            if (group := self.group_of(item.name)) is not None
+        }
+        return fingerprint_all(settings, alone) | shared
+
+
+def find_study(settings: Settings, discovery: Discovery) -> Study:
+    """The groups of all runs that the settings select when no label narrows participants or sessions.
+
+    There are none unless the training scope is the study.
+
+    Parameters
+    ----------
+    settings : Settings
+    discovery : Discovery
+        What they select with these labels.
+
+    Raises
+    ------
+    SicnnAppError
+        As :func:`sicnn_app.bids.discover.discover`.
+    """
+    if settings.estimation.training_scope != "study":
+        return Study()
+    selection = settings.selection
+    if selection.participant_label or selection.session_id:
+        selection = replace(selection, participant_label=(), session_id=())
+        discovery = discover(settings.bids_dir, selection, settings.inputs, settings.preprocessing)
+    sets, left_out = _by_bvalues(discovery.runs, settings)
+    left_out += [(item.name, error) for item, error in discovery.problems]
+    groups = tuple(StudyGroup(bvals, tuple(runs), settings) for bvals, runs in sets if len(runs) > 1)
+    alone = tuple(runs[0].name for _, runs in sets if len(runs) == 1)
+    return Study(groups, alone, tuple(left_out))
+
+
+def describe_study(study: Study) -> Iterable[str]:
+    """One line per group, and one for the runs without."""
+    for group in study.groups:
+        bvals = ", ".join(f"{b:g}" for b in group.bvals)
+        yield f"training scope study: one network for {len(group.runs)} runs with b = {bvals} s/mm^2"
+    if study.alone:
+        yield (
+            f"training scope study: no other run has the b-values of {', '.join(study.alone)}: trained as "
+            "with --training-scope subject"
+        )
+
+
+def _by_bvalues(
+    runs: Sequence[DwiRun], settings: Settings
+) -> tuple[list[tuple[tuple[float, ...], list[DwiRun]]], list[tuple[str, SicnnAppError]]]:
+    sets: list[tuple[tuple[float, ...], list[DwiRun]]] = []
+    left_out = []
+    for item in runs:
+        try:
+            bvals = _used_bvalues(item, settings)
+        except SicnnAppError as error:
+            left_out.append((item.name, error))
+            continue
+        found = next((members for known, members in sets if same_bvalues(known, bvals)), None)
+        if found is None:
+            sets.append((tuple(bvals.tolist()), [item]))
+        else:
+            found.append(item)
+    return sets, left_out
+
+
+def _used_bvalues(item: DwiRun, settings: Settings) -> np.ndarray:
+    """Nominal b-values of a run that reach the estimation as long as no volume is without data."""
+    volumes = [volume_count(open_image(source.image)) for source in item.parts]
+    tables, _ = part_bvals(item.parts, volumes, settings.inputs.bvals)
+    nominal, _ = group_bvalues(np.concatenate(tables))
+    steps = settings.preprocessing
+    return nominal[wanted_bvalues(nominal, max_bval=steps.max_bval, ignore_bvals=steps.ignore_bvals)]

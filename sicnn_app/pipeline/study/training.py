@@ -1,0 +1,224 @@
+"""The networks of a study: read where another job trained them, trained where none did."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sicnn_app.derivatives import provenance
+from sicnn_app.derivatives.marker import recorded_fingerprint
+from sicnn_app.errors import DataError, MissingInputError, SicnnAppError, TryAgainError
+from sicnn_app.ivim.bvalues import same_bvalues
+from sicnn_app.ivim.run import DwiRun
+from sicnn_app.pipeline.one_run import CHECKPOINT, flushed, prepare_run
+from sicnn_app.pipeline.study.groups import Study, StudyGroup
+from sicnn_app.pipeline.study.network_file import (
+    lock_path,
+    network_path,
+    read_network,
+    remove_network,
+    write_network,
+)
+from sicnn_app.settings import Settings
+from sicnn_app.system.checkpoints import TrainingCheckpoint, Untrusted
+from sicnn_app.system.console import Console
+from sicnn_app.system.locks.shared import FolderLock, HeldElsewhere, locked_folder
+from sicnn_app.system.memory import remaining_memory
+
+if TYPE_CHECKING:
+    from sicnn_app.sicnn.study_network import StudyNetwork
+    from sicnn_app.sicnn.train import TrainingData
+
+POLL = 2.0
+"""Seconds between two looks for a network that another process trains."""
+
+WAIT = 24 * 3600.0
+"""Seconds after which such a wait ends; a process that died is noticed long before."""
+
+
+class StudyNetworks:
+    """The networks of one call, each read or trained when the first run needs it.
+
+    Parameters
+    ----------
+    study : Study
+    settings : Settings
+    console : Console
+    device : str
+        ``cpu`` or ``cuda:N``.
+    """
+
+    def __init__(self, study: Study, settings: Settings, console: Console, device: str) -> None:
+        self._study, self._settings, self._console, self._device = study, settings, console, device
+        self._found: dict[str, StudyNetwork | None] = {}
+        self._failed: dict[str, SicnnAppError] = {}
+        self._untrusted: set[Path] = set()
+
+    def start_of(self, item: DwiRun) -> StudyNetwork | None:
+        """The network that the training of a run starts from; None: random weights.
+
+        Raises
+        ------
+        SicnnAppError
+            What keeps the network from being trained, again for every run of its group.
+        """
+        group = self._study.group_of(item.name)
+        if group is None:
+            return None
+        key = self._key(group)
+        if key in self._failed:
+            raise self._failed[key]
+        if key not in self._found:
+            try:
+                self._found[key] = self._network(group, key)
+            except SicnnAppError as error:
+                # Without the traceback, whose frames hold the signals of all runs.
+                self._failed[key] = type(error)(str(error))
+                raise
+        return self._found[key]
+
+    def forget_finished(self, made: Collection[str]) -> None:
+        """Remove the networks of which every run is finished in this output.
+
+        Parameters
+        ----------
+        made : collection of str
+            Names of the runs that this call has made. With ``--overwrite`` only they count as finished: other
+            jobs may still make the rest again.
+        """
+        for group in self._study.groups:
+            key = self._key(group)
+            path = network_path(self._settings.work_dir, key)
+            if not path.exists():
+                continue
+            try:
+                network = read_network(path, key)
+            except Untrusted:
+                continue
+            # A run that could not be loaded for the network will not be finished either.
+            needed = [item for item in group.runs if network is None or item.name in network.runs]
+            if self._settings.overwrite and not {item.name for item in needed} <= set(made):
+                continue
+            if all(self._is_finished(item, group) for item in needed):
+                remove_network(path)
+
+    def _is_finished(self, item: DwiRun, group: StudyGroup) -> bool:
+        found = recorded_fingerprint(self._settings.output_dir, item)
+        return found == (group.fingerprint(item.name), True)
+
+    def _key(self, group: StudyGroup) -> str:
+        """What must be equal for two processes to share a network."""
+        from sicnn_app.system.device import describe_device
+
+        content = {
+            "runs": sorted(group.own.items()),
+            "software": provenance.software_versions(),
+            "device": provenance.device_name(describe_device(self._device)),
+            "threads": self._settings.resources.omp_nthreads,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def _network(self, group: StudyGroup, key: str) -> StudyNetwork | None:
+        path, console = network_path(self._settings.work_dir, key), self._console
+        started, told = time.monotonic(), False
+        while True:
+            network = self._read(path, key)
+            if network is not None:
+                console.line(f"study network: taken from {path}")
+                return network
+            try:
+                with locked_folder(lock_path(path), keep=(CHECKPOINT,)) as lock:
+                    if lock.recovered:
+                        console.warning(f"study network: {lock.recovered}")
+                    # Another process may have finished it between the two looks.
+                    return self._read(path, key) or self._train(group, key, lock)
+            except HeldElsewhere as error:
+                if time.monotonic() - started > WAIT:
+                    # The run itself is not held elsewhere.
+                    raise TryAgainError(str(error)) from error
+                if not told:
+                    console.line("study network: waiting until another process has trained it")
+                    told = True
+            time.sleep(POLL)
+
+    def _read(self, path: Path, key: str) -> StudyNetwork | None:
+        try:
+            return read_network(path, key)
+        except Untrusted as reason:
+            if path not in self._untrusted:
+                self._untrusted.add(path)
+                self._console.warning(
+                    f"{path}: not used ({reason}): the study network is trained for this call alone; jobs of "
+                    "several users need work directories of their own (--work-dir)"
+                )
+            return None
+
+    def _train(self, group: StudyGroup, key: str, lock: FolderLock) -> StudyNetwork | None:
+        from sicnn_app.sicnn.study import train_study
+
+        settings, console = self._settings, self._console
+        cases = self._cases(group, lock.folder)
+        if len(cases) < 2:
+            console.warning("study network: not trained, because fewer than two runs could be loaded")
+            return None
+        console.line(f"study network: training on {len(cases)} runs")
+        checkpoint = TrainingCheckpoint(lock.folder / CHECKPOINT, key)
+        with flushed(checkpoint), console.progress("study network") as progress:
+            network = train_study(
+                cases,
+                group.bvals,
+                settings=settings.estimation,
+                device=self._device,
+                progress=progress,
+                checkpoint=checkpoint,
+                fall_back=settings.resources.device == "auto",
+                memory_limit=remaining_memory(settings.resources.mem),
+            )
+        for text in (*network.out_of_memory, *checkpoint.warnings):
+            console.warning(f"study network: {text}")
+        console.line(f"study network: trained in {len(network.losses)} epochs, loss {network.loss:.3g}")
+        lock.check()
+        path = network_path(settings.work_dir, key)
+        if path in self._untrusted:
+            # What lies there is somebody else's.
+            return network
+        try:
+            write_network(path, key, network, scratch=lock.folder)
+        except OSError as error:
+            console.warning(
+                f"{path}: the study network cannot be saved ({error.strerror}): other jobs train it anew"
+            )
+        return network
+
+    def _cases(self, group: StudyGroup, scratch: Path) -> dict[str, TrainingData]:
+        """What the network is trained on; one run at a time is in memory as a whole."""
+        from sicnn_app.sicnn.study import study_case
+
+        cases = {}
+        for number, item in enumerate(group.runs, start=1):
+            title = f"study network: run {number} of {len(group.runs)}, {item.name}"
+            try:
+                with self._console.progress(title) as progress:
+                    ready = prepare_run(
+                        item,
+                        self._settings,
+                        fingerprint=group.own[item.name],
+                        scratch=scratch,
+                        progress=progress,
+                    )
+            except (DataError, MissingInputError) as error:
+                self._console.warning(f"study network: trained without {item.name}: {error}")
+                continue
+            averaged = ready.prepared.averaged
+            if not same_bvalues(group.bvals, averaged.bvals):
+                self._console.warning(
+                    f"study network: trained without {item.name}: volumes are left out and with them b-values"
+                )
+                continue
+            cases[item.name] = study_case(averaged.signals, averaged.mask, averaged.sigma)
+            self._console.detail(f"{title}: {int(averaged.mask.sum())} voxels")
+        return cases

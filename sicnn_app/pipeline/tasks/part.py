@@ -1,0 +1,109 @@
+"""What a task gets and what it gives back: values that can be pickled."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sicnn_app.errors import SicnnAppError
+from sicnn_app.ivim.run import DwiRun
+from sicnn_app.pipeline.study.groups import Study
+from sicnn_app.settings import Settings
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one run: ``done``, ``skipped`` or ``failed``, with the error of a failed one."""
+
+    run: DwiRun
+    status: str
+    error: SicnnAppError | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """Runs to be processed by one process.
+
+    Everything was found and checked before, for all participants together: what becomes of a run does not
+    depend on how the work is divided.
+
+    Attributes
+    ----------
+    settings : Settings
+        Paths are absolute.
+    study : Study
+    runs : tuple of DwiRun
+        Of whole sessions, those of ``problems`` too.
+    fingerprints : dict of str to str
+        Of every run that can be loaded, by its name.
+    finished : frozenset of str
+        Names of runs whose outputs are there already.
+    problems : dict of str to SicnnAppError
+        What keeps a run from being loaded, by its name.
+    lock_wait : float
+        Seconds to wait for another process that has a run.
+    networks_only : bool
+        Train the networks that the runs start from, and process none.
+    """
+
+    settings: Settings
+    study: Study
+    runs: tuple[DwiRun, ...]
+    fingerprints: Mapping[str, str]
+    finished: frozenset[str]
+    problems: Mapping[str, SicnnAppError]
+    lock_wait: float = 0.0
+    networks_only: bool = False
+
+    def failed(self, error: SicnnAppError) -> list[Outcome]:
+        """Outcomes when the process as a whole ended with an error."""
+        return [
+            Outcome(item, "skipped") if item.name in self.finished else Outcome(item, "failed", error)
+            for item in self.runs
+        ]
+
+    def of(self, runs: Sequence[DwiRun], **changes: bool) -> Part:
+        """The part with these of its runs."""
+        names = {item.name for item in runs}
+        return replace(
+            self,
+            runs=tuple(runs),
+            fingerprints=_of_names(self.fingerprints, names),
+            finished=self.finished & names,
+            problems=_of_names(self.problems, names),
+            **changes,
+        )
+
+    def by_participant(self) -> list[Part]:
+        """One part per participant, in the order of the runs."""
+        runs: dict[str, list[DwiRun]] = defaultdict(list)
+        for item in self.runs:
+            runs[item.subject].append(item)
+        return [self.of(members) for members in runs.values()]
+
+
+def _of_names(values: Mapping, names: Collection[str]) -> dict:
+    return {name: values[name] for name in names if name in values}
+
+
+@dataclass(frozen=True)
+class PartResult:
+    """What a process made of its part.
+
+    Attributes
+    ----------
+    outcomes : tuple of Outcome
+        With ``networks_only`` those of runs whose network cannot be trained.
+    log : Path or None
+    error : SicnnAppError or None
+        What ended the process before it had dealt with its runs.
+    stopped : bool
+        Whether that was a signal, after which the checkpoint was written.
+    """
+
+    outcomes: tuple[Outcome, ...] = ()
+    log: Path | None = None
+    error: SicnnAppError | None = None
+    stopped: bool = False

@@ -1,0 +1,118 @@
+"""All participants of a call as tasks: one each, and before them one for the networks of a study."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sicnn_app.pipeline.tasks.cluster import cluster_client
+from sicnn_app.pipeline.tasks.part import Outcome, Part
+from sicnn_app.pipeline.tasks.schedule import process_parts
+from sicnn_app.settings import ResourceSettings
+from sicnn_app.system.console import Console
+from sicnn_app.system.locks.mark import STALE
+from sicnn_app.system.memory import GB, resident_memory
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+TAKE_OVER = STALE + 60.0
+"""Seconds after which a worker on another machine has taken over from one that died."""
+
+
+def process_participants(
+    part: Part, console: Console, *, devices: Sequence[str] = (), done: int = 0
+) -> list[Outcome]:
+    """Process each participant in a process of its own, several at a time.
+
+    Parameters
+    ----------
+    part : Part
+        Runs of all these participants; its settings say how many are at work at a time, and where.
+    console : Console
+        Gets a line per participant; what their processes say stands in their logs.
+    devices : sequence of str
+        CUDA devices that the processes on this machine take in turn.
+    done : int
+        Participants that were dealt with before, to be counted.
+
+    Returns
+    -------
+    list of Outcome
+        Of the participants that came to an end, in the order of the runs. With ``stop_on_first_crash`` the
+        others were stopped.
+
+    Raises
+    ------
+    SicnnAppError
+        When the cluster cannot be used.
+    """
+    settings = part.settings
+    resources = settings.resources.of_one_task(taken=resident_memory() / GB)
+    own = replace(settings, clean_workdir=False, resources=resources)
+    address = settings.resources.dask_scheduler
+    part = replace(part, settings=own, lock_wait=0.0 if address is None else TAKE_OVER)
+    workers = min(settings.resources.nprocs, len(part.by_participant()))
+    with cluster_client(address, workers=workers) as client:
+        _describe(client, settings.resources, workers, console)
+        part = _with_networks(client, part, console, devices)
+        return _process(client, part.by_participant(), console, devices, done)
+
+
+def _process(
+    client: Client, parts: Sequence[Part], console: Console, devices: Sequence[str], done: int
+) -> list[Outcome]:
+    found: dict[str, Outcome] = {}
+    total = done + len(parts)
+    with closing(process_parts(client, parts, devices=devices)) as results:
+        for number, (part, result) in enumerate(results, start=done + 1):
+            outcomes = part.failed(result.error) if result.error is not None else result.outcomes
+            for outcome in outcomes:
+                if outcome.error is not None:
+                    console.error(f"{outcome.run.name}: {outcome.error}", outcome.error)
+            found |= {outcome.run.name: outcome for outcome in outcomes}
+            count = Counter(outcome.status for outcome in outcomes)
+            subject = f"sub-{part.runs[0].subject}"
+            console.note(f"{subject}: log: {result.log}")
+            console.line(
+                f"{subject}: {count['done']} written, {count['skipped']} skipped, {count['failed']} failed "
+                f"({number} of {total} participants)"
+            )
+            if part.settings.stop_on_first_crash and count["failed"]:
+                break
+    return [found[item.name] for part in parts for item in part.runs if item.name in found]
+
+
+def _with_networks(client: Client, part: Part, console: Console, devices: Sequence[str]) -> Part:
+    """Train the networks of a study first, in one task; what fails there fails the runs that need them."""
+    shared = {item.name for group in part.study.groups for item in group.runs}
+    waiting = [
+        item
+        for item in part.runs
+        if item.name in shared and item.name not in part.finished and item.name not in part.problems
+    ]
+    if not waiting:
+        return part
+    console.line("study network: trained, or found, before the participants")
+    ((networks, result),) = process_parts(client, [part.of(waiting, networks_only=True)], devices=devices)
+    outcomes = networks.failed(result.error) if result.error is not None else result.outcomes
+    errors = {outcome.run.name: outcome.error for outcome in outcomes if outcome.error is not None}
+    return replace(part, problems={**part.problems, **errors})
+
+
+def _describe(client: Client, resources: ResourceSettings, workers: int, console: Console) -> None:
+    if resources.dask_scheduler is not None:
+        if not client.scheduler_info()["workers"]:
+            console.line(f"{resources.dask_scheduler} has no workers yet: waiting for them")
+        return
+    console.line(f"participants at a time: {workers}, each in a process of its own")
+    threads, available = resources.omp_nthreads, len(os.sched_getaffinity(0))
+    if workers * threads > available:
+        console.warning(
+            f"{workers} participants at a time with --omp-nthreads {threads} share {available} CPUs: fewer "
+            "of either may be faster"
+        )
