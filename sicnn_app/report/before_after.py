@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sicnn_app.bids.geometry import placement
 from sicnn_app.derivatives.collect import RunDerivatives
 from sicnn_app.derivatives.facts import Facts, format_number
 from sicnn_app.ivim.before_after import CORRECTIONS, step_picture_name
 from sicnn_app.ivim.run import RunResult
 from sicnn_app.report import figures
-from sicnn_app.report.display import placement, plan_display
+from sicnn_app.report.display import plan_display
 from sicnn_app.report.picture import Picture
 
 _LOOK_FOR = {
