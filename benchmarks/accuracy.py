@@ -18,9 +18,9 @@ import torch
 from benchmarks.metrics import map_errors
 from sicnn_app.cli.simulate import DEFAULT_BVALS
 from sicnn_app.methods import load_estimator
+from sicnn_app.phantoms.acquire import acquire, noise_sigma
+from sicnn_app.phantoms.phantom import Phantom, make_phantom
 from sicnn_app.settings import EstimationSettings
-from sicnn_app.simulate.acquire import acquire, noise_sigma
-from sicnn_app.simulate.phantom import Phantom, make_phantom
 
 METHODS = ("lsq", "cnn", "di-cnn", "si-cnn")
 

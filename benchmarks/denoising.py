@@ -23,12 +23,12 @@ from sicnn_app.cli.simulate import DEFAULT_BVALS
 from sicnn_app.ivim.series import DwiSeries
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.methods import load_estimator
+from sicnn_app.phantoms.acquire import Protocol, acquire, noise_sigma
+from sicnn_app.phantoms.phantom import make_phantom
 from sicnn_app.preprocess.average import average_repeats
 from sicnn_app.preprocess.denoise import denoise
 from sicnn_app.preprocess.noise import estimate_noise, noise_after_denoising
 from sicnn_app.settings import EstimationSettings
-from sicnn_app.simulate.acquire import Protocol, acquire, noise_sigma
-from sicnn_app.simulate.phantom import make_phantom
 
 DENOISING = ("none", "mppca", "patch2self")
 NOISE = ("app", "before", "after")

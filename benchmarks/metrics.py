@@ -6,7 +6,7 @@ import numpy as np
 from scipy.ndimage import maximum_filter, minimum_filter
 from scipy.stats import spearmanr
 
-from sicnn_app.simulate.phantom import Phantom
+from sicnn_app.phantoms.phantom import Phantom
 
 LABELS = ("f", "d", "dstar")
 

@@ -12,9 +12,9 @@ from benchmarks.arms import estimated
 from benchmarks.pieces import pieces_of
 from benchmarks.scenarios import Measurement
 from sicnn_app.lsq.estimate import estimate_lsq
+from sicnn_app.phantoms.acquire import acquire, noise_sigma
+from sicnn_app.phantoms.phantom import make_phantom
 from sicnn_app.settings import EstimationSettings
-from sicnn_app.simulate.acquire import acquire, noise_sigma
-from sicnn_app.simulate.phantom import make_phantom
 
 if TYPE_CHECKING:
     from benchmarks.speed_scaling import Point

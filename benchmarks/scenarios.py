@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sicnn_app.cli.simulate import DEFAULT_BVALS
-from sicnn_app.simulate.acquire import acquire, noise_sigma
-from sicnn_app.simulate.phantom import Phantom, make_phantom
+from sicnn_app.phantoms.acquire import acquire, noise_sigma
+from sicnn_app.phantoms.phantom import Phantom, make_phantom
 
 SCHEMES: dict[str, tuple[tuple[float, ...], int]] = {
     "12x1": (DEFAULT_BVALS["abdomen"], 1),
@@ -33,7 +33,7 @@ class Scenario:
     Attributes
     ----------
     snr : float
-        As :data:`sicnn_app.simulate.acquire.SNR_DEFINITION`, for a single volume.
+        As :data:`sicnn_app.phantoms.acquire.SNR_DEFINITION`, for a single volume.
     seed : int
         Of texture, noise and training.
     preset : str

@@ -24,14 +24,14 @@ import torch
 
 from sicnn_app.cli.simulate import DEFAULT_BVALS
 from sicnn_app.methods import load_estimator
+from sicnn_app.phantoms.acquire import acquire, noise_sigma
+from sicnn_app.phantoms.phantom import Phantom, make_phantom
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn.cropping import Box, training_data
 from sicnn_app.sicnn.estimate import build_trainer
 from sicnn_app.sicnn.memory_fallback import Attempt
 from sicnn_app.sicnn.study import study_case, train_study
 from sicnn_app.sicnn.study_network import StudyNetwork
-from sicnn_app.simulate.acquire import acquire, noise_sigma
-from sicnn_app.simulate.phantom import Phantom, make_phantom
 
 ORGANS = ("liver", "spleen", "pancreas", "kidney_cortex", "muscle")
 MAPS = {"f": ("F", 1.0), "d": ("D (1e-4)", 1e4), "dstar": ("D* (1e-3)", 1e3)}

@@ -11,10 +11,10 @@ from sicnn_app.bids.load import load_run
 from sicnn_app.bids.masks import load_mask
 from sicnn_app.ivim.run import DwiRun, SourceImage
 from sicnn_app.methods import load_estimator
+from sicnn_app.phantoms.phantom import Phantom
+from sicnn_app.phantoms.tissues import Tissue
 from sicnn_app.preprocess.steps import prepare
 from sicnn_app.settings import EstimationSettings, PreprocessingSettings
-from sicnn_app.simulate.phantom import Phantom
-from sicnn_app.simulate.tissues import Tissue
 
 VESSEL_F = 0.9
 """Where the true perfusion fraction is above, no tissue is left whose D could be wrong."""

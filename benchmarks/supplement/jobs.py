@@ -16,10 +16,10 @@ from benchmarks.scenarios import SCHEMES, Measurement, Scenario, measure
 from benchmarks.supplement.in_vivo import in_vivo_phantom
 from sicnn_app.ivim.maps import Estimate, Observation
 from sicnn_app.methods import load_estimator
+from sicnn_app.phantoms.acquire import acquire, noise_sigma
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn.cropping import NORMALISED_LIMITS
 from sicnn_app.sicnn.signal_quality import SignalQuality, group_by_fitting_error, signal_quality
-from sicnn_app.simulate.acquire import acquire, noise_sigma
 
 METHODS = ("lsq", "cnn", "di-cnn", "si-cnn")
 

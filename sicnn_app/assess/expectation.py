@@ -11,10 +11,10 @@ from sicnn_app.assess.trial import Errors, try_methods
 from sicnn_app.errors import UsageError
 from sicnn_app.ivim.precision import cramer_rao_bounds, improve_bvals, typical_bound
 from sicnn_app.ivim.series import MAX_LOW_BVAL, MIN_DISTINCT_BVALS
-from sicnn_app.simulate.acquire import noise_sigma
-from sicnn_app.simulate.dataset import SimulationSettings
-from sicnn_app.simulate.phantom import S0_SCALE, Phantom, make_phantom
-from sicnn_app.simulate.tissues import TISSUES, Tissue
+from sicnn_app.phantoms.acquire import noise_sigma
+from sicnn_app.phantoms.dataset import SimulationSettings
+from sicnn_app.phantoms.phantom import S0_SCALE, Phantom, make_phantom
+from sicnn_app.phantoms.tissues import TISSUES, Tissue
 
 PARAMETERS = ("f", "d", "dstar")
 

@@ -15,8 +15,8 @@ from sicnn_app.derivatives.written import WrittenRecord, require_free
 from sicnn_app.errors import OutputError, UsageError
 from sicnn_app.formats import json_bytes, tsv_bytes
 from sicnn_app.ivim.maps import MAPS
-from sicnn_app.simulate.acquire import SNR_DEFINITION
-from sicnn_app.simulate.dataset import GENERATOR
+from sicnn_app.phantoms.acquire import SNR_DEFINITION
+from sicnn_app.phantoms.dataset import GENERATOR
 from sicnn_app.system.console import Console
 
 UNIT = "assessment"

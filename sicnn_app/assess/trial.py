@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from sicnn_app.methods import load_estimator
+from sicnn_app.phantoms.acquire import acquire, noise_sigma
+from sicnn_app.phantoms.phantom import Phantom
+from sicnn_app.phantoms.tissues import Tissue
 from sicnn_app.settings import EstimationSettings
-from sicnn_app.simulate.acquire import acquire, noise_sigma
-from sicnn_app.simulate.phantom import Phantom
-from sicnn_app.simulate.tissues import Tissue
 
 METHODS = ("lsq", "si-cnn")
 
@@ -46,7 +46,7 @@ def try_methods(
         b-value of every volume.
     tissues : tuple of Tissue
     snr : float
-        As :data:`sicnn_app.simulate.acquire.SNR_DEFINITION`.
+        As :data:`sicnn_app.phantoms.acquire.SNR_DEFINITION`.
     seed : int
         Of the noise and of the training.
     progress : callable (text, done, total), optional

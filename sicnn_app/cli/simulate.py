@@ -15,9 +15,9 @@ from sicnn_app.cli.arguments import given_path
 from sicnn_app.errors import InternalError, SicnnAppError, UsageError
 from sicnn_app.files import from_here
 from sicnn_app.formats import printable
-from sicnn_app.simulate.acquire import SNR_DEFINITION, Protocol
-from sicnn_app.simulate.dataset import GENERATOR, SimulationSettings, write_dataset
-from sicnn_app.simulate.phantom import DEFAULT_SHAPE
+from sicnn_app.phantoms.acquire import SNR_DEFINITION, Protocol
+from sicnn_app.phantoms.dataset import GENERATOR, SimulationSettings, write_dataset
+from sicnn_app.phantoms.phantom import DEFAULT_SHAPE
 from sicnn_app.system.caches import private_caches
 from sicnn_app.system.streams import complain, outlive_streams
 from sicnn_app.system.surroundings import restart_with_docstrings, undisturbed

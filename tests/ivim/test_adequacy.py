@@ -14,7 +14,7 @@ from sicnn_app.ivim.adequacy_inputs import DOUBTFUL, GOOD, POOR, TYPICAL, UNKNOW
 from sicnn_app.ivim.checks import CHECKS
 from sicnn_app.ivim.precision import cramer_rao_bounds
 from sicnn_app.ivim.signal import ivim_signal
-from sicnn_app.simulate.tissues import TISSUES
+from sicnn_app.phantoms.tissues import TISSUES
 
 BVALS = np.array([0, 10, 20, 40, 80, 120, 200, 300, 400, 600, 800], dtype=float)
 RANK = {POOR: 0, DOUBTFUL: 1, GOOD: 2}

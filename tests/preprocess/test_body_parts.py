@@ -13,10 +13,10 @@ import pytest
 
 from sicnn_app.ivim.series import DwiSeries
 from sicnn_app.ivim.signal import ivim_signal_maps
+from sicnn_app.phantoms.acquire import acquire
+from sicnn_app.phantoms.phantom import make_phantom
 from sicnn_app.preprocess.steps import prepare
 from sicnn_app.settings import PreprocessingSettings
-from sicnn_app.simulate.acquire import acquire
-from sicnn_app.simulate.phantom import make_phantom
 
 ABDOMEN = Path(__file__).parents[2] / "../shared/data/ivim-abdomen"
 

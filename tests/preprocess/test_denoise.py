@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from sicnn_app.errors import DataError
 from sicnn_app.ivim.series import DwiSeries
 from sicnn_app.ivim.signal import ivim_signal_maps
+from sicnn_app.phantoms.acquire import Protocol
+from sicnn_app.phantoms.phantom import make_phantom
 from sicnn_app.preprocess.denoise import choose_denoising, denoise
-from sicnn_app.simulate.acquire import Protocol
-from sicnn_app.simulate.phantom import make_phantom
 
 BVALS = (0, 10, 20, 30, 40, 50, 75, 100, 150, 250, 400, 600)
 FEW = Protocol(BVALS).gradient_table()[0]

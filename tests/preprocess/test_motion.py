@@ -14,10 +14,10 @@ from scipy.spatial.transform import Rotation
 from sicnn_app.ivim.series import DwiSeries
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.lsq.estimate import estimate_lsq
+from sicnn_app.phantoms.acquire import noise_sigma
+from sicnn_app.phantoms.phantom import make_phantom
 from sicnn_app.preprocess.average import average_repeats
 from sicnn_app.preprocess.motion import MIN_SLICES, SPHERE_RADIUS, choose_motion_correction, correct_motion
-from sicnn_app.simulate.acquire import noise_sigma
-from sicnn_app.simulate.phantom import make_phantom
 
 BVALS = (0.0, 0.0, 10.0, 50.0, 200.0, 400.0, 800.0, 800.0)
 HIDDEN = 3

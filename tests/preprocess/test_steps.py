@@ -14,12 +14,12 @@ from sicnn_app.errors import DataError
 from sicnn_app.ivim.normalise import normalise
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 from sicnn_app.ivim.signal import ivim_signal_maps
+from sicnn_app.phantoms.acquire import acquire
+from sicnn_app.phantoms.phantom import make_phantom
 from sicnn_app.preprocess.average import average_repeats
 from sicnn_app.preprocess.corrected import Corrected
 from sicnn_app.preprocess.steps import prepare
 from sicnn_app.settings import PreprocessingSettings
-from sicnn_app.simulate.acquire import acquire
-from sicnn_app.simulate.phantom import make_phantom
 
 BVALS = np.array([0, 0, 0, 10, 20, 50, 100, 200, 400, 400, 800, 2000], dtype=float)
 SIGMA = 5.0

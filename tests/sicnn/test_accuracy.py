@@ -9,10 +9,10 @@ import pytest
 
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.lsq.estimate import estimate_lsq
+from sicnn_app.phantoms.acquire import acquire, noise_sigma
+from sicnn_app.phantoms.phantom import Phantom, make_phantom
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn.estimate import estimate
-from sicnn_app.simulate.acquire import acquire, noise_sigma
-from sicnn_app.simulate.phantom import Phantom, make_phantom
 
 BVALS = np.array([0, 10, 20, 30, 40, 50, 75, 100, 150, 250, 400, 600.0])
 

@@ -15,6 +15,8 @@ from sicnn_app.errors import UsageError
 from sicnn_app.ivim.maps import MAPS, Estimate
 from sicnn_app.ivim.resampling import add_noise
 from sicnn_app.ivim.signal import ivim_signal_maps
+from sicnn_app.phantoms.acquire import acquire, noise_sigma
+from sicnn_app.phantoms.phantom import make_phantom
 from sicnn_app.settings import EstimationSettings, NetworkSettings
 from sicnn_app.sicnn import ensemble as module
 from sicnn_app.sicnn import iterate
@@ -26,8 +28,6 @@ from sicnn_app.sicnn.network import IvimNetwork, NetworkConfig
 from sicnn_app.sicnn.stacked_networks import Members, build_network, clip_gradients
 from sicnn_app.sicnn.train import Trainer, TrainingData
 from sicnn_app.sicnn.whitening import Whitening
-from sicnn_app.simulate.acquire import acquire, noise_sigma
-from sicnn_app.simulate.phantom import make_phantom
 
 BVALS = np.array([0, 20, 80, 200, 600.0])
 SHAPE = (14, 12, 2)

@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sicnn_app.phantoms.acquire import acquire, noise_sigma
+from sicnn_app.phantoms.phantom import make_phantom
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn.estimate import estimate
 from sicnn_app.sicnn.signal_quality import (
@@ -22,8 +24,6 @@ from sicnn_app.sicnn.signal_quality import (
     group_by_fitting_error,
     signal_quality,
 )
-from sicnn_app.simulate.acquire import acquire, noise_sigma
-from sicnn_app.simulate.phantom import make_phantom
 
 BVALS = np.array([0, 10, 20, 30, 40, 50, 75, 100, 150, 250, 400, 600.0])
 EPSILON = np.finfo(np.float64).eps

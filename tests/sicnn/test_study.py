@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from sicnn_app.phantoms.acquire import acquire, noise_sigma
+from sicnn_app.phantoms.phantom import make_phantom
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn import iterate
 from sicnn_app.sicnn import study as study_module
@@ -14,8 +16,6 @@ from sicnn_app.sicnn.study import study_case, train_study
 from sicnn_app.sicnn.study_network import StudyNetwork
 from sicnn_app.sicnn.train import Trainer
 from sicnn_app.sicnn.whitening import Whitening
-from sicnn_app.simulate.acquire import acquire, noise_sigma
-from sicnn_app.simulate.phantom import make_phantom
 from sicnn_app.system.checkpoints import TrainingCheckpoint, read_state, write_state
 
 BVALS = np.array([0, 20, 80, 300, 700.0])

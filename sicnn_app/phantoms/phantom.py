@@ -9,8 +9,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from sicnn_app.errors import UsageError
-from sicnn_app.simulate import anatomy
-from sicnn_app.simulate.tissues import BOUNDS, TISSUES, Tissue, vary_tissues
+from sicnn_app.phantoms import anatomy
+from sicnn_app.phantoms.tissues import BOUNDS, TISSUES, Tissue, vary_tissues
 
 DEFAULT_SHAPE = {"abdomen": (96, 80, 8), "brain": (80, 88, 8)}
 """Matrix size of a preset when none is asked for."""

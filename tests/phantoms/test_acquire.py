@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sicnn_app.errors import UsageError
-from sicnn_app.simulate.acquire import Protocol, acquire, directions, noise_sigma
-from sicnn_app.simulate.phantom import make_phantom
+from sicnn_app.phantoms.acquire import Protocol, acquire, directions, noise_sigma
+from sicnn_app.phantoms.phantom import make_phantom
 
 SHAPE = (48, 44, 2)
 

@@ -19,9 +19,9 @@ from sicnn_app.assess.expectation import Assessment, assess, perfused_tissues
 from sicnn_app.assess.output import counted
 from sicnn_app.cli.simulate import main
 from sicnn_app.ivim.precision import cramer_rao_bounds
+from sicnn_app.phantoms.acquire import Protocol
+from sicnn_app.phantoms.dataset import SimulationSettings
 from sicnn_app.settings import EstimationSettings
-from sicnn_app.simulate.acquire import Protocol
-from sicnn_app.simulate.dataset import SimulationSettings
 
 BVALS = ["0", "10", "30", "80", "150", "300", "600"]
 WORDS = ["--preset", "abdomen", "--assess", "--shape", "22", "20", "1", "--bvals", *BVALS, "--snr", "30"]

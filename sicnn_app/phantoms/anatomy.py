@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sicnn_app.simulate.tissues import TISSUES
+from sicnn_app.phantoms.tissues import TISSUES
 
 FIELD_OF_VIEW = {"abdomen": (38.0, 30.0), "brain": (17.0, 20.5)}
 """Extent in x and y, cm."""
@@ -57,7 +57,7 @@ def label(preset: str, shape: tuple[int, int, int]) -> np.ndarray:
     Returns
     -------
     ndarray, shape (X, Y, Z), int16
-        Codes of :data:`sicnn_app.simulate.tissues.TISSUES`; 0 is background.
+        Codes of :data:`sicnn_app.phantoms.tissues.TISSUES`; 0 is background.
     """
     (x, y, z), spacing = grid(preset, shape)
     labels = np.zeros(shape, dtype=np.int16)

@@ -17,9 +17,9 @@ from sicnn_app.derivatives.written import WrittenRecord, require_free
 from sicnn_app.errors import OutputError, UsageError
 from sicnn_app.files import parse_json, read_regular
 from sicnn_app.ivim.maps import MAPS
-from sicnn_app.simulate.acquire import SNR_DEFINITION, Protocol, acquire, noise_sigma
-from sicnn_app.simulate.phantom import Phantom, make_phantom
-from sicnn_app.simulate.texts import dataset_readme, truth_readme
+from sicnn_app.phantoms.acquire import SNR_DEFINITION, Protocol, acquire, noise_sigma
+from sicnn_app.phantoms.phantom import Phantom, make_phantom
+from sicnn_app.phantoms.texts import dataset_readme, truth_readme
 from sicnn_app.system.locks.leftovers import remove_leftovers
 
 BIDS_VERSION = "1.11.1"
@@ -73,14 +73,14 @@ class SimulationSettings:
     preset : {"abdomen", "brain"}
     protocol : Protocol
     snr : float
-        See :data:`sicnn_app.simulate.acquire.SNR_DEFINITION`.
+        See :data:`sicnn_app.phantoms.acquire.SNR_DEFINITION`.
     shape : tuple of int, (X, Y, Z)
     subjects : int
     sessions : int
         0: no session level. Sessions of a subject show the same body with other noise.
     seed : int
     texture : float
-        See :func:`sicnn_app.simulate.phantom.make_phantom`.
+        See :func:`sicnn_app.phantoms.phantom.make_phantom`.
     subject_variation : float
         The same function's ``tissue_variation``.
     inherit_bval : bool

@@ -10,7 +10,7 @@ import numpy as np
 
 from sicnn_app.errors import UsageError
 from sicnn_app.ivim.signal import ivim_signal_maps
-from sicnn_app.simulate.phantom import Phantom
+from sicnn_app.phantoms.phantom import Phantom
 
 SNR_DEFINITION = (
     "mean true S0 over the body or brain mask, divided by the standard deviation of the Gaussian noise "

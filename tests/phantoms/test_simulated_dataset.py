@@ -11,8 +11,8 @@ import pytest
 
 from sicnn_app.derivatives.atomic import WORK_FOLDER
 from sicnn_app.errors import OutputError, UsageError
-from sicnn_app.simulate.acquire import Protocol
-from sicnn_app.simulate.dataset import SimulationSettings, write_dataset
+from sicnn_app.phantoms.acquire import Protocol
+from sicnn_app.phantoms.dataset import SimulationSettings, write_dataset
 
 BVALS = (0.0, 12.5, 50.0, 400.0)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sicnn_app.simulate.acquire import SNR_DEFINITION
-from sicnn_app.simulate.phantom import S0_SCALE, Phantom
+from sicnn_app.phantoms.acquire import SNR_DEFINITION
+from sicnn_app.phantoms.phantom import S0_SCALE, Phantom
 
 
 def dataset_readme(

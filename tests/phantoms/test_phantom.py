@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sicnn_app.errors import UsageError
-from sicnn_app.simulate.phantom import S0_SCALE, make_phantom
-from sicnn_app.simulate.tissues import BOUNDS, TISSUES, vary_tissues
+from sicnn_app.phantoms.phantom import S0_SCALE, make_phantom
+from sicnn_app.phantoms.tissues import BOUNDS, TISSUES, vary_tissues
 
 PRESETS = tuple(TISSUES)
 MAPS = ("f", "d", "dstar", "s0")
