@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.metrics import map_errors
 from sicnn_app.cli.simulate import DEFAULT_BVALS
-from sicnn_app.methods import load_estimator
+from sicnn_app.methods import estimator
 from sicnn_app.phantoms.acquire import acquire, noise_sigma
 from sicnn_app.phantoms.phantom import Phantom, make_phantom
 from sicnn_app.settings import EstimationSettings
@@ -53,7 +53,7 @@ def measure(preset: str, shape: tuple[int, int, int], snr: float, seed: int) -> 
     rows, epochs = [], None
     for method in reversed(METHODS):
         chosen = replace(settings, method=method, epochs=epochs if method == "cnn" else None)
-        estimate = load_estimator(method)(
+        estimate = estimator(method).estimate(
             signals,
             mask,
             bvals,

@@ -22,7 +22,7 @@ from benchmarks.accuracy import errors
 from sicnn_app.cli.simulate import DEFAULT_BVALS
 from sicnn_app.ivim.series import DwiSeries
 from sicnn_app.ivim.signal import ivim_signal_maps
-from sicnn_app.methods import load_estimator
+from sicnn_app.methods import estimator
 from sicnn_app.phantoms.acquire import Protocol, acquire, noise_sigma
 from sicnn_app.phantoms.phantom import make_phantom
 from sicnn_app.preprocess.average import average_repeats
@@ -63,7 +63,7 @@ def measure(
     stated = float(np.sqrt(np.mean(sigma_per_bval**2))) / sigma
     found = {}
     for method in methods:
-        estimate = load_estimator(method)(
+        estimate = estimator(method).estimate(
             average.signals,
             average.mask,
             average.groups.bvals,

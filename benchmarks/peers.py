@@ -51,7 +51,7 @@ from benchmarks.cells import Cells, comma_separated, markdown, provenance, sprea
 from benchmarks.metrics import LABELS, NAMES, SCALES, map_errors
 from benchmarks.scenarios import HELD_OUT_SEEDS, SCHEMES, SHAPE, Measurement, Scenario, measure
 from sicnn_app.cli.simulate import DEFAULT_BVALS
-from sicnn_app.methods import load_estimator
+from sicnn_app.methods import estimator
 from sicnn_app.settings import Bounds, EstimationSettings
 
 OWN = ("lsq", "si-cnn", "cnn")
@@ -171,7 +171,7 @@ def problem_of(scenario: Scenario, sample: int) -> tuple[Measurement, dict[str, 
 def fit_own(method: str, measured: Measurement, seed: int, *, epochs: int | None = None) -> Fit:
     """A method of the app on the whole measurement."""
     start = time.process_time()
-    estimate = load_estimator(method)(
+    estimate = estimator(method).estimate(
         measured.signals,
         measured.mask,
         measured.bvals,

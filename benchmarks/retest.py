@@ -45,7 +45,7 @@ from sicnn_app.bids.masks import load_mask
 from sicnn_app.ivim.run import DwiRun, SourceImage
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 from sicnn_app.ivim.signal import ivim_signal_maps
-from sicnn_app.methods import load_estimator
+from sicnn_app.methods import estimator
 from sicnn_app.preprocess.steps import prepare
 from sicnn_app.settings import EstimationSettings, PreprocessingSettings
 
@@ -279,7 +279,7 @@ def estimate_halves(run: Run, settings: Sequence[EstimationSettings], blur: floa
     """What :meth:`Estimates.get` returns; ``blur`` in voxels, 0 for none."""
     found: dict = {"epochs": [], **{label: [] for label in (*LABELS, "s0")}}
     for half, chosen in zip(run.halves, settings, strict=True):
-        estimate = load_estimator(chosen.method)(
+        estimate = estimator(chosen.method).estimate(
             statistics.blurred(half.signals, half.mask, blur) if blur else half.signals,
             half.mask,
             half.bvals,

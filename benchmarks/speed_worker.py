@@ -117,7 +117,7 @@ def run_estimator(device: str, scenario: dict[str, Any], settings: dict[str, Any
     """The estimator alone, with the errors of its maps."""
     from benchmarks.metrics import map_errors
     from benchmarks.scenarios import Scenario, measure
-    from sicnn_app.methods import load_estimator
+    from sicnn_app.methods import estimator
     from sicnn_app.settings import EstimationSettings, ResourceSettings
     from sicnn_app.system.device import limit_threads
 
@@ -126,11 +126,11 @@ def run_estimator(device: str, scenario: dict[str, Any], settings: dict[str, Any
     chosen = EstimationSettings(**settings)
     if device != "cpu":
         warm_up = measure(replace(asked, shape=WARM_UP_SHAPE))
-        _call(load_estimator(chosen.method), warm_up, replace(chosen, max_iterations=1), device)
+        _call(estimator(chosen.method).estimate, warm_up, replace(chosen, max_iterations=1), device)
     measured = measure(asked)
     kept: dict[str, Any] = {}
     stages = watched_stages(kept)
-    found = _call(load_estimator(chosen.method), measured, chosen, device)
+    found = _call(estimator(chosen.method).estimate, measured, chosen, device)
     inside = {name: row for name, row in stages.finish().items() if name not in (OUTSIDE, "import")}
     return {"stages": inside, "errors": map_errors(measured.phantom, measured.mask, found.maps), **kept}
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from sicnn_app.cli.simulate import DEFAULT_BVALS
-from sicnn_app.methods import load_estimator
+from sicnn_app.methods import estimator
 from sicnn_app.phantoms.acquire import acquire, noise_sigma
 from sicnn_app.phantoms.phantom import Phantom, make_phantom
 from sicnn_app.settings import EstimationSettings
@@ -67,16 +67,20 @@ def estimated(
     subject: Subject, settings: EstimationSettings, start: StudyNetwork | None, device: str
 ) -> dict[str, np.ndarray]:
     """Maps of one subject, from its own training or fit."""
-    return load_estimator(settings.method)(
-        subject.signals,
-        subject.mask,
-        BVALS,
-        sigma_per_bval=np.full(BVALS.size, subject.sigma),
-        sigma=subject.sigma,
-        settings=settings,
-        device=device,
-        start=start,
-    ).maps
+    return (
+        estimator(settings.method)
+        .estimate(
+            subject.signals,
+            subject.mask,
+            BVALS,
+            sigma_per_bval=np.full(BVALS.size, subject.sigma),
+            sigma=subject.sigma,
+            settings=settings,
+            device=device,
+            start=start,
+        )
+        .maps
+    )
 
 
 def applied(subject: Subject, settings: EstimationSettings, network: StudyNetwork) -> dict[str, np.ndarray]:

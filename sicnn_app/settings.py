@@ -11,13 +11,12 @@ from typing import Any
 
 from sicnn_app.errors import UsageError
 from sicnn_app.files import from_here
+from sicnn_app.methods import METHODS, Method
 
-METHODS = ("si-cnn", "di-cnn", "cnn", "lsq")
 ANATOMIES = ("auto", "brain", "body")
 DENOISING = ("auto", "none", "mppca", "patch2self")
 MOTION_CORRECTION = ("auto", "none", "rigid", "affine")
 COMBINE = ("none", "acquisition", "run", "direction")
-UPDATE_RULES = ("observed-neighbours", "predicted-neighbours", "own-prediction")
 NETWORK_INPUTS = ("noisy", "training")
 TRAINING_SCOPES = ("subject", "study")
 FITTING_ERROR_AGAINST = ("noisy", "training")
@@ -26,6 +25,7 @@ NEIGHBOUR_WEIGHTINGS = ("gaussian", "equal")
 RICIAN_WAYS = ("means", "model")
 NORMALISATIONS = ("channels", "none", "batch", "group")
 REPORT_LEVELS = ("default", "full")
+UPDATE_RULES = tuple(dict.fromkeys(rule for method in METHODS.values() for rule in method.update_rules))
 PRESETS = ("default", "supplement", "supplement-table")
 
 MAX_SEED = 2**32 - 1
@@ -226,7 +226,8 @@ class EstimationSettings:
 
     Attributes
     ----------
-    method : {'si-cnn', 'di-cnn', 'cnn', 'lsq'}
+    method : str
+        One of :data:`sicnn_app.methods.METHODS`.
     preset : {'default', 'supplement', 'supplement-table'}
         Where the values below came from; recorded, never interpreted again.
     fitting_threshold, neighbour_threshold : Threshold
@@ -324,13 +325,14 @@ class EstimationSettings:
             f"--training-scope must be one of {', '.join(TRAINING_SCOPES)}, not {self.training_scope!r}",
         )
         _require(
-            self.training_scope == "subject" or self.method != "lsq",
-            f"--training-scope {self.training_scope} contradicts --method lsq, which trains nothing",
+            self.training_scope == "subject" or self.described.trains,
+            f"--training-scope {self.training_scope} contradicts --method {self.method}, which trains "
+            "nothing",
         )
         _require(self.ensemble >= 1, f"--ensemble must be at least 1, not {self.ensemble}")
         _require(
-            self.ensemble == 1 or self.method != "lsq",
-            f"--ensemble {self.ensemble} contradicts --method lsq, which trains nothing",
+            self.ensemble == 1 or self.described.trains,
+            f"--ensemble {self.ensemble} contradicts --method {self.method}, which trains nothing",
         )
         _require(
             self.ensemble == 1 or self.training_scope == "subject",
@@ -342,9 +344,8 @@ class EstimationSettings:
             "the networks of an ensemble cannot have batch normalisation",
         )
         if self.update_rule is not None:
-            allowed = {"si-cnn": UPDATE_RULES[:2], "di-cnn": UPDATE_RULES[2:]}.get(self.method, ())
             _require(
-                self.update_rule in allowed,
+                self.update_rule in self.described.update_rules,
                 f"--update-rule {self.update_rule} contradicts --method {self.method}",
             )
         _expect(
@@ -370,7 +371,7 @@ class EstimationSettings:
         )
         _require(self.batch_size >= 1, f"--batch-size must be at least 1, not {self.batch_size}")
         _require(
-            self.epochs is None or (self.method == "cnn" and self.epochs >= 1),
+            self.epochs is None or (self.described.takes_epochs and self.epochs >= 1),
             f"--epochs is for --method cnn and must be at least 1, not {self.epochs} for {self.method}",
         )
         _require(0 <= self.dropout < 1, f"--dropout must be at least 0 and below 1, not {self.dropout:g}")
@@ -380,11 +381,14 @@ class EstimationSettings:
         )
 
     @property
+    def described(self) -> Method:
+        """Row of the method."""
+        return METHODS[self.method]
+
+    @property
     def resolved_update_rule(self) -> str | None:
         """The update rule in force; None for methods that rewrite nothing."""
-        if self.update_rule is not None:
-            return self.update_rule
-        return {"si-cnn": "observed-neighbours", "di-cnn": "own-prediction"}.get(self.method)
+        return self.update_rule or next(iter(self.described.update_rules), None)
 
     @property
     def takes_floor_off_means(self) -> bool:

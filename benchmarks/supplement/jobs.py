@@ -15,7 +15,7 @@ from benchmarks.metrics import LABELS, map_errors
 from benchmarks.scenarios import SCHEMES, Measurement, Scenario, measure
 from benchmarks.supplement.in_vivo import in_vivo_phantom
 from sicnn_app.ivim.maps import Estimate, Observation
-from sicnn_app.methods import load_estimator
+from sicnn_app.methods import estimator
 from sicnn_app.phantoms.acquire import acquire, noise_sigma
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn.cropping import NORMALISED_LIMITS
@@ -267,7 +267,7 @@ def timed(
     """The estimate and the processor seconds it took, which other processes do not lengthen."""
     begin = time.process_time()
     observing = {} if observe is None else {"observe": observe}
-    estimate = load_estimator(settings.method)(
+    estimate = estimator(settings.method).estimate(
         measured.signals,
         measured.mask,
         measured.bvals,

@@ -9,7 +9,7 @@ import numpy as np
 
 from sicnn_app import __version__
 from sicnn_app.assess.expectation import PARAMETERS, Assessment, Expectation
-from sicnn_app.assess.trial import METHODS
+from sicnn_app.assess.trial import COMPARED
 from sicnn_app.derivatives.atomic import StagedFiles, make_folder, scratch_folder
 from sicnn_app.derivatives.written import WrittenRecord, require_free
 from sicnn_app.errors import OutputError, UsageError
@@ -44,7 +44,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     "bound_suggested": {"Description": "The same with the b-values suggested"},
     **{
         f"{method.replace('-', '_')}_{name}": {"Description": f"{title} of {NAMES[method]} in the simulation"}
-        for method in METHODS
+        for method in COMPARED
         for name, title in (("rmse", "Root mean square of the errors"), ("bias", "Mean of the errors"))
     },
 }
@@ -100,7 +100,7 @@ def show_assessment(console: Console, assessment: Assessment) -> None:
             "map",
             "true value",
             "bound",
-            *(f"error of {NAMES[method]}" for method in METHODS),
+            *(f"error of {NAMES[method]}" for method in COMPARED),
             "bound, suggested b",
         ),
         [_cells(row) for row in assessment.expectations],
@@ -146,7 +146,7 @@ def _row(row: Expectation) -> dict[str, Any]:
 def _cells(row: Expectation) -> list[str]:
     factor, unit = UNITS[row.parameter]
     errors = [
-        None if row.errors[method] is None else row.errors[method].root_mean_square for method in METHODS
+        None if row.errors[method] is None else row.errors[method].root_mean_square for method in COMPARED
     ]
     return [
         row.tissue.replace("_", " "),

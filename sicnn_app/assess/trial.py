@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sicnn_app.methods import load_estimator
+from sicnn_app.methods import LEAST_SQUARES, estimator
 from sicnn_app.phantoms.acquire import acquire, noise_sigma
 from sicnn_app.phantoms.phantom import Phantom
 from sicnn_app.phantoms.tissues import Tissue
 from sicnn_app.settings import EstimationSettings
 
-METHODS = ("lsq", "si-cnn")
+COMPARED = (LEAST_SQUARES, "si-cnn")
+"""Methods that are tried."""
 
 LABELS = ("f", "d", "dstar")
 
@@ -64,8 +65,8 @@ def try_methods(
     sigma = noise_sigma(phantom, snr)
     mask = phantom.mask & (signals[..., 0] > 0)
     found = {}
-    for method in METHODS:
-        estimate = load_estimator(method)(
+    for method in COMPARED:
+        estimate = estimator(method).estimate(
             signals,
             mask,
             bvals,

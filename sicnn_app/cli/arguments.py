@@ -13,11 +13,11 @@ from typing import Any, NoReturn
 from sicnn_app import __version__
 from sicnn_app.errors import MissingInputError, UsageError
 from sicnn_app.files import open_regular, parse_json
+from sicnn_app.methods import METHODS
 from sicnn_app.settings import (
     ANATOMIES,
     COMBINE,
     DENOISING,
-    METHODS,
     MOTION_CORRECTION,
     NETWORK_INPUTS,
     PRESETS,
@@ -210,7 +210,7 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
     )
 
     group = parser.add_argument_group("estimation")
-    group.add_argument("--method", choices=METHODS, help=f"(default: {estimation.method})")
+    group.add_argument("--method", choices=list(METHODS), help=f"(default: {estimation.method})")
     group.add_argument(
         "--preset",
         choices=PRESETS,

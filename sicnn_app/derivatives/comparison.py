@@ -12,6 +12,7 @@ from sicnn_app.ivim.comparison import COMPARED, agreement
 from sicnn_app.ivim.flags import NEGLIGIBLE_F, at_bounds
 from sicnn_app.ivim.maps import MAPS, MapSpec
 from sicnn_app.ivim.run import RunResult
+from sicnn_app.methods import LEAST_SQUARES
 
 _NUMBERS: dict[str, tuple[str, str, bool]] = {
     "voxels": ("voxels compared", "Unflagged voxels over which {symbol} is compared", False),
@@ -42,7 +43,7 @@ def conventional_result(result: RunResult) -> RunResult:
     return replace(
         result,
         estimate=result.conventional,
-        settings={**result.settings, "method": "lsq"},
+        settings={**result.settings, "method": LEAST_SQUARES},
         conventional=None,
     )
 

@@ -18,6 +18,7 @@ from sicnn_app.derivatives.provenance import device_name, software_versions
 from sicnn_app.ivim.flags import FLAGS
 from sicnn_app.ivim.maps import MapSpec
 from sicnn_app.ivim.run import RunResult
+from sicnn_app.methods import METHODS
 
 RAW_DATASET = "raw"
 """Name of the input dataset in ``DatasetLinks`` and BIDS URIs."""
@@ -29,13 +30,6 @@ IVIM_DESCRIPTION = (
     "D* is the full second exponent"
 )
 _LE_BIHAN = f"Le Bihan et al., Radiology 1988;168:497-505, {IVIM_URL}"
-_SI_CNN = "Supplementary materials of SI-CNN, from which the method was reconstructed; see CITATION.md"
-_REFERENCES = {
-    "lsq": [_LE_BIHAN],
-    "cnn": [_LE_BIHAN, _SI_CNN],
-    "di-cnn": [_LE_BIHAN, _SI_CNN],
-    "si-cnn": [_LE_BIHAN, _SI_CNN],
-}
 
 SPATIAL_REFERENCE = re.compile(r"orig|bids:[\w-]*:[\w./+-]+")
 """What is taken over of a ``SpatialReference``: no other place, whose path can name a person."""
@@ -192,7 +186,7 @@ def map_sidecar(
         "Units": spec.unit,
         "Model": model(result, roots),
         "EstimationAlgorithm": result.estimate.algorithm,
-        "EstimationReference": _REFERENCES.get(method_name(result), [_LE_BIHAN]),
+        "EstimationReference": [_LE_BIHAN, *METHODS[method_name(result)].cited_as],
         **_reference(result, roots),
         **provenance(result),
     }

@@ -9,8 +9,8 @@ from sicnn_app.derivatives.facts import MISSING, format_number
 from sicnn_app.formats import natural_key
 from sicnn_app.group.columns import MASK_REGION
 from sicnn_app.group.outliers import Measured
+from sicnn_app.methods import METHODS
 from sicnn_app.report.quantities import shown_quantities
-from sicnn_app.report.tables import METHOD_NAMES
 
 MAX_POINTS = 24_000
 """Points on the page; each takes some 200 bytes, and the page shall stay below 10 MB."""
@@ -102,7 +102,7 @@ def method_in_words(method: str | None) -> str:
     >>> method_in_words("lsq")
     'Least squares'
     """
-    return METHOD_NAMES.get(method or "", method or MISSING)
+    return METHODS[method].title if method in METHODS else method or MISSING
 
 
 class RegionNames:

@@ -11,6 +11,7 @@ from sicnn_app.ivim.flags import MIN_SIGNAL_TO_NOISE
 from sicnn_app.ivim.precision import cramer_rao_bounds
 from sicnn_app.ivim.series import MAX_LOW_BVAL
 from sicnn_app.ivim.signal import ivim_signal
+from sicnn_app.methods import LEAST_SQUARES
 
 SNR_B0 = (10.0, 20.0)
 """Poor below, good from: two standard deviations of one averaged signal are then a perfusion fraction of 0.2
@@ -183,7 +184,7 @@ def _network(evidence: Evidence) -> Check:
         )
     else:
         meaning = "On phantoms the errors of SI-CNN are at most half of those of least squares."
-    if evidence.method == "lsq" and verdict == GOOD:
+    if evidence.method == LEAST_SQUARES and verdict == GOOD:
         meaning += " Try --method si-cnn."
     value = f"SNR {ratio:.3g} after averaging, {evidence.bvals.size} b-values"
     return Check(name, value, verdict, meaning, {"snr_averaged": ratio})

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+
+Resample = Callable[[np.random.Generator], np.ndarray]
+"""Draws averaged signals, shape (X, Y, Z, B), that could have been measured instead of those that were."""
 
 
 def add_noise(

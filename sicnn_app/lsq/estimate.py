@@ -14,6 +14,7 @@ from sicnn_app.ivim.maps import MAPS, Estimate
 from sicnn_app.ivim.signal import ivim_signal_torch
 from sicnn_app.lsq.fit import CHUNK_ELEMENTS, DEFAULT_BOUNDS, MAX_ITERATIONS, LsqFit, fit_biexponential
 from sicnn_app.lsq.starts import split_bval
+from sicnn_app.methods import LEAST_SQUARES
 from sicnn_app.settings import Bounds, EstimationSettings
 from sicnn_app.system.checkpoints import TrainingCheckpoint
 from sicnn_app.system.device import is_out_of_memory, release_memory
@@ -203,7 +204,7 @@ def estimate_lsq(
             }
         ],
         parameters={
-            "method": "lsq",
+            "method": LEAST_SQUARES,
             "bounds": {name: list(interval) for name, interval in asdict(bounds).items()},
             "normaliser": "signal at the lowest b-value",
             "split_b_value": split_bval(b),

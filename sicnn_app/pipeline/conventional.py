@@ -10,6 +10,7 @@ import numpy as np
 from sicnn_app.errors import TryAgainError
 from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.series import AveragedSignals
+from sicnn_app.methods import LEAST_SQUARES, estimator
 from sicnn_app.settings import Settings
 from sicnn_app.system.memory import remaining_memory
 
@@ -30,7 +31,7 @@ def fit_conventionally(
     ----------
     averaged : AveragedSignals
     settings : Settings
-        For the method lsq nothing is fitted: those maps are the conventional fit.
+        Where no network is trained nothing is fitted: those maps are the conventional fit, or as good.
     device : str
         ``cpu`` or ``cuda:N``.
     progress : callable (text, done, total), optional
@@ -42,13 +43,12 @@ def fit_conventionally(
     warnings : list of str
         Why there is none, when the memory does not suffice.
     """
-    if settings.estimation.method == "lsq":
+    if not settings.estimation.described.trains:
         return None, []
-    from sicnn_app.lsq.estimate import estimate
     from sicnn_app.system.device import describe_device, is_out_of_memory
 
     try:
-        found = estimate(
+        found = estimator(LEAST_SQUARES).estimate(
             averaged.signals,
             averaged.mask,
             averaged.bvals,

@@ -17,9 +17,8 @@ from sicnn_app.derivatives import provenance
 from sicnn_app.derivatives.disk_space import require_room
 from sicnn_app.derivatives.write import write_run
 from sicnn_app.errors import DataError, OutputError, SicnnAppError, TryAgainError
-from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.run import DwiRun, RunResult
-from sicnn_app.methods import estimator_module, load_estimator
+from sicnn_app.methods import estimator
 from sicnn_app.pipeline.conventional import fit_conventionally
 from sicnn_app.pipeline.fingerprints import finished_runs, require_unchanged
 from sicnn_app.preprocess.anatomy import choose_anatomy
@@ -233,7 +232,7 @@ def _estimate_run(
     for text in warnings:
         console.warning(f"{item.name}: {text}")
     with console.progress(item.name) as progress:
-        estimate: Estimate = load_estimator(settings.estimation.method)(
+        estimate = estimator(settings.estimation.method).estimate(
             averaged.signals,
             averaged.mask,
             averaged.bvals,
@@ -303,9 +302,7 @@ def _plan_resources(item: DwiRun, settings: Settings, scratch: Path) -> MemoryPl
         limit=settings.resources.mem,
         limit_from=settings.resources.mem_from,
         resident=resident_memory(),
-        estimation=estimator_module(settings.estimation.method).needed_bytes(
-            shape[:3], bvals, settings.estimation
-        ),
+        estimation=estimator(settings.estimation.method).needed_bytes(shape[:3], bvals, settings.estimation),
         denoise=denoising,
         corrections=steps.unring + (steps.motion_correction != "none"),
     )
@@ -314,7 +311,7 @@ def _plan_resources(item: DwiRun, settings: Settings, scratch: Path) -> MemoryPl
         settings.output_dir,
         shape,
         ensemble=settings.estimation.ensemble > 1,
-        comparison=settings.estimation.method != "lsq",
+        comparison=settings.estimation.described.trains,
         work=[(scratch, plan.disk)],
     )
     return plan

@@ -29,7 +29,7 @@ def planned_outputs(item: DwiRun, settings: Settings) -> list[Path]:
         settings.output_dir,
         anatomy=anatomy,
         ensemble=settings.estimation.ensemble > 1,
-        comparison=settings.estimation.method != "lsq",
+        comparison=settings.estimation.described.trains,
         motion=motion_correction != "none",
     )
 

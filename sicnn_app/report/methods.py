@@ -14,6 +14,7 @@ from sicnn_app.derivatives.facts import (
     in_words,
     stop_in_words,
 )
+from sicnn_app.methods import HUANG, METHODS, Method
 from sicnn_app.report.references import REFERENCES
 
 _LIBRARIES = {
@@ -73,7 +74,8 @@ def methods_paragraphs(
     ``compared`` says whether there are maps of the conventional fit, too; by default with every network.
     """
     facts = Facts(parameters)
-    compared = _method(facts) in ("si-cnn", "di-cnn", "cnn") if compared is None else compared
+    method = _method(facts)
+    compared = (method is not None and method.trains) if compared is None else compared
     return [
         paragraph
         for paragraph in (
@@ -92,12 +94,13 @@ def references_of(parameters: Mapping[str, Any], software: Mapping[str, str]) ->
     """The references that the methods text of a run cites, in the order of :data:`REFERENCES`."""
     facts = Facts(parameters)
     cited = {"lebihan", "bids", "gudbjartsson"}
-    if _method(facts) != "lsq":
-        cited |= {"huang", "supplement"} if _method(facts) in ("si-cnn", "di-cnn") else {"huang"}
     steps = " ".join(in_words(step) for step in _steps(facts) if was_done(step)).lower()
     cited |= {key for word, key in _STEP_REFERENCES.items() if word in steps}
     cited |= {key for key in _LIBRARIES if key in {name.lower() for name in software}}
-    return [text for key, text in REFERENCES.items() if key in cited]
+    method = _method(facts)
+    own = (HUANG,) if method is None else method.references
+    known = [text for key, text in REFERENCES.items() if key in cited or text in own]
+    return [*(text for text in own if text not in known), *known]
 
 
 def citation_markdown() -> str:
@@ -119,8 +122,8 @@ def citation_markdown() -> str:
     )
 
 
-def _method(facts: Facts) -> str:
-    return str(facts.get("method") or "").lower()
+def _method(facts: Facts) -> Method | None:
+    return METHODS.get(str(facts.get("method") or "").lower())
 
 
 def _steps(facts: Facts) -> list[Any]:
@@ -214,28 +217,16 @@ def _model(facts: Facts) -> str:
 
 def _estimation(facts: Facts) -> str:
     method = _method(facts)
-    if method == "lsq":
-        return "F, D, D* and S0 were estimated voxel by voxel by least squares, without any neural network."
-    if method not in ("si-cnn", "di-cnn", "cnn"):
+    if method is None:
         return ""
     network = (
         f"an unsupervised convolutional neural network (after Huang, 2022), trained {_scope(facts)} without "
         "any reference maps, turned the signals of all b-values into maps of F, D and D*; the IVIM equation "
         "turned the maps back into signals, and the difference from the training signals was the loss"
     )
-    if method == "cnn":
-        text = (
-            f"F, D and D* were estimated with a plain network: {network}. Training signals were not "
-            "rewritten."
-        )
-    else:
-        text = (
-            f"F, D and D* were estimated with {method.upper()}, reconstructed from the supplement of the "
-            f"method's authors (Supplementary materials of SI-CNN): {network}. {_rewriting(facts, method)} "
-            "As the network and further details are not published in the supplement, this is a "
-            "reconstruction, not the authors' own implementation."
-        )
-    return " ".join(filter(None, [text, _training_settings(facts), _ensemble(facts)]))
+    text = method.sentence.format(network=network, rewriting=_rewriting(facts, method))
+    training = [_training_settings(facts), _ensemble(facts)] if method.trains else []
+    return " ".join(filter(None, [text, *training]))
 
 
 def _scope(facts: Facts) -> str:
@@ -248,9 +239,10 @@ def _scope(facts: Facts) -> str:
     return f"first on the images of {together} of the study together{length}, then {own},"
 
 
-def _rewriting(facts: Facts, method: str) -> str:
-    default_rule = "own-prediction" if method == "di-cnn" else "observed-neighbours"
-    rule = str(facts.get("update_rule") or default_rule)
+def _rewriting(facts: Facts, method: Method) -> str:
+    if not method.update_rules:
+        return ""
+    rule = str(facts.get("update_rule") or method.update_rules[0])
     fitting = facts.get("fitting_threshold")
     over = f"exceeded {_threshold(fitting)}" if fitting is not None else "was large"
     sentence = (
@@ -349,7 +341,8 @@ def _ensemble(facts: Facts) -> str:
 
 
 def _quality(facts: Facts) -> str:
-    lonely = " or no similar neighbour was found" if _method(facts) == "si-cnn" else ""
+    method = _method(facts)
+    lonely = " or no similar neighbour was found" if method and method.searches_neighbours else ""
     return (
         "Voxels in which a parameter reached its limit, the residual exceeded the noise, F was too small "
         "to define D* or the signal was too weak for near-Gaussian noise (Gudbjartsson and Patz, "

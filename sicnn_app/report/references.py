@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+from sicnn_app.methods import HUANG, SUPPLEMENT
+
 REFERENCES: dict[str, str] = {
-    "supplement": (
-        "Supplementary materials of SI-CNN: Proof process of Differences in Signal Quality, convergence, "
-        "ablation study and related experimental logs."
-    ),
-    "huang": (
-        "Huang HM. An unsupervised convolutional neural network method for estimation of intravoxel "
-        "incoherent motion parameters. Physics in Medicine & Biology 2022;67(21):215018."
-    ),
+    "supplement": SUPPLEMENT,
+    "huang": HUANG,
     "lebihan": (
         "Le Bihan D, Breton E, Lallemand D, Aubin ML, Vignaud J, Laval-Jeantet M. Separation of diffusion "
         "and perfusion in intravoxel incoherent motion MR imaging. Radiology 1988;168(2):497-505. "

@@ -20,6 +20,7 @@ from sicnn_app.derivatives.facts import (
 )
 from sicnn_app.formats import printable, shorten
 from sicnn_app.ivim.flags import FLAGS
+from sicnn_app.methods import METHODS
 from sicnn_app.report.methods import has_step, methods_paragraphs, references_of, step_in_words
 from sicnn_app.report.quantities import HISTOGRAM_LABELS, shown_quantities
 
@@ -48,14 +49,6 @@ BVALUE_HEAD = (
 MAX_COUNT = 1e15
 """Whole numbers up to here are exact in the tables that are read, and short enough for a cell."""
 
-METHOD_NAMES = {
-    "si-cnn": "SI-CNN",
-    "di-cnn": "DI-CNN",
-    "cnn": "CNN",
-    "lsq": "Least squares",
-}
-
-
 MAX_NAME = 40
 """Letters of the name of a method, which charts must have room for."""
 
@@ -68,7 +61,7 @@ def method_name(method: str) -> str:
     >>> method_name("lsq")
     'Least squares'
     """
-    return METHOD_NAMES.get(method) or shorten(printable(method), MAX_NAME)
+    return METHODS[method].title if method in METHODS else shorten(printable(method), MAX_NAME)
 
 
 @dataclass(frozen=True)
@@ -96,7 +89,7 @@ def tabulate_run(run: RunDerivatives) -> RunTables:
     """Put one run into words; what is missing reads ``n/a``."""
     facts = _facts(run)
     # A fit has one row too, but trains nothing.
-    head = list(run.history[0]) if run.history and facts.text("method") != "lsq" else []
+    head = list(run.history[0]) if run.history and _may_train(facts) else []
     return RunTables(
         summary=_summary(run, facts),
         tiles=_tiles(run, facts),
@@ -114,6 +107,11 @@ def tabulate_run(run: RunDerivatives) -> RunTables:
         references=references_of(run.parameters, run.software),
         settings=_settings(run),
     )
+
+
+def _may_train(facts: Facts) -> bool:
+    method = METHODS.get(facts.text("method"))
+    return method is None or method.trains
 
 
 def _facts(run: RunDerivatives) -> Facts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import fields
 from typing import NamedTuple
 
@@ -11,15 +10,13 @@ import torch
 from torch import Tensor
 
 from sicnn_app.ivim.flags import at_bounds
+from sicnn_app.ivim.resampling import Resample
 from sicnn_app.settings import Bounds, EstimationSettings
 from sicnn_app.sicnn.cropping import Box, cropped_data
 from sicnn_app.sicnn.iterate import IterationResult
 from sicnn_app.sicnn.loss import ForwardModel
 from sicnn_app.sicnn.network import Parameters
 from sicnn_app.sicnn.train import TrainingData
-
-Resample = Callable[[np.random.Generator], np.ndarray]
-"""Draws averaged signals, shape (X, Y, Z, B), that could have been measured instead of those that were."""
 
 STRENGTH = 0.5
 """Share of the noise that is drawn anew. With all of it the members would see what an SNR lower by sqrt(2)

@@ -13,10 +13,10 @@ import torch
 
 from sicnn_app.errors import TryAgainError
 from sicnn_app.ivim.maps import Estimate, Observation
-from sicnn_app.ivim.resampling import add_noise
+from sicnn_app.ivim.resampling import Resample, add_noise
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn.cropping import Box, training_data
-from sicnn_app.sicnn.ensemble import Resample, ensemble_data, ensemble_parameters, together
+from sicnn_app.sicnn.ensemble import ensemble_data, ensemble_parameters, together
 from sicnn_app.sicnn.held_out import held_out_patches
 from sicnn_app.sicnn.iterate import IterationResult, Observe, Progress, iterate
 from sicnn_app.sicnn.loss import ForwardModel, bval_weights, noise_free_model, rician_model
@@ -381,7 +381,7 @@ def _describe(
     settings: EstimationSettings,
 ) -> dict:
     rewriting = settings.resolved_update_rule is not None
-    similar = settings.method == "si-cnn"
+    similar = settings.described.searches_neighbours
     return {
         "method": settings.method,
         "preset": settings.preset,

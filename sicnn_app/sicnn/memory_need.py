@@ -75,7 +75,7 @@ def needed_bytes(
     one_slice = members * size_x * size_y * (SLICE_COPIES["width"] * width + SLICE_COPIES["bvals"] * n_bvals)
     together = max(size_x * size_y, min(members * voxels, VOXELS_AT_ONCE))
     copies = NEIGHBOUR_COPIES["means"] + (NEIGHBOUR_COPIES["floor"] if settings.takes_floor_off_means else 0)
-    rewriting = together * copies * n_bvals if settings.method == "si-cnn" else 0
+    rewriting = together * copies * n_bvals if settings.described.searches_neighbours else 0
     return arrays + VALUE * max(step, one_slice, rewriting)
 
 

@@ -28,8 +28,9 @@ from sicnn_app.errors import (
     TryAgainError,
     UsageError,
 )
+from sicnn_app.methods import METHODS
 from sicnn_app.pipeline import dispatch as workflow_module
-from sicnn_app.settings import METHODS, EstimationSettings, Settings, Threshold
+from sicnn_app.settings import EstimationSettings, Settings, Threshold
 
 BASE = ("bids", "out", "participant")
 LABELS = st.text("abcXYZ0123456789", min_size=1, max_size=6)
