@@ -19,11 +19,10 @@ import numpy as np
 import torch
 
 from benchmarks.accuracy import errors
-from sicnn_app.cli.simulate import DEFAULT_BVALS
 from sicnn_app.ivim.series import DwiSeries
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.methods import estimator
-from sicnn_app.phantoms.acquire import Protocol, acquire, noise_sigma
+from sicnn_app.phantoms.acquire import DEFAULT_BVALS, Protocol, acquire, noise_sigma
 from sicnn_app.phantoms.phantom import make_phantom
 from sicnn_app.preprocess.average import average_repeats
 from sicnn_app.preprocess.denoise import denoise

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sicnn_app.cli.simulate import DEFAULT_BVALS
-from sicnn_app.phantoms.acquire import acquire, noise_sigma
+from sicnn_app.phantoms.acquire import DEFAULT_BVALS, acquire, noise_sigma
 from sicnn_app.phantoms.phantom import Phantom, make_phantom
 
 SCHEMES: dict[str, tuple[tuple[float, ...], int]] = {

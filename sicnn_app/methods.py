@@ -1,6 +1,6 @@
 """The methods of estimation: a row each, from which everything else that knows a method takes it.
 
-May import ``ivim``.
+May import ``ivim`` and, for types alone, ``sicnn``.
 """
 
 from __future__ import annotations

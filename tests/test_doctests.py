@@ -1,4 +1,4 @@
-"""The examples in the docstrings are true."""
+"""The examples in the docstrings, and those of the page on Python, are true."""
 
 from __future__ import annotations
 
@@ -24,4 +24,11 @@ def test_examples_of(name):
     module = importlib.import_module(name.removesuffix(".__init__"))
     outcome = doctest.testmod(module)
     assert outcome.attempted > 0
+    assert outcome.failed == 0
+
+
+def test_examples_of_the_page_on_python():
+    page = PACKAGE.parent / "docs" / "python.md"
+    outcome = doctest.testfile(str(page), module_relative=False)
+    assert outcome.attempted > 10
     assert outcome.failed == 0

@@ -15,18 +15,12 @@ from sicnn_app.cli.arguments import given_path
 from sicnn_app.errors import InternalError, SicnnAppError, UsageError
 from sicnn_app.files import from_here
 from sicnn_app.formats import printable
-from sicnn_app.phantoms.acquire import SNR_DEFINITION, Protocol
+from sicnn_app.phantoms.acquire import DEFAULT_BVALS, SNR_DEFINITION, Protocol
 from sicnn_app.phantoms.dataset import GENERATOR, SimulationSettings, write_dataset
 from sicnn_app.phantoms.phantom import DEFAULT_SHAPE
 from sicnn_app.system.caches import private_caches
 from sicnn_app.system.streams import complain, outlive_streams
 from sicnn_app.system.surroundings import restart_with_docstrings, undisturbed
-
-DEFAULT_BVALS = {
-    "abdomen": (0, 10, 20, 30, 40, 50, 75, 100, 150, 250, 400, 600),
-    "brain": (0, 10, 20, 40, 80, 110, 140, 170, 200, 300, 400, 500, 600, 700, 800, 900),
-}
-"""s/mm^2: schemes used for IVIM of the pancreas and of the brain."""
 
 INTERRUPTED = 130
 

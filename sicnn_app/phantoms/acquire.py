@@ -18,6 +18,12 @@ SNR_DEFINITION = (
 )
 """What the number called SNR means wherever this package says it."""
 
+DEFAULT_BVALS = {
+    "abdomen": (0, 10, 20, 30, 40, 50, 75, 100, 150, 250, 400, 600),
+    "brain": (0, 10, 20, 40, 80, 110, 140, 170, 200, 300, 400, 500, 600, 700, 800, 900),
+}
+"""s/mm^2: schemes used for IVIM of the pancreas and of the brain."""
+
 
 @dataclass(frozen=True)
 class Protocol:

@@ -1,5 +1,5 @@
 """Settings to outcomes: which runs there are, what each goes through, and how many processes share the work.
 
-May import ``bids``, ``derivatives``, ``group``, ``ivim``, ``lsq``, ``preprocess``, ``report``,
+May import ``bids``, ``derivatives``, ``group``, ``ivim``, ``preprocess``, ``report``,
 ``sicnn``, and what every module may.
 """

@@ -6,7 +6,8 @@ import pytest
 
 import sicnn_app
 from sicnn_app.cli import simulate as cli
-from sicnn_app.cli.simulate import DEFAULT_BVALS, build_parser, main
+from sicnn_app.cli.simulate import build_parser, main
+from sicnn_app.phantoms.acquire import DEFAULT_BVALS
 
 SMALL = ["--shape", "12", "11", "2"]
 

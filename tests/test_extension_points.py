@@ -1,0 +1,110 @@
+"""What the tables are worth: a test adds a row, and the rest of the app knows of it.
+
+Nothing of the app is touched: every addition is one row, put into its table for the time of a test, and what
+the row points to.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from app_runs import App, dataset
+
+from sicnn_app.cli.arguments import build_parser
+from sicnn_app.ivim.maps import Estimate
+from sicnn_app.ivim.signal import ivim_signal_maps
+from sicnn_app.methods import METHODS, Method
+
+REFERENCE = "Nobody A, Noone B. Maps that are the same everywhere. Journal of Examples 2026;1:1."
+ON_CPU = ("--device", "cpu", "--omp-nthreads", "1")
+
+
+@pytest.fixture
+def app(capsys: pytest.CaptureFixture[str]) -> App:
+    return App(capsys)
+
+
+def constant_estimate(signals, mask, bvals, *, sigma_per_bval, settings, device="cpu", **others) -> Estimate:
+    """The same F, D and D* in every voxel."""
+    lowest = signals[..., 0]
+    values = {"f": 0.1, "d": 0.001, "dstar": 0.02, "s0": lowest, "rmse": 0.0}
+    maps = {name: np.where(mask, value, np.nan).astype(np.float32) for name, value in values.items()}
+    predicted = ivim_signal_maps(bvals, *(np.nan_to_num(maps[name]) for name in ("f", "d", "dstar", "s0")))
+    return Estimate(
+        maps=maps,
+        predicted=predicted.astype(np.float32),
+        history=[{"data_iteration": 0, "training_loss": 0.0}],
+        parameters={"method": settings.method, "stop_reason": "at once", "out_of_memory": []},
+        algorithm="The same values everywhere",
+        device=device,
+    )
+
+
+@pytest.fixture
+def constant(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A method of estimation in one module and one row; gives its name."""
+    module = ModuleType("constant_maps")
+    module.estimate = constant_estimate
+    module.needed_bytes = lambda shape, n_bvals, settings: 0
+    monkeypatch.setitem(sys.modules, "constant_maps", module)
+    row = Method(
+        title="Constant maps",
+        module="constant_maps",
+        sentence="F, D and D* were not estimated at all but taken to be the same everywhere.",
+        references=(REFERENCE,),
+        cited_as=("Nobody and Noone, Journal of Examples 2026;1:1",),
+    )
+    monkeypatch.setitem(METHODS, "constant", row)
+    return "constant"
+
+
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def test_an_estimator_is_a_module_and_a_row(constant, app, tmp_path):
+    made, out = dataset(tmp_path / "bids", "sub-01", "sub-02"), tmp_path / "out"
+    assert f",{constant}}}" in build_parser().format_help()
+    assert app(made, out, "--method", constant, *ON_CPU).code == 0
+
+    image = nib.load(next(out.rglob("sub-01*_param-f_dwimap.nii.gz")))
+    assert set(np.unique(image.get_fdata()[np.isfinite(image.get_fdata())]).round(6)) == {0.1}
+    assert not list(out.rglob("*desc-lsq*")), "nothing was trained, so nothing is compared"
+
+    sidecar = json.loads(text_of(next(out.rglob("sub-01*_param-f_dwimap.json"))))
+    assert sidecar["EstimationAlgorithm"] == "The same values everywhere"
+    assert sidecar["EstimationReference"][-1] == "Nobody and Noone, Journal of Examples 2026;1:1"
+
+    (row,) = pd.read_csv(next(out.rglob("sub-01*_desc-ivim_qc.tsv")), sep="\t").to_dict("records")
+    assert row["method"] == constant and row["f_median"] == pytest.approx(0.1)
+
+    report = text_of(out / "sub-01.html")
+    assert "Constant maps" in report and "taken to be the same everywhere" in report and REFERENCE in report
+
+    # Another method is another fingerprint.
+    assert app.quick(made, out).code == 64
+    assert "skipped, finished before" in app(made, out, "--method", constant, *ON_CPU).text
+
+    boilerplate = app(made, tmp_path / "words", "--method", constant, "--boilerplate-only").out
+    assert "taken to be the same everywhere" in boilerplate and REFERENCE in boilerplate
+
+    assert app.raw(made.root, out, "group").code == 0
+    table = pd.read_csv(out / "group_ivim.tsv", sep="\t")
+    assert set(table["method"]) == {constant}
+    assert "Constant maps" in text_of(out / "group.html")
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--ensemble 2", "--training-scope study", "--epochs 3", "--update-rule own-prediction"],
+)
+def test_a_method_that_trains_nothing_takes_no_options_of_training(constant, app, tmp_path, option):
+    called = app(dataset(tmp_path / "bids"), tmp_path / "out", "--method", constant, *option.split())
+    assert called.code == 64 and option.split()[0] in called.err and constant in called.err
