@@ -15,9 +15,12 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from app_runs import App, dataset
+from app_runs import App, add_run, body, dataset
+from bids_datasets import Dataset
 
 from sicnn_app.cli.arguments import build_parser
+from sicnn_app.derivatives import quality
+from sicnn_app.derivatives.quality import Column, Shown
 from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.methods import METHODS, Method
@@ -108,3 +111,42 @@ def test_an_estimator_is_a_module_and_a_row(constant, app, tmp_path):
 def test_a_method_that_trains_nothing_takes_no_options_of_training(constant, app, tmp_path, option):
     called = app(dataset(tmp_path / "bids"), tmp_path / "out", "--method", constant, *option.split())
     assert called.code == 64 and option.split()[0] in called.err and constant in called.err
+
+
+@pytest.fixture
+def odd_voxels(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A column of the quality table: one row; gives its name."""
+    row = Column(
+        "edge_signal",
+        "Signal at the edge",
+        "Mean signal at b = 0 of the first slice, a measure that nobody needs",
+        lambda quality: float(quality.result.averaged.signals[:, :, 0, 0].mean()),
+        unit="arbitrary",
+        in_group=99,
+        outlier=Shown("signal of the first slice", "Signal of the first slice"),
+        tile="Edge",
+    )
+    monkeypatch.setattr(quality, "COLUMNS", (*quality.COLUMNS, row))
+    return row.name
+
+
+def test_a_column_of_the_quality_table_is_a_row(odd_voxels, app, tmp_path):
+    names = [f"sub-{number:02d}" for number in range(1, 10)]
+    made, out = Dataset(tmp_path / "bids"), tmp_path / "out"
+    for seed, name in enumerate(names):
+        add_run(made, name, data=body(seed=seed) * (8.0 if name == "sub-05" else 1.0))
+    assert app.quick(made, out).code == 0
+
+    (row,) = pd.read_csv(next(out.rglob("sub-01*_desc-ivim_qc.tsv")), sep="\t").to_dict("records")
+    described = json.loads(text_of(next(out.rglob("sub-01*_desc-ivim_qc.json"))))[odd_voxels]
+    assert row[odd_voxels] > 0
+    assert described["Description"].endswith("that nobody needs") and described["Units"] == "arbitrary"
+    assert "Edge" in text_of(out / "sub-01.html")
+
+    assert app.raw(made.root, out, "group").code == 0
+    table = pd.read_csv(out / "group_ivim.tsv", sep="\t").set_index("source")
+    assert table.loc["sub-01", odd_voxels] == pytest.approx(row[odd_voxels])
+    assert json.loads(text_of(out / "group_ivim.json"))[odd_voxels] == described
+    assert f"{odd_voxels} far high" in table.loc["sub-05", "outliers"]
+    page = text_of(out / "group.html")
+    assert "Signal of the first slice" in page and "signal of the first slice" in page

@@ -14,6 +14,7 @@ from sicnn_app.bids.geometry import POSITION_FIELDS
 from sicnn_app.derivatives import qc, sidecar
 from sicnn_app.derivatives.atomic import StagedFiles, scratch_folder
 from sicnn_app.derivatives.comparison import conventional_result, conventional_sidecar
+from sicnn_app.derivatives.quality import Quality, columns
 from sicnn_app.derivatives.written import WrittenRecord
 from sicnn_app.errors import InternalError
 from sicnn_app.ivim.before_after import CORRECTIONS, step_picture_name
@@ -284,14 +285,14 @@ def _stage_tables(
             _target(result.run, output_dir, f"{_MOTION}.tsv"), list(qc.MOTION_COLUMNS), result.motion
         )
         staged.add_json(_target(result.run, output_dir, f"{_MOTION}.json"), qc.motion_sidecar(result, roots))
-    quality = qc.quality_of(result)
-    staged.add_tsv(_target(result.run, output_dir, f"{_QC}.tsv"), list(qc.qc_columns()), [quality.row])
+    quality = Quality(result)
+    staged.add_tsv(
+        _target(result.run, output_dir, f"{_QC}.tsv"), [column.name for column in columns()], [quality.row()]
+    )
     # A picture that is gone makes no run unfinished.
     folder = run_folder(result.run, output_dir)
     outputs = [target.name for target in staged.targets if target.parent == folder]
-    staged.add_json(
-        _target(result.run, output_dir, MARKER), qc.qc_sidecar(result, quality.adequacy, roots, outputs)
-    )
+    staged.add_json(_target(result.run, output_dir, MARKER), qc.qc_sidecar(quality, roots, outputs))
 
 
 def _numbers(rows: np.ndarray, form: str) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sicnn_app.derivatives.qc import qc_columns
+from sicnn_app.derivatives.quality import group_columns, outlier_columns
 from sicnn_app.group.statistics import FAR_OUTLIER_FENCE, MIN_RUNS, OUTLIER_FENCE
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
 from sicnn_app.ivim.maps import MAPS, SPREAD_LABELS
@@ -12,23 +12,8 @@ MASK_REGION = "mask"
 
 REPEATABILITY_LABELS = ("f", "d", "dstar")
 
-QC_COLUMNS = (
-    "anatomy", "b_values", "lowest_b", "highest_b", "sigma", "snr_b0", "snr_highest_b", "data_iterations",
-    "epochs", "stop_reason", "parameter_at_bound_share", "adequacy",
-)  # fmt: skip
-"""Columns that are taken over from the QC table of the run."""
-
-OUTLIER_MEASURES = (
-    *(f"{label}_median" for label in ("f", "d", "dstar", "rmse")),
-    "flagged_share",
-    "snr_b0",
-    "snr_highest_b",
-    "framewise_displacement_mean",
-)
-"""Columns in which outliers are looked for."""
-
-RUN_MEASURES = ("snr_b0", "snr_highest_b", "framewise_displacement_mean")
-"""Those of them that belong to the run and not to a region of it."""
+REGION_MEASURES = (*(f"{label}_median" for label in ("f", "d", "dstar", "rmse")), "flagged_share")
+"""Columns of a region in which outliers are looked for; those of the run are named in its quality table."""
 
 OUTLIER_RULE = (
     f"A value is an outlier when it lies more than {OUTLIER_FENCE:g} interquartile ranges below the lower or "
@@ -104,9 +89,13 @@ def _map_columns() -> dict[str, dict[str, str]]:
     return columns
 
 
+def run_measures() -> list[str]:
+    """Columns that belong to the run and not to a region of it, in which outliers are looked for."""
+    return [column.name for column in outlier_columns()]
+
+
 def measured_columns() -> dict[str, dict[str, str]]:
     """``LongName``, ``Description`` and ``Units`` of the columns that one run alone decides."""
-    quality = qc_columns()
     return {
         **_IDENTITY,
         **_map_columns(),
@@ -114,7 +103,7 @@ def measured_columns() -> dict[str, dict[str, str]]:
             "LongName": "Share of flagged voxels",
             "Description": "Share of the voxels of the region with any reason not to trust them",
         },
-        **{name: quality[name] for name in QC_COLUMNS},
+        **{column.name: column.words() for column in group_columns()},
         **_MOTION,
     }
 

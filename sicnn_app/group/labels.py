@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sicnn_app.derivatives.facts import MISSING, format_number
+from sicnn_app.derivatives.quality import Shown, outlier_columns
 from sicnn_app.formats import natural_key
 from sicnn_app.group.columns import MASK_REGION
 from sicnn_app.group.outliers import Measured
@@ -23,25 +24,8 @@ Kind = Mapping[str, str | None]
 
 
 @dataclass(frozen=True)
-class ShownMeasure:
-    """A column of the table as the page shows it.
-
-    Attributes
-    ----------
-    name : str
-        In a sentence.
-    title : str
-        Above a chart.
-    factor : float
-        From the unit of the table to the unit shown.
-    unit : str
-        Empty for a number without one.
-    """
-
-    name: str
-    title: str
-    factor: float
-    unit: str
+class ShownMeasure(Shown):
+    """A column of the table as the page shows it."""
 
     @property
     def axis(self) -> str:
@@ -58,7 +42,7 @@ class ShownMeasure:
 
         Examples
         --------
-        >>> MEASURES["flagged_share"].text(0.125)
+        >>> measures()["flagged_share"].text(0.125)
         '12.5 %'
         """
         if value is None:
@@ -68,30 +52,17 @@ class ShownMeasure:
         return f"{number}{times}{self.unit}" if unit and self.unit else number
 
 
-def _measures() -> dict[str, ShownMeasure]:
-    measures = {
+def measures() -> dict[str, ShownMeasure]:
+    """What is drawn and looked through for outliers, by column of the table."""
+    maps = {
         f"{item.spec.label}_median": ShownMeasure(
             f"median {item.spec.symbol}", f"{item.spec.symbol}, {item.title}", item.factor, item.unit
         )
         for item in shown_quantities(None)
     }
-    return {
-        **measures,
-        "flagged_share": ShownMeasure("flagged voxels", "Flagged voxels", 100.0, "%"),
-        "snr_b0": ShownMeasure(
-            "signal-to-noise ratio, lowest b", "Signal-to-noise ratio at the lowest b-value", 1.0, ""
-        ),
-        "snr_highest_b": ShownMeasure(
-            "signal-to-noise ratio, highest b", "Signal-to-noise ratio at the highest b-value", 1.0, ""
-        ),
-        "framewise_displacement_mean": ShownMeasure(
-            "mean framewise displacement", "Motion between volumes", 1.0, "mm"
-        ),
-    }
-
-
-MEASURES = _measures()
-"""By column of the table."""
+    flagged = {"flagged_share": ShownMeasure("flagged voxels", "Flagged voxels", 100.0, "%")}
+    of_run = {column.name: ShownMeasure(**vars(column.outlier)) for column in outlier_columns()}
+    return maps | flagged | of_run
 
 
 def method_in_words(method: str | None) -> str:

@@ -10,8 +10,9 @@ import numpy as np
 from sicnn_app.bids.segmentations import Regions
 from sicnn_app.derivatives.collect import RunDerivatives
 from sicnn_app.derivatives.facts import as_number
+from sicnn_app.derivatives.quality import group_columns
 from sicnn_app.formats import shorten
-from sicnn_app.group.columns import MASK_REGION, QC_COLUMNS
+from sicnn_app.group.columns import MASK_REGION
 from sicnn_app.group.statistics import spread
 from sicnn_app.group.table import MAX_LETTERS
 from sicnn_app.ivim.maps import MAPS
@@ -58,7 +59,7 @@ def _run_values(item: DwiRun, run: RunDerivatives) -> dict[str, Any]:
         "acquisition": "_".join(shared) or None,
         "method": _value(run.qc_row.get("method")),
         "app_version": run.software.get("sicnn-app"),
-        **{name: _value(run.qc_row.get(name)) for name in QC_COLUMNS},
+        **{name: _value(run.qc_row.get(name)) for name in (column.name for column in group_columns())},
         **_displacement(run),
     }
 

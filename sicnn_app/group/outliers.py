@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sicnn_app.group.columns import OUTLIER_MEASURES, RUN_MEASURES
+from sicnn_app.group.columns import REGION_MEASURES, run_measures
 from sicnn_app.group.statistics import Distribution, distribution
 from sicnn_app.group.table import Row, cell, number
 
@@ -47,10 +47,11 @@ def measure_kinds(rows: Sequence[Row]) -> list[Measured]:
     for row in rows:
         kinds.setdefault(tuple(cell(row, column) for column in KIND_COLUMNS), []).append(row)
     found = []
-    for column in OUTLIER_MEASURES:
+    of_run = run_measures()
+    for column in (*REGION_MEASURES, *of_run):
         for key, own in kinds.items():
             kind = dict(zip(KIND_COLUMNS, key, strict=True))
-            if column in RUN_MEASURES and kind["segmentation"] is not None:
+            if column in of_run and kind["segmentation"] is not None:
                 continue
             measured = [(row, value) for row in own if (value := number(row, column)) is not None]
             if measured:

@@ -12,14 +12,14 @@ from sicnn_app import __version__
 from sicnn_app.derivatives.facts import MISSING, count_of, stop_in_words
 from sicnn_app.formats import natural_key
 from sicnn_app.group.charts import MIN_BOX, StripChart, Values, strip_chart
-from sicnn_app.group.columns import OUTLIER_RULE, RUN_MEASURES
+from sicnn_app.group.columns import OUTLIER_RULE, run_measures
 from sicnn_app.group.content import Group
 from sicnn_app.group.labels import (
-    MEASURES,
     RegionKey,
     RegionNames,
     ShownMeasure,
     choose_regions,
+    measures,
     method_in_words,
 )
 from sicnn_app.group.outliers import Measured, outlier_words
@@ -43,7 +43,7 @@ RUN_HEAD = (
     "b-values",
     "SNR, lowest b",
     "SNR, highest b",
-    *(MEASURES[f"{label}_median"].short for label in ("f", "d", "dstar", "rmse")),
+    *(measures()[f"{label}_median"].short for label in ("f", "d", "dstar", "rmse")),
     "Flagged",
     "Ended because",
     "Outliers",
@@ -158,7 +158,7 @@ def _made_rows(masks: Sequence[Row]) -> list[list[str]]:
 
 def _run_row(group: Group, row: Row) -> list[Any]:
     def shown(column: str) -> str:
-        return MEASURES[column].text(number(row, column), unit=False)
+        return measures()[column].text(number(row, column), unit=False)
 
     voxels = number(row, "voxel_count")
     return [
@@ -170,7 +170,7 @@ def _run_row(group: Group, row: Row) -> list[Any]:
         shown("snr_b0"),
         shown("snr_highest_b"),
         *(shown(f"{label}_median") for label in ("f", "d", "dstar", "rmse")),
-        MEASURES["flagged_share"].text(number(row, "flagged_share")),
+        measures()["flagged_share"].text(number(row, "flagged_share")),
         stop_in_words(row["stop_reason"]),
         _outlier_cell(cell(row, "outliers")),
     ]
@@ -184,14 +184,14 @@ def _outlier_cell(text: str | None) -> str:
     if text is None:
         return ""
     words = (entry.split(" ", 1) for entry in text.split(", "))
-    return "; ".join(f"{MEASURES[column].name} {where}" for column, where in words)
+    return "; ".join(f"{measures()[column].name} {where}" for column, where in words)
 
 
 def _outlier_rows(group: Group, names: RegionNames) -> list[list[Any]]:
     """One line per run with its value farthest outside, the farthest of all first."""
     found: dict[str, list[tuple[float, list[Any]]]] = {}
     for item in group.measured:
-        measure = MEASURES[item.column]
+        measure = measures()[item.column]
         low, _, high = item.distribution.quartiles
         for row, value, level in zip(item.rows, item.values, item.distribution.levels, strict=True):
             if not level:
@@ -212,8 +212,8 @@ def _strip_charts(
     group: Group, names: RegionNames, shown: set[RegionKey], *, of_run: bool
 ) -> list[StripChart]:
     charts = []
-    for column, measure in MEASURES.items():
-        if (column in RUN_MEASURES) != of_run:
+    for column, measure in measures().items():
+        if (column in run_measures()) != of_run:
             continue
         items = [item for item in group.measured if item.column == column]
         items = [item for item in items if (item.kind["segmentation"], item.kind["region"]) in shown]

@@ -9,7 +9,7 @@ import numpy as np
 from sicnn_app.derivatives.facts import MISSING, format_number
 from sicnn_app.group.charts import ScatterChart, scatter_chart
 from sicnn_app.group.content import Group
-from sicnn_app.group.labels import MEASURES, RegionKey, RegionNames, method_in_words
+from sicnn_app.group.labels import RegionKey, RegionNames, measures, method_in_words
 from sicnn_app.group.outliers import KIND_COLUMNS
 from sicnn_app.group.repeats import Repeats
 from sicnn_app.group.table import Row, number
@@ -59,7 +59,7 @@ def repeat_sections(group: Group, names: RegionNames, shown: set[RegionKey]) -> 
 
 
 def _repeatability_row(region: str, repeats: Repeats, row: Row) -> list[str]:
-    measure = MEASURES[f"{repeats.parameter}_median"]
+    measure = measures()[f"{repeats.parameter}_median"]
 
     def shown(column: str) -> str:
         return measure.text(number(row, column), unit=False)
@@ -83,7 +83,7 @@ def _repeatability_row(region: str, repeats: Repeats, row: Row) -> list[str]:
 
 
 def _agreement_chart(group: Group, repeats: Repeats, row: Row) -> ScatterChart:
-    measure = MEASURES[f"{repeats.parameter}_median"]
+    measure = measures()[f"{repeats.parameter}_median"]
     pairs = np.array([pair[1:] for pair in repeats.pairs]) * measure.factor
     sources = [
         group.source(first, f"{measure.text(one)} and then {measure.text(two)}")

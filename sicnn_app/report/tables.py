@@ -18,6 +18,7 @@ from sicnn_app.derivatives.facts import (
     in_words,
     stop_in_words,
 )
+from sicnn_app.derivatives.quality import columns
 from sicnn_app.formats import printable, shorten
 from sicnn_app.ivim.flags import FLAGS
 from sicnn_app.methods import METHODS
@@ -164,7 +165,9 @@ def _tiles(run: RunDerivatives, facts: Facts) -> list[dict[str, str]]:
     for quantity in _MAIN:
         value = format_number(_median(run, quantity.spec.label, quantity.factor))
         tiles.append({"name": f"{quantity.spec.symbol}, median ({quantity.unit})", "value": value})
-    return [*tiles, {"name": "Flagged", "value": _flagged(run)}]
+    tiles.append({"name": "Flagged", "value": _flagged(run)})
+    own = [column for column in columns() if column.tile]
+    return [*tiles, *({"name": column.tile, "value": _cell(run.qc_row.get(column.name))} for column in own)]
 
 
 def _done(run: RunDerivatives, facts: Facts) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from factories import make_result
 
-from sicnn_app.derivatives import qc
+from sicnn_app.derivatives.quality import Quality, columns
 from sicnn_app.derivatives.write import expected_outputs, write_run
 from sicnn_app.ivim.checks import CHECKS
 from sicnn_app.ivim.comparison import COMPARED
@@ -78,7 +78,7 @@ def test_every_column_is_described_and_there_whatever_is_known(tmp_path, compari
     if not noise:
         silent = replace(result.averaged, sigma=0.0, sigma_per_bval=np.zeros(result.averaged.bvals.size))
         result = replace(result, averaged=silent)
-    assert set(qc.quality_of(result).row) == set(qc.qc_columns())
+    assert set(Quality(result).row()) == {column.name for column in columns()}
     found = row(written(result, tmp_path))
     assert (found["lsq_f_spearman"] == "n/a") != comparison
     assert (found["bound_dstar"] == "n/a") != noise

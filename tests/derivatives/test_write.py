@@ -22,6 +22,7 @@ from sicnn_app import __version__
 from sicnn_app.derivatives import atomic, qc
 from sicnn_app.derivatives.atomic import WORK_FOLDER
 from sicnn_app.derivatives.marker import recorded_fingerprint
+from sicnn_app.derivatives.quality import Quality, columns
 from sicnn_app.derivatives.sidecar import DatasetRoots
 from sicnn_app.derivatives.write import expected_outputs, write_run
 from sicnn_app.derivatives.written import RECORDS
@@ -352,7 +353,7 @@ def test_qc_row_matches_the_arrays(tmp_path: Path):
 
 def test_every_qc_column_is_described_and_filled_from_the_row(tmp_path: Path):
     result = make_result(tmp_path)
-    assert set(qc.quality_of(result).row) == set(qc.qc_columns())
+    assert set(Quality(result).row()) == {column.name for column in columns()}
     written = write(result, tmp_path)
     for name in ("desc-ivim_qc", "desc-training_qc"):
         described = sidecar(written[f"{name}.json"])

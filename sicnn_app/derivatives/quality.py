@@ -1,0 +1,484 @@
+"""Columns of the quality table: a row each, with its words, its value and where else it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+
+from sicnn_app.derivatives.sidecar import method_name, signal_to_noise
+from sicnn_app.ivim.adequacy import Adequacy, judge
+from sicnn_app.ivim.adequacy_inputs import TYPICAL, VERDICTS, Evidence
+from sicnn_app.ivim.checks import CHECKS
+from sicnn_app.ivim.comparison import COMPARED, agreement
+from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F, at_bounds
+from sicnn_app.ivim.maps import MAPS, SPREAD_LABELS, MapSpec
+from sicnn_app.ivim.run import RunResult
+from sicnn_app.ivim.series import MAX_LOW_BVAL
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A finished run as the columns see it."""
+
+    result: RunResult
+
+    @cached_property
+    def voxels(self) -> int:
+        """In the mask."""
+        return int(self.result.averaged.mask.sum())
+
+    @cached_property
+    def signal_to_noise(self) -> list[float]:
+        """Of one volume, per b-value."""
+        return signal_to_noise(self.result)
+
+    @cached_property
+    def perfused(self) -> np.ndarray:
+        """Voxels in which D* has a meaning, shape (X, Y, Z), bool."""
+        return self.result.averaged.mask & (self.result.estimate.maps["f"] >= NEGLIGIBLE_F)
+
+    @cached_property
+    def agreement(self) -> dict[str, float | int | None]:
+        """How the maps agree with the conventional fit, by ``label_number``; empty where there is none."""
+        if self.result.conventional is None:
+            return {}
+        maps, others = self.result.estimate.maps, self.result.conventional.maps
+        unflagged = self.result.averaged.mask & (self.result.flags == 0)
+        return {
+            f"{label}_{name}": value
+            for label in COMPARED
+            for name, value in agreement(label, maps, others, unflagged).items()
+        }
+
+    @cached_property
+    def conventional_at_bound(self) -> int | None:
+        """Voxels in which a parameter of the conventional fit is at a bound; None where there is none."""
+        if self.result.conventional is None:
+            return None
+        fit, averaged = self.result.conventional, self.result.averaged
+        bounds, normaliser = fit.parameters["bounds"], averaged.signals[..., 0]
+        return int(np.count_nonzero(at_bounds(fit.maps, averaged.mask, bounds, normaliser)))
+
+    @cached_property
+    def adequacy(self) -> Adequacy:
+        """The verdict on the run."""
+        result, averaged = self.result, self.result.averaged
+        zeros = np.zeros(averaged.bvals.size)
+        displacements = [row.get("framewise_displacement") for row in result.motion or ()]
+        return judge(
+            Evidence(
+                anatomy=result.anatomy,
+                method=method_name(result),
+                bvals=averaged.bvals,
+                signal=np.median(averaged.signals[averaged.mask], axis=0) if self.voxels else zeros,
+                sigma=averaged.sigma,
+                sigma_per_bval=averaged.sigma_per_bval,
+                at_bound=self.share(result.flag_counts.get("parameter_at_bound", 0)),
+                conventional_at_bound=self.share(self.conventional_at_bound),
+                displacements=np.array(displacements, dtype=np.float64) if displacements else None,
+                voxel_edge=float(np.linalg.norm(result.series.affine[:3, :3], axis=0).min()),
+                preprocessed=result.run.preprocessed,
+            )
+        )
+
+    @cached_property
+    def adequacy_numbers(self) -> dict[str, Any]:
+        """The numbers of all checks."""
+        return {key: value for check in self.adequacy.checks.values() for key, value in check.numbers.items()}
+
+    def share(self, count: int | None) -> float | None:
+        """Of the voxels inside the mask."""
+        return count / self.voxels if self.voxels and count is not None else None
+
+    def where(self, spec: MapSpec) -> np.ndarray:
+        """Voxels over which a map is summed up, shape (X, Y, Z), bool."""
+        return self.perfused if spec.label == "dstar" else self.result.averaged.mask
+
+    def quartiles(self, spec: MapSpec) -> tuple[float, float, float] | None:
+        """25th, 50th and 75th percentile of a map; None without voxels."""
+        values = self.result.estimate.maps[spec.label][self.where(spec)]
+        return tuple(np.percentile(values.astype(np.float64), (25, 50, 75))) if values.size else None
+
+    def row(self) -> dict[str, Any]:
+        """One value per column of the table."""
+        return {column.name: column.value(self) for column in columns()}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How the page of the group shows a column that is looked through for outliers.
+
+    Attributes
+    ----------
+    name : str
+        In a sentence.
+    title : str
+        Above its chart.
+    factor : float
+        From the unit of the table to the unit shown.
+    unit : str
+        Empty for a number without one.
+    """
+
+    name: str
+    title: str
+    factor: float = 1.0
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the quality table.
+
+    Attributes
+    ----------
+    name : str
+        In the head of the table.
+    title, description : str
+        ``LongName`` and ``Description`` of the sidecar.
+    value : callable (Quality)
+    unit : str, optional
+    levels : mapping of str to str, optional
+        What its values mean, where they are words.
+    in_group : int, optional
+        The group's table has it, too: its place among those of the run.
+    outlier : Shown, optional
+        Runs of the group that lie outside in it are named; the page draws it.
+    tile : str, optional
+        Name under which the report of the run shows it at its top.
+    """
+
+    name: str
+    title: str
+    description: str
+    value: Callable[[Quality], Any]
+    unit: str | None = None
+    levels: Mapping[str, str] | None = None
+    in_group: int | None = None
+    outlier: Shown | None = None
+    tile: str | None = None
+
+    def words(self) -> dict[str, Any]:
+        """What the sidecar says of it."""
+        stated = {"Units": self.unit, "Levels": self.levels}
+        return {
+            "LongName": self.title,
+            "Description": self.description,
+            **{key: value for key, value in stated.items() if value is not None},
+        }
+
+
+def _map_columns() -> Iterator[Column]:
+    for spec in MAPS:
+        condition = f" with F of at least {NEGLIGIBLE_F:g}" if spec.label == "dstar" else ""
+
+        def middle(quality: Quality, spec: MapSpec) -> float | None:
+            quartiles = quality.quartiles(spec)
+            return None if quartiles is None else quartiles[1]
+
+        def width(quality: Quality, spec: MapSpec) -> float | None:
+            quartiles = quality.quartiles(spec)
+            return None if quartiles is None else quartiles[2] - quartiles[0]
+
+        for suffix, word, value in (("median", "Median", middle), ("iqr", "Interquartile range", width)):
+            yield Column(
+                f"{spec.label}_{suffix}",
+                f"{word} of {spec.symbol}",
+                f"{word} over the voxels inside the mask{condition}. {spec.description}",
+                partial(value, spec=spec),
+                spec.unit,
+            )
+        if spec.label in SPREAD_LABELS:
+
+            def spread(quality: Quality, spec: MapSpec) -> float | None:
+                found, where = quality.result.estimate.maps.get(f"{spec.label}_std"), quality.where(spec)
+                return float(np.median(found[where])) if found is not None and where.any() else None
+
+            yield Column(
+                f"{spec.label}_std_median",
+                f"Median standard deviation of {spec.symbol}",
+                f"Median over the voxels inside the mask{condition} of the standard deviation over an "
+                "ensemble of networks; n/a for a single network",
+                partial(spread, spec=spec),
+                spec.unit,
+            )
+
+
+def _flag_columns() -> Iterator[Column]:
+    def flagged(quality: Quality, name: str) -> int:
+        if name == "flagged":
+            return int(np.count_nonzero(quality.result.flags))
+        return quality.result.flag_counts.get(name, 0)
+
+    reasons = {"flagged": "Any reason not to trust the voxel"}
+    reasons |= {spec.name: spec.description for spec in FLAGS}
+    for name, description in reasons.items():
+        title = name.replace("_", " ").capitalize()
+        yield Column(
+            f"{name}_count",
+            f"{title}: voxels",
+            f"Voxels inside the mask for which this holds: {description}",
+            partial(flagged, name=name),
+        )
+        yield Column(
+            f"{name}_share",
+            f"{title}: share",
+            f"Share of the voxels inside the mask for which this holds: {description}",
+            lambda quality, name=name: quality.share(flagged(quality, name)),
+            in_group=11 if name == "parameter_at_bound" else None,
+        )
+
+
+_AGREEMENT: dict[str, tuple[str, str, bool]] = {
+    "voxels": ("voxels compared", "Unflagged voxels over which {symbol} is compared", False),
+    "median_difference": (
+        "median difference",
+        "Median over these voxels of {symbol} minus that of least squares",
+        True,
+    ),
+    "median_absolute_difference": (
+        "median absolute difference",
+        "Median over these voxels of the absolute difference of {symbol} from that of least squares",
+        True,
+    ),
+    "pearson": ("correlation", "Pearson correlation over these voxels with {symbol} of least squares", False),
+    "spearman": (
+        "rank correlation",
+        "Spearman correlation over these voxels with {symbol} of least squares",
+        False,
+    ),
+}
+"""Title, description and whether the number has the unit of the map, by its name in ``agreement``."""
+
+
+def _agreement_columns() -> Iterator[Column]:
+    for spec in (spec for spec in MAPS if spec.label in COMPARED):
+        both = f", where both F are at least {NEGLIGIBLE_F:g}" if spec.label == "dstar" else ""
+        for name, (title, description, has_unit) in _AGREEMENT.items():
+            yield Column(
+                f"lsq_{spec.label}_{name}",
+                f"{spec.symbol} against least squares: {title}",
+                description.format(symbol=spec.symbol) + both,
+                lambda quality, key=f"{spec.label}_{name}": quality.agreement.get(key),
+                spec.unit if has_unit else None,
+            )
+
+
+_TISSUES = "; ".join(f"{anatomy}: {tissue.name}" for anatomy, tissue in TYPICAL.items())
+
+
+def _check_number(name: str, title: str, description: str, unit: str | None = None, **shown: Any) -> Column:
+    """A number that a check of the adequacy has measured."""
+    return Column(name, title, description, lambda quality: quality.adequacy_numbers.get(name), unit, **shown)
+
+
+def _bound_columns() -> Iterator[Column]:
+    for spec in (spec for spec in MAPS if spec.label in SPREAD_LABELS):
+        yield _check_number(
+            f"bound_{spec.label}",
+            f"Cramer-Rao bound of {spec.symbol}",
+            f"Smallest standard deviation of {spec.symbol} from one voxel alone, relative to its value, in "
+            f"typical tissue ({_TISSUES}) with the noise of this run; n/a where the b-values do not "
+            "determine it",
+        )
+
+
+def _verdict_columns() -> Iterator[Column]:
+    meanings = (
+        "Suffices",
+        "Suffices for some questions",
+        "Does not suffice",
+        "Nothing was measured that tells",
+    )
+    levels = dict(zip(VERDICTS, meanings, strict=True))
+    yield Column(
+        "adequacy",
+        "Adequacy",
+        "Verdict on the run",
+        lambda quality: quality.adequacy.verdict,
+        levels=levels,
+        in_group=12,
+    )
+    for key in CHECKS:
+        yield Column(
+            f"adequacy_{key}",
+            f"Adequacy: {key.replace('_', ' ')}",
+            f"Verdict of the check {key}, see Adequacy",
+            lambda quality, key=key: quality.adequacy.checks[key].verdict,
+            levels=levels,
+        )
+
+
+def _epochs(quality: Quality) -> int | None:
+    epochs = [row["epochs"] for row in quality.result.estimate.history if row.get("epochs") is not None]
+    return sum(epochs) if epochs else None
+
+
+def _volume(quality: Quality) -> float:
+    return quality.voxels * abs(float(np.linalg.det(quality.result.series.affine[:3, :3]))) / 1000.0
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("source", "Source run", "Entities of the source run", lambda quality: quality.result.run.name),
+    Column("method", "Method", "Estimation method", lambda quality: method_name(quality.result)),
+    Column(
+        "anatomy",
+        "Anatomy",
+        "Brain or body: chooses mask and preprocessing",
+        lambda quality: quality.result.anatomy,
+        in_group=1,
+    ),
+    Column("voxels", "Voxels", "Voxels inside the mask", lambda quality: quality.voxels),
+    Column("mask_volume", "Mask volume", "Volume inside the mask", _volume, "mL"),
+    Column(
+        "volumes",
+        "Volumes",
+        "Volumes of the preprocessed series",
+        lambda quality: quality.result.series.bvals.size,
+    ),
+    Column(
+        "b_values",
+        "b-values",
+        "Distinct nominal b-values",
+        lambda quality: quality.result.averaged.bvals.size,
+        in_group=2,
+    ),
+    Column(
+        "lowest_b",
+        "Lowest b-value",
+        "Lowest b-value used",
+        lambda quality: quality.result.averaged.bvals[0],
+        "s/mm^2",
+        in_group=3,
+    ),
+    Column(
+        "highest_b",
+        "Highest b-value",
+        "Highest b-value used",
+        lambda quality: quality.result.averaged.bvals[-1],
+        "s/mm^2",
+        in_group=4,
+    ),
+    Column(
+        "sigma",
+        "Noise",
+        "Standard deviation of the noise of one volume, in units of the source image",
+        lambda quality: quality.result.averaged.sigma,
+        "arbitrary",
+        in_group=5,
+    ),
+    Column(
+        "sigma_averaged",
+        "Noise after averaging",
+        "Root mean square over b-values of the noise of the averaged signals, in units of the source image",
+        lambda quality: float(np.sqrt(np.mean(np.square(quality.result.averaged.sigma_per_bval)))),
+        "arbitrary",
+    ),
+    Column(
+        "snr_b0",
+        "Signal-to-noise ratio at the lowest b-value",
+        "Median signal inside the mask at the lowest b-value over the noise of one volume",
+        lambda quality: quality.signal_to_noise[0],
+        in_group=6,
+        outlier=Shown("signal-to-noise ratio, lowest b", "Signal-to-noise ratio at the lowest b-value"),
+    ),
+    Column(
+        "snr_highest_b",
+        "Signal-to-noise ratio at the highest b-value",
+        "Median signal inside the mask at the highest b-value over the noise of one volume",
+        lambda quality: quality.signal_to_noise[-1],
+        in_group=7,
+        outlier=Shown("signal-to-noise ratio, highest b", "Signal-to-noise ratio at the highest b-value"),
+    ),
+    *_map_columns(),
+    *_flag_columns(),
+    Column(
+        "data_iterations",
+        "Data iterations",
+        "Number of times the network was trained on rewritten signals; the first training, on the measured "
+        "ones, is not counted. n/a without a network",
+        lambda quality: quality.result.estimate.parameters.get("data_iterations"),
+        in_group=8,
+    ),
+    Column("epochs", "Epochs", "Training epochs of all data iterations together", _epochs, in_group=9),
+    Column(
+        "stop_reason",
+        "Stop reason",
+        "Why the estimation ended",
+        lambda quality: quality.result.estimate.parameters.get("stop_reason"),
+        in_group=10,
+    ),
+    *_agreement_columns(),
+    Column(
+        "lsq_parameter_at_bound_count",
+        "Least squares, parameter at bound: voxels",
+        "Voxels inside the mask in which a parameter of the conventional fit is at a bound",
+        lambda quality: quality.conventional_at_bound,
+    ),
+    Column(
+        "lsq_parameter_at_bound_share",
+        "Least squares, parameter at bound: share",
+        "Share of the voxels inside the mask in which a parameter of the conventional fit is at a bound",
+        lambda quality: quality.share(quality.conventional_at_bound),
+    ),
+    _check_number(
+        "snr_b0_averaged",
+        "Signal-to-noise ratio at the lowest b-value after averaging",
+        "Median signal inside the mask at the lowest b-value over the noise of its average",
+    ),
+    _check_number(
+        "snr_highest_b_averaged",
+        "Signal-to-noise ratio at the highest b-value after averaging",
+        "Median signal inside the mask at the highest b-value over the noise of its average",
+    ),
+    _check_number(
+        "snr_averaged",
+        "Signal-to-noise ratio after averaging",
+        "Median signal inside the mask at the lowest b-value over the root mean square of the noise of all "
+        "averages",
+    ),
+    _check_number("low_b_values", "Low b-values", f"b-values above 0 and up to {MAX_LOW_BVAL:g} s/mm^2"),
+    _check_number("high_b_values", "High b-values", f"b-values above {MAX_LOW_BVAL:g} s/mm^2"),
+    *_bound_columns(),
+    _check_number(
+        "framewise_displacement_mean",
+        "Mean framewise displacement",
+        "Mean over the volumes; n/a when motion was not corrected",
+        "mm",
+        outlier=Shown("mean framewise displacement", "Motion between volumes", unit="mm"),
+    ),
+    _check_number(
+        "framewise_displacement_max",
+        "Largest framewise displacement",
+        "Largest over the volumes; n/a when motion was not corrected",
+        "mm",
+    ),
+    *_verdict_columns(),
+    Column(
+        "peak_memory",
+        "Peak memory",
+        "Highest resident memory while this run was processed; differs between executions",
+        lambda quality: quality.result.peak_memory,
+        "GB",
+    ),
+)
+"""The quality table, in its order; :func:`columns` is how to get at it."""
+
+
+def columns() -> tuple[Column, ...]:
+    """Every column of the quality table, in its order."""
+    return COLUMNS
+
+
+def group_columns() -> list[Column]:
+    """Those that the group's table takes over, in the order in which it has them."""
+    return sorted((column for column in columns() if column.in_group is not None), key=lambda c: c.in_group)
+
+
+def outlier_columns() -> list[Column]:
+    """Those in which the group looks for outliers."""
+    return [column for column in columns() if column.outlier is not None]
