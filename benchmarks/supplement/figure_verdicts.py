@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.metrics import LABELS
+from benchmarks.common.metrics import LABELS
 from benchmarks.supplement.groups import LEAST_IN_GROUP, epoch_groups
 from benchmarks.supplement.jobs import EDGES, METHODS
 from benchmarks.supplement.plan import Plan

@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-from benchmarks.metrics import LABELS
-from benchmarks.scenarios import measure
+from benchmarks.common.metrics import LABELS
+from benchmarks.common.scenarios import measure
 from benchmarks.supplement.groups import LEAST_IN_GROUP, epoch_groups
 from benchmarks.supplement.jobs import EDGES, METHODS
 from benchmarks.supplement.plan import MAPS_SNR, SLICE, SNR, Plan

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.retest import files_of
+from benchmarks.accuracy.retest import files_of
 from sicnn_app.bids.load import load_run
 from sicnn_app.bids.masks import load_mask
 from sicnn_app.ivim.run import DwiRun, SourceImage

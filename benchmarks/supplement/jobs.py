@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from benchmarks.metrics import LABELS, map_errors
-from benchmarks.scenarios import SCHEMES, Measurement, Scenario, measure
+from benchmarks.common.metrics import LABELS, map_errors
+from benchmarks.common.pool import Job
+from benchmarks.common.scenarios import SCHEMES, Measurement, Scenario, measure
 from benchmarks.supplement.in_vivo import in_vivo_phantom
 from sicnn_app.ivim.maps import Estimate, Observation
 from sicnn_app.methods import load_estimator
@@ -34,18 +34,6 @@ OBSERVED_EVERY = 10
 
 STORED_DIGITS = 4
 """Significant digits of stored maps."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One computation; everything that decides its result is in its fields."""
-
-    def spec(self) -> dict[str, Any]:
-        """The key of the result in the cells file."""
-        return {"benchmark": "supplement", "job": repr(self), "torch": torch.__version__}
-
-    def compute(self) -> dict[str, Any]:
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

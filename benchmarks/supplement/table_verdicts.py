@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.metrics import LABELS
+from benchmarks.common.metrics import LABELS
 from benchmarks.supplement.figure_verdicts import SYMBOLS
 from benchmarks.supplement.jobs import METHODS
 from benchmarks.supplement.logged import SIMULATION, STOPPING, TRUE_EXPERIMENT
