@@ -75,7 +75,7 @@ class Ensemble(Job):
         measured = measure(self.scenario)
         resample = None if self.resampled else lambda generator: measured.signals
         settings = replace(self.settings, random_seed=self.scenario.seed)
-        found = estimated(measured, measured.signals, settings, resample=resample).maps
+        found = estimated(measured, settings, resample=resample).maps
         result: dict[str, Any] = map_errors(measured.phantom, measured.mask, found)
         for label, where in voxels_of(measured.phantom, measured.mask).items():
             # Without the factor in force, so that results do not depend on it.

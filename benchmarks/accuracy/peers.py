@@ -45,6 +45,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.common.arms import estimated
 from benchmarks.common.cells import (
     Cells,
     comma_separated,
@@ -58,7 +59,6 @@ from benchmarks.common.cells import (
 from benchmarks.common.metrics import LABELS, NAMES, SCALES, map_errors
 from benchmarks.common.scenarios import HELD_OUT_SEEDS, SCHEMES, SHAPE, Measurement, Scenario, measure
 from sicnn_app.cli.simulate import DEFAULT_BVALS
-from sicnn_app.methods import load_estimator
 from sicnn_app.settings import Bounds, EstimationSettings
 
 OWN = ("lsq", "si-cnn", "cnn")
@@ -178,14 +178,7 @@ def problem_of(scenario: Scenario, sample: int) -> tuple[Measurement, dict[str, 
 def fit_own(method: str, measured: Measurement, seed: int, *, epochs: int | None = None) -> Fit:
     """A method of the app on the whole measurement."""
     start = time.process_time()
-    estimate = load_estimator(method)(
-        measured.signals,
-        measured.mask,
-        measured.bvals,
-        sigma_per_bval=measured.sigma_per_bval,
-        sigma=measured.sigma,
-        settings=EstimationSettings(method=method, random_seed=seed, epochs=epochs),
-    )
+    estimate = estimated(measured, EstimationSettings(method=method, random_seed=seed, epochs=epochs))
     seconds = time.process_time() - start
     done = sum(row["epochs"] for row in estimate.history)
     return Fit(estimate.maps, seconds, int(measured.mask.sum()), done)

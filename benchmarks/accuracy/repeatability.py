@@ -47,13 +47,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Trained(Job):
-    """Maps of one measurement with one seed of the training.
-
-    Attributes
-    ----------
-    scenario : Scenario
-    settings : EstimationSettings
-    """
+    """Maps of one measurement with one seed of the training."""
 
     scenario: Scenario
     settings: EstimationSettings
@@ -66,7 +60,7 @@ class Trained(Job):
 
     def compute(self) -> dict[str, Any]:
         measured = measure(self.scenario)
-        found = estimated(measured, measured.signals, self.settings)
+        found = estimated(measured, self.settings)
         where = voxels_of(measured.phantom, measured.mask)
         maps = {label: [float(f"{v:.5g}") for v in found.maps[label][where[label]]] for label in LABELS}
         return {"epochs": found.parameters["epochs"], **maps}

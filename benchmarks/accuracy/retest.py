@@ -36,6 +36,7 @@ import torch
 
 from benchmarks.accuracy import retest_statistics as statistics
 from benchmarks.accuracy.roi_medians import MIN_VOXELS, ORGANS, mean_signal_fit, values_of
+from benchmarks.common.arms import estimated
 from benchmarks.common.cells import (
     Cells,
     comma_separated,
@@ -52,7 +53,6 @@ from sicnn_app.bids.masks import load_mask
 from sicnn_app.ivim.run import DwiRun, SourceImage
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 from sicnn_app.ivim.signal import ivim_signal_maps
-from sicnn_app.methods import load_estimator
 from sicnn_app.preprocess.steps import prepare
 from sicnn_app.settings import EstimationSettings, PreprocessingSettings
 
@@ -286,14 +286,8 @@ def estimate_halves(run: Run, settings: Sequence[EstimationSettings], blur: floa
     """What :meth:`Estimates.get` returns; ``blur`` in voxels, 0 for none."""
     found: dict = {"epochs": [], **{label: [] for label in (*LABELS, "s0")}}
     for half, chosen in zip(run.halves, settings, strict=True):
-        estimate = load_estimator(chosen.method)(
-            statistics.blurred(half.signals, half.mask, blur) if blur else half.signals,
-            half.mask,
-            half.bvals,
-            sigma_per_bval=half.sigma_per_bval,
-            sigma=half.sigma,
-            settings=chosen,
-        )
+        signals = statistics.blurred(half.signals, half.mask, blur) if blur else half.signals
+        estimate = estimated(half, chosen, signals=signals)
         found["epochs"].append(sum(row["epochs"] for row in estimate.history))
         for label in (*LABELS, "s0"):
             values = estimate.maps[label][run.mask].tolist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from dipy.denoise.nlmeans import nlmeans
@@ -13,10 +13,8 @@ from benchmarks.common.metrics import LABELS, map_errors
 from benchmarks.common.pool import Job
 from benchmarks.common.scenarios import Measurement, Scenario, measure
 from sicnn_app.ivim.maps import Estimate, Observation
-from sicnn_app.lsq.estimate import estimate_lsq
+from sicnn_app.methods import load_estimator
 from sicnn_app.settings import EstimationSettings
-from sicnn_app.sicnn.estimate import estimate
-from sicnn_app.sicnn.study_network import StudyNetwork
 
 BLUR = 1.0
 """Voxels, standard deviation of the Gaussian control, in the slice."""
@@ -51,7 +49,7 @@ class Arm(Job):
         measured = measure(self.scenario)
         signals = treated(measured, self.given)
         settings = replace(self.settings, random_seed=self.scenario.seed)
-        found = estimated(measured, signals, settings, sigma_factor=self.sigma_factor)
+        found = estimated(measured, settings, signals=signals, sigma_factor=self.sigma_factor)
         return {
             **map_errors(measured.phantom, measured.mask, found.maps),
             "epochs": found.parameters.get("epochs", 0),
@@ -84,12 +82,11 @@ class Comparison(Job):
         def errors(maps: dict[str, np.ndarray]) -> dict[str, float]:
             return map_errors(measured.phantom, measured.mask, maps)
 
-        rewriting = estimated(measured, measured.signals, settings)
+        rewriting = estimated(measured, settings)
         epochs = rewriting.parameters["epochs"]
         seen: list[dict[str, float]] = []
         plain = estimated(
             measured,
-            measured.signals,
             replace(settings, method="cnn", epochs=epochs),
             observe=lambda moment: seen.append(errors(moment.maps)),
         )
@@ -97,7 +94,7 @@ class Comparison(Job):
             "si-cnn": {**errors(rewriting.maps), "epochs": epochs},
             "cnn": errors(plain.maps),
             "cnn, best epoch": {name: min(moment[name] for moment in seen) for name in seen[0]},
-            "lsq": errors(estimated(measured, measured.signals, replace(settings, method="lsq")).maps),
+            "lsq": errors(estimated(measured, replace(settings, method="lsq")).maps),
         }
         if self.continued:
             found["si-cnn, continued"] = self._continued(measured, settings, epochs, errors)
@@ -116,7 +113,6 @@ class Comparison(Job):
         try:
             estimated(
                 measured,
-                measured.signals,
                 longer,
                 observe=lambda moment: _stop_after(moment, 2 * epochs, later, errors),
             )
@@ -163,31 +159,45 @@ def treated(measured: Measurement, given: str) -> np.ndarray:
     raise ValueError(f"unknown treatment {given!r}")
 
 
+class Estimable(Protocol):
+    """Anything with these attributes: a simulated measurement, or averaged signals."""
+
+    signals: np.ndarray
+    mask: np.ndarray
+    bvals: np.ndarray
+    sigma: float
+    sigma_per_bval: np.ndarray
+
+
 def estimated(
-    measured: Measurement,
-    signals: np.ndarray,
+    measured: Estimable,
     settings: EstimationSettings,
     *,
+    signals: np.ndarray | None = None,
     sigma_factor: float = 1.0,
-    resample=None,
-    observe=None,
-    device: str = "cpu",
-    start: StudyNetwork | None = None,
+    **others: Any,
 ) -> Estimate:
-    """Maps of a measurement by any method; the true noise times ``sigma_factor`` is told to the networks."""
-    if settings.method == "lsq":
-        return estimate_lsq(signals, measured.mask, measured.bvals, bounds=settings.bounds, device=device)
-    return estimate(
-        signals,
+    """Maps by the method of the settings.
+
+    Parameters
+    ----------
+    measured : Estimable
+    settings : EstimationSettings
+    signals : ndarray, shape (X, Y, Z, B), optional
+        In place of the measured ones.
+    sigma_factor : float
+        The noise that the method is told, relative to that of ``measured``.
+    **others
+        More arguments of the estimator, such as ``device`` or ``observe``.
+    """
+    return load_estimator(settings.method)(
+        measured.signals if signals is None else signals,
         measured.mask,
         measured.bvals,
         sigma_per_bval=measured.sigma_per_bval * sigma_factor,
         sigma=measured.sigma * sigma_factor,
         settings=settings,
-        resample=resample,
-        observe=observe,
-        device=device,
-        start=start,
+        **others,
     )
 
 

@@ -37,6 +37,7 @@ from benchmarks.common.cells import (
     markdown,
     parser_of,
     provenance,
+    write_tables,
 )
 from benchmarks.common.clocks import code_digest, device_name, peak_of, timed
 from benchmarks.common.pieces import pieces_of
@@ -143,7 +144,7 @@ def prepared(point: Point, device: str, epochs: int) -> Ready:
     measured = measurement(point.side, point.slices, point.bvals)
     settings = EstimationSettings(method="cnn", epochs=epochs, ensemble=point.members)
     if point.work == "training":
-        run = partial(estimated, measured, measured.signals, settings, device=device)
+        run = partial(estimated, measured, settings, device=device)
     elif point.work == "lsq":
         run = partial(estimate_lsq, measured.signals, measured.mask, measured.bvals, device=device)
     else:

@@ -78,7 +78,7 @@ class Way(Job):
         with _at_least(self.min_epochs):
             started = time.process_time()
             start = _simulated_start(settings) if self.warm_start else None
-            found = estimated(measured, measured.signals, settings, start=start)
+            found = estimated(measured, settings, start=start)
             seconds = time.process_time() - started
         return {
             **map_errors(measured.phantom, measured.mask, found.maps),

@@ -14,7 +14,6 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,9 +114,9 @@ def run_app(arguments: list[str]) -> dict[str, Any]:
 
 def run_estimator(device: str, scenario: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """The estimator alone, with the errors of its maps."""
+    from benchmarks.common.arms import estimated
     from benchmarks.common.metrics import map_errors
     from benchmarks.common.scenarios import Scenario, measure
-    from sicnn_app.methods import load_estimator
     from sicnn_app.settings import EstimationSettings, ResourceSettings
     from sicnn_app.system.device import limit_threads
 
@@ -126,25 +125,13 @@ def run_estimator(device: str, scenario: dict[str, Any], settings: dict[str, Any
     chosen = EstimationSettings(**settings)
     if device != "cpu":
         warm_up = measure(replace(asked, shape=WARM_UP_SHAPE))
-        _call(load_estimator(chosen.method), warm_up, replace(chosen, max_iterations=1), device)
+        estimated(warm_up, replace(chosen, max_iterations=1), device=device)
     measured = measure(asked)
     kept: dict[str, Any] = {}
     stages = watched_stages(kept)
-    found = _call(load_estimator(chosen.method), measured, chosen, device)
+    found = estimated(measured, chosen, device=device)
     inside = {name: row for name, row in stages.finish().items() if name not in (OUTSIDE, "import")}
     return {"stages": inside, "errors": map_errors(measured.phantom, measured.mask, found.maps), **kept}
-
-
-def _call(estimate: Callable, measured: Any, settings: Any, device: str) -> Any:
-    return estimate(
-        measured.signals,
-        measured.mask,
-        measured.bvals,
-        sigma_per_bval=measured.sigma_per_bval,
-        sigma=measured.sigma,
-        settings=settings,
-        device=device,
-    )
 
 
 def main() -> None:

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.common.arms import estimated
 from benchmarks.common.metrics import LABELS, map_errors
 from benchmarks.common.pool import Job
 from benchmarks.common.scenarios import SCHEMES, Measurement, Scenario, measure
 from benchmarks.supplement.in_vivo import in_vivo_phantom
 from sicnn_app.ivim.maps import Estimate, Observation
-from sicnn_app.methods import load_estimator
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn.cropping import NORMALISED_LIMITS
 from sicnn_app.sicnn.signal_quality import SignalQuality, group_by_fitting_error, signal_quality
@@ -255,15 +255,7 @@ def timed(
     """The estimate and the processor seconds it took, which other processes do not lengthen."""
     begin = time.process_time()
     observing = {} if observe is None else {"observe": observe}
-    estimate = load_estimator(settings.method)(
-        measured.signals,
-        measured.mask,
-        measured.bvals,
-        sigma_per_bval=measured.sigma_per_bval,
-        sigma=measured.sigma,
-        settings=settings,
-        **observing,
-    )
+    estimate = estimated(measured, settings, **observing)
     return estimate, time.process_time() - begin
 
 
