@@ -48,7 +48,7 @@ class Variant:
     change : callable
         Defaults to settings.
     given : str
-        As :class:`benchmarks.arms.Arm`.
+        As :class:`benchmarks.common.arms.Arm`.
     sigma_factor : float
     equal_epochs : bool
         Train for as many epochs as the defaults did.

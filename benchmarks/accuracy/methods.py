@@ -9,20 +9,17 @@ taken where the true F is above 0.02, errors of D outside of vessels, where F is
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 
 from benchmarks.common.cells import parser_of
+from benchmarks.common.methods import epochs_of, with_all_methods
 from benchmarks.common.metrics import map_errors
+from benchmarks.common.scenarios import Measurement
 from sicnn_app.cli.simulate import DEFAULT_BVALS
-from sicnn_app.methods import load_estimator
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.simulate.acquire import acquire, noise_sigma
 from sicnn_app.simulate.phantom import Phantom, make_phantom
-
-METHODS = ("lsq", "cnn", "di-cnn", "si-cnn")
 
 
 def errors(phantom: Phantom, mask: np.ndarray, maps: dict[str, np.ndarray]) -> tuple[float, float, float]:
@@ -47,26 +44,12 @@ def measure(preset: str, shape: tuple[int, int, int], snr: float, seed: int) -> 
     phantom = make_phantom(preset, shape, seed=seed)
     bvals = np.array(DEFAULT_BVALS[preset], dtype=np.float64)
     signals = acquire(phantom, bvals, snr=snr, seed=seed + 100).astype(np.float32)
-    sigma = noise_sigma(phantom, snr)
-    mask = phantom.mask & (signals[..., 0] > 0)
-    settings = EstimationSettings(random_seed=seed)
-    rows, epochs = [], None
-    for method in reversed(METHODS):
-        chosen = replace(settings, method=method, epochs=epochs if method == "cnn" else None)
-        estimate = load_estimator(method)(
-            signals,
-            mask,
-            bvals,
-            sigma_per_bval=np.full(len(bvals), sigma),
-            sigma=sigma,
-            settings=chosen,
-        )
-        done = sum(row["epochs"] for row in estimate.history)
-        epochs = done if method == "si-cnn" else epochs
-        rows.append(
-            (method, *errors(phantom, mask, estimate.maps), done, biases(phantom, mask, estimate.maps))
-        )
-    return rows[::-1]
+    sigma, mask = noise_sigma(phantom, snr), phantom.mask & (signals[..., 0] > 0)
+    measured = Measurement(phantom, signals, signals, mask, bvals, sigma, np.full(len(bvals), sigma))
+    return [
+        (method, *errors(phantom, mask, found.maps), epochs_of(found), biases(phantom, mask, found.maps))
+        for method, (found, _) in with_all_methods(measured, EstimationSettings(random_seed=seed)).items()
+    ][::-1]
 
 
 def main() -> None:

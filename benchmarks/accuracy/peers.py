@@ -35,7 +35,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
@@ -45,7 +44,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common.arms import estimated
 from benchmarks.common.cells import (
     Cells,
     comma_separated,
@@ -56,6 +54,7 @@ from benchmarks.common.cells import (
     spread,
     write_tables,
 )
+from benchmarks.common.methods import epochs_of, timed
 from benchmarks.common.metrics import LABELS, NAMES, SCALES, map_errors
 from benchmarks.common.scenarios import HELD_OUT_SEEDS, SCHEMES, SHAPE, Measurement, Scenario, measure
 from sicnn_app.cli.simulate import DEFAULT_BVALS
@@ -177,11 +176,9 @@ def problem_of(scenario: Scenario, sample: int) -> tuple[Measurement, dict[str, 
 
 def fit_own(method: str, measured: Measurement, seed: int, *, epochs: int | None = None) -> Fit:
     """A method of the app on the whole measurement."""
-    start = time.process_time()
-    estimate = estimated(measured, EstimationSettings(method=method, random_seed=seed, epochs=epochs))
-    seconds = time.process_time() - start
-    done = sum(row["epochs"] for row in estimate.history)
-    return Fit(estimate.maps, seconds, int(measured.mask.sum()), done)
+    settings = EstimationSettings(method=method, random_seed=seed, epochs=epochs)
+    estimate, seconds = timed(measured, settings)
+    return Fit(estimate.maps, seconds, int(measured.mask.sum()), epochs_of(estimate))
 
 
 def fit_peer(python: Path, name: str, measured: Measurement, voxels: np.ndarray, seed: int) -> Fit:

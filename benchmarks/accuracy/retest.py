@@ -47,6 +47,7 @@ from benchmarks.common.cells import (
     spread,
     write_tables,
 )
+from benchmarks.common.methods import epochs_of
 from benchmarks.common.metrics import LABELS, NAMES, SCALES
 from sicnn_app.bids.load import load_run
 from sicnn_app.bids.masks import load_mask
@@ -288,7 +289,7 @@ def estimate_halves(run: Run, settings: Sequence[EstimationSettings], blur: floa
     for half, chosen in zip(run.halves, settings, strict=True):
         signals = statistics.blurred(half.signals, half.mask, blur) if blur else half.signals
         estimate = estimated(half, chosen, signals=signals)
-        found["epochs"].append(sum(row["epochs"] for row in estimate.history))
+        found["epochs"].append(epochs_of(estimate))
         for label in (*LABELS, "s0"):
             values = estimate.maps[label][run.mask].tolist()
             found[label].append([float(f"{value:.{STORED_DIGITS}g}") for value in values])

@@ -73,7 +73,7 @@ def verdicts(snr: float, results: list[dict[str, dict[str, float]]]) -> Iterator
     ----------
     snr : float
     results : list of dict
-        Of :class:`benchmarks.arms.Comparison`, one per seed.
+        Of :class:`benchmarks.common.arms.Comparison`, one per seed.
     """
     ours = {name: mean_of([result["si-cnn"] for result in results], name) for name in (*RMSE, "edge_f")}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.common.cells import comma_separated, markdown, spread
+from benchmarks.common.methods import METHODS
 from benchmarks.common.metrics import LABELS, NAMES, SCALES
-from benchmarks.supplement.jobs import METHODS
 from benchmarks.supplement.logged import SIMULATION, STOPPING, TRUE_EXPERIMENT
 from benchmarks.supplement.plan import PRESET, Plan, logged_rewriting
 
