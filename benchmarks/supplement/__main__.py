@@ -26,14 +26,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.cells import Cells, provenance
-from benchmarks.scenarios import HELD_OUT_SEEDS, measure
+from benchmarks.common.cells import Cells, provenance
+from benchmarks.common.pool import computed
+from benchmarks.common.scenarios import HELD_OUT_SEEDS, measure
 from benchmarks.supplement.figure_verdicts import FIGURE_VERDICTS
 from benchmarks.supplement.figures import FIGURES, draw
 from benchmarks.supplement.in_vivo import missing_files
 from benchmarks.supplement.page import HEADINGS, Section, page
 from benchmarks.supplement.plan import ITEMS, SNR, Plan, found_for
-from benchmarks.supplement.pool import computed
 from benchmarks.supplement.table_verdicts import TABLE_VERDICTS
 from benchmarks.supplement.tables import TABLES
 from sicnn_app.sicnn.tiles import tile_grid

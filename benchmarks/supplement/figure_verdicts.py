@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.metrics import LABELS
+from benchmarks.common.methods import METHODS
+from benchmarks.common.metrics import LABELS
 from benchmarks.supplement.groups import LEAST_IN_GROUP, epoch_groups
-from benchmarks.supplement.jobs import EDGES, METHODS
+from benchmarks.supplement.jobs import EDGES
 from benchmarks.supplement.plan import Plan
 
 Found = dict[Any, dict[str, Any]]

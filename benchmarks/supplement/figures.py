@@ -12,10 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-from benchmarks.metrics import LABELS
-from benchmarks.scenarios import measure
+from benchmarks.common.methods import METHODS
+from benchmarks.common.metrics import LABELS
+from benchmarks.common.scenarios import measure
 from benchmarks.supplement.groups import LEAST_IN_GROUP, epoch_groups
-from benchmarks.supplement.jobs import EDGES, METHODS
+from benchmarks.supplement.jobs import EDGES
 from benchmarks.supplement.plan import MAPS_SNR, SLICE, SNR, Plan
 from sicnn_app.report.quantities import Quantity, shown_quantities
 from sicnn_app.report.style import BLUE, INK, LIGHT_BLUE, MUTED, ORANGE, plain_style

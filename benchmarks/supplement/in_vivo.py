@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.retest import files_of
+from benchmarks.accuracy.retest import files_of
+from benchmarks.common.arms import estimated
 from sicnn_app.bids.load import load_run
 from sicnn_app.bids.masks import load_mask
 from sicnn_app.ivim.run import DwiRun, SourceImage
-from sicnn_app.methods import estimator
 from sicnn_app.phantoms.phantom import Phantom
 from sicnn_app.phantoms.tissues import Tissue
 from sicnn_app.preprocess.steps import prepare
@@ -51,18 +51,7 @@ def in_vivo_phantom(data: Path, run: str, settings: EstimationSettings) -> Phant
     body, _ = load_mask(files["mask"], series.affine, shape=series.signals.shape[:3])
     plain = PreprocessingSettings(denoise="none", motion_correction="none")
     averaged = prepare(series, anatomy="body", external_mask=body, settings=plain).averaged
-    maps = (
-        estimator(settings.method)
-        .estimate(
-            averaged.signals,
-            averaged.mask,
-            averaged.bvals,
-            sigma_per_bval=averaged.sigma_per_bval,
-            sigma=averaged.sigma,
-            settings=settings,
-        )
-        .maps
-    )
+    maps = estimated(averaged, settings).maps
     inside = averaged.mask
     truth = {
         label: np.where(inside, maps[label], 0.0).astype(np.float64) for label in ("f", "d", "dstar", "s0")

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from benchmarks.metrics import LABELS, map_errors
-from benchmarks.scenarios import SCHEMES, Measurement, Scenario, measure
+from benchmarks.common.methods import epochs_of, timed, with_all_methods
+from benchmarks.common.metrics import LABELS, map_errors
+from benchmarks.common.pool import Job
+from benchmarks.common.scenarios import SCHEMES, Measurement, Scenario, measure
 from benchmarks.supplement.in_vivo import in_vivo_phantom
 from sicnn_app.ivim.maps import Estimate, Observation
-from sicnn_app.methods import estimator
 from sicnn_app.phantoms.acquire import acquire, noise_sigma
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn.cropping import NORMALISED_LIMITS
 from sicnn_app.sicnn.signal_quality import SignalQuality, group_by_fitting_error, signal_quality
-
-METHODS = ("lsq", "cnn", "di-cnn", "si-cnn")
 
 EDGES = tuple(round(0.02 * step, 2) for step in range(16))
 """Of the Fitting Error intervals of Figure 2, relative to the normaliser."""
@@ -34,18 +30,6 @@ OBSERVED_EVERY = 10
 
 STORED_DIGITS = 4
 """Significant digits of stored maps."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One computation; everything that decides its result is in its fields."""
-
-    def spec(self) -> dict[str, Any]:
-        """The key of the result in the cells file."""
-        return {"benchmark": "supplement", "job": repr(self), "torch": torch.__version__}
-
-    def compute(self) -> dict[str, Any]:
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -244,43 +228,6 @@ def normalised(measured: Measurement, signals: np.ndarray) -> np.ndarray:
     """
     inside = measured.mask
     return signals[inside].astype(np.float64) / measured.signals[inside][:, :1]
-
-
-def with_all_methods(
-    measured: Measurement, settings: EstimationSettings
-) -> dict[str, tuple[Estimate, float]]:
-    """Estimate and processor seconds of every method."""
-    found, epochs = {}, None
-    for method in reversed(METHODS):
-        chosen = replace(settings, method=method, epochs=epochs if method == "cnn" else None)
-        found[method] = timed(measured, chosen)
-        if method == "si-cnn":
-            epochs = epochs_of(found[method][0])
-    return found
-
-
-def timed(
-    measured: Measurement,
-    settings: EstimationSettings,
-    observe: Callable[[Observation], None] | None = None,
-) -> tuple[Estimate, float]:
-    """The estimate and the processor seconds it took, which other processes do not lengthen."""
-    begin = time.process_time()
-    observing = {} if observe is None else {"observe": observe}
-    estimate = estimator(settings.method).estimate(
-        measured.signals,
-        measured.mask,
-        measured.bvals,
-        sigma_per_bval=measured.sigma_per_bval,
-        sigma=measured.sigma,
-        settings=settings,
-        **observing,
-    )
-    return estimate, time.process_time() - begin
-
-
-def epochs_of(estimate: Estimate) -> int:
-    return sum(row["epochs"] for row in estimate.history)
 
 
 def summary(measured: Measurement, estimate: Estimate, seconds: float) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.scenarios import SHAPE, Scenario
-from benchmarks.supplement.jobs import AllMethods, InVivo, Job, Quality, Training
+from benchmarks.common.pool import Job, Results
+from benchmarks.common.scenarios import SHAPE, Scenario
+from benchmarks.supplement.jobs import AllMethods, InVivo, Quality, Training
 from benchmarks.supplement.logged import SIMULATION, STOPPING_SNR
 from sicnn_app.settings import EstimationSettings, Threshold, preset_settings
 
@@ -269,8 +270,6 @@ ITEMS: dict[str, Callable[[Plan], Jobs]] = {
     "table-true": true_experiment,
 }
 """Every figure and table."""
-
-Results = dict[Job, dict[str, Any]]
 
 
 def found_for(item: str, plan: Plan, results: Results) -> dict[Any, dict[str, Any]]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.metrics import LABELS
+from benchmarks.common.methods import METHODS
+from benchmarks.common.metrics import LABELS
 from benchmarks.supplement.figure_verdicts import SYMBOLS
-from benchmarks.supplement.jobs import METHODS
 from benchmarks.supplement.logged import SIMULATION, STOPPING, TRUE_EXPERIMENT
 from benchmarks.supplement.plan import Plan
 from benchmarks.supplement.tables import by_method

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.cells import comma_separated, markdown, spread
-from benchmarks.metrics import LABELS, NAMES, SCALES
-from benchmarks.supplement.jobs import METHODS
+from benchmarks.common.cells import comma_separated, markdown, spread
+from benchmarks.common.methods import METHODS
+from benchmarks.common.metrics import LABELS, NAMES, SCALES
 from benchmarks.supplement.logged import SIMULATION, STOPPING, TRUE_EXPERIMENT
 from benchmarks.supplement.plan import PRESET, Plan, logged_rewriting
 

@@ -24,7 +24,8 @@ gives."""
 
 SPREAD_FACTOR = {"f": 3.1, "d": 3.4, "dstar": 2.3}
 """Of the standard deviation over the members that is written, so that the truth lies within one of it in 68 %
-of the voxels: found by benchmarks/calibration.py on a phantom, shown on others in docs/uncertainty.md."""
+of the voxels: found by benchmarks/accuracy/calibration.py on a phantom, shown on others in
+docs/uncertainty.md."""
 
 
 class Together(NamedTuple):

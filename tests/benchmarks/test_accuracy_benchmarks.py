@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import ablation, targets
-from benchmarks.arms import Arm, treated
-from benchmarks.cells import Cells
-from benchmarks.metrics import boundary_band, map_errors, voxels_of
-from benchmarks.repeatability import variation
-from benchmarks.scenarios import HELD_OUT_SEEDS, SCHEMES, TUNING_SEEDS, Scenario, measure
+from benchmarks.accuracy import ablation, targets
+from benchmarks.accuracy.repeatability import variation
+from benchmarks.common.arms import Arm, treated
+from benchmarks.common.cells import Cells
+from benchmarks.common.metrics import boundary_band, map_errors, voxels_of
+from benchmarks.common.scenarios import HELD_OUT_SEEDS, SCHEMES, TUNING_SEEDS, Scenario, measure
 from sicnn_app.settings import EstimationSettings
 
 SMALL = Scenario(20.0, 0, shape=(24, 20, 1))

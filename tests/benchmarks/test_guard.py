@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from benchmarks import guard
-from benchmarks.guard_work import PAIRS, Pair
+from benchmarks.speed import guard
+from benchmarks.speed.guard_work import PAIRS, Pair
 
 
 @pytest.fixture

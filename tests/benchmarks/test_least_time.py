@@ -9,7 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.counted import (
+from benchmarks.common.pieces import pieces_of
+from benchmarks.common.scenarios import Scenario, measure
+from benchmarks.speed.counted import (
     convolution_products,
     count,
     expansion_products,
@@ -17,10 +19,8 @@ from benchmarks.counted import (
     pairs_in_window,
     weights_of,
 )
-from benchmarks.least_time import epoch_stage, page, records, search_stage
-from benchmarks.peaks import Peaks
-from benchmarks.pieces import pieces_of
-from benchmarks.scenarios import Scenario, measure
+from benchmarks.speed.least_time import epoch_stage, page, records, search_stage
+from benchmarks.speed.peaks import Peaks
 from sicnn_app.lsq.levenberg_marquardt import expand
 from sicnn_app.settings import EstimationSettings, NetworkSettings
 from sicnn_app.sicnn.network import IvimNetwork, NetworkConfig

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from bids_datasets import real_dataset
 
-from benchmarks import retest
+from benchmarks.accuracy import retest
 from sicnn_app.ivim.series import AveragedSignals
 from sicnn_app.ivim.signal import ivim_signal_maps
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from benchmarks import retest_statistics as statistics
+from benchmarks.accuracy import retest_statistics as statistics
 from sicnn_app.ivim.signal import ivim_signal
 
 BVALS = np.repeat([0.0, 10.0, 50.0, 200.0, 500.0], [12, 6, 6, 6, 6])

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from benchmarks import scaling_estimate
-from benchmarks.processes import measured
+from benchmarks.common.processes import measured
+from benchmarks.scaling import estimate as scaling_estimate
 
 WORK = """
 import subprocess, sys, time

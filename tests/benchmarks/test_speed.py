@@ -8,14 +8,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import clocks, speed, speed_cells
-from benchmarks.cells import Cells
-from benchmarks.clocks import MEASURES, Stages, peak_of
-from benchmarks.scenarios import Scenario
-from benchmarks.speed_cells import Cell, FailedRun, compare_residuals, run_app
-from benchmarks.speed_tables import page, records
-from benchmarks.speed_targets import verdicts
-from benchmarks.speed_worker import ESTIMATORS, IMPORTED, WATCHED
+from benchmarks.common import clocks
+from benchmarks.common.cells import Cells
+from benchmarks.common.clocks import MEASURES, Stages, peak_of
+from benchmarks.common.scenarios import Scenario
+from benchmarks.speed import stage_cells as speed_cells
+from benchmarks.speed import stages as speed
+from benchmarks.speed.stage_cells import Cell, FailedRun, compare_residuals, run_app
+from benchmarks.speed.stage_tables import page, records
+from benchmarks.speed.stage_targets import verdicts
+from benchmarks.speed.stage_worker import ESTIMATORS, IMPORTED, WATCHED
 from sicnn_app.ivim.signal import ivim_signal_maps
 
 

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.scaling_work import prepared
-from benchmarks.speed_scaling import AXES, WORKS, Point, exponent, growth, line_through
+from benchmarks.scaling.growth import AXES, WORKS, Point, exponent, growth, line_through, prepared
 
 SIZES = (100, 200, 400, 800, 1600)
 

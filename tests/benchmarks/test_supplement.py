@@ -8,8 +8,9 @@ import math
 import numpy as np
 import pytest
 
+from benchmarks.common import pool
 from benchmarks.supplement import __main__ as supplement
-from benchmarks.supplement import figure_verdicts, figures, logged, pool, table_verdicts
+from benchmarks.supplement import figure_verdicts, figures, logged, table_verdicts
 from benchmarks.supplement.jobs import EDGES, AllMethods, Job, Training
 from benchmarks.supplement.page import HEADINGS, TEXTS, Section, page
 from benchmarks.supplement.plan import ITEMS, Plan

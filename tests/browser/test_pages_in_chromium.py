@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from factories import BVALS, SIGMA, make_result
 
-from benchmarks.page_pictures import find_chromium
+from benchmarks.pictures.pages import find_chromium
 from sicnn_app.cli.main import main
 from sicnn_app.derivatives.write import write_run
 from sicnn_app.ivim.flags import FLAGS

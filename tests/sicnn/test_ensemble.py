@@ -299,7 +299,7 @@ def test_batch_normalisation_is_no_choice_of_users():
 
 @pytest.mark.slow
 def test_standard_deviations_say_how_far_the_truth_is():
-    """On a phantom that no factor was found on; the calibration itself is benchmarks/calibration.py."""
+    """On a phantom that no factor was found on; the calibration is benchmarks/accuracy/calibration.py."""
     shape, bvals = (40, 36, 1), np.array([0, 10, 20, 30, 50, 80, 120, 200, 300, 400, 500, 600.0])
     phantom = make_phantom("abdomen", shape, seed=77)
     signals = acquire(phantom, bvals, snr=20.0, seed=5).astype(np.float32)

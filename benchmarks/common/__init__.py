@@ -1,0 +1,4 @@
+"""Pieces that several questions share: simulated measurements, errors, clocks, kept results and tables.
+
+Imports nothing of the other folders.
+"""

@@ -1,0 +1,4 @@
+"""Pictures of the documentation, taken from ``bids_examples``.
+
+Imports nothing of the other folders.
+"""

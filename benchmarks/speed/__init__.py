@@ -1,0 +1,4 @@
+"""How long the app takes, what the machine would allow, and a guard against slower code.
+
+May import ``common`` and ``accuracy``, whose peers are timed.
+"""
