@@ -1,4 +1,7 @@
-"""What a run was asked to do: frozen, validated dataclasses without defaults hidden elsewhere."""
+"""What a run was asked to do: frozen, validated dataclasses without defaults hidden elsewhere.
+
+May import ``ivim``.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any
 
 from sicnn_app.errors import UsageError
 from sicnn_app.files import from_here
+from sicnn_app.ivim.parameters import SPECS
 from sicnn_app.methods import METHODS, Method
 
 ANATOMIES = ("auto", "brain", "body")
@@ -85,10 +89,10 @@ class Threshold:
 class Bounds:
     """Closed intervals of the parameters (F fraction; D, D* mm^2/s; S0 relative to the normaliser)."""
 
-    f: tuple[float, float] = (0.0, 1.0)
-    d: tuple[float, float] = (0.0, 0.005)
-    dstar: tuple[float, float] = (0.005, 0.2)
-    s0: tuple[float, float] = (0.5, 1.5)
+    f: tuple[float, float] = SPECS["f"].bounds
+    d: tuple[float, float] = SPECS["d"].bounds
+    dstar: tuple[float, float] = SPECS["dstar"].bounds
+    s0: tuple[float, float] = SPECS["s0"].bounds
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -22,6 +23,7 @@ from sicnn_app.cli.arguments import build_parser
 from sicnn_app.derivatives import quality
 from sicnn_app.derivatives.quality import Column, Shown
 from sicnn_app.ivim.maps import Estimate
+from sicnn_app.ivim.parameters import MapSpec
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.methods import METHODS, Method
 
@@ -150,3 +152,54 @@ def test_a_column_of_the_quality_table_is_a_row(odd_voxels, app, tmp_path):
     assert f"{odd_voxels} far high" in table.loc["sub-05", "outliers"]
     page = text_of(out / "group.html")
     assert "Signal of the first slice" in page and "signal of the first slice" in page
+
+
+@pytest.fixture
+def with_kurtosis(constant, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The method of one row with a further map; gives the name of the method."""
+    spec = MapSpec(
+        "kurtosis",
+        "K",
+        "arbitrary",
+        "Kurtosis that nobody estimated",
+        (0.0, 2.0),
+        title="kurtosis of tissue",
+        factor=100.0,
+        shown_unit="%",
+    )
+    monkeypatch.setitem(METHODS, constant, replace(METHODS[constant], maps=(spec,)))
+
+    def estimate(*args, **options):
+        found = constant_estimate(*args, **options)
+        return replace(found, maps={**found.maps, "kurtosis": found.maps["f"] * 7})
+
+    monkeypatch.setattr(sys.modules["constant_maps"], "estimate", estimate)
+    return constant
+
+
+def test_a_map_of_a_method_is_a_row(with_kurtosis, app, tmp_path):
+    made, out = dataset(tmp_path / "bids", "sub-01", "sub-02"), tmp_path / "out"
+    planned = app(made, out, "--method", with_kurtosis, *ON_CPU, "--dry-run").out
+    assert "sub-01_model-ivim_param-kurtosis_dwimap.nii.gz" in planned
+    assert app(made, out, "--method", with_kurtosis, *ON_CPU).code == 0
+
+    values = nib.load(next(out.rglob("sub-01*_param-kurtosis_dwimap.nii.gz"))).get_fdata()
+    assert set(values[np.isfinite(values)].round(5)) == {0.7}
+    sidecar = json.loads(text_of(next(out.rglob("sub-01*_param-kurtosis_dwimap.json"))))
+    assert sidecar["Description"].startswith("Kurtosis that nobody") and sidecar["Units"] == "arbitrary"
+    assert "`param-kurtosis`" in text_of(out / "README.md")
+
+    (row,) = pd.read_csv(next(out.rglob("sub-01*_desc-ivim_qc.tsv")), sep="\t").to_dict("records")
+    described = json.loads(text_of(next(out.rglob("sub-01*_desc-ivim_qc.json"))))["kurtosis_median"]
+    assert row["kurtosis_median"] == pytest.approx(0.7) and "nobody" in described["Description"]
+
+    report = text_of(out / "sub-01.html")
+    assert "kurtosis of tissue" in report and "K (%)" in report
+    assert list(out.rglob("sub-01*_desc-kurtosismap_dwi.png"))
+
+    assert app.raw(made.root, out, "group").code == 0
+    table = pd.read_csv(out / "group_ivim.tsv", sep="\t")
+    assert table["kurtosis_median"].tolist() == pytest.approx([0.7, 0.7])
+    assert "nobody" in json.loads(text_of(out / "group_ivim.json"))["kurtosis_median"]["Description"]
+    # Finished is finished, with its further file.
+    assert "skipped, finished before" in app(made, out, "--method", with_kurtosis, *ON_CPU).text

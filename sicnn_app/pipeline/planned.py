@@ -28,6 +28,7 @@ def planned_outputs(item: DwiRun, settings: Settings) -> list[Path]:
         item,
         settings.output_dir,
         anatomy=anatomy,
+        method=settings.estimation.method,
         ensemble=settings.estimation.ensemble > 1,
         comparison=settings.estimation.described.trains,
         motion=motion_correction != "none",

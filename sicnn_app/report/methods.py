@@ -14,6 +14,7 @@ from sicnn_app.derivatives.facts import (
     in_words,
     stop_in_words,
 )
+from sicnn_app.ivim.parameters import MAPS
 from sicnn_app.methods import HUANG, METHODS, Method
 from sicnn_app.report.references import REFERENCES
 
@@ -205,11 +206,13 @@ def _model(facts: Facts) -> str:
     )
     bounds = facts.get("bounds")
     if isinstance(bounds, Mapping):
-        named = {"f": ("F", ""), "d": ("D", " mm²/s"), "dstar": ("D*", " mm²/s")}
         intervals = [
-            f"{symbol} to {in_words(bounds[key][0])}-{in_words(bounds[key][1])}{unit}"
-            for key, (symbol, unit) in named.items()
-            if isinstance(bounds.get(key), list | tuple) and len(bounds[key]) == 2
+            f"{spec.symbol} to {in_words(interval[0])}-{in_words(interval[1])}"
+            + (" mm²/s" if spec.unit == "mm^2/s" else "")
+            for spec in MAPS
+            if spec.of_tissue
+            and isinstance(interval := bounds.get(spec.label), list | tuple)
+            and len(interval) == 2
         ]
         text += f" The parameters were limited: {', '.join(intervals)}." if intervals else ""
     return text
