@@ -16,10 +16,9 @@ from sicnn_app.errors import UsageError
 from sicnn_app.files import from_here
 from sicnn_app.ivim.parameters import SPECS
 from sicnn_app.methods import METHODS, Method
+from sicnn_app.steps import STEPS, step_options
 
 ANATOMIES = ("auto", "brain", "body")
-DENOISING = ("auto", "none", "mppca", "patch2self")
-MOTION_CORRECTION = ("auto", "none", "rigid", "affine")
 COMBINE = ("none", "acquisition", "run", "direction")
 NETWORK_INPUTS = ("noisy", "training")
 TRAINING_SCOPES = ("subject", "study")
@@ -185,31 +184,30 @@ class InputSettings:
 class PreprocessingSettings:
     """What happens to the series before the estimation.
 
-    ``max_bval`` and ``ignore_bvals`` in s/mm^2.
+    ``max_bval`` and ``ignore_bvals`` in s/mm^2; ``added``: options of :data:`sicnn_app.steps.STEPS` that are
+    no field of their own.
     """
 
     anatomy: str = "auto"
-    denoise: str = "auto"
+    denoise: str = STEPS["denoising"].options["denoise"].default
     unring: bool = False
-    motion_correction: str = "auto"
+    motion_correction: str = STEPS["motioncorrection"].options["motion_correction"].default
     per_slice: bool = False
     ignore_bvals: tuple[float, ...] = ()
     max_bval: float = 1000.0
+    added: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _require(
             self.anatomy in ANATOMIES,
             f"--anatomy must be one of {', '.join(ANATOMIES)}, not {self.anatomy!r}",
         )
-        _require(
-            self.denoise in DENOISING,
-            f"--denoise must be one of {', '.join(DENOISING)}, not {self.denoise!r}",
-        )
-        _require(
-            self.motion_correction in MOTION_CORRECTION,
-            f"--motion-correction must be one of {', '.join(MOTION_CORRECTION)}, "
-            f"not {self.motion_correction!r}",
-        )
+        for name, option in step_options().items():
+            value = self.option(name)
+            _require(
+                not option.choices or value in option.choices,
+                f"--{name.replace('_', '-')} must be one of {', '.join(option.choices)}, not {value!r}",
+            )
         _require(
             not (self.per_slice and self.motion_correction == "none"),
             "--per-slice says how to correct motion and contradicts --motion-correction none",
@@ -222,6 +220,12 @@ class PreprocessingSettings:
             all(math.isfinite(b) and b >= 0 for b in self.ignore_bvals),
             "--ignore-bvals takes b-values of 0 or more",
         )
+
+    def option(self, name: str) -> Any:
+        """Value of an option of a step."""
+        if name in self.__dataclass_fields__:
+            return getattr(self, name)
+        return self.added.get(name, step_options()[name].default)
 
 
 @dataclass(frozen=True)
@@ -574,10 +578,7 @@ class Settings:
         return {
             **estimation,
             "anatomy": self.preprocessing.anatomy,
-            "denoise": self.preprocessing.denoise,
-            "unring": self.preprocessing.unring,
-            "motion_correction": self.preprocessing.motion_correction,
-            "per_slice": self.preprocessing.per_slice,
+            **{name: self.preprocessing.option(name) for name in step_options()},
             "ignore_bvals": sorted(self.preprocessing.ignore_bvals),
             "max_bval": self.preprocessing.max_bval,
             "combine": self.selection.combine,

@@ -17,11 +17,12 @@ from sicnn_app.derivatives.measured import MeasuredSignals, measure_signals
 from sicnn_app.derivatives.outputs import read_output_json, read_output_table
 from sicnn_app.derivatives.run_files import Files, read_picture, read_volumes
 from sicnn_app.formats import natural_key
-from sicnn_app.ivim.before_after import CORRECTIONS, step_picture_name
+from sicnn_app.ivim.before_after import step_picture_name
 from sicnn_app.ivim.body_parts import ANATOMIES
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
 from sicnn_app.ivim.parameters import PARAMETERS, SPECS, TISSUE_LABELS, all_maps
 from sicnn_app.ivim.run import DwiRun
+from sicnn_app.steps import STEPS
 
 _OUTPUT_NAME = re.compile(
     r"(?P<run>.+)_(model-ivim_param-[a-z0-9]+(_desc-[a-z0-9]+)?_dwimap|desc-ivimflags_dseg"
@@ -295,6 +296,6 @@ def _codes(flags: np.ndarray) -> np.ndarray:
 
 
 def _step_pictures(files: Files, folder: Path, name: str) -> dict[str, bytes]:
-    paths = {label: folder / step_picture_name(name, label) for label in CORRECTIONS}
+    paths = {label: folder / step_picture_name(name, label) for label in STEPS}
     found = {label: files.get(read_picture, path, None) for label, path in paths.items()}
     return {label: content for label, content in found.items() if content is not None}

@@ -17,10 +17,11 @@ from sicnn_app.derivatives.comparison import conventional_result, conventional_s
 from sicnn_app.derivatives.quality import Quality, columns
 from sicnn_app.derivatives.written import WrittenRecord
 from sicnn_app.errors import InternalError
-from sicnn_app.ivim.before_after import CORRECTIONS, step_picture_name
+from sicnn_app.ivim.before_after import step_picture_name
 from sicnn_app.ivim.flags import FLAGS
 from sicnn_app.ivim.parameters import MAPS, PARAMETERS, TISSUE_LABELS, maps_of
 from sicnn_app.ivim.run import DwiRun, RunResult
+from sicnn_app.steps import STEPS
 
 SPREAD_SUFFIX = "_std"
 """Key of a map's standard deviation over an ensemble in ``Estimate.maps``: ``f_std``."""
@@ -138,7 +139,7 @@ def run_record(run: DwiRun, output_dir: Path) -> WrittenRecord:
 
 def step_pictures_of(run: DwiRun, output_dir: Path) -> list[Path]:
     """Pictures of corrections that :func:`write_run` may write for a run."""
-    return [_step_picture(run, output_dir, label) for label in CORRECTIONS]
+    return [_step_picture(run, output_dir, label) for label in STEPS]
 
 
 def write_run(
@@ -165,7 +166,7 @@ def write_run(
     dataset_links : mapping of str to Path
         Other datasets that the run used, by the names in ``DatasetLinks``.
     step_pictures : mapping of str to bytes, optional
-        PNG of every correction by its label in :data:`sicnn_app.ivim.before_after.CORRECTIONS`. They go to
+        PNG of every correction by its label in :data:`sicnn_app.steps.STEPS`. They go to
         the figures of the report, which cannot make them: images from before a step are not written.
     check : callable, optional
         Called when everything is written and before any final name changes; may raise to prevent that.
