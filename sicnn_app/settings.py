@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ MAX_SEED = 2**32 - 1
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise UsageError(message)
+
+
+def _require_one_of(flag: str, value: str, choices: Collection[str]) -> None:
+    _require(value in choices, f"--{flag} must be one of {', '.join(choices)}, not {value!r}")
 
 
 def _expect(condition: bool, message: str) -> None:
@@ -166,9 +171,7 @@ class SelectionSettings:
     combine: str = "none"
 
     def __post_init__(self) -> None:
-        _require(
-            self.combine in COMBINE, f"--combine must be one of {', '.join(COMBINE)}, not {self.combine!r}"
-        )
+        _require_one_of("combine", self.combine, COMBINE)
 
 
 @dataclass(frozen=True)
@@ -198,16 +201,10 @@ class PreprocessingSettings:
     added: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _require(
-            self.anatomy in ANATOMIES,
-            f"--anatomy must be one of {', '.join(ANATOMIES)}, not {self.anatomy!r}",
-        )
+        _require_one_of("anatomy", self.anatomy, ANATOMIES)
         for name, option in step_options().items():
-            value = self.option(name)
-            _require(
-                not option.choices or value in option.choices,
-                f"--{name.replace('_', '-')} must be one of {', '.join(option.choices)}, not {value!r}",
-            )
+            if option.choices:
+                _require_one_of(name.replace("_", "-"), self.option(name), option.choices)
         _require(
             not (self.per_slice and self.motion_correction == "none"),
             "--per-slice says how to correct motion and contradicts --motion-correction none",
@@ -318,20 +315,12 @@ class EstimationSettings:
     bounds: Bounds = Bounds()
 
     def __post_init__(self) -> None:
-        _require(self.method in METHODS, f"--method must be one of {', '.join(METHODS)}, not {self.method!r}")
-        _require(self.preset in PRESETS, f"--preset must be one of {', '.join(PRESETS)}, not {self.preset!r}")
-        _require(
-            self.update_rule is None or self.update_rule in UPDATE_RULES,
-            f"--update-rule must be one of {', '.join(UPDATE_RULES)}, not {self.update_rule!r}",
-        )
-        _require(
-            self.network_input in NETWORK_INPUTS,
-            f"--network-input must be one of {', '.join(NETWORK_INPUTS)}, not {self.network_input!r}",
-        )
-        _require(
-            self.training_scope in TRAINING_SCOPES,
-            f"--training-scope must be one of {', '.join(TRAINING_SCOPES)}, not {self.training_scope!r}",
-        )
+        _require_one_of("method", self.method, METHODS)
+        _require_one_of("preset", self.preset, PRESETS)
+        if self.update_rule is not None:
+            _require_one_of("update-rule", self.update_rule, UPDATE_RULES)
+        _require_one_of("network-input", self.network_input, NETWORK_INPUTS)
+        _require_one_of("training-scope", self.training_scope, TRAINING_SCOPES)
         _require(
             self.training_scope == "subject" or self.described.trains,
             f"--training-scope {self.training_scope} contradicts --method {self.method}, which trains "
