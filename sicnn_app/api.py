@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sicnn_app.errors import DataError, UsageError
-from sicnn_app.ivim.maps import SPREAD_LABELS
+from sicnn_app.ivim.parameters import TISSUE_LABELS
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 from sicnn_app.methods import METHODS, estimator
 from sicnn_app.phantoms.acquire import DEFAULT_BVALS, acquire, noise_sigma
@@ -205,7 +205,7 @@ def estimate(
         for volume in np.concatenate(members):
             predicted[averaged.mask, used.source_volumes[volume]] = found.predicted[averaged.mask, index]
     nothing = np.full(averaged.mask.shape, np.nan, dtype=np.float32)
-    maps = {f"{label}_std": nothing for label in SPREAD_LABELS} | found.maps | {"predicted": predicted}
+    maps = {f"{label}_std": nothing for label in TISSUE_LABELS} | found.maps | {"predicted": predicted}
     if flat:
         maps = {label: array[:, :, 0] for label, array in maps.items()}
     return IvimMaps(

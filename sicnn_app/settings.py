@@ -1,21 +1,25 @@
-"""What a run was asked to do: frozen, validated dataclasses without defaults hidden elsewhere."""
+"""What a run was asked to do: frozen, validated dataclasses without defaults hidden elsewhere.
+
+May import ``ivim``.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 import re
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sicnn_app.errors import UsageError
 from sicnn_app.files import from_here
+from sicnn_app.ivim.parameters import SPECS
 from sicnn_app.methods import METHODS, Method
+from sicnn_app.steps import STEPS, step_options
 
 ANATOMIES = ("auto", "brain", "body")
-DENOISING = ("auto", "none", "mppca", "patch2self")
-MOTION_CORRECTION = ("auto", "none", "rigid", "affine")
 COMBINE = ("none", "acquisition", "run", "direction")
 NETWORK_INPUTS = ("noisy", "training")
 TRAINING_SCOPES = ("subject", "study")
@@ -35,6 +39,10 @@ MAX_SEED = 2**32 - 1
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise UsageError(message)
+
+
+def _require_one_of(flag: str, value: str, choices: Collection[str]) -> None:
+    _require(value in choices, f"--{flag} must be one of {', '.join(choices)}, not {value!r}")
 
 
 def _expect(condition: bool, message: str) -> None:
@@ -85,10 +93,10 @@ class Threshold:
 class Bounds:
     """Closed intervals of the parameters (F fraction; D, D* mm^2/s; S0 relative to the normaliser)."""
 
-    f: tuple[float, float] = (0.0, 1.0)
-    d: tuple[float, float] = (0.0, 0.005)
-    dstar: tuple[float, float] = (0.005, 0.2)
-    s0: tuple[float, float] = (0.5, 1.5)
+    f: tuple[float, float] = SPECS["f"].bounds
+    d: tuple[float, float] = SPECS["d"].bounds
+    dstar: tuple[float, float] = SPECS["dstar"].bounds
+    s0: tuple[float, float] = SPECS["s0"].bounds
 
 
 @dataclass(frozen=True)
@@ -163,9 +171,7 @@ class SelectionSettings:
     combine: str = "none"
 
     def __post_init__(self) -> None:
-        _require(
-            self.combine in COMBINE, f"--combine must be one of {', '.join(COMBINE)}, not {self.combine!r}"
-        )
+        _require_one_of("combine", self.combine, COMBINE)
 
 
 @dataclass(frozen=True)
@@ -181,31 +187,24 @@ class InputSettings:
 class PreprocessingSettings:
     """What happens to the series before the estimation.
 
-    ``max_bval`` and ``ignore_bvals`` in s/mm^2.
+    ``max_bval`` and ``ignore_bvals`` in s/mm^2; ``added``: options of :data:`sicnn_app.steps.STEPS` that are
+    no field of their own.
     """
 
     anatomy: str = "auto"
-    denoise: str = "auto"
+    denoise: str = STEPS["denoising"].options["denoise"].default
     unring: bool = False
-    motion_correction: str = "auto"
+    motion_correction: str = STEPS["motioncorrection"].options["motion_correction"].default
     per_slice: bool = False
     ignore_bvals: tuple[float, ...] = ()
     max_bval: float = 1000.0
+    added: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _require(
-            self.anatomy in ANATOMIES,
-            f"--anatomy must be one of {', '.join(ANATOMIES)}, not {self.anatomy!r}",
-        )
-        _require(
-            self.denoise in DENOISING,
-            f"--denoise must be one of {', '.join(DENOISING)}, not {self.denoise!r}",
-        )
-        _require(
-            self.motion_correction in MOTION_CORRECTION,
-            f"--motion-correction must be one of {', '.join(MOTION_CORRECTION)}, "
-            f"not {self.motion_correction!r}",
-        )
+        _require_one_of("anatomy", self.anatomy, ANATOMIES)
+        for name, option in step_options().items():
+            if option.choices:
+                _require_one_of(name.replace("_", "-"), self.option(name), option.choices)
         _require(
             not (self.per_slice and self.motion_correction == "none"),
             "--per-slice says how to correct motion and contradicts --motion-correction none",
@@ -218,6 +217,12 @@ class PreprocessingSettings:
             all(math.isfinite(b) and b >= 0 for b in self.ignore_bvals),
             "--ignore-bvals takes b-values of 0 or more",
         )
+
+    def option(self, name: str) -> Any:
+        """Value of an option of a step."""
+        if name in self.__dataclass_fields__:
+            return getattr(self, name)
+        return self.added.get(name, step_options()[name].default)
 
 
 @dataclass(frozen=True)
@@ -310,20 +315,12 @@ class EstimationSettings:
     bounds: Bounds = Bounds()
 
     def __post_init__(self) -> None:
-        _require(self.method in METHODS, f"--method must be one of {', '.join(METHODS)}, not {self.method!r}")
-        _require(self.preset in PRESETS, f"--preset must be one of {', '.join(PRESETS)}, not {self.preset!r}")
-        _require(
-            self.update_rule is None or self.update_rule in UPDATE_RULES,
-            f"--update-rule must be one of {', '.join(UPDATE_RULES)}, not {self.update_rule!r}",
-        )
-        _require(
-            self.network_input in NETWORK_INPUTS,
-            f"--network-input must be one of {', '.join(NETWORK_INPUTS)}, not {self.network_input!r}",
-        )
-        _require(
-            self.training_scope in TRAINING_SCOPES,
-            f"--training-scope must be one of {', '.join(TRAINING_SCOPES)}, not {self.training_scope!r}",
-        )
+        _require_one_of("method", self.method, METHODS)
+        _require_one_of("preset", self.preset, PRESETS)
+        if self.update_rule is not None:
+            _require_one_of("update-rule", self.update_rule, UPDATE_RULES)
+        _require_one_of("network-input", self.network_input, NETWORK_INPUTS)
+        _require_one_of("training-scope", self.training_scope, TRAINING_SCOPES)
         _require(
             self.training_scope == "subject" or self.described.trains,
             f"--training-scope {self.training_scope} contradicts --method {self.method}, which trains "
@@ -570,10 +567,7 @@ class Settings:
         return {
             **estimation,
             "anatomy": self.preprocessing.anatomy,
-            "denoise": self.preprocessing.denoise,
-            "unring": self.preprocessing.unring,
-            "motion_correction": self.preprocessing.motion_correction,
-            "per_slice": self.preprocessing.per_slice,
+            **{name: self.preprocessing.option(name) for name in step_options()},
             "ignore_bvals": sorted(self.preprocessing.ignore_bvals),
             "max_bval": self.preprocessing.max_bval,
             "combine": self.selection.combine,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -17,13 +18,17 @@ import pandas as pd
 import pytest
 from app_runs import App, add_run, body, dataset
 from bids_datasets import Dataset
+from scipy.ndimage import gaussian_filter
 
 from sicnn_app.cli.arguments import build_parser
 from sicnn_app.derivatives import quality
 from sicnn_app.derivatives.quality import Column, Shown
 from sicnn_app.ivim.maps import Estimate
+from sicnn_app.ivim.parameters import MapSpec
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.methods import METHODS, Method
+from sicnn_app.preprocess.corrected import Corrected, not_done
+from sicnn_app.steps import STEPS, Option, Step
 
 REFERENCE = "Nobody A, Noone B. Maps that are the same everywhere. Journal of Examples 2026;1:1."
 ON_CPU = ("--device", "cpu", "--omp-nthreads", "1")
@@ -150,3 +155,129 @@ def test_a_column_of_the_quality_table_is_a_row(odd_voxels, app, tmp_path):
     assert f"{odd_voxels} far high" in table.loc["sub-05", "outliers"]
     page = text_of(out / "group.html")
     assert "Signal of the first slice" in page and "signal of the first slice" in page
+
+
+@pytest.fixture
+def with_kurtosis(constant, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The method of one row with a further map; gives the name of the method."""
+    spec = MapSpec(
+        "kurtosis",
+        "K",
+        "arbitrary",
+        "Kurtosis that nobody estimated",
+        (0.0, 2.0),
+        title="kurtosis of tissue",
+        factor=100.0,
+        shown_unit="%",
+    )
+    monkeypatch.setitem(METHODS, constant, replace(METHODS[constant], maps=(spec,)))
+
+    def estimate(*args, **options):
+        found = constant_estimate(*args, **options)
+        return replace(found, maps={**found.maps, "kurtosis": found.maps["f"] * 7})
+
+    monkeypatch.setattr(sys.modules["constant_maps"], "estimate", estimate)
+    return constant
+
+
+def test_a_map_of_a_method_is_a_row(with_kurtosis, app, tmp_path):
+    made, out = dataset(tmp_path / "bids", "sub-01", "sub-02"), tmp_path / "out"
+    planned = app(made, out, "--method", with_kurtosis, *ON_CPU, "--dry-run").out
+    assert "sub-01_model-ivim_param-kurtosis_dwimap.nii.gz" in planned
+    assert app(made, out, "--method", with_kurtosis, *ON_CPU).code == 0
+
+    values = nib.load(next(out.rglob("sub-01*_param-kurtosis_dwimap.nii.gz"))).get_fdata()
+    assert set(values[np.isfinite(values)].round(5)) == {0.7}
+    sidecar = json.loads(text_of(next(out.rglob("sub-01*_param-kurtosis_dwimap.json"))))
+    assert sidecar["Description"].startswith("Kurtosis that nobody") and sidecar["Units"] == "arbitrary"
+    assert "`param-kurtosis`" in text_of(out / "README.md")
+
+    (row,) = pd.read_csv(next(out.rglob("sub-01*_desc-ivim_qc.tsv")), sep="\t").to_dict("records")
+    described = json.loads(text_of(next(out.rglob("sub-01*_desc-ivim_qc.json"))))["kurtosis_median"]
+    assert row["kurtosis_median"] == pytest.approx(0.7) and "nobody" in described["Description"]
+
+    report = text_of(out / "sub-01.html")
+    assert "kurtosis of tissue" in report and "K (%)" in report
+    assert list(out.rglob("sub-01*_desc-kurtosismap_dwi.png"))
+
+    assert app.raw(made.root, out, "group").code == 0
+    table = pd.read_csv(out / "group_ivim.tsv", sep="\t")
+    assert table["kurtosis_median"].tolist() == pytest.approx([0.7, 0.7])
+    assert "nobody" in json.loads(text_of(out / "group_ivim.json"))["kurtosis_median"]["Description"]
+    # Finished is finished, with its further file.
+    assert "skipped, finished before" in app(made, out, "--method", with_kurtosis, *ON_CPU).text
+
+
+STEP_REFERENCE = "Nobody A. Smooth pictures of everything. Journal of Examples 2026;1:2."
+
+
+def wanted(settings, situation) -> tuple[str, str]:
+    width = settings.option("smoothing")
+    return ("gaussian", f"--smoothing {width:g}") if width else ("none", "--smoothing was not given")
+
+
+def correct(series, *, settings, situation, progress=None) -> Corrected:
+    kind, reason = wanted(settings, situation)
+    if kind == "none":
+        return not_done("Smoothing", series, reason)
+    width = settings.option("smoothing") / np.linalg.norm(series.affine[:3, :3], axis=0)
+    signals = gaussian_filter(np.asarray(series.signals), [*width[:2], 0, 0])
+    record = {"Name": "Smoothing", "Description": "Gaussian filter in the plane", "Width": reason}
+    return Corrected(replace(series, signals=signals), record).because(reason)
+
+
+@pytest.fixture
+def smoothing(monkeypatch: pytest.MonkeyPatch) -> str:
+    """One more step, in one module and one row; gives its label."""
+    module = ModuleType("smoothing_of_images")
+    module.correct = correct
+    monkeypatch.setitem(sys.modules, "smoothing_of_images", module)
+    row = Step(
+        name="Smoothing",
+        module="smoothing_of_images",
+        options={"smoothing": Option(0.0, "width, mm (default: {default:g})", metavar="MM")},
+        wanted=wanted,
+        look_for="Only a blur that nobody needs.",
+        references={"gaussian filter": STEP_REFERENCE},
+        lowers_noise=True,
+    )
+    monkeypatch.setitem(STEPS, "smoothing", row)
+    return "smoothing"
+
+
+def test_a_preprocessing_step_is_a_module_and_a_row(smoothing, capsys, tmp_path):
+    app = App(capsys)
+    made, out = dataset(tmp_path / "bids", "sub-01", "sub-02"), tmp_path / "out"
+    assert "--smoothing MM" in build_parser().format_help()
+    config = tmp_path / "config.toml"
+    config.write_text("smoothing = 4.0\n", encoding="utf-8")
+    only = ("--participant-label", "01")
+    assert app.quick(made, out, *only, "--config-file", config).code == 0
+
+    # Another value is another fingerprint, the same one is not.
+    assert app.quick(made, out, *only, "--smoothing", "5").code == 64
+    assert "skipped, finished before" in app.quick(made, out, *only, "--smoothing", "4").text
+    assert app.quick(made, out, "--participant-label", "02").code == 0
+
+    def record(name: str) -> dict:
+        sidecar = json.loads(text_of(next(out.rglob(f"{name}*_param-f_dwimap.json"))))
+        (found,) = [
+            s for s in sidecar["Model"]["Parameters"]["PreprocessingSteps"] if s["Name"] == "Smoothing"
+        ]
+        return found
+
+    assert record("sub-01")["Choice"] == "--smoothing 4"
+    assert record("sub-02")["Description"] == "Not done: --smoothing was not given"
+    qc = json.loads(text_of(next(out.rglob("sub-01*_desc-ivim_qc.json"))))
+    assert qc["Settings"]["smoothing"] == 4
+    (picture,) = [entry for entry in qc["StepPictures"] if entry["Step"] == "Smoothing"]
+    assert picture["RootMeanSquareDifference"][0] > 0
+    assert list(out.rglob("sub-01*_desc-stepsmoothing_dwi.png"))
+
+    smoothed, plain = text_of(out / "sub-01.html"), text_of(out / "sub-02.html")
+    assert "Only a blur that nobody needs." in smoothed and "Only a blur" not in plain
+    assert "Smoothing: Gaussian filter in the plane" in smoothed
+    assert STEP_REFERENCE in smoothed and STEP_REFERENCE not in plain
+
+    assert app.raw(made.root, out, "group").code == 0
+    assert "smoothing: 0 (1 run), 4 (1 run)" in text_of(out / "group.html")

@@ -12,8 +12,7 @@ import time
 import numpy as np
 
 from sicnn_app.derivatives.collect import MeasuredSignals, RunDerivatives
-from sicnn_app.ivim.comparison import COMPARED
-from sicnn_app.ivim.maps import MAPS
+from sicnn_app.ivim.parameters import MAPS, PARAMETERS
 from sicnn_app.report.voxels import voxel_page
 
 SHAPES = ((100, 96, 1), (128, 128, 20), (192, 192, 40))
@@ -42,7 +41,7 @@ def cylinder(shape: tuple[int, int, int], rng: np.random.Generator) -> RunDeriva
     return RunDerivatives(
         "sub-01",
         maps=maps,
-        conventional={label: maps[label] for label in COMPARED},
+        conventional={label: maps[label] for label in PARAMETERS},
         mask=mask,
         mask_label="body",
         flags=np.zeros(shape, dtype=int),

@@ -9,14 +9,13 @@ import numpy as np
 
 from sicnn_app.assess.trial import Errors, try_methods
 from sicnn_app.errors import UsageError
+from sicnn_app.ivim.parameters import TISSUE_LABELS
 from sicnn_app.ivim.precision import cramer_rao_bounds, improve_bvals, typical_bound
 from sicnn_app.ivim.series import MAX_LOW_BVAL, MIN_DISTINCT_BVALS
 from sicnn_app.phantoms.acquire import noise_sigma
 from sicnn_app.phantoms.dataset import SimulationSettings
 from sicnn_app.phantoms.phantom import S0_SCALE, Phantom, make_phantom
 from sicnn_app.phantoms.tissues import TISSUES, Tissue
-
-PARAMETERS = ("f", "d", "dstar")
 
 SHAPE = {"abdomen": (64, 60, 1), "brain": (56, 60, 1)}
 """Matrix size when none is asked for: small enough for a minute, with a few dozen voxels in most tissues."""
@@ -115,7 +114,7 @@ def assess(
     require_assessable(settings)
     phantom = make_phantom(settings.preset, settings.shape, seed=settings.seed, texture=settings.texture)
     tissues = perfused_tissues(settings.preset)
-    values = {name: np.array([getattr(tissue, name) for tissue in tissues]) for name in PARAMETERS}
+    values = {name: np.array([getattr(tissue, name) for tissue in tissues]) for name in TISSUE_LABELS}
     noise = _relative_noise(phantom, settings.snr, tissues)
     suggested = improve_bvals(volumes, noise, **values, directions=settings.protocol.directions)
     bounds, better = (cramer_rao_bounds(b, noise[:, None], **values) for b in (volumes, suggested))
@@ -131,7 +130,7 @@ def assess(
             errors={method: found[tissue.name, parameter] for method, found in errors.items()},
         )
         for index, tissue in enumerate(tissues)
-        for parameter in PARAMETERS
+        for parameter in TISSUE_LABELS
     ]
     return Assessment(
         settings=replace(settings, shape=phantom.mask.shape),

@@ -9,10 +9,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from sicnn_app.assess.expectation import PARAMETERS, Assessment, Expectation
+from sicnn_app.assess.expectation import Assessment, Expectation
+from sicnn_app.ivim.parameters import SPECS, TISSUE_LABELS
 from sicnn_app.report.style import BLUE, INK, ORANGE, plain_style
 
-SYMBOLS = {"f": "F", "d": "D", "dstar": "D*"}
 MARKS = {"lsq": ("o", BLUE, "least squares, error"), "si-cnn": ("^", ORANGE, "SI-CNN, error")}
 """Shape and colour, so that either alone tells the methods apart."""
 
@@ -34,15 +34,15 @@ def expectation_chart(assessment: Assessment) -> bytes:
         SVG; the same assessment gives the same bytes.
     """
     names = list(dict.fromkeys(row.tissue for row in assessment.expectations))
-    size = (1.6 + PANEL_WIDTH * len(PARAMETERS), 1.7 + TISSUE_HEIGHT * len(names))
+    size = (1.6 + PANEL_WIDTH * len(TISSUE_LABELS), 1.7 + TISSUE_HEIGHT * len(names))
     with plain_style():
         figure = Figure(figsize=size, facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)
-        panels = figure.subplots(1, len(PARAMETERS), sharey=True)
-        for axes, parameter in zip(panels, PARAMETERS, strict=True):
+        panels = figure.subplots(1, len(TISSUE_LABELS), sharey=True)
+        for axes, parameter in zip(panels, TISSUE_LABELS, strict=True):
             rows = [row for row in assessment.expectations if row.parameter == parameter]
             _draw(axes, rows)
-            axes.set_xlabel(f"{SYMBOLS[parameter]}: % of the true value")
+            axes.set_xlabel(f"{SPECS[parameter].symbol}: % of the true value")
         panels[0].set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
         panels[0].invert_yaxis()
         handles, labels = panels[0].get_legend_handles_labels()

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from sicnn_app import __version__
-from sicnn_app.assess.expectation import PARAMETERS, Assessment, Expectation
+from sicnn_app.assess.expectation import Assessment, Expectation
 from sicnn_app.assess.trial import COMPARED
 from sicnn_app.derivatives.atomic import StagedFiles, make_folder, scratch_folder
 from sicnn_app.derivatives.written import WrittenRecord, require_free
 from sicnn_app.errors import OutputError, UsageError
 from sicnn_app.formats import json_bytes, tsv_bytes
-from sicnn_app.ivim.maps import MAPS
+from sicnn_app.ivim.parameters import SPECS, TISSUE_LABELS
 from sicnn_app.phantoms.acquire import SNR_DEFINITION
 from sicnn_app.phantoms.dataset import GENERATOR
 from sicnn_app.system.console import Console
@@ -28,9 +28,6 @@ MOST_SHOWN = 1000
 """Per cent of the true value; more says no more than that."""
 
 NAMES = {"lsq": "least squares", "si-cnn": "SI-CNN"}
-SPECS = {spec.label: spec for spec in MAPS}
-UNITS = {"f": (100.0, " %"), "d": (1e3, "e-3 mm^2/s"), "dstar": (1e3, "e-3 mm^2/s")}
-"""Factor from the unit of the maps, and what follows the number, on the terminal."""
 
 COLUMNS: dict[str, dict[str, str]] = {
     "tissue": {"Description": "Tissue of the phantom"},
@@ -115,7 +112,7 @@ def show_assessment(console: Console, assessment: Assessment) -> None:
         return
     gains = ", ".join(
         f"{SPECS[parameter].symbol} x {assessment.gain(parameter):.2f}"
-        for parameter in PARAMETERS
+        for parameter in TISSUE_LABELS
         if np.isfinite(assessment.gain(parameter))
     )
     console.line(f"better b-values for the same number of volumes: {counted(assessment.suggested)}")
@@ -144,14 +141,15 @@ def _row(row: Expectation) -> dict[str, Any]:
 
 
 def _cells(row: Expectation) -> list[str]:
-    factor, unit = UNITS[row.parameter]
+    spec = SPECS[row.parameter]
+    unit = " %" if spec.shown_unit == "%" else "e-3 mm^2/s"
     errors = [
         None if row.errors[method] is None else row.errors[method].root_mean_square for method in COMPARED
     ]
     return [
         row.tissue.replace("_", " "),
         SPECS[row.parameter].symbol,
-        f"{factor * row.true_value:.3g}{unit}",
+        f"{spec.factor * row.true_value:.3g}{unit}",
         *(_share(value, row.true_value) for value in (row.bound, *errors, row.bound_suggested)),
     ]
 
@@ -186,7 +184,7 @@ def _description(assessment: Assessment) -> dict[str, Any]:
             "true value",
             "CriterionBefore": _finite(assessment.typical),
             "CriterionAfter": _finite(assessment.typical_suggested),
-            "GainPerParameter": {parameter: _finite(assessment.gain(parameter)) for parameter in PARAMETERS},
+            "GainPerParameter": {label: _finite(assessment.gain(label)) for label in TISSUE_LABELS},
         },
         "GeneratedBy": [{"Name": GENERATOR, "Version": __version__}],
     }

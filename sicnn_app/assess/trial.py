@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sicnn_app.ivim.parameters import TISSUE_LABELS
 from sicnn_app.methods import LEAST_SQUARES, estimator
 from sicnn_app.phantoms.acquire import acquire, noise_sigma
 from sicnn_app.phantoms.phantom import Phantom
@@ -15,8 +16,6 @@ from sicnn_app.settings import EstimationSettings
 
 COMPARED = (LEAST_SQUARES, "si-cnn")
 """Methods that are tried."""
-
-LABELS = ("f", "d", "dstar")
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def try_methods(
                 estimate.maps[label], getattr(phantom, label), mask & (phantom.labels == tissue.code)
             )
             for tissue in tissues
-            for label in LABELS
+            for label in TISSUE_LABELS
         }
     return found
 

@@ -17,8 +17,6 @@ from sicnn_app.methods import METHODS
 from sicnn_app.settings import (
     ANATOMIES,
     COMBINE,
-    DENOISING,
-    MOTION_CORRECTION,
     NETWORK_INPUTS,
     PRESETS,
     REPORT_LEVELS,
@@ -33,6 +31,7 @@ from sicnn_app.settings import (
     Threshold,
     preset_settings,
 )
+from sicnn_app.steps import step_options
 
 PROGRAM = "sicnn-app"
 
@@ -175,24 +174,8 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
         choices=ANATOMIES,
         help=f"which mask to make; auto reads BodyPart of the sidecar (default: {preprocessing.anatomy})",
     )
-    group.add_argument(
-        "--denoise",
-        choices=DENOISING,
-        help="auto decides by the number of volumes and records why; images of -d that are preprocessed "
-        f"already are left alone (default: {preprocessing.denoise})",
-    )
-    group.add_argument("--unring", action="store_true", help="remove Gibbs ringing (default: leave it)")
-    group.add_argument(
-        "--motion-correction",
-        choices=MOTION_CORRECTION,
-        help="between volumes; auto: rigid for brain, none for body and for preprocessed images "
-        f"(default: {preprocessing.motion_correction})",
-    )
-    group.add_argument(
-        "--per-slice",
-        action="store_true",
-        help="correct motion within every slice instead of in 3-D, as suits breathing (default: 3-D)",
-    )
+    for name, option in step_options().items():
+        group.add_argument(f"--{name.replace('_', '-')}", **option.keywords())
     group.add_argument(
         "--ignore-bvals",
         nargs="+",
@@ -511,6 +494,8 @@ def _to_settings(given: dict[str, Any]) -> Settings:
             estimation[name] = given[name]
         elif name in given:
             estimation.pop(name, None)
+    options = set(step_options())
+    own = options.intersection(PreprocessingSettings.__dataclass_fields__)
     inputs = take("mask_desc", "bvals")
     if "bvals" in inputs and not os.path.lexists(inputs["bvals"]):
         raise MissingInputError(f"--bvals: {inputs['bvals']} does not exist")
@@ -535,8 +520,9 @@ def _to_settings(given: dict[str, Any]) -> Settings:
         ),
         inputs=InputSettings(derivatives=_read_derivatives(given.get("derivatives", ())), **inputs),
         preprocessing=PreprocessingSettings(
-            **take("anatomy", "denoise", "unring", "motion_correction", "per_slice", "max_bval"),
+            **take("anatomy", "max_bval", *own),
             ignore_bvals=tuple(given.get("ignore_bvals", ())),
+            added=take(*options.difference(own)),
         ),
         estimation=EstimationSettings(**estimation),
         resources=ResourceSettings(

@@ -17,12 +17,12 @@ from sicnn_app.derivatives.measured import MeasuredSignals, measure_signals
 from sicnn_app.derivatives.outputs import read_output_json, read_output_table
 from sicnn_app.derivatives.run_files import Files, read_picture, read_volumes
 from sicnn_app.formats import natural_key
-from sicnn_app.ivim.before_after import CORRECTIONS, step_picture_name
+from sicnn_app.ivim.before_after import step_picture_name
 from sicnn_app.ivim.body_parts import ANATOMIES
-from sicnn_app.ivim.comparison import COMPARED
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
-from sicnn_app.ivim.maps import MAPS, SPREAD_LABELS
+from sicnn_app.ivim.parameters import PARAMETERS, SPECS, TISSUE_LABELS, all_maps
 from sicnn_app.ivim.run import DwiRun
+from sicnn_app.steps import STEPS
 
 _OUTPUT_NAME = re.compile(
     r"(?P<run>.+)_(model-ivim_param-[a-z0-9]+(_desc-[a-z0-9]+)?_dwimap|desc-ivimflags_dseg"
@@ -30,7 +30,7 @@ _OUTPUT_NAME = re.compile(
 )
 """Outputs that tell of a run; preprocessed series and masks are also written by other programs."""
 
-_BESIDE = ((COMPARED, "lsq", "of least squares"), (SPREAD_LABELS, "std", "standard deviation"))
+_BESIDE = ((PARAMETERS, "lsq", "of least squares"), (TISSUE_LABELS, "std", "standard deviation"))
 """Maps besides the main ones: of what, with which ``desc``, and how problems name them."""
 
 MAX_PROGRAMS = 100
@@ -108,7 +108,8 @@ class RunDerivatives:
 
     def meaningful(self, label: str) -> np.ndarray:
         """Voxels of the mask over which a map is summarised, shape (M,), bool: D* needs some perfusion."""
-        if label != "dstar" or "f" not in self.maps:
+        needs_perfusion = any(spec.needs_perfusion for spec in all_maps() if spec.label == label)
+        if not needs_perfusion or "f" not in self.maps:
             return np.ones(int(self.mask.sum()), dtype=bool)
         return self.inside("f") >= NEGLIGIBLE_F
 
@@ -215,11 +216,11 @@ def collect_run(
     qc = files.get(read_output_json, beside("_desc-ivim_qc.json"), {})
     labels = _mask_labels(name, qc)
     found = read_volumes(files, _image_paths(beside, labels, conventional=conventional), name)
-    maps = {spec.label: found[spec.label].data for spec in MAPS if spec.label in found}
+    maps = {spec.label: found[spec.label].data for spec in all_maps() if spec.label in found}
     mask_label = next((label for label in labels if f"{label} mask" in found), None)
     mask = None
     if maps:
-        mask = np.all([np.isfinite(data) for data in maps.values()], axis=0)
+        mask = np.all([np.isfinite(data) for label, data in maps.items() if label in SPECS], axis=0)
     elif mask_label:
         mask = found[f"{mask_label} mask"].data > 0
     geometry = next(iter(found.values())) if found else None
@@ -276,7 +277,7 @@ def _image_paths(
     beside: Callable[[str], Path], mask_labels: Sequence[str], *, conventional: bool
 ) -> dict[str, Path]:
     """Images of a run by the names that problems have for them."""
-    maps = {spec.label: f"_model-ivim_param-{spec.label}_dwimap" for spec in MAPS}
+    maps = {spec.label: f"_model-ivim_param-{spec.label}_dwimap" for spec in all_maps()}
     others = {
         f"{label} {words}": f"_model-ivim_param-{label}_desc-{desc}_dwimap"
         for labels, desc, words in _BESIDE
@@ -295,6 +296,6 @@ def _codes(flags: np.ndarray) -> np.ndarray:
 
 
 def _step_pictures(files: Files, folder: Path, name: str) -> dict[str, bytes]:
-    paths = {label: folder / step_picture_name(name, label) for label in CORRECTIONS}
+    paths = {label: folder / step_picture_name(name, label) for label in STEPS}
     found = {label: files.get(read_picture, path, None) for label, path in paths.items()}
     return {label: content for label, content in found.items() if content is not None}

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from sicnn_app.derivatives.sidecar import DatasetRoots, map_sidecar
-from sicnn_app.ivim.maps import MapSpec
+from sicnn_app.ivim.parameters import MapSpec
 from sicnn_app.ivim.run import RunResult
 from sicnn_app.methods import LEAST_SQUARES
 

@@ -11,8 +11,7 @@ import numpy as np
 from sicnn_app.derivatives.write import expected_outputs
 from sicnn_app.errors import DataError
 from sicnn_app.ivim.body_parts import ANATOMIES
-from sicnn_app.ivim.comparison import COMPARED
-from sicnn_app.ivim.maps import MAPS, SPREAD_LABELS
+from sicnn_app.ivim.parameters import PARAMETERS, TISSUE_LABELS, all_maps
 from sicnn_app.ivim.run import DwiRun
 from sicnn_app.system.memory import require_space
 
@@ -38,7 +37,7 @@ def estimated_size(
         Whether maps of the conventional fit are.
     """
     voxels = int(np.prod(shape[:3], dtype=object))
-    images = shape[3] + len(MAPS) + len(SPREAD_LABELS) * ensemble + len(COMPARED) * comparison
+    images = shape[3] + len(all_maps()) + len(TISSUE_LABELS) * ensemble + len(PARAMETERS) * comparison
     return voxels * (4 * images + 2) + TEXT_BYTES
 
 

@@ -16,8 +16,8 @@ from sicnn_app.derivatives.sidecar import (
     sources,
 )
 from sicnn_app.ivim.adequacy import Adequacy
-from sicnn_app.ivim.before_after import CORRECTIONS
 from sicnn_app.ivim.run import RunResult
+from sicnn_app.steps import STEPS
 
 MAX_CURVE_POINTS = 500
 """Points kept of the training curve: enough for a figure, small enough for a sidecar."""
@@ -139,7 +139,7 @@ def step_pictures(result: RunResult) -> list[dict[str, Any]]:
     return plain(
         [
             {
-                "Step": CORRECTIONS[step.label],
+                "Step": STEPS[step.label].name,
                 "Slice": step.slice_index,
                 "BValues": step.bvals,
                 "SourceVolumes": step.volumes,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -13,9 +13,9 @@ from sicnn_app.derivatives.sidecar import method_name, signal_to_noise
 from sicnn_app.ivim.adequacy import Adequacy, judge
 from sicnn_app.ivim.adequacy_inputs import TYPICAL, VERDICTS, Evidence
 from sicnn_app.ivim.checks import CHECKS
-from sicnn_app.ivim.comparison import COMPARED, agreement
+from sicnn_app.ivim.comparison import agreement
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F, at_bounds
-from sicnn_app.ivim.maps import MAPS, SPREAD_LABELS, MapSpec
+from sicnn_app.ivim.parameters import MAPS, PARAMETERS, MapSpec, all_maps
 from sicnn_app.ivim.run import RunResult
 from sicnn_app.ivim.series import MAX_LOW_BVAL
 
@@ -50,7 +50,7 @@ class Quality:
         unflagged = self.result.averaged.mask & (self.result.flags == 0)
         return {
             f"{label}_{name}": value
-            for label in COMPARED
+            for label in PARAMETERS
             for name, value in agreement(label, maps, others, unflagged).items()
         }
 
@@ -96,12 +96,14 @@ class Quality:
 
     def where(self, spec: MapSpec) -> np.ndarray:
         """Voxels over which a map is summed up, shape (X, Y, Z), bool."""
-        return self.perfused if spec.label == "dstar" else self.result.averaged.mask
+        return self.perfused if spec.needs_perfusion else self.result.averaged.mask
 
     def quartiles(self, spec: MapSpec) -> tuple[float, float, float] | None:
         """25th, 50th and 75th percentile of a map; None without voxels."""
+        if spec.label not in self.result.estimate.maps or not self.where(spec).any():
+            return None
         values = self.result.estimate.maps[spec.label][self.where(spec)]
-        return tuple(np.percentile(values.astype(np.float64), (25, 50, 75))) if values.size else None
+        return tuple(np.percentile(values.astype(np.float64), (25, 50, 75)))
 
     def row(self) -> dict[str, Any]:
         """One value per column of the table."""
@@ -172,9 +174,9 @@ class Column:
         }
 
 
-def _map_columns() -> Iterator[Column]:
-    for spec in MAPS:
-        condition = f" with F of at least {NEGLIGIBLE_F:g}" if spec.label == "dstar" else ""
+def _map_columns(specs: Iterable[MapSpec]) -> Iterator[Column]:
+    for spec in specs:
+        condition = f" with F of at least {NEGLIGIBLE_F:g}" if spec.needs_perfusion else ""
 
         def middle(quality: Quality, spec: MapSpec) -> float | None:
             quartiles = quality.quartiles(spec)
@@ -192,7 +194,7 @@ def _map_columns() -> Iterator[Column]:
                 partial(value, spec=spec),
                 spec.unit,
             )
-        if spec.label in SPREAD_LABELS:
+        if spec.of_tissue:
 
             def spread(quality: Quality, spec: MapSpec) -> float | None:
                 found, where = quality.result.estimate.maps.get(f"{spec.label}_std"), quality.where(spec)
@@ -256,8 +258,8 @@ _AGREEMENT: dict[str, tuple[str, str, bool]] = {
 
 
 def _agreement_columns() -> Iterator[Column]:
-    for spec in (spec for spec in MAPS if spec.label in COMPARED):
-        both = f", where both F are at least {NEGLIGIBLE_F:g}" if spec.label == "dstar" else ""
+    for spec in (spec for spec in MAPS if spec.bounds is not None):
+        both = f", where both F are at least {NEGLIGIBLE_F:g}" if spec.needs_perfusion else ""
         for name, (title, description, has_unit) in _AGREEMENT.items():
             yield Column(
                 f"lsq_{spec.label}_{name}",
@@ -277,7 +279,7 @@ def _check_number(name: str, title: str, description: str, unit: str | None = No
 
 
 def _bound_columns() -> Iterator[Column]:
-    for spec in (spec for spec in MAPS if spec.label in SPREAD_LABELS):
+    for spec in (spec for spec in MAPS if spec.of_tissue):
         yield _check_number(
             f"bound_{spec.label}",
             f"Cramer-Rao bound of {spec.symbol}",
@@ -394,7 +396,7 @@ COLUMNS: tuple[Column, ...] = (
         in_group=7,
         outlier=Shown("signal-to-noise ratio, highest b", "Signal-to-noise ratio at the highest b-value"),
     ),
-    *_map_columns(),
+    *_map_columns(MAPS),
     *_flag_columns(),
     Column(
         "data_iterations",
@@ -470,8 +472,8 @@ COLUMNS: tuple[Column, ...] = (
 
 
 def columns() -> tuple[Column, ...]:
-    """Every column of the quality table, in its order."""
-    return COLUMNS
+    """Every column of the quality table, in its order; further maps of some method come last."""
+    return (*COLUMNS, *_map_columns(all_maps()[len(MAPS) :]))
 
 
 def group_columns() -> list[Column]:

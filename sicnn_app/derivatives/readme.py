@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sicnn_app.derivatives.provenance import APP_NAME
 from sicnn_app.ivim.flags import FLAGS
-from sicnn_app.ivim.maps import MAPS
+from sicnn_app.ivim.parameters import all_maps
 
 DESCRIPTIONS: dict[str, str] = {
     "preproc": "Diffusion-weighted series after preprocessing, before averaging over repeats and directions",
@@ -24,7 +24,7 @@ GIVEN_MASK = "Mask of this label from another dataset, inside which the maps hol
 
 def readme_text() -> str:
     """``README.md`` of the output dataset."""
-    maps = "\n".join(f"| `param-{spec.label}` | {spec.unit} | {spec.description} |" for spec in MAPS)
+    maps = "\n".join(f"| `param-{spec.label}` | {spec.unit} | {spec.description} |" for spec in all_maps())
     flags = "\n".join(f"| {spec.code} | {spec.name} | {spec.description} |" for spec in FLAGS)
     labels = "\n".join(f"| `desc-{label}` | {meaning} |" for label, meaning in DESCRIPTIONS.items())
     return f"""# IVIM parameter maps by {APP_NAME}

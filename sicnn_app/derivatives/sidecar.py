@@ -16,7 +16,7 @@ from sicnn_app.bids.derivative_datasets import mask_label
 from sicnn_app.derivatives.personal import harmless
 from sicnn_app.derivatives.provenance import device_name, software_versions
 from sicnn_app.ivim.flags import FLAGS
-from sicnn_app.ivim.maps import MapSpec
+from sicnn_app.ivim.parameters import MapSpec
 from sicnn_app.ivim.run import RunResult
 from sicnn_app.methods import METHODS
 

@@ -17,11 +17,11 @@ from sicnn_app.derivatives.comparison import conventional_result, conventional_s
 from sicnn_app.derivatives.quality import Quality, columns
 from sicnn_app.derivatives.written import WrittenRecord
 from sicnn_app.errors import InternalError
-from sicnn_app.ivim.before_after import CORRECTIONS, step_picture_name
-from sicnn_app.ivim.comparison import COMPARED
+from sicnn_app.ivim.before_after import step_picture_name
 from sicnn_app.ivim.flags import FLAGS
-from sicnn_app.ivim.maps import MAPS, SPREAD_LABELS
+from sicnn_app.ivim.parameters import MAPS, PARAMETERS, TISSUE_LABELS, maps_of
 from sicnn_app.ivim.run import DwiRun, RunResult
+from sicnn_app.steps import STEPS
 
 SPREAD_SUFFIX = "_std"
 """Key of a map's standard deviation over an ensemble in ``Estimate.maps``: ``f_std``."""
@@ -78,13 +78,13 @@ def _conventional_ending(label: str) -> str:
 
 
 def _endings(
-    masks: tuple[str, ...], *, ensemble: bool, comparison: bool, with_bvecs: bool, motion: bool
+    masks: tuple[str, ...], method: str, *, ensemble: bool, comparison: bool, with_bvecs: bool, motion: bool
 ) -> list[str]:
-    images = [_map_ending(spec.label) for spec in MAPS]
+    images = [_map_ending(spec.label) for spec in maps_of(method)]
     if comparison:
-        images += [_conventional_ending(label) for label in COMPARED]
+        images += [_conventional_ending(label) for label in PARAMETERS]
     if ensemble:
-        images += [_map_ending(label, spread=True) for label in SPREAD_LABELS]
+        images += [_map_ending(label, spread=True) for label in TISSUE_LABELS]
     images += [_FLAGS, _SERIES, *(f"desc-{label}_mask" for label in masks)]
     endings = [f"{image}{extension}" for image in images for extension in (".nii.gz", ".json")]
     endings += [f"{_FLAGS}.tsv", f"{_SERIES}.bval"]
@@ -100,6 +100,7 @@ def expected_outputs(
     output_dir: Path,
     *,
     anatomy: str,
+    method: str = "",
     ensemble: bool = False,
     comparison: bool = False,
     with_bvecs: bool | None = None,
@@ -111,6 +112,8 @@ def expected_outputs(
     ----------
     anatomy : str
         ``brain`` or ``body``.
+    method : str
+        Decides which maps there are besides those of every method.
     ensemble : bool
         Whether standard deviations over an ensemble are written.
     comparison : bool
@@ -123,7 +126,9 @@ def expected_outputs(
     if with_bvecs is None:
         with_bvecs = all(part.bvec is not None for part in run.parts)
     masks = (mask_label(run, anatomy),)
-    endings = _endings(masks, ensemble=ensemble, comparison=comparison, with_bvecs=with_bvecs, motion=motion)
+    endings = _endings(
+        masks, method, ensemble=ensemble, comparison=comparison, with_bvecs=with_bvecs, motion=motion
+    )
     return [_target(run, output_dir, ending) for ending in endings]
 
 
@@ -134,7 +139,7 @@ def run_record(run: DwiRun, output_dir: Path) -> WrittenRecord:
 
 def step_pictures_of(run: DwiRun, output_dir: Path) -> list[Path]:
     """Pictures of corrections that :func:`write_run` may write for a run."""
-    return [_step_picture(run, output_dir, label) for label in CORRECTIONS]
+    return [_step_picture(run, output_dir, label) for label in STEPS]
 
 
 def write_run(
@@ -161,7 +166,7 @@ def write_run(
     dataset_links : mapping of str to Path
         Other datasets that the run used, by the names in ``DatasetLinks``.
     step_pictures : mapping of str to bytes, optional
-        PNG of every correction by its label in :data:`sicnn_app.ivim.before_after.CORRECTIONS`. They go to
+        PNG of every correction by its label in :data:`sicnn_app.steps.STEPS`. They go to
         the figures of the report, which cannot make them: images from before a step are not written.
     check : callable, optional
         Called when everything is written and before any final name changes; may raise to prevent that.
@@ -198,10 +203,10 @@ def _stage_maps(
     staged: StagedFiles, result: RunResult, output_dir: Path, roots: sidecar.DatasetRoots
 ) -> None:
     maps = result.estimate.maps
-    ensemble = all(f"{label}{SPREAD_SUFFIX}" in maps for label in SPREAD_LABELS)
-    for spec in MAPS:
+    ensemble = all(f"{label}{SPREAD_SUFFIX}" in maps for label in TISSUE_LABELS)
+    for spec in maps_of(sidecar.method_name(result)):
         for spread in (False, True):
-            if spread and not (ensemble and spec.label in SPREAD_LABELS):
+            if spread and not (ensemble and spec.of_tissue):
                 continue
             key = f"{spec.label}{SPREAD_SUFFIX}" if spread else spec.label
             ending = _map_ending(spec.label, spread=spread)
@@ -220,7 +225,7 @@ def _stage_conventional(
     if result.conventional is None:
         return
     conventional = conventional_result(result)
-    for spec in (spec for spec in MAPS if spec.label in COMPARED):
+    for spec in (spec for spec in MAPS if spec.bounds is not None):
         ending = _conventional_ending(spec.label)
         staged.add_nifti(
             _target(result.run, output_dir, f"{ending}.nii.gz"),

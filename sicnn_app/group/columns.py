@@ -5,14 +5,12 @@ from __future__ import annotations
 from sicnn_app.derivatives.quality import group_columns, outlier_columns
 from sicnn_app.group.statistics import FAR_OUTLIER_FENCE, MIN_RUNS, OUTLIER_FENCE
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
-from sicnn_app.ivim.maps import MAPS, SPREAD_LABELS
+from sicnn_app.ivim.parameters import MAPS, all_maps
 
 MASK_REGION = "mask"
 """The region that every run has."""
 
-REPEATABILITY_LABELS = ("f", "d", "dstar")
-
-REGION_MEASURES = (*(f"{label}_median" for label in ("f", "d", "dstar", "rmse")), "flagged_share")
+REGION_MEASURES = (*(f"{spec.label}_median" for spec in MAPS if spec.outlier), "flagged_share")
 """Columns of a region in which outliers are looked for; those of the run are named in its quality table."""
 
 OUTLIER_RULE = (
@@ -71,15 +69,15 @@ _STATISTICS = (
 
 def _map_columns() -> dict[str, dict[str, str]]:
     columns = {}
-    for spec in MAPS:
-        condition = f" with F of at least {NEGLIGIBLE_F:g}" if spec.label == "dstar" else ""
+    for spec in all_maps():
+        condition = f" with F of at least {NEGLIGIBLE_F:g}" if spec.needs_perfusion else ""
         for name, word, meaning in _STATISTICS:
             columns[f"{spec.label}_{name}"] = {
                 "LongName": f"{word} of {spec.symbol}",
                 "Description": f"{meaning}{condition}. {spec.description}",
                 "Units": spec.unit,
             }
-        if spec.label in SPREAD_LABELS:
+        if spec.of_tissue:
             columns[f"{spec.label}_ensemble_std_median"] = {
                 "LongName": f"Median ensemble standard deviation of {spec.symbol}",
                 "Description": f"Median over the voxels of the region{condition} of the standard deviation "

@@ -39,7 +39,7 @@ from sicnn_app.formats import natural_key, tsv_bytes
 from sicnn_app.group.columns import measured_columns
 from sicnn_app.group.measure import region_rows
 from sicnn_app.group.table import Row, parse_table
-from sicnn_app.ivim.maps import MAPS
+from sicnn_app.ivim.parameters import MAPS
 from sicnn_app.ivim.run import DwiRun
 
 

@@ -15,7 +15,7 @@ from sicnn_app.formats import shorten
 from sicnn_app.group.columns import MASK_REGION
 from sicnn_app.group.statistics import spread
 from sicnn_app.group.table import MAX_LETTERS
-from sicnn_app.ivim.maps import MAPS
+from sicnn_app.ivim.parameters import all_maps
 from sicnn_app.ivim.run import DwiRun
 
 REPEATED_ENTITIES = ("ses", "run")
@@ -90,7 +90,7 @@ def _region_values(run: RunDerivatives, inside: np.ndarray) -> dict[str, Any]:
         "dstar_voxel_count": int(np.count_nonzero(inside & run.meaningful("dstar"))),
         "flagged_share": float(run.flagged[inside].mean()) if count and run.flags is not None else None,
     }
-    for spec in MAPS:
+    for spec in (spec for spec in all_maps() if spec.label in run.maps):
         chosen = inside & run.meaningful(spec.label)
         found = spread(run.inside(spec.label)[chosen])
         values |= {f"{spec.label}_{name}": value for name, value in vars(found).items()}

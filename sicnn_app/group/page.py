@@ -29,6 +29,7 @@ from sicnn_app.group.table import Row, cell, number
 from sicnn_app.group.uniform import differences
 from sicnn_app.ivim.adequacy_inputs import UNKNOWN, VERDICTS
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
+from sicnn_app.ivim.parameters import MAPS
 from sicnn_app.report.adequacy import SYMBOLS
 from sicnn_app.report.page import render_page
 
@@ -43,7 +44,7 @@ RUN_HEAD = (
     "b-values",
     "SNR, lowest b",
     "SNR, highest b",
-    *(measures()[f"{label}_median"].short for label in ("f", "d", "dstar", "rmse")),
+    *(measures()[f"{spec.label}_median"].short for spec in MAPS if spec.outlier),
     "Flagged",
     "Ended because",
     "Outliers",
@@ -169,7 +170,7 @@ def _run_row(group: Group, row: Row) -> list[Any]:
         row["b_values"],
         shown("snr_b0"),
         shown("snr_highest_b"),
-        *(shown(f"{label}_median") for label in ("f", "d", "dstar", "rmse")),
+        *(shown(f"{spec.label}_median") for spec in MAPS if spec.outlier),
         measures()["flagged_share"].text(number(row, "flagged_share")),
         stop_in_words(row["stop_reason"]),
         _outlier_cell(cell(row, "outliers")),

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from sicnn_app.formats import natural_key
-from sicnn_app.group.columns import REPEATABILITY_LABELS
 from sicnn_app.group.measure import REPEATED_ENTITIES
 from sicnn_app.group.statistics import Agreement, Repeatability, agreement, repeatability
 from sicnn_app.group.table import Row, cell, number
-from sicnn_app.ivim.maps import MAPS
+from sicnn_app.ivim.parameters import MAPS, TISSUE_LABELS
 
 _SHARED = ("anatomy", "method", "segmentation", "region")
 _UNITS = {spec.label: spec.unit for spec in MAPS}
@@ -85,7 +84,7 @@ def find_repeats(rows: Sequence[Row]) -> list[Repeats]:
             participants = groups.setdefault((kept or None, *shared), {})
             participants.setdefault(row["participant_id"], {}).setdefault(row["source"], row)
         for (kept, *shared), participants in groups.items():
-            for label in REPEATABILITY_LABELS:
+            for label in TISSUE_LABELS:
                 values = {name: _measurements(own.values(), label) for name, own in participants.items()}
                 values = {name: own for name, own in values.items() if len(own) > 1}
                 if values:

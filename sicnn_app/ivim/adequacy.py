@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sicnn_app.ivim.adequacy_inputs import DOUBTFUL, GOOD, POOR, UNKNOWN, Check, Evidence, TypicalTissue
 from sicnn_app.ivim.checks import CHECKS
+from sicnn_app.ivim.parameters import SPECS, TISSUE_LABELS
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,7 @@ def judge(evidence: Evidence) -> Adequacy:
 
 def _sentence(verdict: str, checks: dict[str, Check], tissue: TypicalTissue) -> str:
     words = {GOOD: "well", DOUBTFUL: "roughly", POOR: "hardly or not"}
-    known = {
-        symbol: checks[f"precision_{label}"].verdict
-        for label, symbol in (("f", "F"), ("d", "D"), ("dstar", "D*"))
-    }
+    known = {SPECS[label].symbol: checks[f"precision_{label}"].verdict for label in TISSUE_LABELS}
     text = f"{verdict.capitalize()}."
     if UNKNOWN not in known.values():
         parts = [

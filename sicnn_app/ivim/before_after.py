@@ -6,13 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CORRECTIONS = {
-    "denoising": "Denoising",
-    "unringing": "Gibbs unringing",
-    "motioncorrection": "Motion correction",
-}
-"""Steps that change images, in the order in which they are done: label in file names to name in records."""
-
 RANGE_PERCENTILE = 99.0
 """Of the absolute differences inside the mask, where the colour range of the differences ends."""
 
@@ -24,7 +17,7 @@ class BeforeAfter:
     Attributes
     ----------
     label : str
-        One of :data:`CORRECTIONS`.
+        One of :data:`sicnn_app.steps.STEPS`.
     bvals : tuple of float, length K, s/mm^2
         Nominal b-values, ascending.
     volumes : tuple of int, length K

@@ -8,6 +8,7 @@ import numpy as np
 
 from sicnn_app.ivim.adequacy_inputs import DOUBTFUL, GOOD, POOR, UNKNOWN, Check, Evidence
 from sicnn_app.ivim.flags import MIN_SIGNAL_TO_NOISE
+from sicnn_app.ivim.parameters import SPECS, TISSUE_LABELS
 from sicnn_app.ivim.precision import cramer_rao_bounds
 from sicnn_app.ivim.series import MAX_LOW_BVAL
 from sicnn_app.ivim.signal import ivim_signal
@@ -244,9 +245,7 @@ CHECKS: dict[str, Callable[[Evidence], Check]] = {
     "snr_highest_b": _signal_at_highest_b,
     "low_b_values": _low_bvals,
     "high_b_values": _high_bvals,
-    "precision_f": _precision("f", "F"),
-    "precision_d": _precision("d", "D"),
-    "precision_dstar": _precision("dstar", "D*"),
+    **{f"precision_{label}": _precision(label, SPECS[label].symbol) for label in TISSUE_LABELS},
     "network": _network,
     "motion": _motion,
     "at_bound": _at_bounds,

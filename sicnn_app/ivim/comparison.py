@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
+from sicnn_app.ivim.parameters import SPECS
 
 COMPARED = ("f", "d", "dstar", "s0")
 """Labels of the maps that are compared; the residual is a property of the fit, not of the tissue."""
@@ -32,7 +33,7 @@ def comparable(
     -------
     ndarray, shape (...), bool
     """
-    if label != "dstar":
+    if not SPECS[label].needs_perfusion:
         return voxels
     return voxels & (maps["f"] >= NEGLIGIBLE_F) & (conventional["f"] >= NEGLIGIBLE_F)
 

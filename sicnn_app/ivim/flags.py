@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sicnn_app.ivim.parameters import PARAMETERS
+
 NEGLIGIBLE_F = 0.02
 """Perfusion fraction below which D* has no meaning (the blood signal is under 2 % of S0)."""
 
@@ -80,7 +82,8 @@ def at_bounds(
 
     relative = np.where(mask, maps["s0"], 0.0) / np.where(mask, normaliser, 1.0)
     found = np.zeros(mask.shape, dtype=bool)
-    for label, values in {**{label: maps[label] for label in ("f", "d", "dstar")}, "s0": relative}.items():
+    for label in PARAMETERS:
+        values = relative if label == "s0" else maps[label]
         low, high = bounds[label]
         margin = BOUND_MARGIN * (high - low)
         found |= values >= high - margin

@@ -1,4 +1,4 @@
-"""The maps the app writes, and what an estimator returns."""
+"""What an estimator returns."""
 
 from __future__ import annotations
 
@@ -8,71 +8,14 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class MapSpec:
-    """One parameter map: file label, unit, what it means and how it is shown.
-
-    Attributes
-    ----------
-    label : str
-        Value of the ``param`` entity.
-    symbol : str
-        How texts and figures name it.
-    unit : str
-        BIDS ``Units``.
-    description : str
-    display_range : tuple of float or None
-        Fixed colour range of figures, in ``unit``; None: taken from the data.
-    """
-
-    label: str
-    symbol: str
-    unit: str
-    description: str
-    display_range: tuple[float, float] | None
-
-
-MAPS: tuple[MapSpec, ...] = (
-    MapSpec(
-        "f",
-        "F",
-        "arbitrary",
-        "Perfusion fraction F of the IVIM model, a fraction between 0 and 1",
-        (0.0, 0.5),
-    ),
-    MapSpec("d", "D", "mm^2/s", "Diffusion coefficient D of the tissue", (0.0, 0.003)),
-    MapSpec(
-        "dstar",
-        "D*",
-        "mm^2/s",
-        "Pseudo-diffusion coefficient D* of the blood: the full second exponent, not D* - D. "
-        "It has no meaning where F is close to 0; those voxels are flagged",
-        (0.0, 0.1),
-    ),
-    MapSpec("s0", "S0", "arbitrary", "Signal at b = 0 in the units of the source image", None),
-    MapSpec(
-        "rmse",
-        "RMSE",
-        "arbitrary",
-        "Root mean squared difference between predicted and averaged measured signals over b-values, "
-        "relative to S0",
-        (0.0, 0.2),
-    ),
-)
-"""Every map of the contract, in the order in which it is written and shown."""
-
-SPREAD_LABELS = ("f", "d", "dstar")
-"""Maps of which an ensemble also gives the standard deviation, ``f_std`` and so on."""
-
-
-@dataclass(frozen=True)
 class Estimate:
     """What every estimator returns.
 
     Attributes
     ----------
     maps : dict of str to ndarray, shape (X, Y, Z), float32
-        One array per :data:`MAPS` label, and of an ensemble one per :data:`SPREAD_LABELS` with ``_std``
-        appended: finite inside the mask, NaN outside.
+        One array per label of :func:`sicnn_app.ivim.parameters.maps_of` its method, and of an ensemble one
+        per property of the tissue with ``_std`` appended: finite inside the mask, NaN outside.
     predicted : ndarray, shape (X, Y, Z, B), float32, units of the source image
         Signals the maps predict; 0 outside the mask.
     history : list of dict

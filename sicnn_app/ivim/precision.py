@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sicnn_app.ivim.parameters import PARAMETERS
 from sicnn_app.ivim.signal import ivim_signal_maps
-
-PARAMETERS = ("f", "d", "dstar", "s0")
-"""Order of the unknowns of a voxel: F, D, D*, S0."""
 
 STEPS = (
     *(0, 5, 10, 15, 20, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300, 350, 400, 450, 500),
@@ -42,7 +40,7 @@ def signal_derivatives(
     Returns
     -------
     ndarray, shape (..., B, 4)
-        Last axis in the order of :data:`PARAMETERS`.
+        Last axis in the order of :data:`sicnn_app.ivim.parameters.PARAMETERS`.
     """
     b = np.asarray(bvals, dtype=np.float64)
     f, d, dstar, s0 = (
@@ -83,8 +81,9 @@ def cramer_rao_bounds(
     Returns
     -------
     dict of str to ndarray, shape (...)
-        By label of :data:`PARAMETERS`, in the unit of each. Infinite where the signals do not determine the
-        unknown: D* where F is 0, D where F is 1, all four with fewer than four b-values.
+        By label of :data:`sicnn_app.ivim.parameters.PARAMETERS`, in the unit of each. Infinite where the
+        signals do not determine the unknown: D* where F is 0, D where F is 1, all four with fewer than four
+        b-values.
 
     Raises
     ------

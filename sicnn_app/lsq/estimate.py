@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from sicnn_app.errors import TryAgainError
-from sicnn_app.ivim.maps import MAPS, Estimate
+from sicnn_app.ivim.maps import Estimate
+from sicnn_app.ivim.parameters import MAPS
 from sicnn_app.ivim.signal import ivim_signal_torch
 from sicnn_app.lsq.fit import CHUNK_ELEMENTS, DEFAULT_BOUNDS, MAX_ITERATIONS, LsqFit, fit_biexponential
 from sicnn_app.lsq.starts import split_bval

@@ -16,7 +16,7 @@ from sicnn_app.derivatives.atomic import WORK_FOLDER, StagedFiles, scratch_folde
 from sicnn_app.derivatives.written import WrittenRecord, require_free
 from sicnn_app.errors import OutputError, UsageError
 from sicnn_app.files import parse_json, read_regular
-from sicnn_app.ivim.maps import MAPS
+from sicnn_app.ivim.parameters import MAPS
 from sicnn_app.phantoms.acquire import SNR_DEFINITION, Protocol, acquire, noise_sigma
 from sicnn_app.phantoms.phantom import Phantom, make_phantom
 from sicnn_app.phantoms.texts import dataset_readme, truth_readme

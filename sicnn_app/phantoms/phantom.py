@@ -9,6 +9,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from sicnn_app.errors import UsageError
+from sicnn_app.ivim.parameters import PARAMETERS
 from sicnn_app.phantoms import anatomy
 from sicnn_app.phantoms.tissues import BOUNDS, TISSUES, Tissue, vary_tissues
 
@@ -107,7 +108,7 @@ def make_phantom(
     smoothness = [TEXTURE_SMOOTHNESS_CM / step for step in spacing]
 
     maps = {}
-    for name in ("f", "d", "dstar", "s0"):
+    for name in PARAMETERS:
         means = np.zeros(max(tissue.code for tissue in tissues) + 1)
         for tissue in tissues:
             means[tissue.code] = getattr(tissue, name)

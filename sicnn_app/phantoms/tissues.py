@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sicnn_app.ivim.parameters import SPECS, TISSUE_LABELS
+
 CONSENSUS = "Ljimani et al., MAGMA 2020 (consensus means)"
 XCAT = "OSIPI TF2.4 XCAT phantom (values collected from the literature)"
 RYDHOG = "Rydhog et al., Magn Reson Med 2014"
 ASSUMED = "assumed"
 
-BOUNDS = {"f": (0.0, 1.0), "d": (0.0, 0.005), "dstar": (0.005, 0.2)}
+BOUNDS = {label: SPECS[label].bounds for label in TISSUE_LABELS}
 """Closed intervals the textured values are clipped to: F fraction, D and D* mm^2/s."""
 
 

@@ -22,8 +22,8 @@ from sicnn_app.methods import estimator
 from sicnn_app.pipeline.conventional import fit_conventionally
 from sicnn_app.pipeline.fingerprints import finished_runs, require_unchanged
 from sicnn_app.preprocess.anatomy import choose_anatomy
-from sicnn_app.preprocess.automatic import wanted_denoising
 from sicnn_app.settings import Settings
+from sicnn_app.steps import STEPS, Situation
 from sicnn_app.system.checkpoints import TrainingCheckpoint
 from sicnn_app.system.console import Console
 from sicnn_app.system.locks.shared import locked_folder, shared_folder
@@ -153,7 +153,7 @@ def prepare_run(
     from sicnn_app.preprocess.steps import prepare
 
     anatomy, anatomy_source = choose_anatomy(settings.preprocessing.anatomy, item.metadata)
-    plan = _plan_resources(item, settings, scratch)
+    plan = _plan_resources(item, anatomy, settings, scratch)
     with digests_of_reads() as read:
         loaded = load_run(item, bvals_file=settings.inputs.bvals, scratch=scratch if plan.on_disk else None)
         external_mask, mask_warnings = (
@@ -290,11 +290,12 @@ def _estimate_run(
     )
 
 
-def _plan_resources(item: DwiRun, settings: Settings, scratch: Path) -> MemoryPlan:
+def _plan_resources(item: DwiRun, anatomy: str, settings: Settings, scratch: Path) -> MemoryPlan:
     """Where the series of a run will lie; raises when memory or a disk has no room for the run."""
     shape, bvals = series_size(item, bvals_file=settings.inputs.bvals)
     steps = settings.preprocessing
-    denoising, _ = wanted_denoising(steps.denoise, volumes=shape[3], preprocessed=item.preprocessed)
+    situation = Situation(anatomy, item.preprocessed, shape[3])
+    denoising, _ = STEPS["denoising"].wanted(steps, situation)
     plan = plan_memory(
         shape,
         bvals=bvals,
@@ -303,7 +304,7 @@ def _plan_resources(item: DwiRun, settings: Settings, scratch: Path) -> MemoryPl
         resident=resident_memory(),
         estimation=estimator(settings.estimation.method).needed_bytes(shape[:3], bvals, settings.estimation),
         denoise=denoising,
-        corrections=steps.unring + (steps.motion_correction != "none"),
+        corrections=sum(step.asked(steps) for label, step in STEPS.items() if label != "denoising"),
     )
     require_room(
         item,

@@ -11,23 +11,20 @@ from sicnn_app.derivatives.write import expected_outputs, run_record, step_pictu
 from sicnn_app.derivatives.written import WrittenRecord, require_free
 from sicnn_app.ivim.run import DwiRun
 from sicnn_app.preprocess.anatomy import choose_anatomy
-from sicnn_app.preprocess.automatic import wanted_motion_correction
 from sicnn_app.settings import Settings
+from sicnn_app.steps import STEPS, Situation
 
 
 def planned_outputs(item: DwiRun, settings: Settings) -> list[Path]:
     """Derivatives that the call writes for a run, the completion marker last."""
     anatomy, _ = choose_anatomy(settings.preprocessing.anatomy, item.metadata)
-    motion_correction, _ = wanted_motion_correction(
-        settings.preprocessing.motion_correction,
-        anatomy=anatomy,
-        per_slice=settings.preprocessing.per_slice,
-        preprocessed=item.preprocessed,
-    )
+    situation = Situation(anatomy, item.preprocessed)
+    motion_correction, _ = STEPS["motioncorrection"].wanted(settings.preprocessing, situation)
     return expected_outputs(
         item,
         settings.output_dir,
         anatomy=anatomy,
+        method=settings.estimation.method,
         ensemble=settings.estimation.ensemble > 1,
         comparison=settings.estimation.described.trains,
         motion=motion_correction != "none",

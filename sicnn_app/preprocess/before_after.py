@@ -18,7 +18,7 @@ def compare_step(label: str, before: DwiSeries, after: DwiSeries, mask: np.ndarr
     Parameters
     ----------
     label : str
-        One of :data:`sicnn_app.ivim.before_after.CORRECTIONS`.
+        One of :data:`sicnn_app.steps.STEPS`.
     before, after : DwiSeries
         Of the same volumes.
     mask : ndarray, shape (X, Y, Z), bool

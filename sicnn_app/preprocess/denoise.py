@@ -12,8 +12,9 @@ from scipy.ndimage import distance_transform_edt
 
 from sicnn_app.errors import DataError
 from sicnn_app.ivim.series import DwiSeries
-from sicnn_app.preprocess.automatic import wanted_denoising
-from sicnn_app.preprocess.corrected import Corrected
+from sicnn_app.preprocess.corrected import Corrected, Progress, not_done
+from sicnn_app.settings import PreprocessingSettings
+from sicnn_app.steps import STEPS, Situation
 from sicnn_app.system.memory import empty_series
 
 MIN_PATCH_VOXELS = 25
@@ -37,33 +38,37 @@ VOXELS_PER_VOLUME = 10
 """Voxels with data that a regression of Patch2Self takes per volume, so that it cannot fit the noise."""
 
 
-def choose_denoising(requested: str, series: DwiSeries, *, preprocessed: bool) -> tuple[str, str]:
-    """Resolve ``--denoise``: the method and what decided it.
+def choose_denoising(
+    series: DwiSeries, settings: PreprocessingSettings, situation: Situation
+) -> tuple[str, str]:
+    """Resolve ``--denoise``: the method (``none``, ``mppca``, ``patch2self``), and what decided it, in words.
 
-    ``auto`` is that of :func:`sicnn_app.preprocess.automatic.wanted_denoising` when the image has room for
-    a patch of MP-PCA, and nothing otherwise. Patch2Self is never chosen: it removed no more noise than
-    MP-PCA, and damaged series without repeats.
-
-    Parameters
-    ----------
-    requested : {'auto', 'none', 'mppca', 'patch2self'}
-    series : DwiSeries
-        The volumes that will be used.
-    preprocessed : bool
-        The series comes from a derivative dataset.
-
-    Returns
-    -------
-    method : {'none', 'mppca', 'patch2self'}
-    reason : str
-        In words, for the sidecar.
+    ``auto`` is that of :data:`sicnn_app.steps.STEPS` when the image has room for a patch of MP-PCA, and
+    nothing otherwise. Patch2Self is never chosen: it removed no more noise than MP-PCA, and damaged series
+    without repeats.
     """
     *shape, volumes = series.signals.shape
-    method, reason = wanted_denoising(requested, volumes=volumes, preprocessed=preprocessed)
-    if requested == "auto" and method != "none" and _largest_patch(shape) < MIN_PATCH_VOXELS:
+    method, reason = STEPS["denoising"].wanted(settings, replace(situation, volumes=volumes))
+    if settings.denoise == "auto" and method != "none" and _largest_patch(shape) < MIN_PATCH_VOXELS:
         size = " x ".join(map(str, shape))
         return "none", f"automatic: an image of {size} voxels has no patch of {MIN_PATCH_VOXELS}"
     return method, reason
+
+
+def correct(
+    series: DwiSeries,
+    *,
+    settings: PreprocessingSettings,
+    situation: Situation,
+    progress: Progress | None = None,
+) -> Corrected:
+    """The step of :data:`sicnn_app.steps.STEPS`."""
+    method, reason = choose_denoising(series, settings, situation)
+    if method == "none":
+        return not_done("Denoising", series, reason)
+    if progress is not None:
+        progress("denoising", 0, 1)
+    return denoise(series, method=method).because(reason)
 
 
 def denoise(series: DwiSeries, *, method: str, mask: np.ndarray | None = None) -> Corrected:

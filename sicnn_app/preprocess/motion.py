@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ from scipy.spatial.transform import Rotation
 
 from sicnn_app.ivim.bvalues import group_bvalues
 from sicnn_app.ivim.series import DwiSeries
-from sicnn_app.preprocess.automatic import wanted_motion_correction
-from sicnn_app.preprocess.corrected import Corrected
+from sicnn_app.preprocess.corrected import Corrected, Progress, not_done
 from sicnn_app.preprocess.registration import align, displacements, most_typical, moved
+from sicnn_app.settings import PreprocessingSettings
+from sicnn_app.steps import STEPS, Situation
 from sicnn_app.system.memory import empty_series
 
 MIN_SLICES = 7
@@ -39,48 +40,29 @@ INTERPOLATION = (
 )
 
 
-@dataclass(frozen=True)
-class MotionCorrected(Corrected):
-    """A series after motion correction.
-
-    Attributes
-    ----------
-    motion : list of dict
-        One row per volume: ``volume``, ``b_value``, ``trans_x``, ``trans_y``, ``trans_z`` (mm), ``rot_x``,
-        ``rot_y``, ``rot_z`` (degrees), ``framewise_displacement`` (mm): where the volume lay relative to
-        the reference, about the centre of the volume, along the axes of the world. Means over slices when
-        every slice was corrected by itself. Empty when motion could not be estimated.
-    """
-
-    motion: list[dict[str, Any]] = field(default_factory=list)
-
-
 def choose_motion_correction(
-    requested: str, series: DwiSeries, *, anatomy: str, per_slice: bool, preprocessed: bool
+    series: DwiSeries, settings: PreprocessingSettings, situation: Situation
 ) -> tuple[str, str]:
-    """Resolve ``--motion-correction``.
-
-    Parameters
-    ----------
-    requested : {'auto', 'none', 'rigid', 'affine'}
-    series : DwiSeries
-    anatomy : {'brain', 'body'}
-    per_slice : bool
-        ``--per-slice`` was given, which asks for a correction.
-    preprocessed : bool
-        The image comes from a derivative dataset.
-
-    Returns
-    -------
-    kind : {'none', 'rigid', 'affine'}
-    reason : str
-        What decided it, in words.
-    """
-    if requested == "auto" and not preprocessed and (obstacle := _obstacle(series)):
+    """Resolve ``--motion-correction``: the kind (``none``, ``rigid``, ``affine``), and what decided it."""
+    automatic = settings.motion_correction == "auto" and not situation.preprocessed
+    if automatic and (obstacle := _obstacle(series)):
         return "none", f"automatic: {obstacle}"
-    return wanted_motion_correction(
-        requested, anatomy=anatomy, per_slice=per_slice, preprocessed=preprocessed
-    )
+    return STEPS["motioncorrection"].wanted(settings, situation)
+
+
+def correct(
+    series: DwiSeries,
+    *,
+    settings: PreprocessingSettings,
+    situation: Situation,
+    progress: Progress | None = None,
+) -> Corrected:
+    """The step of :data:`sicnn_app.steps.STEPS`."""
+    kind, reason = choose_motion_correction(series, settings, situation)
+    if kind == "none":
+        return not_done("Motion correction", series, reason)
+    moved = correct_motion(series, kind=kind, per_slice=settings.per_slice, progress=progress)
+    return moved.because(reason)
 
 
 def correct_motion(
@@ -90,7 +72,7 @@ def correct_motion(
     per_slice: bool = False,
     mask: np.ndarray | None = None,
     progress: Callable[[str, int, int], None] | None = None,
-) -> MotionCorrected:
+) -> Corrected:
     """Bring every volume to one position.
 
     The position is that of the volume of the lowest b-value most like the mean of that b-value; how others
@@ -111,14 +93,18 @@ def correct_motion(
 
     Returns
     -------
-    MotionCorrected
-        The unchanged series, a warning and no motion where it cannot be estimated.
+    Corrected
+        The unchanged series, a warning and no motion where it cannot be estimated. ``motion`` has one row per
+        volume: ``volume``, ``b_value``, ``trans_x``, ``trans_y``, ``trans_z`` (mm), ``rot_x``, ``rot_y``,
+        ``rot_z`` (degrees), ``framewise_displacement`` (mm): where the volume lay relative to the reference,
+        about the centre of the volume, along the axes of the world. Means over slices when every slice was
+        corrected by itself.
     """
     obstacle = _obstacle(series)
     if obstacle:
         record = {"Name": "Motion correction", "Description": f"Not done: {obstacle}", "Kind": "none"}
         warning = f"motion was not corrected: {obstacle}"
-        return MotionCorrected(series=series, record=record, warnings=[warning])
+        return Corrected(series=series, record=record, warnings=[warning])
 
     slices, count = series.signals.shape[2:]
     affine = _usable(series.affine)
@@ -195,7 +181,7 @@ def correct_motion(
         "FramewiseDisplacement": "Sum of the absolute changes since the volume before, rotations on a "
         f"sphere of {SPHERE_RADIUS:g} mm (Power et al. 2012)",
     }
-    return MotionCorrected(
+    return Corrected(
         series=corrected,
         record=record,
         warnings=_warnings(series, failed, per_slice=per_slice),

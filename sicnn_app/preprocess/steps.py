@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from sicnn_app.ivim.before_after import CORRECTIONS, BeforeAfter
+from sicnn_app.ivim.before_after import BeforeAfter
 from sicnn_app.ivim.bvalues import group_bvalues
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 from sicnn_app.preprocess.average import RepeatAverage, average_repeats, mean_of_volumes
 from sicnn_app.preprocess.before_after import compare_step
-from sicnn_app.preprocess.corrected import Corrected
+from sicnn_app.preprocess.corrected import Progress
 from sicnn_app.preprocess.mask import Mask, body_mask, brain_mask, check_mask
 from sicnn_app.preprocess.noise import Noise, estimate_noise, noise_after_denoising
 from sicnn_app.preprocess.volumes import select_volumes
 from sicnn_app.settings import PreprocessingSettings
-
-Progress = Callable[[str, int, int], None]
-"""Text, steps done, steps in all."""
+from sicnn_app.steps import STEPS, Situation
 
 MASK_MAX_BVAL = 50.0
 """s/mm^2; volumes up to it, or of the lowest b-value, make the image the mask is found in."""
@@ -44,7 +40,7 @@ class Prepared:
     normaliser_bval : float
         The b-value all signals are divided by, s/mm^2.
     motion : list of dict, or None
-        See :class:`sicnn_app.preprocess.motion.MotionCorrected`.
+        See :class:`sicnn_app.preprocess.motion.correct_motion`.
     before_after : list of BeforeAfter
         What each correction that changed anything did to one slice.
     """
@@ -70,9 +66,8 @@ def prepare(
 ) -> Prepared:
     """Select volumes, correct them, find the mask, average, estimate the noise and name the normaliser.
 
-    Corrections are denoising, unringing and motion correction, in this order: noise is independent
-    from voxel to voxel, and ringing along the axes of the image, only until voxels are moved. Every
-    step has a record, also one that is not done, with the reason.
+    Corrections are the rows of :data:`sicnn_app.steps.STEPS`. Every one has a record, also one that is not
+    done, with the reason.
 
     Parameters
     ----------
@@ -97,27 +92,30 @@ def prepare(
     DataError
         When too few b-values remain, the mask is empty or of another shape, or no voxel has data.
     """
-    steps: list[dict[str, Any]] = []
-    warnings: list[str] = []
-
-    def noted(corrected: Corrected) -> DwiSeries:
-        steps.append(corrected.record)
-        warnings.extend(corrected.warnings)
-        return corrected.series
-
     selected, selection, left_out = select_volumes(
         series, max_bval=settings.max_bval, ignore_bvals=settings.ignore_bvals
     )
-    selected = noted(Corrected(selected, selection, left_out))
-    denoised = noted(_denoise(selected, settings, preprocessed, progress))
-    unringed = noted(_unring(denoised, settings, progress))
-    moved, motion = _correct_motion(unringed, anatomy, settings, preprocessed, progress)
-    corrected = noted(moved)
+    steps, warnings = [selection], list(left_out)
+    situation = Situation(anatomy, preprocessed, selected.bvals.size)
+    # A series that a step left alone is the same object.
+    changes: dict[str, tuple[DwiSeries, DwiSeries]] = {}
+    corrected, motion = selected, None
+    for label, step in STEPS.items():
+        done = step.load().correct(corrected, settings=settings, situation=situation, progress=progress)
+        steps.append(done.record)
+        warnings += done.warnings
+        # Empty where motion could not be estimated, of which the record and a warning tell.
+        motion = done.motion or motion
+        if done.series is not corrected:
+            changes[label] = (corrected, done.series)
+        corrected = done.series
     mask = _find_mask(corrected, anatomy, external_mask, motion is not None)
     average = average_repeats(corrected, mask.voxels)
     noise = estimate_noise(corrected, average)
-    if denoised is not selected:
-        noise = noise_after_denoising(selected, denoised, average.mask, noise)
+    for label, pair in changes.items():
+        if STEPS[label].lowers_noise:
+            noise = noise_after_denoising(*pair, average.mask, noise)
+    pictures = [compare_step(label, *pair, average.mask) for label, pair in changes.items()]
     averaged = AveragedSignals(
         signals=average.signals,
         bvals=average.groups.bvals,
@@ -153,76 +151,8 @@ def prepare(
         ],
         normaliser_bval=normaliser_bval,
         motion=motion,
-        before_after=_before_after([selected, denoised, unringed, corrected], average.mask),
+        before_after=[picture for picture in pictures if picture is not None],
     )
-
-
-def _before_after(stages: list[DwiSeries], mask: np.ndarray) -> list[BeforeAfter]:
-    """What led from each stage to the next, where they differ in the slice shown."""
-    steps = zip(CORRECTIONS, pairwise(stages), strict=True)
-    found = [compare_step(label, *pair, mask) for label, pair in steps if pair[0] is not pair[1]]
-    return [step for step in found if step is not None]
-
-
-# The modules of the corrections are loaded where they run: dipy's registration takes seconds to import.
-
-
-def _denoise(
-    series: DwiSeries, settings: PreprocessingSettings, preprocessed: bool, progress: Progress | None
-) -> Corrected:
-    from sicnn_app.preprocess.denoise import choose_denoising, denoise
-
-    method, reason = choose_denoising(settings.denoise, series, preprocessed=preprocessed)
-    if method == "none":
-        return _not_done("Denoising", series, reason)
-    _announce(progress, "denoising")
-    return _because(denoise(series, method=method), reason)
-
-
-def _unring(series: DwiSeries, settings: PreprocessingSettings, progress: Progress | None) -> Corrected:
-    if not settings.unring:
-        return _not_done("Gibbs unringing", series, "--unring was not given")
-    from sicnn_app.preprocess.unring import unring
-
-    _announce(progress, "unringing")
-    return _because(unring(series), "--unring")
-
-
-def _correct_motion(
-    series: DwiSeries,
-    anatomy: str,
-    settings: PreprocessingSettings,
-    preprocessed: bool,
-    progress: Progress | None,
-) -> tuple[Corrected, list[dict[str, Any]] | None]:
-    """The series in one position, and its motion; None where it was not corrected."""
-    from sicnn_app.preprocess.motion import choose_motion_correction, correct_motion
-
-    kind, reason = choose_motion_correction(
-        settings.motion_correction,
-        series,
-        anatomy=anatomy,
-        per_slice=settings.per_slice,
-        preprocessed=preprocessed,
-    )
-    if kind == "none":
-        return _not_done("Motion correction", series, reason), None
-    moved = correct_motion(series, kind=kind, per_slice=settings.per_slice, progress=progress)
-    # Empty where motion could not be estimated, of which the record and a warning tell.
-    return _because(moved, reason), moved.motion or None
-
-
-def _not_done(name: str, series: DwiSeries, reason: str) -> Corrected:
-    return Corrected(series, {"Name": name, "Description": f"Not done: {reason}", "Choice": reason})
-
-
-def _because(corrected: Corrected, reason: str) -> Corrected:
-    return replace(corrected, record={**corrected.record, "Choice": reason})
-
-
-def _announce(progress: Progress | None, text: str) -> None:
-    if progress is not None:
-        progress(text, 0, 1)
 
 
 def _find_mask(series: DwiSeries, anatomy: str, external_mask: np.ndarray | None, moved: bool) -> Mask:

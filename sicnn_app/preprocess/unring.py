@@ -7,15 +7,33 @@ from dataclasses import replace
 import numpy as np
 
 from sicnn_app.ivim.series import DwiSeries
-from sicnn_app.preprocess.corrected import Corrected
+from sicnn_app.preprocess.corrected import Corrected, Progress, not_done
 from sicnn_app.preprocess.denoise import fill_missing
 from sicnn_app.preprocess.slices import find_slice_axis
+from sicnn_app.settings import PreprocessingSettings
+from sicnn_app.steps import STEPS, Situation
 from sicnn_app.system.memory import empty_series
 
 MIN_IN_PLANE = 8
 """Voxels along both axes of a slice: the total variation is taken over 4 neighbours on either side."""
 
 METHOD = "Gibbs ringing removed in every slice by sub-voxel shifts that minimise the local total variation"
+
+
+def correct(
+    series: DwiSeries,
+    *,
+    settings: PreprocessingSettings,
+    situation: Situation,
+    progress: Progress | None = None,
+) -> Corrected:
+    """The step of :data:`sicnn_app.steps.STEPS`."""
+    kind, reason = STEPS["unringing"].wanted(settings, situation)
+    if kind == "none":
+        return not_done("Gibbs unringing", series, reason)
+    if progress is not None:
+        progress("unringing", 0, 1)
+    return unring(series).because(reason)
 
 
 def unring(series: DwiSeries) -> Corrected:

@@ -11,20 +11,12 @@ from typing import Any
 from sicnn_app.bids.geometry import placement
 from sicnn_app.derivatives.collect import RunDerivatives
 from sicnn_app.derivatives.facts import Facts, format_number
-from sicnn_app.ivim.before_after import CORRECTIONS, step_picture_name
+from sicnn_app.ivim.before_after import step_picture_name
 from sicnn_app.ivim.run import RunResult
 from sicnn_app.report import figures
 from sicnn_app.report.display import plan_display
 from sicnn_app.report.picture import Picture
-
-_LOOK_FOR = {
-    "denoising": "What was removed should look like noise. Edges or organs in the difference mean that "
-    "signal was removed as well; where it is paler than elsewhere, noise was left in.",
-    "unringing": "The difference should be fine lines beside and along edges. Whole organs in it mean that "
-    "signal was removed.",
-    "motioncorrection": "Edges in the difference are where something was moved. They should be as sharp "
-    "after as before; a grain all over comes from the interpolation.",
-}
+from sicnn_app.steps import STEPS
 
 
 def draw_steps(result: RunResult) -> dict[str, bytes]:
@@ -41,8 +33,8 @@ def step_pictures(run: RunDerivatives) -> list[Picture]:
     entries = recorded if isinstance(recorded, list) else []
     numbers = {str(entry.get("Step")): entry for entry in entries if isinstance(entry, Mapping)}
     return [
-        _picture(run, label, numbers.get(name, {}))
-        for label, name in CORRECTIONS.items()
+        _picture(run, label, numbers.get(step.name, {}))
+        for label, step in STEPS.items()
         if label in run.step_pictures
     ]
 
@@ -51,7 +43,7 @@ def _picture(run: RunDerivatives, label: str, entry: Mapping[str, Any]) -> Pictu
     facts = Facts(entry)
     bvals, changes = facts.numbers("BValues"), facts.numbers("RootMeanSquareDifference")
     limit = facts.number("DifferenceRange")
-    words = [_LOOK_FOR[label]]
+    words = [STEPS[label].look_for]
     measured = ""
     if bvals and len(bvals) == len(changes):
         pairs = zip(bvals, changes, strict=True)
@@ -62,8 +54,8 @@ def _picture(run: RunDerivatives, label: str, entry: Mapping[str, Any]) -> Pictu
     return Picture(
         file_name=step_picture_name(run.name, label),
         content=run.step_pictures[label],
-        title=CORRECTIONS[label],
+        title=STEPS[label].name,
         caption=" ".join(words),
-        alt=f"A slice at two b-values before and after: {CORRECTIONS[label]}, and the difference"
+        alt=f"A slice at two b-values before and after: {STEPS[label].name}, and the difference"
         f"{f', with root mean squares of {measured}, in image units' if measured else ''}.",
     )

@@ -15,19 +15,14 @@ from sicnn_app.ivim.checks import precision_verdict
 from sicnn_app.ivim.clusters import cluster_voxels
 from sicnn_app.ivim.comparison import comparable
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
-from sicnn_app.ivim.maps import MAPS
+from sicnn_app.ivim.parameters import SPECS, TISSUE_LABELS
 from sicnn_app.ivim.precision import cramer_rao_bounds
 from sicnn_app.report.decay import Decay, decay_of
-
-CLUSTERED = ("f", "d", "dstar")
-"""Labels of the maps that make the clusters."""
 
 DARKEST = 0.2
 """Where the colours end on their way from bright to dark: darker ones are lost in the image below."""
 
 _QUARTILES = {"lower_quartile": 25, "median": 50, "upper_quartile": 75}
-_SPECS = {spec.label: spec for spec in MAPS if spec.label in CLUSTERED}
-_WHERE = {"dstar": f" with F of at least {NEGLIGIBLE_F:g}"}
 
 
 @dataclass(frozen=True)
@@ -51,11 +46,11 @@ class TissueClusters:
 
 def find_clusters(run: RunDerivatives) -> TissueClusters | None:
     """Group the voxels of a run without a flag; None when a map is missing, or there are too few voxels."""
-    if not run.has_voxels or not set(CLUSTERED) <= run.maps.keys():
+    if not run.has_voxels or not set(TISSUE_LABELS) <= run.maps.keys():
         return None
     numbers = np.zeros(int(run.mask.sum()), dtype=int)
     chosen = ~run.flagged
-    numbers[chosen] = cluster_voxels(*(run.inside(label)[chosen] for label in CLUSTERED))
+    numbers[chosen] = cluster_voxels(*(run.inside(label)[chosen] for label in TISSUE_LABELS))
     count = int(numbers.max())
     if count == 0:
         return None
@@ -76,15 +71,17 @@ def cluster_columns() -> dict[str, dict[str, str]]:
         "voxels": {"Description": "Its voxels, none of which carries a flag"},
         "share": {"Description": "Their share of the voxels inside the mask"},
     }
-    for label, spec in _SPECS.items():
+    tissue = {label: SPECS[label] for label in TISSUE_LABELS}
+    for label, spec in tissue.items():
+        where = f" with F of at least {NEGLIGIBLE_F:g}" if spec.needs_perfusion else ""
         for name in _QUARTILES:
             words = name.replace("_", " ").capitalize()
             columns[f"{label}_{name}"] = {
-                "Description": f"{words} of {spec.symbol} over its voxels{_WHERE.get(label, '')}",
+                "Description": f"{words} of {spec.symbol} over its voxels{where}",
                 "Units": spec.unit,
             }
-    for label, spec in _SPECS.items():
-        both = " where both F are at least that" if label in _WHERE else ""
+    for label, spec in tissue.items():
+        both = " where both F are at least that" if spec.needs_perfusion else ""
         columns[f"lsq_{label}_median"] = {
             "Description": f"Median of {spec.symbol} of the conventional fit over its voxels{both}",
             "Units": spec.unit,
@@ -138,13 +135,13 @@ def _row(run: RunDerivatives, numbers: np.ndarray, number: int, colour: str) -> 
         "voxels": int(inside.sum()),
         "share": float(inside.mean()),
     }
-    for label in CLUSTERED:
+    for label in TISSUE_LABELS:
         values = run.inside(label)[inside & run.meaningful(label)]
         for name, position in _QUARTILES.items():
             row[f"{label}_{name}"] = float(np.percentile(values, position)) if values.size else None
     volume = np.zeros(run.mask.shape, dtype=bool)
     volume[run.mask] = inside
-    for label in CLUSTERED:
+    for label in TISSUE_LABELS:
         row[f"lsq_{label}_median"] = _conventional_median(run, label, volume)
     row["dstar_bound"] = bound = _bound(run, row, inside)
     known = bound is not None and row["dstar_median"]
@@ -164,7 +161,7 @@ def _bound(run: RunDerivatives, row: dict[str, Any], inside: np.ndarray) -> floa
     """Cramer-Rao bound of D*, mm^2/s, infinite where the b-values do not determine it; None without noise."""
     facts = Facts(run.parameters)
     bvals, noise = facts.numbers("b_values_used"), facts.numbers("noise_sigma_per_b_value")
-    medians = [row[f"{label}_median"] for label in CLUSTERED]
+    medians = [row[f"{label}_median"] for label in TISSUE_LABELS]
     if not bvals or len(bvals) != len(noise) or None in medians or "s0" not in run.maps:
         return None
     s0 = float(np.median(run.inside("s0")[inside]))

@@ -14,7 +14,6 @@ from sicnn_app.ivim.checks import RELATIVE_BOUND
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
 from sicnn_app.report import figures
 from sicnn_app.report.cluster_numbers import (
-    CLUSTERED,
     TissueClusters,
     cluster_columns,
     decay_columns,
@@ -106,7 +105,7 @@ def cluster_files(run: RunDerivatives, found: TissueClusters | None) -> list[tup
 
 
 def _quantities(run: RunDerivatives) -> list[Quantity]:
-    return [quantity for quantity in shown_quantities(run.anatomy) if quantity.spec.label in CLUSTERED]
+    return [quantity for quantity in shown_quantities(run.anatomy) if quantity.spec.of_tissue]
 
 
 def _number(value: float | None, quantity: Quantity) -> str:

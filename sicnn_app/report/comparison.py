@@ -6,12 +6,11 @@ import numpy as np
 
 from sicnn_app.derivatives.collect import RunDerivatives
 from sicnn_app.derivatives.facts import MISSING, Facts, count_of, format_number
-from sicnn_app.ivim.comparison import COMPARED, comparable
+from sicnn_app.ivim.comparison import comparable
 from sicnn_app.report import charts, figures
 from sicnn_app.report.display import Display
 from sicnn_app.report.picture import Picture, baseline_of, percent, picture_name, range_words
 from sicnn_app.report.quantities import (
-    HISTOGRAM_LABELS,
     Quantity,
     difference_quantities,
     shown_quantities,
@@ -53,7 +52,7 @@ def comparison_rows(run: RunDerivatives) -> list[list[str]]:
     facts, rows = Facts(run.qc_row), []
     for quantity in shown_quantities(run.anatomy):
         label = quantity.spec.label
-        if label not in COMPARED:
+        if quantity.spec.bounds is None:
             continue
         differences = (
             _scaled(facts, f"lsq_{label}_{name}", quantity.factor)
@@ -86,13 +85,13 @@ def scatter_pictures(run: RunDerivatives) -> list[Picture]:
     return [
         _scatter(run, quantity)
         for quantity in shown_quantities(run.anatomy)
-        if quantity.spec.label in HISTOGRAM_LABELS and has_both(run, quantity)
+        if quantity.spec.of_tissue and has_both(run, quantity)
     ]
 
 
 def has_both(run: RunDerivatives, quantity: Quantity) -> bool:
     """Whether a map and that of the conventional fit are there, and what they need to be compared."""
-    needed = {quantity.spec.label} | ({"f"} if quantity.spec.label == "dstar" else set())
+    needed = {quantity.spec.label} | ({"f"} if quantity.spec.needs_perfusion else set())
     return needed <= run.maps.keys() and needed <= run.conventional.keys()
 
 

@@ -10,12 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
 from sicnn_app.derivatives.collect import RunDerivatives
+from sicnn_app.ivim.parameters import PARAMETERS
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.report.charts import legend_above, new_axes, svg_bytes
 from sicnn_app.report.style import BLUE, INK, ORANGE, plain_style
-
-MODEL_LABELS = ("f", "d", "dstar", "s0")
-"""Maps that predict a signal."""
 
 MAX_CURVE_VOXELS = 20_000
 """Voxels, evenly spread over those there are, that the medians of a predicted curve are taken over."""
@@ -30,7 +28,7 @@ class Decay:
     bvals : ndarray, shape (B,), s/mm^2, ascending
     signals : ndarray, shape (B, M), units of the image
     maps : mapping of str to ndarray, shape (M,)
-        By :data:`MODEL_LABELS`: fraction, mm^2/s, mm^2/s, units of the image.
+        By :data:`sicnn_app.ivim.parameters.PARAMETERS`: fraction, mm^2/s, mm^2/s, units of the image.
     conventional : mapping of str to ndarray, shape (M,)
         The same of the conventional fit; empty when there is none.
     """
@@ -62,11 +60,11 @@ class Decay:
         if not found:
             return np.full(len(bvals), np.nan)
         s0 = self.maps["s0"]
-        usable = np.flatnonzero((s0 > 0) & np.isfinite([found[label] for label in MODEL_LABELS]).all(axis=0))
+        usable = np.flatnonzero((s0 > 0) & np.isfinite([found[label] for label in PARAMETERS]).all(axis=0))
         if not usable.size:
             return np.full(len(bvals), np.nan)
         chosen = usable[:: max(1, usable.size // MAX_CURVE_VOXELS)]
-        f, d, dstar, own = (found[label][chosen] for label in MODEL_LABELS)
+        f, d, dstar, own = (found[label][chosen] for label in PARAMETERS)
         return np.median(ivim_signal_maps(bvals, f, d, dstar, own / s0[chosen]), axis=0)
 
 
@@ -86,15 +84,15 @@ def decay_of(run: RunDerivatives, voxels: np.ndarray, *, conventional: bool = Tr
     Decay or None
         None when the signals or a map are missing.
     """
-    if run.measured is None or not set(MODEL_LABELS) <= run.maps.keys():
+    if run.measured is None or not set(PARAMETERS) <= run.maps.keys():
         return None
-    both = conventional and set(MODEL_LABELS) <= run.conventional.keys()
+    both = conventional and set(PARAMETERS) <= run.conventional.keys()
     return Decay(
         bvals=run.measured.bvals,
         signals=run.measured.in_mask[:, voxels],
-        maps={label: run.inside(label)[voxels] for label in MODEL_LABELS},
+        maps={label: run.inside(label)[voxels] for label in PARAMETERS},
         conventional={
-            label: run.conventional[label][run.mask][voxels].astype(np.float64) for label in MODEL_LABELS
+            label: run.conventional[label][run.mask][voxels].astype(np.float64) for label in PARAMETERS
         }
         if both
         else {},

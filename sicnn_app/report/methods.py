@@ -14,8 +14,10 @@ from sicnn_app.derivatives.facts import (
     in_words,
     stop_in_words,
 )
+from sicnn_app.ivim.parameters import MAPS
 from sicnn_app.methods import HUANG, METHODS, Method
 from sicnn_app.report.references import REFERENCES
+from sicnn_app.steps import NOT_DONE, STEPS
 
 _LIBRARIES = {
     "pybids": "PyBIDS",
@@ -23,21 +25,11 @@ _LIBRARIES = {
     "nibabel": "NiBabel",
     "torch": "PyTorch",
 }
-_STEP_REFERENCES = {
-    "mppca": "veraart",
-    "mp-pca": "veraart",
-    "patch2self": "fadnavis",
-    "gibbs": "kellner",
-    "unring": "kellner",
-}
 _UPDATE_RULES = {
     "observed-neighbours": "the mean of the measured signals of voxels with similar predicted curves",
     "predicted-neighbours": "the mean of the predicted signals of voxels with similar predicted curves",
     "own-prediction": "the network's own prediction",
 }
-NOT_DONE = "Not done"
-"""How the description of a step begins that was left out."""
-
 CONVENTIONAL = (
     "For comparison the same signals were fitted by least squares, voxel by voxel, within the same limits."
 )
@@ -95,10 +87,11 @@ def references_of(parameters: Mapping[str, Any], software: Mapping[str, str]) ->
     facts = Facts(parameters)
     cited = {"lebihan", "bids", "gudbjartsson"}
     steps = " ".join(in_words(step) for step in _steps(facts) if was_done(step)).lower()
-    cited |= {key for word, key in _STEP_REFERENCES.items() if word in steps}
     cited |= {key for key in _LIBRARIES if key in {name.lower() for name in software}}
     method = _method(facts)
-    own = (HUANG,) if method is None else method.references
+    own = [HUANG] if method is None else list(method.references)
+    cited_by_steps = {word: text for step in STEPS.values() for word, text in step.references.items()}
+    own += dict.fromkeys(text for word, text in cited_by_steps.items() if word in steps)
     known = [text for key, text in REFERENCES.items() if key in cited or text in own]
     return [*(text for text in own if text not in known), *known]
 
@@ -205,11 +198,13 @@ def _model(facts: Facts) -> str:
     )
     bounds = facts.get("bounds")
     if isinstance(bounds, Mapping):
-        named = {"f": ("F", ""), "d": ("D", " mm²/s"), "dstar": ("D*", " mm²/s")}
         intervals = [
-            f"{symbol} to {in_words(bounds[key][0])}-{in_words(bounds[key][1])}{unit}"
-            for key, (symbol, unit) in named.items()
-            if isinstance(bounds.get(key), list | tuple) and len(bounds[key]) == 2
+            f"{spec.symbol} to {in_words(interval[0])}-{in_words(interval[1])}"
+            + (" mm²/s" if spec.unit == "mm^2/s" else "")
+            for spec in MAPS
+            if spec.of_tissue
+            and isinstance(interval := bounds.get(spec.label), list | tuple)
+            and len(interval) == 2
         ]
         text += f" The parameters were limited: {', '.join(intervals)}." if intervals else ""
     return text

@@ -17,7 +17,7 @@ from sicnn_app.report.comparison import difference_pictures, scatter_pictures
 from sicnn_app.report.decay import decay_chart, decay_of
 from sicnn_app.report.display import Display, plan_display
 from sicnn_app.report.picture import Picture, baseline_of, percent, picture_name, range_words, volume_of
-from sicnn_app.report.quantities import HISTOGRAM_LABELS, Quantity, shown_quantities
+from sicnn_app.report.quantities import Quantity, shown_quantities
 from sicnn_app.report.spread import spread_pictures
 
 _PER_ITERATION = (
@@ -77,9 +77,7 @@ def draw_run(run: RunDerivatives) -> RunPictures:
     return RunPictures(
         convention=display.convention,
         maps=[_mask(run, display), *(_map(run, display, quantity) for quantity in shown)],
-        histograms=[
-            _histogram(run, quantity) for quantity in shown if quantity.spec.label in HISTOGRAM_LABELS
-        ],
+        histograms=[_histogram(run, quantity) for quantity in shown if quantity.spec.of_tissue],
         tissue=tissue,
         clusters=[] if tissue is None else cluster_pictures(run, tissue, display),
         spread=spread_pictures(run, display),
@@ -133,7 +131,7 @@ def _histogram(run: RunDerivatives, quantity: Quantity) -> Picture:
 def _where(quantity: Quantity) -> str:
     return (
         "the mask"
-        if quantity.spec.label != "dstar"
+        if not quantity.spec.needs_perfusion
         else f"voxels with F of at least {100 * NEGLIGIBLE_F:g} %"
     )
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sicnn_app.ivim.maps import MAPS, MapSpec
+from sicnn_app.ivim.parameters import MapSpec, all_maps
 
 DATA_PERCENTILE = 99.0
 """Upper end of the colour range of maps without a fixed one."""
@@ -91,42 +92,24 @@ def _round_up(value: float) -> float:
     return math.ceil(round(value / step, 9)) * step
 
 
-_SHOWN = {
-    "f": ("perfusion fraction", "magma", 100.0, "%"),
-    "d": ("tissue diffusion", "viridis", 1e3, "10⁻³\u00a0mm²/s"),
-    "dstar": ("pseudo-diffusion of blood", "plasma", 1e3, "10⁻³\u00a0mm²/s"),
-    "s0": ("signal at b = 0", "gray", 1.0, "image units"),
-    "rmse": ("residual relative to S0", "cividis", 100.0, "%"),
-}
-
-
-BRAIN_RANGES = {"f": (0.0, 0.2)}
-"""Fixed colour ranges for the brain where those of the body would hide everything (F is about 3-8 %)."""
-
-
 def shown_quantities(anatomy: str | None) -> tuple[Quantity, ...]:
-    """Every map of :data:`sicnn_app.ivim.maps.MAPS`, in its order, as shown for an anatomy.
+    """Every map of :func:`sicnn_app.ivim.parameters.all_maps`, in its order, as shown for an anatomy.
 
     Parameters
     ----------
     anatomy : {"brain", "body", None}
     """
-    ranges = BRAIN_RANGES if anatomy == "brain" else {}
-    quantities = []
-    for spec in MAPS:
-        title, cmap, factor, unit = _SHOWN.get(spec.label, (spec.label, "viridis", 1.0, spec.unit))
-        quantities.append(
-            Quantity(spec, title, cmap, factor, unit, ranges.get(spec.label, spec.display_range))
+    return tuple(
+        Quantity(
+            spec,
+            spec.title or spec.label,
+            spec.colour_map,
+            spec.factor,
+            spec.shown_unit or spec.unit,
+            (spec.brain_range if anatomy == "brain" else None) or spec.display_range,
         )
-    return tuple(quantities)
-
-
-HISTOGRAM_LABELS = ("f", "d", "dstar")
-
-SPREAD_RANGES = {"f": 0.1, "d": 0.6e-3, "dstar": 0.05}
-"""Upper end of the colour range of standard deviations, in the unit of the file."""
-
-BRAIN_SPREAD_RANGES = {"f": 0.05}
+        for spec in all_maps()
+    )
 
 
 def spread_quantities(anatomy: str | None) -> tuple[Quantity, ...]:
@@ -136,24 +119,13 @@ def spread_quantities(anatomy: str | None) -> tuple[Quantity, ...]:
     ----------
     anatomy : {"brain", "body", None}
     """
-    ends = {**SPREAD_RANGES, **(BRAIN_SPREAD_RANGES if anatomy == "brain" else {})}
-    return tuple(
-        replace(
-            quantity,
-            title="standard deviation",
-            cmap="cividis",
-            unit="percentage points" if quantity.unit == "%" else quantity.unit,
-            fixed_range=(0.0, ends[quantity.spec.label]),
-        )
-        for quantity in shown_quantities(anatomy)
-        if quantity.spec.label in ends
+    return _over(
+        anatomy,
+        lambda spec: (spec.brain_spread_range if anatomy == "brain" else None) or spec.spread_range,
+        lambda end: (0.0, end),
+        title="standard deviation",
+        cmap="cividis",
     )
-
-
-DIFFERENCE_RANGES = {"f": 0.2, "d": 1e-3, "dstar": 0.05}
-"""Half of the colour range of differences, in the unit of the file: about what the organs differ by."""
-
-BRAIN_DIFFERENCE_RANGES = {"f": 0.1}
 
 
 def difference_quantities(anatomy: str | None, title: str) -> tuple[Quantity, ...]:
@@ -165,15 +137,32 @@ def difference_quantities(anatomy: str | None, title: str) -> tuple[Quantity, ..
     title : str
         What is subtracted from what.
     """
-    halves = {**DIFFERENCE_RANGES, **(BRAIN_DIFFERENCE_RANGES if anatomy == "brain" else {})}
+    return _over(
+        anatomy,
+        lambda spec: (spec.brain_difference_range if anatomy == "brain" else None) or spec.difference_range,
+        lambda half: (-half, half),
+        title=title,
+        cmap="differences",
+    )
+
+
+def _over(
+    anatomy: str | None,
+    end_of: Callable[[MapSpec], float | None],
+    limits: Callable[[float], tuple[float, float]],
+    *,
+    title: str,
+    cmap: str,
+) -> tuple[Quantity, ...]:
+    """What is shown of maps in their own unit, but in a range, colours and words of its own."""
     return tuple(
         replace(
             quantity,
             title=title,
-            cmap="differences",
+            cmap=cmap,
             unit="percentage points" if quantity.unit == "%" else quantity.unit,
-            fixed_range=(-halves[quantity.spec.label], halves[quantity.spec.label]),
+            fixed_range=limits(end),
         )
         for quantity in shown_quantities(anatomy)
-        if quantity.spec.label in halves
+        if (end := end_of(quantity.spec)) is not None
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sicnn_app.methods import HUANG, SUPPLEMENT
+from sicnn_app.steps import FADNAVIS, KELLNER, VERAART
 
 REFERENCES: dict[str, str] = {
     "supplement": SUPPLEMENT,
@@ -16,20 +17,9 @@ REFERENCES: dict[str, str] = {
         "Gudbjartsson H, Patz S. The Rician distribution of noisy MRI data. Magnetic Resonance in Medicine "
         "1995;34(6):910-914. https://doi.org/10.1002/mrm.1910340618"
     ),
-    "veraart": (
-        "Veraart J, Novikov DS, Christiaens D, Ades-aron B, Sijbers J, Fieremans E. Denoising of diffusion "
-        "MRI using random matrix theory. NeuroImage 2016;142:394-406. "
-        "https://doi.org/10.1016/j.neuroimage.2016.08.016"
-    ),
-    "fadnavis": (
-        "Fadnavis S, Batson J, Garyfallidis E. Patch2Self: denoising diffusion MRI with self-supervised "
-        "learning. Advances in Neural Information Processing Systems 2020;33:16293-16303."
-    ),
-    "kellner": (
-        "Kellner E, Dhital B, Kiselev VG, Reisert M. Gibbs-ringing artifact removal based on local "
-        "subvoxel-shifts. Magnetic Resonance in Medicine 2016;76(5):1574-1581. "
-        "https://doi.org/10.1002/mrm.26054"
-    ),
+    "veraart": VERAART,
+    "fadnavis": FADNAVIS,
+    "kellner": KELLNER,
     "bids": (
         "Gorgolewski KJ, Auer T, Calhoun VD, et al. The brain imaging data structure, a format for "
         "organizing and describing outputs of neuroimaging experiments. Scientific Data 2016;3:160044. "

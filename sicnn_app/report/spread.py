@@ -80,7 +80,7 @@ def _picture(run: RunDerivatives, display: Display, quantity: Quantity) -> Pictu
     caption = [f"Colour range 0 to {quantity.with_unit(high)}, {range_words(run, quantity)}."]
     if outside := quantity.share_outside(spread[shown].astype(np.float64)):
         caption.append(f"{percent(100.0 * outside)} of the voxels lie above it.")
-    if label == "dstar":
+    if quantity.spec.needs_perfusion:
         caption.append(f"Without colour where F is below {100 * NEGLIGIBLE_F:g} %.")
     median = f": median {format_number(float(np.median(inside)))} {quantity.unit}" if inside.size else ""
     return Picture(

@@ -23,10 +23,9 @@ from sicnn_app.formats import printable, shorten
 from sicnn_app.ivim.flags import FLAGS
 from sicnn_app.methods import METHODS
 from sicnn_app.report.methods import has_step, methods_paragraphs, references_of, step_in_words
-from sicnn_app.report.quantities import HISTOGRAM_LABELS, shown_quantities
+from sicnn_app.report.quantities import shown_quantities
 
-_ALL = shown_quantities(None)
-_MAIN = [quantity for quantity in _ALL if quantity.spec.label in HISTOGRAM_LABELS]
+_MAIN = [quantity for quantity in shown_quantities(None) if quantity.spec.of_tissue]
 SUMMARY_HEAD = (
     "Run",
     "Method",
@@ -209,7 +208,7 @@ def _statistics(run: RunDerivatives) -> list[list[str]]:
     if not run.has_voxels:
         return []
     rows = []
-    for quantity in _ALL:
+    for quantity in shown_quantities(None):
         if quantity.spec.label in run.maps:
             selected = run.meaningful(quantity.spec.label)
             values = run.inside(quantity.spec.label)[selected] * quantity.factor

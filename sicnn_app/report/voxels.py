@@ -203,7 +203,7 @@ def _view(quantity: Quantity, group: str, suffix: str, values: np.ndarray) -> di
         "high": high,
         "colours": quantity.cmap,
         # The spread of D* is that of the run's own maps, so their F says whether it means anything.
-        "needs": f"f{suffix if suffix == '_lsq' else ''}" if label == "dstar" else None,
+        "needs": f"f{suffix if suffix == '_lsq' else ''}" if quantity.spec.needs_perfusion else None,
     }
 
 

@@ -350,7 +350,7 @@ def test_a_configuration_file_holds_flags_as_keys_and_the_command_line_overrides
     assert not settings.dry_run
 
 
-@given(st.sampled_from(METHODS), st.integers(0, 100), st.booleans())
+@given(st.sampled_from(list(METHODS)), st.integers(0, 100), st.booleans())
 def test_a_configuration_file_says_the_same_as_the_command_line(tmp_path_factory, method, seed, overwrite):
     folder = tmp_path_factory.mktemp("config")
     text = f'method = "{method}"\nrandom-seed = {seed}\noverwrite = {str(overwrite).lower()}\n'

@@ -15,7 +15,7 @@ from factories import make_result
 from sicnn_app.derivatives.quality import Quality, columns
 from sicnn_app.derivatives.write import expected_outputs, write_run
 from sicnn_app.ivim.checks import CHECKS
-from sicnn_app.ivim.comparison import COMPARED
+from sicnn_app.ivim.parameters import PARAMETERS
 from sicnn_app.ivim.run import RunResult
 
 
@@ -41,7 +41,7 @@ def test_maps_of_the_conventional_fit_are_written_as_announced(tmp_path):
     files = written(result, tmp_path)
     assert sorted(announced) == sorted(files.values())
     mask = result.averaged.mask
-    for label in COMPARED:
+    for label in PARAMETERS:
         values = np.asarray(nib.load(files[f"model-ivim_param-{label}_desc-lsq_dwimap.nii.gz"]).dataobj)
         np.testing.assert_array_equal(values[mask], result.conventional.maps[label][mask])
         assert np.isnan(values[~mask]).all() and values.dtype == np.float32

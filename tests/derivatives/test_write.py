@@ -28,7 +28,7 @@ from sicnn_app.derivatives.write import expected_outputs, write_run
 from sicnn_app.derivatives.written import RECORDS
 from sicnn_app.errors import InternalError, OutputError
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
-from sicnn_app.ivim.maps import MAPS
+from sicnn_app.ivim.parameters import MAPS
 from sicnn_app.ivim.run import DwiRun, RunResult
 
 

@@ -15,7 +15,7 @@ from validator import validator_errors
 from sicnn_app.derivatives.dataset import prepare_output, pybids_config_path
 from sicnn_app.derivatives.qc import MOTION_COLUMNS
 from sicnn_app.derivatives.write import write_run
-from sicnn_app.ivim.maps import MAPS
+from sicnn_app.ivim.parameters import MAPS
 
 COMBINATIONS = [
     {"sub": "01"},

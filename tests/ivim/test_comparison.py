@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sicnn_app.ivim.comparison import COMPARED, agreement
+from sicnn_app.ivim.comparison import agreement
+from sicnn_app.ivim.parameters import PARAMETERS
 
 RNG = np.random.default_rng(3)
 MAPS = {
@@ -17,7 +18,7 @@ MAPS = {
 EVERYWHERE = np.ones((9, 8, 2), dtype=bool)
 
 
-@pytest.mark.parametrize("label", COMPARED)
+@pytest.mark.parametrize("label", PARAMETERS)
 def test_equal_maps_agree(label):
     found = agreement(label, MAPS, MAPS, EVERYWHERE)
     assert found["voxels"] == 144

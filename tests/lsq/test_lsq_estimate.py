@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from sicnn_app.errors import TryAgainError
-from sicnn_app.ivim.maps import MAPS, Estimate
+from sicnn_app.ivim.maps import Estimate
+from sicnn_app.ivim.parameters import MAPS
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.lsq import estimate as lsq_module
 from sicnn_app.lsq import fit

@@ -56,7 +56,7 @@ def told(assessed) -> dict:
 @pytest.fixture
 def only_bounds(monkeypatch):
     """Assessments whose simulation finds no voxels, for what does not depend on it."""
-    nothing = {method: defaultdict(lambda: None) for method in trial.METHODS}
+    nothing = {method: defaultdict(lambda: None) for method in trial.COMPARED}
     monkeypatch.setattr(expectation, "try_methods", lambda *_args, **_options: nothing)
 
 
@@ -162,7 +162,7 @@ def test_b_values_are_suggested_in_all_directions(only_bounds):
 
 def test_least_squares_comes_near_its_bound_where_there_is_little_noise(monkeypatch):
     """Texture and all: at so little noise the fit finds every voxel's own values."""
-    monkeypatch.setattr(trial, "METHODS", ("lsq",))
+    monkeypatch.setattr(trial, "COMPARED", ("lsq",))
     assessment = assess(replace(settings(snr=20_000.0), shape=(40, 36, 1)))
     checked = [row for row in assessment.expectations if row.voxels >= 30]
     assert len({row.tissue for row in checked}) >= 2

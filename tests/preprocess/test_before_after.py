@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sicnn_app.ivim.before_after import CORRECTIONS
 from sicnn_app.ivim.series import DwiSeries
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.preprocess.before_after import compare_step
 from sicnn_app.preprocess.steps import prepare
 from sicnn_app.settings import PreprocessingSettings
+from sicnn_app.steps import STEPS
 from sicnn_app.system.memory import DiskArray
 
 BVALS = np.array([0, 0, 10, 50, 50, 100, 200, 400, 800, 800], dtype=float)
@@ -79,7 +79,7 @@ def test_what_is_missing_on_one_side_is_no_change():
 def test_every_correction_that_was_done_is_kept_and_leads_to_the_next():
     made, _ = phantom()
     result = prepared(made, denoise="mppca", unring=True)
-    assert [step.label for step in result.before_after] == list(CORRECTIONS)[:2]
+    assert [step.label for step in result.before_after] == list(STEPS)[:2]
     denoising, unringing = result.before_after
     raw = made.signals[:, :, denoising.slice_index]
     np.testing.assert_array_equal(denoising.before[1], raw[..., denoising.volumes[1] - 100])

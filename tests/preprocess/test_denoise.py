@@ -15,6 +15,8 @@ from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.phantoms.acquire import Protocol
 from sicnn_app.phantoms.phantom import make_phantom
 from sicnn_app.preprocess.denoise import choose_denoising, denoise
+from sicnn_app.settings import PreprocessingSettings
+from sicnn_app.steps import Situation
 
 BVALS = (0, 10, 20, 30, 40, 50, 75, 100, 150, 250, 400, 600)
 FEW = Protocol(BVALS).gradient_table()[0]
@@ -208,7 +210,7 @@ def test_mppca_refuses_images_without_room_for_a_patch(shape):
     given_series = series(noisy(np.full((*shape, 12), 100.0)), FEW)
     with pytest.raises(DataError, match="too small for MP-PCA, which needs a patch of 25 voxels"):
         denoise(given_series, method="mppca")
-    method, reason = choose_denoising("auto", given_series, preprocessed=False)
+    method, reason = choose_denoising(given_series, PreprocessingSettings(), Situation("body", False))
     assert method == "none" and "no patch of 25" in reason
 
 
@@ -331,5 +333,6 @@ def test_noise_free_images_hardly_change(method):
     ],
 )
 def test_choice_and_reason(requested, volumes, preprocessed, method, reason):
-    found = choose_denoising(requested, odd_series((6, 6, 3), volumes), preprocessed=preprocessed)
+    settings, situation = PreprocessingSettings(denoise=requested), Situation("body", preprocessed)
+    found = choose_denoising(odd_series((6, 6, 3), volumes), settings, situation)
     assert found == (method, reason)

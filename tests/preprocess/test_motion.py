@@ -18,6 +18,8 @@ from sicnn_app.phantoms.acquire import noise_sigma
 from sicnn_app.phantoms.phantom import make_phantom
 from sicnn_app.preprocess.average import average_repeats
 from sicnn_app.preprocess.motion import MIN_SLICES, SPHERE_RADIUS, choose_motion_correction, correct_motion
+from sicnn_app.settings import PreprocessingSettings
+from sicnn_app.steps import Situation
 
 BVALS = (0.0, 0.0, 10.0, 50.0, 200.0, 400.0, 800.0, 800.0)
 HIDDEN = 3
@@ -406,7 +408,9 @@ def test_automatic_choice(options, kind, words):
     shape = options.pop("shape", (20, 20, 1))
     series = DwiSeries(np.ones((*shape, 4), np.float32), np.array([0.0, 50, 200, 800]), None, np.eye(4))
     defaults = {"requested": "auto", "per_slice": False, "preprocessed": False} | options
-    chosen, reason = choose_motion_correction(defaults.pop("requested"), series, **defaults)
+    settings = PreprocessingSettings(motion_correction=defaults["requested"], per_slice=defaults["per_slice"])
+    situation = Situation(defaults.get("anatomy", "body"), defaults["preprocessed"])
+    chosen, reason = choose_motion_correction(series, settings, situation)
     assert chosen == kind
     assert words in reason
 

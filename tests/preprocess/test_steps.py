@@ -213,7 +213,7 @@ def test_corrections_run_in_order_on_the_selected_volumes_and_pass_their_warning
 
     monkeypatch.setattr(denoise, "denoise", correction("Denoising", Corrected))
     monkeypatch.setattr(unring, "unring", correction("Gibbs unringing", Corrected))
-    monkeypatch.setattr(motion, "correct_motion", correction("Motion correction", motion.MotionCorrected))
+    monkeypatch.setattr(motion, "correct_motion", correction("Motion correction", Corrected))
     series = phantom()
     result = prepared(series, denoise="mppca", unring=True, motion_correction="affine")
     first = float(series.signals.flat[0])

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from matplotlib import colormaps
 
 from sicnn_app.derivatives.facts import LARGEST_NUMBER, Facts, format_number
-from sicnn_app.ivim.maps import MAPS
+from sicnn_app.ivim.parameters import MAPS
 from sicnn_app.report.charts import epoch_axis
 from sicnn_app.report.decay import signal_quartiles
 from sicnn_app.report.display import MAX_SLICES, choose_slices, grid_columns, plan_display

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sicnn_app.errors import UsageError
-from sicnn_app.ivim.maps import MAPS, Estimate
+from sicnn_app.ivim.maps import Estimate
+from sicnn_app.ivim.parameters import MAPS
 from sicnn_app.ivim.resampling import add_noise
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.phantoms.acquire import acquire, noise_sigma

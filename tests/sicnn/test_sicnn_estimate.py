@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from sicnn_app.ivim.maps import MAPS, Estimate
+from sicnn_app.ivim.maps import Estimate
+from sicnn_app.ivim.parameters import MAPS
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.settings import Bounds, EstimationSettings, Threshold, preset_settings
 from sicnn_app.sicnn import iterate
