@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
 from sicnn_app.errors import TryAgainError
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn.memory_fallback import Attempt, smaller, tiles_of
 from sicnn_app.sicnn.rewrite import VOXELS_AT_ONCE
-from sicnn_app.sicnn.tiles import tile_grid
+from sicnn_app.sicnn.tiles import tile_gap, tile_length
 
 FIXED_BYTES = 110_000_000
 """Libraries that the first convolution loads, and what the allocator keeps."""
@@ -69,7 +73,8 @@ def needed_bytes(
         return arrays
     width = settings.network.width
     per_bval = STEP_COPIES["bvals"] + (STEP_COPIES["rician"] if settings.predicts_floor else 0)
-    tile = tile_grid(size_x, attempt.tile_size)[1] * tile_grid(size_y, attempt.tile_size)[1]
+    gap = tile_gap(settings.network)
+    tile = math.prod(tile_length(length, attempt.tile_size, gap) for length in (size_x, size_y))
     batch = min(attempt.batch_size, tiles_of(shape, attempt.tile_size))
     step = members * batch * tile * (STEP_COPIES["width"] * width + per_bval * n_bvals)
     one_slice = members * size_x * size_y * (SLICE_COPIES["width"] * width + SLICE_COPIES["bvals"] * n_bvals)
@@ -113,3 +118,22 @@ def within_limit(
         f"the estimation takes at least about {needed / 1e9:.2g} GB of memory, and {max(limit, 0) / 1e9:.2g} "
         f"are left for it: allow more (--mem, or the limit of the container or job){smaller_one}"
     )
+
+
+def attempts(
+    first: Attempt,
+    asked: Attempt,
+    shape: tuple[int, int, int],
+    n_bvals: int,
+    settings: EstimationSettings,
+    *,
+    fall_back: bool,
+    limit: int | None,
+) -> Iterator[Attempt]:
+    """``first``, then ever smaller ones, and in the end the CPU in the place of a CUDA device if it may."""
+    yield first
+    yield from smaller(first, shape)
+    if fall_back and first.device != "cpu":
+        on_cpu = within_limit(replace(asked, device="cpu"), shape, n_bvals, settings, limit)
+        yield on_cpu
+        yield from smaller(on_cpu, shape)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from sicnn_app.sicnn.convergence import Convergence
 from sicnn_app.sicnn.loss import ForwardModel, mean_squared_difference
 from sicnn_app.sicnn.network import IvimNetwork, Parameters
 from sicnn_app.sicnn.stacked_networks import Members, build_network, clip_gradients
-from sicnn_app.sicnn.tiles import TILE_SIZE, cut_tiles, tile_grid
+from sicnn_app.sicnn.tiles import TILE_SIZE, cut_tiles, tile_count, tile_gap
 from sicnn_app.sicnn.whitening import Whitening
 
 MIN_EPOCHS = 10
@@ -148,8 +149,6 @@ class Trainer:
         delta: float,
         period: int,
         max_periods: int,
-        convergence: Convergence | None = None,
-        epoch_done: Callable[[], None] | None = None,
     ) -> float:
         """Train in periods until the loss improves by less than ``delta`` within one.
 
@@ -162,10 +161,6 @@ class Trainer:
         period : int
             Epochs per period.
         max_periods : int
-        convergence : Convergence, optional
-            How far this training has come already; kept up to date. None: it begins.
-        epoch_done : callable, optional
-            Called after every epoch, when trainer and ``convergence`` agree.
 
         Returns
         -------
@@ -177,12 +172,10 @@ class Trainer:
         The averaged weights kept at the end are those of the half-period with the lowest mean
         loss: a late spike of the optimiser never reaches the maps.
         """
-        convergence = Convergence() if convergence is None else convergence
+        convergence = Convergence()
         while not convergence.reached(delta, max_periods):
             loss = self.train_epoch(data, network_input, target)
             convergence.add(loss, period, self.averaged.state_dict())
-            if epoch_done is not None:
-                epoch_done()
         if convergence.best_weights is not None and convergence.halves[-1] > convergence.best_loss:
             self.averaged.load_state_dict(convergence.best_weights)
         return convergence.halves[-1]
@@ -204,8 +197,8 @@ class Trainer:
 
     def steps_per_epoch(self, data: TrainingData) -> int:
         """Optimiser steps of one epoch when no tile is empty."""
-        (count_x, _), (count_y, _) = (tile_grid(length, self.tile_size) for length in data.mask.shape[1:])
-        return math.ceil(len(data.mask) // self.members * count_x * count_y / self.batch_size)
+        tiles = math.prod(tile_count(length, self.tile_size) for length in data.mask.shape[1:])
+        return math.ceil(len(data.mask) // self.members * tiles / self.batch_size)
 
     def state(self) -> dict:
         """Plain values and tensors on the CPU, for :meth:`restore`; later epochs leave it as it is."""
@@ -244,12 +237,11 @@ class Trainer:
         self, data: TrainingData, network_input: Tensor, target: Tensor
     ) -> Iterator[tuple[Tensor, ...]]:
         shift = torch.randint(2**31, (2,), generator=self.generator).tolist()
-        given = cut_tiles(network_input, shift, self.tile_size)
-        wanted = given if target is network_input else cut_tiles(target, shift, self.tile_size)
-        mask, sigma, weight = (
-            cut_tiles(values[:, None], shift, self.tile_size)[:, 0]
-            for values in (data.mask, data.sigma, data.weight)
-        )
+        gap = tile_gap(self.network.config.shape)
+        cut = partial(cut_tiles, shift=shift, tile_size=self.tile_size, gap=gap)
+        given = cut(network_input)
+        wanted = given if target is network_input else cut(target)
+        mask, sigma, weight = (cut(values[:, None])[:, 0] for values in (data.mask, data.sigma, data.weight))
         # The members see the same voxels, so a tile is empty for all of them or for none.
         count = len(weight) // self.members
         occupied = torch.nonzero(weight[:count].flatten(1).any(dim=1)).flatten()
