@@ -14,9 +14,8 @@ import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 
 from sicnn_app.bids.gradients import read_bvals
-from sicnn_app.bids.images import open_image, volume_count
+from sicnn_app.bids.images import open_image, open_volume, read_volume, volume_count
 from sicnn_app.bids.text_files import Boundary, read_bytes, read_json, read_table
-from sicnn_app.bids.volume import open_volume, read_volume
 from sicnn_app.errors import DataError
 
 MAX_BVALUE = 1e6
@@ -80,7 +79,7 @@ def open_output_volume(path: Path, output_dir: Path) -> nib.Nifti1Image:
     Raises
     ------
     MissingInputError, DataError
-        See :func:`sicnn_app.bids.volume.open_volume` and :func:`read_output_json`; also several volumes.
+        See :func:`sicnn_app.bids.images.open_volume` and :func:`read_output_json`; also several volumes.
     """
     _require_own(path, output_dir)
     image = open_volume(path)
@@ -95,7 +94,7 @@ def read_output_volume(path: Path, output_dir: Path) -> np.ndarray:
     Raises
     ------
     MissingInputError, DataError
-        See :func:`open_output_volume` and :func:`sicnn_app.bids.volume.read_volume`.
+        See :func:`open_output_volume` and :func:`sicnn_app.bids.images.read_volume`.
     """
     return read_volume(path, open_output_volume(path, output_dir))
 
