@@ -85,10 +85,6 @@ def _numbers(path: Path) -> list[list[float]]:
 def read_bvals(path: Path) -> np.ndarray:
     """Read a .bval file: numbers in one row or one column.
 
-    Parameters
-    ----------
-    path : Path
-
     Returns
     -------
     ndarray, shape (N,), float64, s/mm^2
