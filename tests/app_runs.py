@@ -31,6 +31,9 @@ QUICK = ("--method", "lsq", "--device", "cpu", "--omp-nthreads", "1")
 TINY_TRAINING = ("--device", "cpu", "--omp-nthreads", "1", "--max-iterations", "1", "--delta", "0.99")
 """SI-CNN through all its steps, though not to any result worth having."""
 
+TWO_ITERATIONS = ("--lambda", "0")
+"""Besides, where the state of a training is looked for: it is saved when a second data iteration begins."""
+
 
 def body(
     shape: tuple[int, ...] = (12, 10, 2), *, bvals: tuple[float, ...] = BVALS, seed: int = 0

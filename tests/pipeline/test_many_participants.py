@@ -37,6 +37,7 @@ from app_runs import (
     BVALS,
     QUICK,
     TINY_TRAINING,
+    TWO_ITERATIONS,
     App,
     add_run,
     dataset,
@@ -332,7 +333,7 @@ def test_contradictory_resources_are_refused(options, part):
 
 
 def train(*options: str) -> tuple[str, ...]:
-    return (*TINY_TRAINING, *options)
+    return (*TINY_TRAINING, *TWO_ITERATIONS, *options)
 
 
 def lock_of(out: Path, name: str) -> int | None:

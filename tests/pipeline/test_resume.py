@@ -23,7 +23,7 @@ from app_processes import (
     started,
     wait_until,
 )
-from app_runs import TINY_TRAINING, App, dataset, leave_out_figures
+from app_runs import TINY_TRAINING, TWO_ITERATIONS, App, dataset, leave_out_figures
 
 from sicnn_app.errors import OutputError, TryAgainError
 from sicnn_app.sicnn import iterate
@@ -34,9 +34,6 @@ from sicnn_app.system.locks.folders import MADE_FILE
 pytestmark = pytest.mark.usefixtures("signals_as_in_a_terminal")
 
 NAMES = ("sub-01", "sub-02")
-
-TWO_ITERATIONS = ("--lambda", "0")
-"""So that the training does not end before its state is saved."""
 
 FIRST_TRAINING, BOTH_TRAININGS = 16, 26
 """Epochs of a run until a second data iteration begins, and until that ends."""
