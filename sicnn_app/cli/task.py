@@ -49,7 +49,7 @@ def process(part: Part) -> PartResult:
     """Process a part; whatever ends that early becomes the error of the result."""
     try:
         with stoppable():
-            from sicnn_app.pipeline.dispatch import process_part
+            from sicnn_app.pipeline.participant_level import process_part
             from sicnn_app.system.console import Console
 
             return process_part(part, Console(part.settings.verbosity))

@@ -265,8 +265,8 @@ def test_a_cluster_with_another_app_is_refused_before_it_gets_a_task(monkeypatch
 
 
 def test_a_process_that_somebody_else_stops_counts_as_killed(tmp_path, monkeypatch):
-    prelude = "from sicnn_app.pipeline import dispatch as workflow\nfrom sicnn_app.cli.main import Stopped\n"
-    prelude += "def stop(*_): raise Stopped(15)\nworkflow.process_part = stop"
+    prelude = "from sicnn_app.pipeline import participant_level\nfrom sicnn_app.cli.main import Stopped\n"
+    prelude += "def stop(*_): raise Stopped(15)\nparticipant_level.process_part = stop"
     with children_with(tmp_path / "site", prelude, monkeypatch):
         with pytest.raises(ChildKilledError, match="SIGTERM"):
             run_in_child(part_of("1"), call="a")
