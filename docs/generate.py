@@ -42,6 +42,9 @@ CONTRIBUTING = "<!-- here: CONTRIBUTING.md -->"
 
 LINK = re.compile(r"(?<=\]\()([^)\s]+)(?=\))")
 
+NAMED_BY_FILE = re.compile(r"(?<!!)\[[\w./-]+\.md\]\(([^)\s]+)\)")
+"""A link whose words are the name of a file."""
+
 # --------------------------------------------------------------------------------------------------- Tables
 
 
@@ -87,11 +90,10 @@ def flag_entries(parser: argparse.ArgumentParser) -> Iterator[str]:
             name = (action.option_strings or [action.metavar or action.dest])[-1]
             names = ", ".join(f"`{flag}`" for flag in action.option_strings or [name])
             yield f"#### {names} {{ #{parser.prog}-{name.strip('-').lower()} }}\n"
-            if action.choices:
-                yield f"One of {', '.join(f'`{choice}`' for choice in action.choices)}.\n"
-            elif action.option_strings and action.nargs != 0 and action.metavar != argparse.SUPPRESS:
-                yield f"`{name} {formatter._format_args(action, action.dest.upper())}`\n"
-            yield f"{escaped(formatter._expand_help(action))}\n"
+            takes = [f"`{choice}`" for choice in action.choices or ()]
+            if not takes and action.option_strings and action.nargs != 0:
+                takes = [f"`{formatter._format_args(action, action.dest.upper())}`"]
+            yield f"{', '.join(takes)}{': ' if takes else ''}{escaped(formatter._expand_help(action))}\n"
 
 
 def flags_page() -> str:
@@ -225,7 +227,14 @@ def site_link(link: str, source: str, page: str, repository: str = "") -> str:
 
 
 def rewritten(text: str, source: str, page: str, repository: str = "") -> str:
-    """A text with its links as the site needs them, see :func:`site_link`."""
+    """A text with its links as the site needs them: see :func:`site_link`, with titles for names of files."""
+
+    def titled(match: re.Match[str]) -> str:
+        path = ROOT / (repository_path(match[1], source) or "")
+        heading = path.is_file() and re.match(r"# (.+)\n", path.read_text(encoding="utf-8"))
+        return f"[{heading[1]}]({match[1]})" if heading else match[0]
+
+    text = NAMED_BY_FILE.sub(titled, text)
     return LINK.sub(lambda match: site_link(match.group(), source, page, repository), text)
 
 

@@ -120,7 +120,16 @@ def test_the_page_of_flags_has_every_flag_with_its_help(site, build):
         for flag in action.option_strings:
             assert f"`{flag}`" in page
     assert "%(default)" not in page
-    assert "`--method` { #sicnn-app-method }\n\nOne of `si-cnn`," in page
+    assert "`--method` { #sicnn-app-method }\n\n`si-cnn`, `di-cnn`," in page
+
+
+def test_a_link_named_by_a_file_gets_the_title_of_its_page(site):
+    text = (
+        "see [docs/hpc.md](docs/hpc.md#slurm), [the page](docs/hpc.md), [targets.md](docs/targets/targets.md)"
+    )
+    assert site.rewritten(text, "README.md", "readme.md") == (
+        "see [On a cluster](hpc.md#slurm), [the page](hpc.md), [targets.md](targets/targets.md)"
+    )
 
 
 def test_the_page_of_outputs_has_every_map_flag_and_column(site):
