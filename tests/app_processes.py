@@ -42,18 +42,13 @@ sys.stdin.readline()
 SHORT = {"FIRST_PERIOD_STEPS": 32, "PERIOD_STEPS": 16}
 """Optimiser steps where the app takes hundreds; the same in the processes and in that of the tests."""
 
-OFTEN = {"share": 1e9, "least_interval": 0.0, "first_write": 0.0, "snapshot_interval": 0.0}
-"""Every state that a training offers is written."""
-
 SLOWLY = f"""
 import time
 from sicnn_app.derivatives import atomic
-from sicnn_app.system.checkpoints import TrainingCheckpoint
 from sicnn_app.sicnn import iterate
 from sicnn_app.sicnn.train import Trainer
 for name, value in {SHORT!r}.items():
     setattr(iterate, name, value)
-TrainingCheckpoint.__init__.__kwdefaults__.update({OFTEN!r})
 def slow(function, seconds):
     def slowly(*arguments, **options):
         time.sleep(seconds)

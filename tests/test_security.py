@@ -41,7 +41,7 @@ def dangers(source: str) -> Iterator[str]:
             yield f"{name} of something else than our style sheets and programs"
 
 
-BETWEEN_OWN_PROCESSES = {"cli/task.py": ["pickle"], "pipeline/tasks/worker.py": ["pickle"]}
+BETWEEN_OWN_PROCESSES = {"cli/task.py": ["pickle"], "pipeline/tasks/processes.py": ["pickle"]}
 """What a process hands to its child, and back, through files in memory that nobody else has open."""
 
 

@@ -36,7 +36,7 @@ from benchmarks.supplement.page import HEADINGS, Section, page
 from benchmarks.supplement.plan import ITEMS, SNR, Plan, found_for
 from benchmarks.supplement.table_verdicts import TABLE_VERDICTS
 from benchmarks.supplement.tables import TABLES
-from sicnn_app.sicnn.tiles import tile_grid
+from sicnn_app.sicnn.tiles import tile_count
 
 VERDICTS = {**FIGURE_VERDICTS, **TABLE_VERDICTS}
 
@@ -81,7 +81,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
 def steps_per_epoch(plan: Plan) -> int:
     """Optimiser steps of an epoch on the phantom of Figures 1 and 2."""
     inside = measure(plan.scenario(SNR, plan.seeds[0])).mask
-    sizes = [math.prod(tile_grid(length)[0] for length in plan.shape[:2]), inside.any(axis=(0, 1)).sum()]
+    sizes = [math.prod(tile_count(length) for length in plan.shape[:2]), inside.any(axis=(0, 1)).sum()]
     return math.ceil(math.prod(map(int, sizes)) / plan.settings.batch_size)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from sicnn_app.lsq.starts import split_bval
 from sicnn_app.methods import LEAST_SQUARES
 from sicnn_app.settings import Bounds, EstimationSettings
 from sicnn_app.system.checkpoints import TrainingCheckpoint
-from sicnn_app.system.device import is_out_of_memory, release_memory
+from sicnn_app.system.device import first_that_fits
 
 ALGORITHM = (
     "Bounded nonlinear least squares per voxel: a segmented fit and a grid over D and D* as starts, then "
@@ -45,6 +45,17 @@ VOXEL_BYTES = 120
 """Per voxel of the mask: parameters, residuals and counts in float64, and their parts before joining."""
 
 Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One way to fit: where, and the share of the usual number of voxels at once."""
+
+    device: str
+    share: float
+
+    def __str__(self) -> str:
+        return f"{self.share:.3g} of the usual number of voxels at once"
 
 
 def estimate(
@@ -80,36 +91,28 @@ def estimate(
             f"the fit takes about {needed / 1e9:.2g} GB of memory, and {max(memory_limit, 0) / 1e9:.2g} are "
             "left for it: allow more (--mem, or the limit of the container or job)"
         )
-    attempts = [(device, share) for share in CHUNK_SHARES]
-    if fall_back and torch.device(device).type == "cuda":
-        attempts += [("cpu", share) for share in CHUNK_SHARES]
-    given_up: list[str] = []
-    while True:
-        where, share = attempts.pop(0)
-        try:
-            found = estimate_lsq(
-                signals,
-                mask,
-                bvals,
-                bounds=settings.bounds,
-                device=where,
-                chunk_share=share,
-                progress=progress,
-            )
-            break
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if not attempts:
-                advice = (
-                    "use a machine with more" if where == "cpu" else "free it, or use --device cpu or auto"
-                )
-                raise TryAgainError(
-                    f"{where} ran out of memory even with few voxels at once: {advice}"
-                ) from error
-        given_up.append(f"{where} ran out of memory with {share:.3g} of the usual number of voxels at once")
-        release_memory(where)
+    devices = [device, "cpu"] if fall_back and torch.device(device).type == "cuda" else [device]
+
+    def fit(way: Attempt, given_up: list[str]) -> Estimate:
+        return estimate_lsq(
+            signals,
+            mask,
+            bvals,
+            bounds=settings.bounds,
+            device=way.device,
+            chunk_share=way.share,
+            progress=progress,
+        )
+
+    found, _, given_up = first_that_fits(
+        (Attempt(where, share) for where in devices for share in CHUNK_SHARES), fit, _no_memory
+    )
     return replace(found, parameters={**found.parameters, "out_of_memory": given_up})
+
+
+def _no_memory(way: Attempt) -> str:
+    advice = "use a machine with more" if way.device == "cpu" else "free it, or use --device cpu or auto"
+    return f"{way.device} ran out of memory even with few voxels at once: {advice}"
 
 
 def needed_bytes(
@@ -224,14 +227,16 @@ def estimate_lsq(
 
 def _predicted(bvals: torch.Tensor, fit: LsqFit, s0: torch.Tensor) -> torch.Tensor:
     """Predicted signals, shape (V, B), float32; voxels in parts, because float64 takes several copies."""
-    parts = zip(*(values.split(PREDICTED_AT_ONCE) for values in (fit.f, fit.d, fit.dstar, s0)), strict=True)
+    parts = zip(
+        *(torch.split(values, PREDICTED_AT_ONCE) for values in (fit.f, fit.d, fit.dstar, s0)), strict=True
+    )
     return torch.cat(
         [_float32(ivim_signal_torch(bvals, *(values[:, None] for values in part))) for part in parts]
     )
 
 
 def _float32(values: torch.Tensor) -> torch.Tensor:
-    largest = np.finfo(np.float32).max
+    largest = torch.finfo(torch.float32).max
     return values.clamp(-largest, largest).float()
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +15,9 @@ from sicnn_app.bids.masks import load_mask
 from sicnn_app.bids.unpacked import digests_of_reads
 from sicnn_app.derivatives import provenance
 from sicnn_app.derivatives.disk_space import require_room
+from sicnn_app.derivatives.names import run_unit
 from sicnn_app.derivatives.write import write_run
-from sicnn_app.errors import DataError, OutputError, SicnnAppError, TryAgainError
+from sicnn_app.errors import DataError, SicnnAppError
 from sicnn_app.ivim.run import DwiRun, RunResult
 from sicnn_app.methods import estimator
 from sicnn_app.pipeline.conventional import fit_conventionally
@@ -86,7 +87,7 @@ class PreparedRun:
 
 def work_folder(item: DwiRun, settings: Settings) -> Path:
     """Folder in the work directory that whoever works on this run and output has to lock."""
-    return shared_folder(settings.work_dir, f"run-{item.name}", settings.output_dir)
+    return shared_folder(settings.work_dir, run_unit(item.name), settings.output_dir)
 
 
 def process_run(item: DwiRun, context: RunContext) -> bool:
@@ -109,19 +110,18 @@ def process_run(item: DwiRun, context: RunContext) -> bool:
         if finished_runs(settings, [item], {item.name: context.fingerprint}):
             return False
         checkpoint = TrainingCheckpoint(lock.folder / CHECKPOINT, checkpoint_key(context))
-        with flushed(checkpoint):
-            result = _estimate_run(item, context, checkpoint, scratch=lock.folder)
-            # Loaded when the estimation is over: what Matplotlib takes is not taken from it.
-            from sicnn_app.report.before_after import draw_steps
+        result = _estimate_run(item, context, checkpoint, scratch=lock.folder)
+        # Loaded when the estimation is over: what Matplotlib takes is not taken from it.
+        from sicnn_app.report.before_after import draw_steps
 
-            write_run(
-                result,
-                settings.output_dir,
-                bids_dir=settings.bids_dir,
-                dataset_links=settings.inputs.derivatives,
-                step_pictures=draw_steps(result),
-                check=lock.check,
-            )
+        write_run(
+            result,
+            settings.output_dir,
+            bids_dir=settings.bids_dir,
+            dataset_links=settings.inputs.derivatives,
+            step_pictures=draw_steps(result),
+            check=lock.check,
+        )
     console.line(f"{item.name}: written")
     return True
 
@@ -316,21 +316,6 @@ def _plan_resources(item: DwiRun, anatomy: str, settings: Settings, scratch: Pat
         work=[(scratch, plan.disk)],
     )
     return plan
-
-
-@contextmanager
-def flushed(checkpoint: TrainingCheckpoint) -> Iterator[None]:
-    """When the same command can go on later, the last state goes to disk first."""
-    try:
-        yield
-    except (OutputError, TryAgainError):
-        checkpoint.flush()
-        raise
-    except Exception:
-        raise
-    except BaseException:
-        checkpoint.flush()
-        raise
 
 
 def checkpoint_key(context: RunContext) -> str:

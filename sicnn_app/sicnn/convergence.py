@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -48,7 +49,7 @@ class Convergence:
         first, second = self.halves[-2:]
         return first - second < delta * first or len(self.halves) >= 2 * max_periods
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """Plain values and tensors, for :meth:`from_state`; later epochs leave it as it is."""
         return {
             "halves": list(self.halves),
@@ -59,5 +60,5 @@ class Convergence:
         }
 
     @classmethod
-    def from_state(cls, state: dict) -> Convergence:
+    def from_state(cls, state: dict[str, Any]) -> Convergence:
         return cls(**state)

@@ -11,17 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from sicnn_app.errors import TryAgainError
 from sicnn_app.ivim.maps import Estimate, Observation
 from sicnn_app.ivim.resampling import Resample, add_noise
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn.cropping import Box, training_data
 from sicnn_app.sicnn.ensemble import ensemble_data, ensemble_parameters, together
 from sicnn_app.sicnn.held_out import held_out_patches
-from sicnn_app.sicnn.iterate import IterationResult, Observe, Progress, iterate
+from sicnn_app.sicnn.iterate import IterationResult, Observe, Progress, Save, iterate
 from sicnn_app.sicnn.loss import ForwardModel, bval_weights, noise_free_model, rician_model
-from sicnn_app.sicnn.memory_fallback import Attempt, smaller
-from sicnn_app.sicnn.memory_need import least_bytes, needed_bytes, within_limit
+from sicnn_app.sicnn.memory_fallback import Attempt
+from sicnn_app.sicnn.memory_need import attempts, least_bytes, needed_bytes, within_limit
 from sicnn_app.sicnn.network import NetworkConfig, Parameters
 from sicnn_app.sicnn.reproducible import reproducible, threads_for
 from sicnn_app.sicnn.stacked_networks import build_network
@@ -29,11 +28,11 @@ from sicnn_app.sicnn.study_network import StudyNetwork, scope_parameters
 from sicnn_app.sicnn.train import EMA_DECAY, Trainer, TrainingData
 from sicnn_app.sicnn.whitening import Whitening
 from sicnn_app.system.checkpoints import TrainingCheckpoint
-from sicnn_app.system.device import is_out_of_memory, release_memory
+from sicnn_app.system.device import first_that_fits
 
 __all__ = ["estimate", "least_bytes", "needed_bytes"]
 
-STATE_LAYOUT = 2
+STATE_LAYOUT = 3
 """Raised whenever the meaning of a saved state changes."""
 
 ALGORITHM = {
@@ -78,7 +77,7 @@ class Problem:
         for values in vars(self.data).values():
             found.update(values.numpy())
         for array in (self.bvals, self.sigma_ratio):
-            found.update(np.ascontiguousarray(array, dtype=np.float64))
+            found.update(np.ascontiguousarray(array, dtype=np.float64).data)
         found.update(
             repr((STATE_LAYOUT, torch.__version__, torch.get_num_threads(), first, self.settings)).encode()
         )
@@ -158,7 +157,7 @@ def estimate(
     """
     sigma_per_bval = np.asarray(sigma_per_bval, dtype=np.float64)
     # Noise-free signals have a ratio of 0 / 0 below; the smallest number makes it 0.
-    sigma = max(float(sigma_per_bval.max() if sigma is None else sigma), np.finfo(np.float32).tiny)
+    sigma = max(float(sigma_per_bval.max() if sigma is None else sigma), torch.finfo(torch.float32).tiny)
     box = Box.around(mask)
     asked = Attempt(device, settings.batch_size)
     attempt = within_limit(asked, box.shape, len(bvals), settings, memory_limit)
@@ -171,38 +170,31 @@ def estimate(
         resample = resample or partial(add_noise, signals, mask, sigma_per_bval)
         data, scales = ensemble_data(signals, box, sigma, settings, resample)
     problem = Problem(data, np.asarray(bvals), sigma_per_bval / sigma, settings, start)
-    identity, saved = problem.identity(attempt), None
-    if checkpoint is not None:
-        saved = checkpoint.load()
-        if saved is not None and saved.get("identity") == identity:
-            attempt, given_up = Attempt(**saved["attempt"]), saved["given_up"]
-        else:
-            saved = None
-    while True:
-        offer = None
-        if checkpoint is not None:
-            offer = _labelled(checkpoint, identity, attempt, given_up)
-        try:
-            result = _train(
-                problem,
-                attempt,
-                progress,
-                offer,
-                saved and saved["training"],
-                observe and _in_volumes(observe, box, scales, settings.ensemble),
-            )
-            break
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            following = _after(attempt, asked, box.shape, len(bvals), settings, fall_back, memory_limit)
-            if following is None:
-                raise TryAgainError(_no_memory(attempt, settings.ensemble)) from error
-        given_up = [*given_up, f"{attempt.device} ran out of memory with {attempt}"]
-        release_memory(attempt.device)
-        attempt, saved = following, None
-        if progress is not None:
-            progress(f"out of memory: again on {attempt.device}, {attempt}", 0, 1)
+    identity = problem.identity(attempt)
+    saved = None if checkpoint is None else checkpoint.load()
+    if saved is not None and saved.get("identity") != identity:
+        saved = None
+    if saved is not None:
+        attempt, given_up = Attempt(**saved["attempt"]), saved["given_up"]
+
+    def train(way: Attempt, given_up: list[str]) -> IterationResult:
+        labels = {"identity": identity, "attempt": asdict(way), "given_up": given_up}
+        return _train(
+            problem,
+            way,
+            progress,
+            None if checkpoint is None else lambda state: checkpoint.save({**labels, "training": state}),
+            saved["training"] if saved is not None and way == attempt else None,
+            observe and _in_volumes(observe, box, scales, settings.ensemble),
+        )
+
+    result, used, given_up = first_that_fits(
+        attempts(attempt, asked, box.shape, len(bvals), settings, fall_back=fall_back, limit=memory_limit),
+        train,
+        partial(_no_memory, members=settings.ensemble),
+        given_up=given_up,
+        again=progress and (lambda way: progress(f"out of memory: again on {way.device}, {way}", 0, 1)),
+    )
     forward_model = _forward_model(torch.tensor(problem.bvals, dtype=torch.float32), settings)
     found = together(result, scales, settings.ensemble, measured, scale, forward_model, settings.bounds)
     count, at_bound = found.neighbour_count, found.at_bound
@@ -215,47 +207,13 @@ def estimate(
         neighbour_count=None if count is None else box.put_back(count, 0, np.int32),
         members_at_bound=None if at_bound is None else box.put_back(at_bound, False, bool),
         parameters={
-            **_describe(result, attempt, given_up, settings),
+            **_describe(result, used, given_up, settings),
             **scope_parameters(start),
             **ensemble_parameters(settings.ensemble),
         },
         algorithm=ALGORITHM[settings.resolved_update_rule],
-        device=attempt.device,
+        device=used.device,
     )
-
-
-def _labelled(
-    checkpoint: TrainingCheckpoint, identity: str, attempt: Attempt, given_up: list[str]
-) -> Callable[[Callable[[], dict]], None]:
-    """Offer states to the checkpoint together with what they belong to."""
-
-    def offer(training: Callable[[], dict]) -> None:
-        checkpoint.offer(
-            lambda: {
-                "identity": identity,
-                "attempt": asdict(attempt),
-                "given_up": given_up,
-                "training": training(),
-            }
-        )
-
-    return offer
-
-
-def _after(
-    attempt: Attempt,
-    asked: Attempt,
-    shape: tuple[int, int, int],
-    n_bvals: int,
-    settings: EstimationSettings,
-    fall_back: bool,
-    memory_limit: int | None,
-) -> Attempt | None:
-    """What to try after an attempt ran out of memory; None when nothing is left."""
-    following = next(smaller(attempt, shape), None)
-    if following is None and fall_back and torch.device(attempt.device).type == "cuda":
-        return within_limit(replace(asked, device="cpu"), shape, n_bvals, settings, memory_limit)
-    return following
 
 
 def _no_memory(attempt: Attempt, members: int) -> str:
@@ -271,7 +229,7 @@ def _train(
     problem: Problem,
     attempt: Attempt,
     progress: Progress | None,
-    offer: Callable[[Callable[[], dict]], None] | None,
+    save: Save | None,
     saved: dict[str, Any] | None,
     observe: Observe | None,
 ) -> IterationResult:
@@ -296,7 +254,7 @@ def _train(
             progress(f"resumed after {saved['trainer']['epochs_done']} epochs", 0, 1)
         with threads_for(data.mask.numel() // trainer.steps_per_epoch(data)):
             result = iterate(
-                trainer, data, bvals, ratio, settings, progress, offer=offer, saved=saved, observe=observe
+                trainer, data, bvals, ratio, settings, progress, save=save, saved=saved, observe=observe
             )
     return result.to_cpu()
 
@@ -307,7 +265,7 @@ def _in_volumes(
     """Hand on what happens in the box as volumes in source units, means over the members of an ensemble."""
 
     def mean(values: torch.Tensor) -> torch.Tensor:
-        return values.cpu().unflatten(0, (members, -1)).mean(dim=0)
+        return torch.unflatten(values.cpu(), 0, (members, -1)).mean(dim=0)
 
     def hand_on(
         iteration: int,
@@ -317,12 +275,12 @@ def _in_volumes(
         training_signals: torch.Tensor,
     ) -> None:
         maps = {**parameters._asdict(), "s0": parameters.s0.cpu() * scales}
-        predicted, training_signals = (
+        signals = (
             box.put_back(mean(values.cpu() * scales[:, None]).movedim(1, -1), 0.0, np.float32)
             for values in (predicted, training_signals)
         )
         volumes = {label: box.put_back(mean(values), np.nan, np.float32) for label, values in maps.items()}
-        observe(Observation(iteration, epochs, volumes, predicted, training_signals))
+        observe(Observation(iteration, epochs, volumes, *signals))
 
     return hand_on
 
@@ -350,11 +308,12 @@ def build_trainer(
         Of one network; every member of an ensemble begins with them.
     members : int
     """
-    network = build_network(_network_config(len(bvals), settings), members, weights)
-    # Stacked weights have an axis too many for this layout.
-    layout = torch.channels_last if members == 1 else torch.preserve_format
+    network = build_network(_network_config(len(bvals), settings), members, weights).to(bvals.device)
+    if members == 1:
+        # Stacked weights have an axis too many for this layout.
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its types
     return Trainer(
-        network=network.to(bvals.device, memory_format=layout),
+        network=network,
         whitening=whitening,
         forward_model=_forward_model(bvals, settings),
         learning_rate=settings.learning_rate,
@@ -379,7 +338,7 @@ def _describe(
     attempt: Attempt,
     given_up: list[str],
     settings: EstimationSettings,
-) -> dict:
+) -> dict[str, Any]:
     rewriting = settings.resolved_update_rule is not None
     similar = settings.described.searches_neighbours
     return {

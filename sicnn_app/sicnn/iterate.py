@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from sicnn_app.settings import EstimationSettings
-from sicnn_app.sicnn.convergence import Convergence
 from sicnn_app.sicnn.fitting_error import fitting_error
 from sicnn_app.sicnn.network import Parameters
 from sicnn_app.sicnn.rewrite import rewrite
-from sicnn_app.sicnn.train import MIN_EPOCHS, Trainer, TrainingData
+from sicnn_app.sicnn.train import Trainer, TrainingData
+
+MIN_EPOCHS = 10
+"""The supplement's metrics settle after epoch 10."""
 
 FIRST_PERIOD_STEPS = 300
 """Optimiser steps per period of the first training: rewriting an underfitted network locks its bias in."""
@@ -31,8 +35,8 @@ Progress = Callable[[str, int, int], None]
 Observe = Callable[[int, int, Parameters, Tensor, Tensor], None]
 """Sees (data iteration, epochs done, parameters, predicted signals, training signals) as they come about."""
 
-Offer = Callable[[Callable[[], dict]], None]
-"""Takes a function that makes the state: :meth:`sicnn_app.system.checkpoints.TrainingCheckpoint.offer`."""
+Save = Callable[[dict[str, Any]], None]
+"""Keeps a state: :meth:`sicnn_app.system.checkpoints.TrainingCheckpoint.save`."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class IterationResult:
     parameters: Parameters
     predicted: Tensor
     neighbour_count: Tensor | None
-    history: list[dict]
+    history: list[dict[str, Any]]
     losses: list[tuple[int, int, float]]
     validation_losses: list[tuple[int, int, float]]
     stop_reason: str
@@ -76,28 +80,23 @@ class Position:
     ----------
     target : Tensor, shape (slices, B, X, Y)
         Training signals T of the iteration under way, the noisy ones in the first; never changed in place.
-    convergence : Convergence
-        Of its training.
     history : list of dict
         One row per finished iteration.
     """
 
     target: Tensor
-    convergence: Convergence = field(default_factory=Convergence)
-    history: list[dict] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
 
-    def state(self) -> dict:
-        """Plain values and tensors on the CPU, for :meth:`from_state`; later epochs leave it as it is."""
+    def state(self) -> dict[str, Any]:
+        """Plain values and tensors on the CPU, for :meth:`from_state`."""
         return {
-            "target": self.target.cpu() if self.history else None,
-            "convergence": self.convergence.state(),
-            "history": [dict(row) for row in self.history],
+            "target": self.target.cpu(),
+            "history": self.history,
         }
 
     @classmethod
-    def from_state(cls, state: dict, noisy: Tensor) -> Position:
-        target = noisy if state["target"] is None else state["target"].to(noisy.device)
-        return cls(target, Convergence.from_state(state["convergence"]), state["history"])
+    def from_state(cls, state: dict[str, Any], device: torch.device) -> Position:
+        return cls(state["target"].to(device), state["history"])
 
 
 def epochs_per_period(trainer: Trainer, data: TrainingData, steps: int) -> int:
@@ -113,8 +112,8 @@ def iterate(
     settings: EstimationSettings,
     progress: Progress | None = None,
     *,
-    offer: Offer | None = None,
-    saved: dict | None = None,
+    save: Save | None = None,
+    saved: dict[str, Any] | None = None,
     observe: Observe | None = None,
 ) -> IterationResult:
     """Run the data iterations of SI-CNN or DI-CNN, or the one long training of the plain CNN.
@@ -128,8 +127,9 @@ def iterate(
         Noise of every averaged signal relative to that of one volume.
     settings : EstimationSettings
     progress : callable (text, done, total), optional
-    offer : callable, optional
-        Gets a function that makes the state, after every epoch.
+    save : callable, optional
+        Gets the state after every data iteration that another one follows; of the plain CNN, which has
+        but one, after as many epochs as a period has.
     saved : dict, optional
         Such a state of the same data and settings: what follows is bit for bit what would have followed.
     observe : callable, optional
@@ -152,15 +152,10 @@ def iterate(
     if saved is not None:
         trainer.restore(saved["trainer"])
         if rewriting:
-            position = Position.from_state(saved["position"], data.signals)
-
-    def epoch_done() -> None:
-        if offer is not None:
-            offer(lambda: {"trainer": trainer.state(), "position": position.state() if rewriting else None})
-
+            position = Position.from_state(saved["position"], data.signals.device)
     if not rewriting:
         total = settings.epochs or first_period + settings.max_iterations * period
-        return _train_plain(trainer, data, total, progress, epoch_done, observe)
+        return _train_plain(trainer, data, total, period, progress, save, observe)
     while True:
         iteration = len(position.history)
         from_scratch = iteration == 0 or settings.restart_network
@@ -173,8 +168,6 @@ def iterate(
             delta=settings.delta,
             period=first_period if from_scratch else period,
             max_periods=MAX_FIRST_PERIODS if from_scratch else MAX_PERIODS,
-            convergence=position.convergence,
-            epoch_done=epoch_done,
         )
         epochs = trainer.epochs_done - sum(row["epochs"] for row in position.history)
         parameters, predicted = trainer.predict(data, network_input)
@@ -196,20 +189,24 @@ def iterate(
         del parameters, predicted, rewritten
         if settings.restart_network:
             trainer.start_anew()
-        position = Position(next_target, history=history)
+        position = Position(next_target, history)
+        if save is not None:
+            save({"trainer": trainer.state(), "position": position.state()})
 
 
 def _train_plain(
     trainer: Trainer,
     data: TrainingData,
     epochs: int,
+    period: int,
     progress: Progress | None,
-    epoch_done: Callable[[], None],
+    save: Save | None,
     observe: Observe | None,
 ) -> IterationResult:
     while trainer.epochs_done < epochs:
         trainer.train_epoch(data, data.signals, data.signals)
-        epoch_done()
+        if save is not None and (trainer.epochs_done % period == 0 or trainer.epochs_done == epochs):
+            save({"trainer": trainer.state()})
         if progress is not None and trainer.epochs_done % MIN_EPOCHS == 0:
             progress("epoch", trainer.epochs_done, epochs)
         if observe is not None and (trainer.epochs_done == 1 or trainer.epochs_done % MIN_EPOCHS == 0):
@@ -224,7 +221,7 @@ def _result(
     parameters: Parameters,
     predicted: Tensor,
     neighbour_count: Tensor | None,
-    history: list[dict],
+    history: list[dict[str, Any]],
     trainer: Trainer,
     stop_reason: str,
 ) -> IterationResult:
@@ -240,7 +237,7 @@ def _result(
     )
 
 
-def _numbered(history: list[dict], losses: list[float]) -> list[tuple[int, int, float]]:
+def _numbered(history: list[dict[str, Any]], losses: list[float]) -> list[tuple[int, int, float]]:
     """(data iteration, epoch counted from 1 on through all of them, loss) of every epoch."""
     iterations = [row["data_iteration"] for row in history for _ in range(row["epochs"])]
     return [
@@ -263,7 +260,7 @@ def _history_row(
     rewritten: Tensor | None,
     data: TrainingData,
     neighbour_count: Tensor | None,
-) -> dict:
+) -> dict[str, Any]:
     return {
         "data_iteration": iteration,
         "epochs": epochs,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from sicnn_app.sicnn.tiles import TILE_SIZE, tile_grid
+from sicnn_app.sicnn.tiles import TILE_SIZE, tile_count
 
 SMALLER_TILES = (32, 16)
 """Voxels; what follows when a batch is down to one tile."""
@@ -26,8 +26,7 @@ class Attempt:
 
 def tiles_of(shape: tuple[int, int, int], tile_size: int) -> int:
     """Tiles of a box of shape (X, Y, slices)."""
-    (count_x, _), (count_y, _) = tile_grid(shape[0], tile_size), tile_grid(shape[1], tile_size)
-    return count_x * count_y * shape[2]
+    return tile_count(shape[0], tile_size) * tile_count(shape[1], tile_size) * shape[2]
 
 
 def smaller(attempt: Attempt, shape: tuple[int, int, int]) -> Iterator[Attempt]:

@@ -6,26 +6,26 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from sicnn_app.errors import TryAgainError
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn import iterate
 from sicnn_app.sicnn.convergence import Convergence
 from sicnn_app.sicnn.cropping import Box, training_data
 from sicnn_app.sicnn.estimate import build_trainer
-from sicnn_app.sicnn.memory_fallback import Attempt, smaller, tiles_of
-from sicnn_app.sicnn.memory_need import within_limit
+from sicnn_app.sicnn.memory_fallback import Attempt, tiles_of
+from sicnn_app.sicnn.memory_need import attempts, within_limit
 from sicnn_app.sicnn.reproducible import reproducible, threads_for
 from sicnn_app.sicnn.study_network import StudyNetwork
 from sicnn_app.sicnn.train import Trainer, TrainingData
 from sicnn_app.sicnn.whitening import Whitening
 from sicnn_app.system.checkpoints import TrainingCheckpoint
-from sicnn_app.system.device import is_out_of_memory, release_memory
+from sicnn_app.system.device import first_that_fits
 
-STATE_LAYOUT = 1
+STATE_LAYOUT = 2
 """Raised whenever the meaning of a saved state changes."""
 
 
@@ -40,7 +40,7 @@ def study_case(signals: np.ndarray, mask: np.ndarray, sigma: float) -> TrainingD
     sigma : float, source units
         Noise of a single volume.
     """
-    sigma = max(float(sigma), np.finfo(np.float32).tiny)
+    sigma = max(float(sigma), torch.finfo(torch.float32).tiny)
     return training_data(signals, Box.around(mask), sigma)[0]
 
 
@@ -94,59 +94,41 @@ def train_study(
     """
     cases = dict(sorted(cases.items()))
     bvals = np.asarray(bvals, dtype=np.float64)
-    attempts, given_up = _attempts(cases, len(bvals), settings, device, fall_back, memory_limit)
-    identity = _identity(cases, bvals, settings, attempts[0])
-    saved = None if checkpoint is None else checkpoint.load()
-    if saved is not None and saved.get("identity") == identity and Attempt(**saved["attempt"]) in attempts:
-        attempts, given_up = attempts[attempts.index(Attempt(**saved["attempt"])) :], saved["given_up"]
-    else:
-        saved = None
-    while True:
-        labels = {"identity": identity, "attempt": asdict(attempts[0]), "given_up": given_up}
-        try:
-            found = _train(cases, bvals, settings, attempts[0], progress, checkpoint, labels, saved)
-            return replace(found, out_of_memory=tuple(given_up))
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(attempts) == 1:
-                raise TryAgainError(
-                    f"{attempts[0].device} ran out of memory even with {attempts[0]}: use a machine with "
-                    "more memory, or --training-scope subject"
-                ) from error
-        given_up = [*given_up, f"{attempts[0].device} ran out of memory with {attempts[0]}"]
-        release_memory(attempts[0].device)
-        attempts, saved = attempts[1:], None
-
-
-def _attempts(
-    cases: Mapping[str, TrainingData],
-    n_bvals: int,
-    settings: EstimationSettings,
-    device: str,
-    fall_back: bool,
-    memory_limit: int | None,
-) -> tuple[list[Attempt], list[str]]:
-    """What to try, one after the other, and what the memory limit rules out from the start."""
     asked = Attempt(device, settings.batch_size)
     plane = max((case.mask.shape[1:] for case in cases.values()), key=math.prod)
     # Only the slices of one batch are on the device at a time.
     shape = (*plane, max(_slices_at_once(case.mask.shape, asked) for case in cases.values()))
-    first = within_limit(asked, shape, n_bvals, settings, memory_limit)
-    attempts = [first, *smaller(first, shape)]
-    if fall_back and torch.device(device).type == "cuda":
-        on_cpu = within_limit(replace(asked, device="cpu"), shape, n_bvals, settings, memory_limit)
-        attempts += [on_cpu, *smaller(on_cpu, shape)]
-    return attempts, (
-        [] if first == asked else [f"{first} instead of {asked}, to stay within the memory allowed"]
+    first = within_limit(asked, shape, len(bvals), settings, memory_limit)
+    given_up = [] if first == asked else [f"{first} instead of {asked}, to stay within the memory allowed"]
+    identity = _identity(cases, bvals, settings, first)
+    saved = None if checkpoint is None else checkpoint.load()
+    if saved is not None and saved.get("identity") != identity:
+        saved = None
+    if saved is not None:
+        first, given_up = Attempt(**saved["attempt"]), saved["given_up"]
+
+    def train(way: Attempt, given_up: list[str]) -> StudyNetwork:
+        labels = {"identity": identity, "attempt": asdict(way), "given_up": given_up}
+        save = None if checkpoint is None else lambda state: checkpoint.save({**labels, **state})
+        return _train(cases, bvals, settings, way, progress, save, saved if way == first else None)
+
+    found, _, given_up = first_that_fits(
+        attempts(first, asked, shape, len(bvals), settings, fall_back=fall_back, limit=memory_limit),
+        train,
+        lambda way: (
+            f"{way.device} ran out of memory even with {way}: use a machine with more memory, or "
+            "--training-scope subject"
+        ),
+        given_up=given_up,
     )
+    return replace(found, out_of_memory=tuple(given_up))
 
 
 def _identity(
     cases: Mapping[str, TrainingData], bvals: np.ndarray, settings: EstimationSettings, first: Attempt
 ) -> str:
     """Hash of all that decides the bits of the result, besides the CPU model and CUDA."""
-    found = hashlib.sha256(np.ascontiguousarray(bvals))
+    found = hashlib.sha256(np.ascontiguousarray(bvals).data)
     for name, case in cases.items():
         found.update(name.encode())
         for values in vars(case).values():
@@ -155,9 +137,9 @@ def _identity(
     return found.hexdigest()
 
 
-def _slices_at_once(shape: tuple[int, int, int], attempt: Attempt) -> int:
+def _slices_at_once(shape: Sequence[int], attempt: Attempt) -> int:
     """Slices of a case of shape (slices, X, Y) that fill a batch; never more than it has."""
-    return min(shape[0], math.ceil(attempt.batch_size / tiles_of((*shape[1:], 1), attempt.tile_size)))
+    return min(shape[0], math.ceil(attempt.batch_size / tiles_of((shape[1], shape[2], 1), attempt.tile_size)))
 
 
 def _pieces(cases: Mapping[str, TrainingData], attempt: Attempt) -> list[TrainingData]:
@@ -175,9 +157,8 @@ def _train(
     settings: EstimationSettings,
     attempt: Attempt,
     progress: iterate.Progress | None,
-    checkpoint: TrainingCheckpoint | None,
-    labels: dict,
-    saved: dict | None,
+    save: iterate.Save | None,
+    saved: dict[str, Any] | None,
 ) -> StudyNetwork:
     """One attempt from its begin, or from a saved state, to its end."""
     where = torch.device(attempt.device)
@@ -199,21 +180,17 @@ def _train(
             while not convergence.reached(settings.delta, iterate.MAX_FIRST_PERIODS):
                 losses.append(_train_epoch(trainer, pieces, where))
                 convergence.add(losses[-1], period, trainer.averaged.state_dict())
-                if checkpoint is not None:
-                    checkpoint.offer(
-                        lambda: {
-                            **labels,
-                            "trainer": trainer.state(),
-                            "convergence": convergence.state(),
-                            "losses": list(losses),
-                        }
-                    )
+                # One training is all there is: its half-periods are what data iterations are elsewhere.
+                if save is not None and not convergence.losses:
+                    save({"trainer": trainer.state(), "convergence": convergence.state(), "losses": losses})
                 if progress is not None and len(losses) % iterate.MIN_EPOCHS == 0:
                     progress("epoch", len(losses), period * iterate.MAX_FIRST_PERIODS)
+    best = convergence.best_weights
+    assert best is not None
     return StudyNetwork(
         runs=tuple(cases),
         bvals=tuple(bvals.tolist()),
-        weights={name: values.cpu() for name, values in convergence.best_weights.items()},
+        weights={name: values.cpu() for name, values in best.items()},
         whitening=whitening,
         losses=tuple(losses),
         loss=convergence.best_loss,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,11 +16,8 @@ from sicnn_app.sicnn.convergence import Convergence
 from sicnn_app.sicnn.loss import ForwardModel, mean_squared_difference
 from sicnn_app.sicnn.network import IvimNetwork, Parameters
 from sicnn_app.sicnn.stacked_networks import Members, build_network, clip_gradients
-from sicnn_app.sicnn.tiles import TILE_SIZE, cut_tiles, tile_grid
+from sicnn_app.sicnn.tiles import TILE_SIZE, cut_tiles, tile_count, tile_gap
 from sicnn_app.sicnn.whitening import Whitening
-
-MIN_EPOCHS = 10
-"""The supplement's metrics settle after epoch 10."""
 
 EMA_DECAY = 0.99
 """Per optimiser step; predictions come from the averaged weights, which flicker far less."""
@@ -98,8 +96,8 @@ class Trainer:
     def _begin(self) -> None:
         self.averaged = copy.deepcopy(self.network).requires_grad_(False).eval()
         # Looking through the modules is slow beside a step, which takes milliseconds.
-        self._weights = list(self.network.parameters())
-        self._averaged_weights = list(self.averaged.parameters())
+        self._weights: list[Tensor] = list(self.network.parameters())
+        self._averaged_weights: list[Tensor] = list(self.averaged.parameters())
         self._buffers = list(zip(self.averaged.buffers(), self.network.buffers(), strict=True))
         # On a GPU one kernel instead of many; on the CPU it would change the last bits of every map.
         fused = self._device().type == "cuda"
@@ -117,18 +115,18 @@ class Trainer:
     def train_epoch(self, data: TrainingData, network_input: Tensor, target: Tensor) -> float:
         """Visit every tile once; returns the mean loss of the epoch."""
         self.network.train()
-        total, weights = torch.zeros((), device=target.device), 0.0
+        total, weights = torch.zeros((), device=target.device), torch.zeros((), device=target.device)
         for signals, wanted, sigma, weight in self._batches(data, network_input, target):
             predicted = self.forward_model(self.network(signals), sigma)
             losses = mean_squared_difference(predicted, wanted, weight, self.bval_weight, self.members)
             self.optimiser.zero_grad(set_to_none=True)
-            losses.sum().backward()
+            torch.autograd.backward(losses.sum())
             clip_gradients(self._weights, self.members, MAX_GRADIENT_NORM)
             self.optimiser.step()
             self._update_average()
             share = weight.sum()
             total += losses.detach().mean() * share
-            weights = weights + share
+            weights += share
         self.epochs_done += 1
         self.losses.append(float(total / weights))
         if self.held_out is not None:
@@ -148,8 +146,6 @@ class Trainer:
         delta: float,
         period: int,
         max_periods: int,
-        convergence: Convergence | None = None,
-        epoch_done: Callable[[], None] | None = None,
     ) -> float:
         """Train in periods until the loss improves by less than ``delta`` within one.
 
@@ -162,10 +158,6 @@ class Trainer:
         period : int
             Epochs per period.
         max_periods : int
-        convergence : Convergence, optional
-            How far this training has come already; kept up to date. None: it begins.
-        epoch_done : callable, optional
-            Called after every epoch, when trainer and ``convergence`` agree.
 
         Returns
         -------
@@ -177,12 +169,10 @@ class Trainer:
         The averaged weights kept at the end are those of the half-period with the lowest mean
         loss: a late spike of the optimiser never reaches the maps.
         """
-        convergence = Convergence() if convergence is None else convergence
+        convergence = Convergence()
         while not convergence.reached(delta, max_periods):
             loss = self.train_epoch(data, network_input, target)
             convergence.add(loss, period, self.averaged.state_dict())
-            if epoch_done is not None:
-                epoch_done()
         if convergence.best_weights is not None and convergence.halves[-1] > convergence.best_loss:
             self.averaged.load_state_dict(convergence.best_weights)
         return convergence.halves[-1]
@@ -204,10 +194,10 @@ class Trainer:
 
     def steps_per_epoch(self, data: TrainingData) -> int:
         """Optimiser steps of one epoch when no tile is empty."""
-        (count_x, _), (count_y, _) = (tile_grid(length, self.tile_size) for length in data.mask.shape[1:])
-        return math.ceil(len(data.mask) // self.members * count_x * count_y / self.batch_size)
+        tiles = math.prod(tile_count(length, self.tile_size) for length in data.mask.shape[1:])
+        return math.ceil(len(data.mask) // self.members * tiles / self.batch_size)
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """Plain values and tensors on the CPU, for :meth:`restore`; later epochs leave it as it is."""
         device = self._device()
         return {
@@ -224,7 +214,7 @@ class Trainer:
             "validation_losses": list(self.validation_losses),
         }
 
-    def restore(self, state: dict) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Go on where another trainer, made in the same way, was when it gave its :meth:`state`."""
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
@@ -244,18 +234,17 @@ class Trainer:
         self, data: TrainingData, network_input: Tensor, target: Tensor
     ) -> Iterator[tuple[Tensor, ...]]:
         shift = torch.randint(2**31, (2,), generator=self.generator).tolist()
-        given = cut_tiles(network_input, shift, self.tile_size)
-        wanted = given if target is network_input else cut_tiles(target, shift, self.tile_size)
-        mask, sigma, weight = (
-            cut_tiles(values[:, None], shift, self.tile_size)[:, 0]
-            for values in (data.mask, data.sigma, data.weight)
-        )
+        gap = tile_gap(self.network.config.shape)
+        cut = partial(cut_tiles, shift=shift, tile_size=self.tile_size, gap=gap)
+        given = cut(network_input)
+        wanted = given if target is network_input else cut(target)
+        mask, sigma, weight = (cut(values[:, None])[:, 0] for values in (data.mask, data.sigma, data.weight))
         # The members see the same voxels, so a tile is empty for all of them or for none.
         count = len(weight) // self.members
         occupied = torch.nonzero(weight[:count].flatten(1).any(dim=1)).flatten()
         first = torch.arange(self.members, device=occupied.device)[:, None] * count
         order = torch.randperm(len(occupied), generator=self.generator).to(occupied.device)
-        for tiles in occupied[order].split(self.batch_size):
+        for tiles in torch.split(occupied[order], self.batch_size):
             chosen = (first + tiles).flatten()
             # Whitened here and not before: that would be one more copy of all signals.
             seen = self.whitening(given[chosen], mask[chosen])

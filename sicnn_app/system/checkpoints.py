@@ -1,14 +1,12 @@
-"""Checkpoints of a training on disk: written whole, read without pickle, cheap."""
+"""Checkpoints of a training on disk: written whole, read without pickle."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import math
 import os
 import secrets
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,18 +17,6 @@ MAGIC = b"sicnn-app checkpoint 1\n"
 """First bytes of every file; a SHA-256 of the rest follows, because torch verifies no checksum."""
 
 DIGEST_SIZE = hashlib.sha256().digest_size
-
-SHARE = 0.02
-"""Largest part of the run time that snapshots and writing together may take."""
-
-SNAPSHOT_INTERVAL = 1.0
-"""Seconds between two snapshots in memory: what a signal to end loses at most, besides one epoch."""
-
-FIRST_WRITE = 5.0
-"""Seconds from the first offer to the first write."""
-
-LEAST_INTERVAL = 10.0
-"""Seconds between two writes, however cheap they are."""
 
 
 class Untrusted(Exception):
@@ -139,11 +125,7 @@ def write_state(path: Path, key: str, state: dict[str, Any]) -> None:
 
 
 class TrainingCheckpoint:
-    """The last consistent state of one training.
-
-    A snapshot in memory is taken about once a second and written when that is due, so that an end by
-    a signal can still write the newest one and a kill loses seconds. A snapshot or write that took
-    ``c`` seconds is followed by none of its kind for ``2 c / share`` seconds.
+    """The last state of one training that lies on disk, for another process to go on from.
 
     Parameters
     ----------
@@ -151,11 +133,6 @@ class TrainingCheckpoint:
         File of the checkpoint; its folder exists.
     key : str
         What the state belongs to; a file with another key is ignored.
-    clock : callable
-        Seconds; decides when to write, never what.
-    share : float
-    least_interval, first_write, snapshot_interval : float
-        Seconds, see the constants of this module.
 
     Attributes
     ----------
@@ -164,30 +141,11 @@ class TrainingCheckpoint:
         A training never stops for that.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        key: str,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        share: float = SHARE,
-        least_interval: float = LEAST_INTERVAL,
-        first_write: float = FIRST_WRITE,
-        snapshot_interval: float = SNAPSHOT_INTERVAL,
-    ) -> None:
+    def __init__(self, path: Path, key: str) -> None:
         self.path = path
         self.key = key
         self.warnings: list[str] = []
         self._told = False
-        self._clock = clock
-        self._pause_per_cost = 2.0 / share
-        self._least_interval = least_interval
-        self._first_write = first_write
-        self._snapshot_interval = snapshot_interval
-        self._next_snapshot = -math.inf
-        self._next_write: float | None = None
-        self._snapshot: dict[str, Any] | None = None
-        self._written: dict[str, Any] | None = None
 
     def load(self) -> dict[str, Any] | None:
         """The state of an earlier, interrupted process; None when there is none that fits.
@@ -202,53 +160,20 @@ class TrainingCheckpoint:
             self.warnings.append(f"{self.path}: not used ({reason}): the training starts anew")
             return None
 
-    def offer(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Called wherever the training is consistent; takes and writes the state when it is time to.
-
-        Parameters
-        ----------
-        state : callable
-            Makes a dict of tensors and plain values, on the CPU, that later training leaves as it is.
-        """
-        start = self._clock()
-        if self._next_write is None:
-            self._next_write = start + self._first_write
-        if start < self._next_snapshot:
-            return
+    def save(self, state: dict[str, Any]) -> None:
+        """Write tensors and plain values in the place of the state before, which stays when that fails."""
         try:
-            self._snapshot = state()
-        except MemoryError as error:
-            self._warn(error)
-        now = self._clock()
-        self._next_snapshot = now + max(self._snapshot_interval, self._pause_per_cost * (now - start))
-        if now < self._next_write:
-            return
-        self.flush()
-        after = self._clock()
-        self._next_write = after + max(self._least_interval, self._pause_per_cost * (after - now))
-
-    def flush(self) -> bool:
-        """Write the newest snapshot, before the process ends; raises nothing when that fails.
-
-        Returns
-        -------
-        bool
-            Whether the newest state known lies on disk.
-        """
-        snapshot = self._snapshot
-        if snapshot is None or snapshot is self._written:
-            return self.path.exists()
-        try:
-            write_state(self.path, self.key, snapshot)
+            write_state(self.path, self.key, state)
         except (OSError, MemoryError) as error:
-            self._warn(error)
-            return False
-        self._written = snapshot
-        return True
+            if not self._told:
+                self._told = True
+                reason = getattr(error, "strerror", None) or str(error) or "out of memory"
+                self.warnings.append(
+                    f"{self.path}: the training cannot be saved ({reason}): if interrupted, it starts anew"
+                )
 
     def remove(self) -> None:
         """Forget the state: the training is complete."""
-        self._snapshot = self._written = None
         with suppress(OSError), _folder_of(self.path) as folder:
             os.unlink(self.path.name, dir_fd=folder)
         self._remove_temporary_files()
@@ -258,11 +183,3 @@ class TrainingCheckpoint:
             for name in os.listdir(folder):
                 if name.startswith(f"{self.path.name}.") and name.endswith(".tmp"):
                     os.unlink(name, dir_fd=folder)
-
-    def _warn(self, error: BaseException) -> None:
-        if not self._told:
-            self._told = True
-            reason = getattr(error, "strerror", None) or str(error) or "out of memory"
-            self.warnings.append(
-                f"{self.path}: the training cannot be saved ({reason}): if interrupted, it starts anew"
-            )

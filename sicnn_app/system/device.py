@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol, TypeVar
 
 import torch
 
-from sicnn_app.errors import DeviceError
+from sicnn_app.errors import DeviceError, TryAgainError
 
 
 def choose_device(requested: str) -> tuple[str, str]:
@@ -98,7 +99,73 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def release_memory(device: str) -> None:
+class OnDevice(Protocol):
+    """A way to do something on a device; as text, how much it does at once."""
+
+    @property
+    def device(self) -> str: ...
+
+
+Way = TypeVar("Way", bound=OnDevice)
+Result = TypeVar("Result")
+
+
+def first_that_fits(
+    ways: Iterable[Way],
+    work: Callable[[Way, list[str]], Result],
+    no_memory: Callable[[Way], str],
+    *,
+    given_up: Sequence[str] = (),
+    again: Callable[[Way], None] | None = None,
+) -> tuple[Result, Way, list[str]]:
+    """Do something in the first of several ways that does not run out of memory.
+
+    Parameters
+    ----------
+    ways : iterable
+        At least one; the next is asked for when there was too little memory for the one before.
+    work : callable
+        Gets the way and what was given up before it.
+    no_memory : callable
+        What the error says when the last way took too much.
+    given_up : sequence of str
+        What was given up before the first way.
+    again : callable, optional
+        Called with every way after the first, before the work.
+
+    Returns
+    -------
+    result : object
+    way : object
+        That which had enough memory.
+    given_up : list of str
+        One line for every way that had not.
+
+    Raises
+    ------
+    TryAgainError
+        When none is left.
+    """
+    given_up, remaining = list(given_up), iter(ways)
+    way = next(remaining)
+    while True:
+        try:
+            return work(way, given_up), way, given_up
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            following = next(remaining, None)
+            if following is None:
+                raise TryAgainError(no_memory(way)) from error
+        given_up = [*given_up, f"{way.device} ran out of memory with {way}"]
+        # Outside the handler: the error holds what the work had made.
+        _release_memory(way.device)
+        way = following
+        if again is not None:
+            again(way)
+
+
+def _release_memory(device: str) -> None:
     """Give what nothing refers to any more back to the device, before the next attempt."""
     gc.collect()
     if torch.device(device).type == "cuda":

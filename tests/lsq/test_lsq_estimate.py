@@ -148,7 +148,7 @@ def run_estimate(signals: np.ndarray, **options) -> Estimate:
 
 
 def test_the_shared_interface_takes_a_checkpoint_and_leaves_it_alone(tmp_path):
-    checkpoint = TrainingCheckpoint(tmp_path / "c", "key", first_write=0.0)
+    checkpoint = TrainingCheckpoint(tmp_path / "c", "key")
     signals = volume((5, 4, 2), snr=20)
     result = run_estimate(signals, checkpoint=checkpoint, fall_back=True, memory_limit=10**9)
     expected = estimate_lsq(signals, np.ones((5, 4, 2), dtype=bool), BVALS)

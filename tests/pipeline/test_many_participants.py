@@ -52,11 +52,10 @@ import sicnn_app
 from sicnn_app.errors import DataError, DeviceError, UsageError
 from sicnn_app.ivim.run import DwiRun
 from sicnn_app.pipeline.study.groups import Study
-from sicnn_app.pipeline.tasks import cluster
-from sicnn_app.pipeline.tasks.cluster import cluster_client
+from sicnn_app.pipeline.tasks import dask_workers as cluster
+from sicnn_app.pipeline.tasks.dask_workers import dask_workers, run_on_worker
 from sicnn_app.pipeline.tasks.part import Part
-from sicnn_app.pipeline.tasks.schedule import process_parts
-from sicnn_app.pipeline.tasks.worker import CHILD, ChildKilledError, run_in_child
+from sicnn_app.pipeline.tasks.processes import CHILD, ChildKilledError, Processes, run_in_child
 from sicnn_app.settings import ResourceSettings, Settings
 from sicnn_app.system.locks.folders import MADE_FILE
 
@@ -79,7 +78,7 @@ os.write(2, b"no more than that")
 os._exit(3)
 """
 
-ONE_AHEAD = "from sicnn_app.pipeline.tasks import schedule; schedule.AHEAD = 1"
+ONE_AHEAD = "from sicnn_app.pipeline.tasks import dask_workers; dask_workers.AHEAD = 1"
 """Prelude: the scheduler knows one participant at a time."""
 
 TELL_IMPORTS = """
@@ -201,20 +200,27 @@ def test_workers_take_the_devices_in_turn(tmp_path, monkeypatch):
     seen.mkdir()
     prelude = TELL_DEVICE.format(folder=str(seen))
     parts = part_of("1", "2", "3", "4").by_participant()
-    with children_with(tmp_path / "site", prelude, monkeypatch), cluster_client(None, workers=2) as client:
-        found = list(process_parts(client, parts, devices=("3", "GPU-f00", "9")))
+    with children_with(tmp_path / "site", prelude, monkeypatch):
+        found = list(Processes(2, ("3", "GPU-f00", "9")).process(parts))
     assert {path.name for path in seen.iterdir()} == {"3", "GPU-f00"}
     assert sorted(part.runs[0].subject for part, _ in found) == ["1", "2", "3", "4"]
     assert {result.error.exit_code for _, result in found} == {70}
     assert all("ended with 3: no more than that" in str(result.error) for _, result in found)
 
 
-def test_a_cluster_of_this_machine_is_closed_to_others(monkeypatch):
+def test_processes_of_this_machine_need_no_dask_and_listen_to_nobody(tmp_path, made, app, monkeypatch):
+    leave_out_figures(monkeypatch)
+    monkeypatch.setitem(sys.modules, "distributed", None)
     before = {item.fd for item in psutil.Process().net_connections()}
-    with cluster_client(None, workers=2) as client:
-        opened = [item for item in psutil.Process().net_connections() if item.fd not in before]
-        assert client.scheduler.address.startswith("inproc://")
-    assert {item.laddr.ip for item in opened if item.status == "LISTEN"} == {"127.0.0.1"}
+    assert app(made, tmp_path / "out", *QUICK, "--nprocs", "2").code == 0
+    opened = [item for item in psutil.Process().net_connections() if item.fd not in before]
+    assert not [item for item in opened if item.status == "LISTEN"]
+
+
+def test_a_scheduler_without_dask_is_told_how_to_get_it(tmp_path, made, app, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    called = app(made, tmp_path / "out", *QUICK, "--dask-scheduler", "tcp://127.0.0.1:9")
+    assert called.code == 64 and "pip install 'sicnn-app[dask]'" in called.err
 
 
 @pytest.mark.parametrize(
@@ -222,7 +228,7 @@ def test_a_cluster_of_this_machine_is_closed_to_others(monkeypatch):
 )
 def test_a_scheduler_that_is_not_there_is_named(monkeypatch, address, kind):
     monkeypatch.setattr(cluster, "TIMEOUT", 0.5)
-    with pytest.raises(kind, match=f"--dask-scheduler: .*{address}"), cluster_client(address, workers=1):
+    with pytest.raises(kind, match=f"--dask-scheduler: .*{address}"), dask_workers(address, MagicMock()):
         pass
 
 
@@ -241,7 +247,7 @@ def test_what_answers_like_no_scheduler_is_given_up(monkeypatch, answer):
         threading.Thread(target=take, daemon=True).start()
         address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(DeviceError, match=f"no scheduler answers at {address}"):
-            cluster_client(address, workers=1).__enter__()
+            dask_workers(address, MagicMock()).__enter__()
 
 
 @pytest.mark.parametrize(
@@ -253,7 +259,7 @@ def test_a_cluster_with_another_app_is_refused_before_it_gets_a_task(monkeypatch
     client.run.return_value = {"tcp://w": found}
     client.run_on_scheduler.return_value = sicnn_app.__version__
     monkeypatch.setattr(distributed, "Client", lambda *_, **__: client)
-    with pytest.raises(UsageError, match=says), cluster_client("tcp://s:1", workers=1):
+    with pytest.raises(UsageError, match=says), dask_workers("tcp://s:1", MagicMock()):
         pass
     assert not client.submit.called
 
@@ -263,12 +269,12 @@ def test_a_process_that_somebody_else_stops_counts_as_killed(tmp_path, monkeypat
     prelude += "def stop(*_): raise Stopped(15)\nworkflow.process_part = stop"
     with children_with(tmp_path / "site", prelude, monkeypatch):
         with pytest.raises(ChildKilledError, match="SIGTERM"):
-            run_in_child(part_of("1"), call="a", version=sicnn_app.__version__, devices=())
+            run_in_child(part_of("1"), call="a")
 
 
 def test_a_worker_of_another_version_refuses():
     with pytest.raises(UsageError, match="a worker has version"):
-        run_in_child(part_of("1"), call="", version="0.0.1", devices=())
+        run_on_worker(part_of("1"), call="", version="0.0.1")
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("123")), unique=True), st.data())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,7 +14,6 @@ from pathlib import Path
 import pytest
 from app_processes import (
     NO_FIGURES,
-    OFTEN,
     SHORT,
     SLOWLY,
     finish,
@@ -28,12 +28,18 @@ from app_runs import TINY_TRAINING, App, dataset, leave_out_figures
 from sicnn_app.errors import OutputError, TryAgainError
 from sicnn_app.sicnn import iterate
 from sicnn_app.sicnn.train import Trainer
-from sicnn_app.system.checkpoints import TrainingCheckpoint
+from sicnn_app.system.locks import shared
 from sicnn_app.system.locks.folders import MADE_FILE
 
 pytestmark = pytest.mark.usefixtures("signals_as_in_a_terminal")
 
 NAMES = ("sub-01", "sub-02")
+
+TWO_ITERATIONS = ("--lambda", "0")
+"""So that the training does not end before its state is saved."""
+
+FIRST_TRAINING, BOTH_TRAININGS = 16, 26
+"""Epochs of a run until a second data iteration begins, and until that ends."""
 
 
 @pytest.fixture(autouse=True)
@@ -41,13 +47,6 @@ def short_training(monkeypatch):
     for name, value in SHORT.items():
         monkeypatch.setattr(iterate, name, value)
     leave_out_figures(monkeypatch)
-
-
-@pytest.fixture
-def often(monkeypatch):
-    """Checkpoints as often as possible in this process."""
-    for name, value in OFTEN.items():
-        monkeypatch.setitem(TrainingCheckpoint.__init__.__kwdefaults__, name, value)
 
 
 @pytest.fixture
@@ -61,7 +60,7 @@ def made(tmp_path):
 
 
 def train(app: App, made, out: Path, *options: str):
-    return app(made, out, *TINY_TRAINING, *options)
+    return app(made, out, *TINY_TRAINING, *TWO_ITERATIONS, *options)
 
 
 def interrupt_at(monkeypatch, epoch: int, number: int) -> None:
@@ -80,8 +79,8 @@ def interrupt_at(monkeypatch, epoch: int, number: int) -> None:
 # stopped by a signal
 
 
-@pytest.mark.parametrize("epoch", [1, 6, 12])
-def test_a_stopped_training_goes_on_to_the_same_maps(app, made, tmp_path, monkeypatch, often, epoch):
+@pytest.mark.parametrize("epoch", [1, FIRST_TRAINING, FIRST_TRAINING + 4])
+def test_a_stopped_training_goes_on_to_the_same_maps(app, made, tmp_path, monkeypatch, epoch):
     out, whole = tmp_path / "out", tmp_path / "whole"
     assert train(app, made, whole).code == 0
     with monkeypatch.context() as patch:
@@ -92,17 +91,17 @@ def test_a_stopped_training_goes_on_to_the_same_maps(app, made, tmp_path, monkey
         "sicnn-app: stopped by SIGTERM: finished runs are kept, the same command goes on"
     )
     assert "Traceback" not in stopped.text
-    if epoch > 1:
+    if epoch > FIRST_TRAINING:
         assert {path.name for path in out.glob(".work/*/*")} == {"training.pt", MADE_FILE}
     assert not list(out.glob("sub-*"))
     again = train(app, made, out)
     assert again.code == 0, again.text
-    assert ("sub-01: resumed after" in again.out) == (epoch > 1)
+    assert ("sub-01: resumed after" in again.out) == (epoch > FIRST_TRAINING)
     assert results(out) == results(whole)
     assert remains(out) == []
 
 
-def test_a_stop_in_the_conventional_fit_does_not_lose_the_training(app, made, tmp_path, monkeypatch, often):
+def test_a_stop_in_the_conventional_fit_does_not_lose_the_training(app, made, tmp_path, monkeypatch):
     out, whole = tmp_path / "out", tmp_path / "whole"
     assert train(app, made, whole).code == 0
     with monkeypatch.context() as patch:
@@ -116,11 +115,11 @@ def test_a_stop_in_the_conventional_fit_does_not_lose_the_training(app, made, tm
     assert any("desc-lsq" in name for name in results(out))
 
 
-def test_a_stop_between_two_runs_keeps_the_first(app, made, tmp_path, monkeypatch, often):
+def test_a_stop_between_two_runs_keeps_the_first(app, made, tmp_path, monkeypatch):
     out, whole = tmp_path / "out", tmp_path / "whole"
     assert train(app, made, whole, "--participant-label", "01").code == 0
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 20, signal.SIGTERM)
+        interrupt_at(patch, BOTH_TRAININGS + FIRST_TRAINING + 4, signal.SIGTERM)
         assert train(app, made, out).code == 75
     assert results(out) == results(whole)
     assert (out / "sub-01.html").exists()
@@ -131,10 +130,10 @@ def test_a_stop_between_two_runs_keeps_the_first(app, made, tmp_path, monkeypatc
     assert remains(out) == []
 
 
-def test_ctrl_c_is_130_and_goes_on_like_any_stop(app, made, tmp_path, monkeypatch, often):
+def test_ctrl_c_is_130_and_goes_on_like_any_stop(app, made, tmp_path, monkeypatch):
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 6, signal.SIGINT)
+        interrupt_at(patch, FIRST_TRAINING + 4, signal.SIGINT)
         stopped = train(app, made, out)
     assert stopped.code == 130
     assert "Traceback" not in stopped.text
@@ -142,11 +141,11 @@ def test_ctrl_c_is_130_and_goes_on_like_any_stop(app, made, tmp_path, monkeypatc
     assert remains(out) == []
 
 
-def test_a_stopped_overwriting_goes_on(app, made, tmp_path, monkeypatch, often):
+def test_a_stopped_overwriting_goes_on(app, made, tmp_path, monkeypatch):
     out, whole = tmp_path / "out", tmp_path / "whole"
     assert train(app, made, out, "--random-seed", "1").code == 0
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 6, signal.SIGTERM)
+        interrupt_at(patch, FIRST_TRAINING + 4, signal.SIGTERM)
         assert train(app, made, out, "--overwrite").code == 75
     assert train(app, made, whole).code == 0
     assert "sub-01: resumed after" in train(app, made, out, "--overwrite").out
@@ -154,11 +153,11 @@ def test_a_stopped_overwriting_goes_on(app, made, tmp_path, monkeypatch, often):
     assert remains(out) == []
 
 
-def test_a_checkpoint_of_other_settings_is_not_used(app, made, tmp_path, monkeypatch, often):
+def test_a_checkpoint_of_other_settings_is_not_used(app, made, tmp_path, monkeypatch):
     options = ("--random-seed", "1")
     out, whole = tmp_path / "out", tmp_path / "whole"
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 6, signal.SIGTERM)
+        interrupt_at(patch, FIRST_TRAINING + 4, signal.SIGTERM)
         assert train(app, made, out).code == 75
     assert train(app, made, whole, *options).code == 0
     other = train(app, made, out, *options)
@@ -168,10 +167,10 @@ def test_a_checkpoint_of_other_settings_is_not_used(app, made, tmp_path, monkeyp
     assert remains(out) == []
 
 
-def test_a_checkpoint_of_another_image_is_not_used(app, made, tmp_path, monkeypatch, often):
+def test_a_checkpoint_of_another_image_is_not_used(app, made, tmp_path, monkeypatch):
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 6, signal.SIGTERM)
+        interrupt_at(patch, FIRST_TRAINING + 4, signal.SIGTERM)
         assert train(app, made, out).code == 75
     folder = made.root
     first, second = (folder / name / "dwi" / f"{name}_dwi.nii.gz" for name in NAMES)
@@ -181,12 +180,10 @@ def test_a_checkpoint_of_another_image_is_not_used(app, made, tmp_path, monkeypa
     assert "resumed" not in again.text
 
 
-def test_a_checkpoint_is_kept_by_cleaning_only_when_it_is_not_asked_for(
-    app, made, tmp_path, monkeypatch, often
-):
+def test_a_checkpoint_is_kept_by_cleaning_only_when_it_is_not_asked_for(app, made, tmp_path, monkeypatch):
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 6, signal.SIGTERM)
+        interrupt_at(patch, FIRST_TRAINING + 4, signal.SIGTERM)
         assert train(app, made, out).code == 75
     assert train(app, made, out, "--participant-label", "02").code == 0
     assert list(out.glob(".work/run-sub-01-*/training.pt"))
@@ -195,7 +192,7 @@ def test_a_checkpoint_is_kept_by_cleaning_only_when_it_is_not_asked_for(
 
 
 @pytest.mark.parametrize("error", [OutputError("the disk is full"), TryAgainError("no memory")])
-def test_an_error_that_may_pass_keeps_the_checkpoint(app, made, tmp_path, monkeypatch, often, error):
+def test_an_error_that_may_pass_keeps_the_checkpoint(app, made, tmp_path, monkeypatch, error):
     out, whole = tmp_path / "out", tmp_path / "whole"
 
     def refused(*_, **__):
@@ -212,7 +209,7 @@ def test_an_error_that_may_pass_keeps_the_checkpoint(app, made, tmp_path, monkey
     assert remains(out) == []
 
 
-def test_an_error_leaves_no_checkpoint(app, made, tmp_path, monkeypatch, often):
+def test_an_error_leaves_no_checkpoint(app, made, tmp_path, monkeypatch):
     def broken(*_, **__):
         raise IndexError("a bug")
 
@@ -221,7 +218,7 @@ def test_an_error_leaves_no_checkpoint(app, made, tmp_path, monkeypatch, often):
     assert remains(tmp_path / "out") == []
 
 
-def test_a_stop_that_a_destructor_swallows_comes_again(app, made, tmp_path, monkeypatch, often):
+def test_a_stop_that_a_destructor_swallows_comes_again(app, made, tmp_path, monkeypatch):
     """Python prints and forgets what is raised in a destructor."""
     original, done = Trainer.train_epoch, []
 
@@ -230,10 +227,10 @@ def test_a_stop_that_a_destructor_swallows_comes_again(app, made, tmp_path, monk
             signal.raise_signal(signal.SIGTERM)
 
     def train_epoch(*arguments, **options):
-        done.append(Destroyed() if len(done) == 4 else None)
-        if len(done) == 6:
-            done[4] = None
-        if len(done) > 6:
+        done.append(Destroyed() if len(done) == FIRST_TRAINING + 2 else None)
+        if len(done) == FIRST_TRAINING + 4:
+            done[FIRST_TRAINING + 2] = None
+        if len(done) > FIRST_TRAINING + 4:
             time.sleep(0.05)
         return original(*arguments, **options)
 
@@ -246,18 +243,20 @@ def test_a_stop_that_a_destructor_swallows_comes_again(app, made, tmp_path, monk
     assert "sub-01: resumed after" in train(app, made, tmp_path / "out").out
 
 
-def test_a_second_sigterm_does_not_break_off_the_cleaning_up(app, made, tmp_path, monkeypatch, often):
-    flush = TrainingCheckpoint.flush
+def test_a_second_sigterm_does_not_break_off_the_cleaning_up(app, made, tmp_path, monkeypatch):
+    empty_folder, cleaned = shared.empty_folder, []
 
-    def interrupted(self):
-        signal.raise_signal(signal.SIGTERM)
-        return flush(self)
+    def interrupted(*arguments, **options):
+        if sys.exc_info()[0] is not None:
+            cleaned.append(True)
+            signal.raise_signal(signal.SIGTERM)
+        return empty_folder(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 6, signal.SIGTERM)
-        patch.setattr(TrainingCheckpoint, "flush", interrupted)
+        interrupt_at(patch, FIRST_TRAINING + 4, signal.SIGTERM)
+        patch.setattr(shared, "empty_folder", interrupted)
         stopped = train(app, made, tmp_path / "out")
-    assert stopped.code == 75
+    assert cleaned and stopped.code == 75
     assert stopped.err.count("stopped by SIGTERM") == 1
     assert "sub-01: resumed after" in train(app, made, tmp_path / "out").out
 
@@ -266,7 +265,7 @@ def test_a_second_sigterm_does_not_break_off_the_cleaning_up(app, made, tmp_path
 
 
 def arguments(made, out: Path) -> tuple:
-    return (made.root, out, "participant", *TINY_TRAINING)
+    return (made.root, out, "participant", *TINY_TRAINING, *TWO_ITERATIONS)
 
 
 def check_goes_on(app: App, made, out: Path, whole: Path):

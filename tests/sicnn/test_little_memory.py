@@ -111,7 +111,7 @@ def test_then_tiles_become_smaller(monkeypatch):
 def test_memory_that_runs_out_late_starts_the_training_anew(monkeypatch, tmp_path):
     expected = run(replace(SETTINGS, batch_size=2))
     small_device(monkeypatch, 2 * 52 * 12, after=3)
-    checkpoint = eager(tmp_path / "c")
+    checkpoint = TrainingCheckpoint(tmp_path / "c", "key")
     assert_equal(run(checkpoint=checkpoint), expected)
 
 
@@ -163,25 +163,19 @@ class Stop(BaseException):
     """The end of a process."""
 
 
-def eager(path: Path) -> TrainingCheckpoint:
-    return TrainingCheckpoint(
-        path, "key", clock=lambda: 0.0, least_interval=0.0, first_write=0.0, snapshot_interval=0.0
-    )
-
-
 def test_a_resumed_training_goes_on_with_the_batches_it_had(monkeypatch, tmp_path):
     small_device(monkeypatch, 700)
     expected = run()
-    checkpoint = eager(tmp_path / "c")
+    checkpoint = TrainingCheckpoint(tmp_path / "c", "key")
 
     def stop(text, done, total):
-        if text.startswith("data iteration"):
+        if text == "data iteration 1":
             raise Stop
 
     with pytest.raises(Stop):
         run(checkpoint=checkpoint, progress=stop)
     sizes = small_device(monkeypatch, 700)
-    result = run(checkpoint=eager(tmp_path / "c"))
+    result = run(checkpoint=TrainingCheckpoint(tmp_path / "c", "key"))
     assert_equal(result, expected)
     assert result.parameters == expected.parameters
     assert set(sizes) == {52 * 12}

@@ -17,6 +17,7 @@ from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn import iterate
 from sicnn_app.sicnn.estimate import estimate
+from sicnn_app.sicnn.train import Trainer
 from sicnn_app.system.checkpoints import TrainingCheckpoint
 
 BVALS = np.array([0, 20, 80, 300, 700.0])
@@ -51,23 +52,27 @@ class Stop(BaseException):
 
 
 class Stopping(TrainingCheckpoint):
-    """Ends the process at one offer; what lies on disk is then that state or an older one."""
+    """Notes what is saved and after how many epochs; ends the process in an epoch of the training."""
 
-    def __init__(self, path: Path, *, stop: int | None = None, age: int = 0, key: str = "key") -> None:
-        super().__init__(
-            path, key, clock=lambda: 0.0, least_interval=0.0, first_write=1.0, snapshot_interval=0.0
-        )
-        self.offers, self._stop, self._age = 0, stop, age
+    def __init__(self, path: Path, *, stop: int | None = None, key: str = "key") -> None:
+        super().__init__(path, key)
+        self.saved: list[int] = []
+        self.epochs, self.stop = 0, stop
 
-    def offer(self, state) -> None:
-        super().offer(state)
-        self.offers += 1
-        if self._stop is None:
-            return
-        if self.offers == max(1, self._stop - self._age):
-            assert self.flush()
-        if self.offers == self._stop:
-            raise Stop
+    def save(self, state) -> None:
+        super().save(state)
+        self.saved.append(state["training"]["trainer"]["epochs_done"])
+
+    def watched(self, train_epoch):
+        """A way to train one epoch, stopped before the one after ``stop``."""
+
+        def epoch(*arguments):
+            if self.epochs == self.stop:
+                raise Stop
+            self.epochs += 1
+            return train_epoch(*arguments)
+
+        return epoch
 
 
 @functools.cache
@@ -83,15 +88,18 @@ def signals() -> np.ndarray:
 
 def run(chosen: EstimationSettings, checkpoint=None, said: list | None = None, data=None) -> Estimate:
     data = signals() if data is None else data
-    return estimate(
-        data,
-        np.ones(data.shape[:3], dtype=bool),
-        BVALS,
-        sigma_per_bval=np.full(BVALS.size, SIGMA),
-        settings=chosen,
-        checkpoint=checkpoint,
-        progress=None if said is None else lambda text, *_: said.append(text),
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        if checkpoint is not None:
+            patch.setattr(Trainer, "train_epoch", checkpoint.watched(Trainer.train_epoch))
+        return estimate(
+            data,
+            np.ones(data.shape[:3], dtype=bool),
+            BVALS,
+            sigma_per_bval=np.full(BVALS.size, SIGMA),
+            settings=chosen,
+            checkpoint=checkpoint,
+            progress=None if said is None else lambda text, *_: said.append(text),
+        )
 
 
 @functools.cache
@@ -123,8 +131,25 @@ def test_a_checkpoint_changes_nothing(tmp_path, name):
     expected, epochs = uninterrupted(name)
     checkpoint, said = Stopping(tmp_path / "c"), []
     assert as_bytes(run(METHODS[name], checkpoint, said)) == expected
-    assert checkpoint.offers == epochs
+    assert checkpoint.epochs == epochs
     assert not any("resumed" in text for text in said)
+
+
+def saved_after(name: str, epochs: int) -> int:
+    """Epochs after which the last state was saved that a process leaves which ends after so many."""
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch.setattr)
+        return max((end for end in ends_of_iterations(name) if end <= epochs), default=0)
+
+
+@functools.cache
+def ends_of_iterations(name: str) -> tuple[int, ...]:
+    """Epochs after which another data iteration begins, or of cnn another period."""
+    if name == "cnn":
+        # A period: the least number of epochs, or those of the fewest steps.
+        return (4, 8, 12, 16, 20, 24, 25)
+    history = run(METHODS[name]).history[:-1]
+    return tuple(np.cumsum([row["epochs"] for row in history]).tolist())
 
 
 @settings(max_examples=4, deadline=None)
@@ -133,25 +158,43 @@ def test_a_checkpoint_changes_nothing(tmp_path, name):
 def test_resuming_after_any_epoch_gives_the_same_bits(tmp_path_factory, name, data):
     expected, epochs = uninterrupted(name)
     path = tmp_path_factory.mktemp("resume") / "c"
-    stop = data.draw(st.integers(1, epochs), label="stopped after epoch")
-    age = data.draw(st.integers(0, 5), label="epochs since the last write")
-    interrupt(METHODS[name], Stopping(path, stop=stop, age=age))
-    done = max(1, stop - age)
+    stop = data.draw(st.integers(1, epochs - 1), label="stopped after epoch")
+    interrupt(METHODS[name], Stopping(path, stop=stop))
+    done = saved_after(name, stop)
     again = data.draw(st.none() | st.integers(1, epochs), label="stopped a second time")
-    if again is not None and again <= epochs - done:
+    if again is not None and again < epochs - done:
         interrupt(METHODS[name], Stopping(path, stop=again))
-        done += again
+        done = saved_after(name, done + again)
     checkpoint, said = Stopping(path), []
     assert as_bytes(run(METHODS[name], checkpoint, said)) == expected
-    assert said[0] == f"resumed after {done} epochs"
-    assert checkpoint.offers == epochs - done
+    assert (said[0] == f"resumed after {done} epochs") == (done > 0)
+    assert checkpoint.epochs == epochs - done
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_resuming_after_every_data_iteration_gives_the_same_bits(tmp_path, name):
+    expected, epochs = uninterrupted(name)
+    for end in ends_of_iterations(name):
+        path = tmp_path / f"c{end}"
+        if end < epochs:
+            interrupt(METHODS[name], Stopping(path, stop=end))
+            checkpoint = Stopping(path)
+            assert as_bytes(run(METHODS[name], checkpoint)) == expected, end
+            assert checkpoint.epochs == epochs - end
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_state_is_saved_once_per_data_iteration(tmp_path, name):
+    checkpoint = Stopping(tmp_path / "c")
+    run(METHODS[name], checkpoint)
+    assert tuple(checkpoint.saved) == ends_of_iterations(name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_resuming_after_every_single_epoch_gives_the_same_bits(tmp_path, name):
     expected, epochs = uninterrupted(name)
-    for stop in range(1, epochs + 1):
+    for stop in range(1, epochs):
         path = tmp_path / f"c{stop}"
         interrupt(METHODS[name], Stopping(path, stop=stop))
         assert as_bytes(run(METHODS[name], Stopping(path))) == expected, stop
@@ -173,13 +216,17 @@ def test_the_state_of_another_training_is_not_used(tmp_path, other):
     with pytest.raises(Stop):
         torch.set_num_threads(before + (other == "threads"))
         try:
-            run(foreign, Stopping(path, stop=6), data=signals() * 2 if other == "data" else None)
+            run(
+                foreign,
+                Stopping(path, stop=21 if other == "batch" else 14),
+                data=signals() * 2 if other == "data" else None,
+            )
         finally:
             torch.set_num_threads(before)
     checkpoint = Stopping(path)
     assert checkpoint.load() is not None
     assert as_bytes(run(chosen, checkpoint)) == expected
-    assert checkpoint.offers == epochs
+    assert checkpoint.epochs == epochs
 
 
 def test_a_damaged_file_starts_anew(tmp_path):
@@ -191,4 +238,4 @@ def test_a_damaged_file_starts_anew(tmp_path):
     path.write_bytes(content)
     checkpoint = Stopping(path)
     assert as_bytes(run(METHODS["cnn"], checkpoint)) == expected
-    assert checkpoint.offers == epochs
+    assert checkpoint.epochs == epochs

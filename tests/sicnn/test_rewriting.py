@@ -16,12 +16,12 @@ from sicnn_app.settings import EstimationSettings, NetworkSettings, SimilaritySe
 from sicnn_app.sicnn import iterate as module
 from sicnn_app.sicnn.fitting_error import fitting_error, signals_to_rewrite, threshold_map
 from sicnn_app.sicnn.held_out import held_out_patches
-from sicnn_app.sicnn.iterate import epochs_per_period, iterate
+from sicnn_app.sicnn.iterate import MIN_EPOCHS, epochs_per_period, iterate
 from sicnn_app.sicnn.loss import noise_free_model
 from sicnn_app.sicnn.network import IvimNetwork, NetworkConfig, Parameters
 from sicnn_app.sicnn.rewrite import neighbour_mean, rewrite
-from sicnn_app.sicnn.tiles import TILE_GAP, cut_tiles, tile_grid
-from sicnn_app.sicnn.train import MIN_EPOCHS, Trainer, TrainingData
+from sicnn_app.sicnn.tiles import cut_tiles, tile_count, tile_gap, tile_length
+from sicnn_app.sicnn.train import Trainer, TrainingData
 from sicnn_app.sicnn.whitening import Whitening
 
 BVALS = torch.tensor([0.0, 20.0, 80.0, 200.0, 600.0])
@@ -91,17 +91,18 @@ def test_signals_beyond_the_threshold_inside_the_mask_are_rewritten():
     shift=st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1)),
     slices=st.integers(1, 2),
     tile_size=st.sampled_from([64, 32, 16]),
+    gap=st.just(tile_gap(NetworkSettings())),
 )
-def test_tiles_hold_every_voxel_once(size, shift, slices, tile_size):
+def test_tiles_hold_every_voxel_once(size, shift, slices, tile_size, gap):
     numbers = torch.arange(1, slices * size[0] * size[1] + 1).reshape(slices, 1, *size)
-    tiles = cut_tiles(numbers, list(shift), tile_size)
+    tiles = cut_tiles(numbers, list(shift), tile_size, gap)
     held = tiles[tiles > 0]
     assert torch.equal(held.sort().values, numbers.flatten())
     assert max(tiles.shape[2:]) <= 1.5 * tile_size
     # The network never sees the two ends of a shifted slice side by side.
     for length in size:
-        count, tile = tile_grid(length, tile_size)
-        assert count == 1 or count * tile >= length + TILE_GAP
+        count = tile_count(length, tile_size)
+        assert count == 1 or count * tile_length(length, tile_size, gap) >= length + gap
 
 
 def test_an_epoch_trains_on_every_voxel_once():

@@ -24,22 +24,6 @@ STATE = {
 }
 
 
-class Clock:
-    """Seconds that pass only when told."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def checkpoint(path, key: str = "key", **options) -> TrainingCheckpoint:
-    """A checkpoint that writes whatever it is offered."""
-    eager = {"clock": lambda: 0.0, "least_interval": 0.0, "first_write": 0.0, "snapshot_interval": 0.0}
-    return TrainingCheckpoint(path, key, **{**eager, **options})
-
-
 def assert_is_state(found) -> None:
     assert found.keys() == STATE.keys() and found["text"] == "é"
     assert torch.equal(found["weights"]["a"], STATE["weights"]["a"])
@@ -51,23 +35,23 @@ def assert_is_state(found) -> None:
 @pytest.fixture
 def written(tmp_path):
     path = tmp_path / "training.checkpoint"
-    checkpoint(path).offer(lambda: STATE)
+    TrainingCheckpoint(path, "key").save(STATE)
     return path
 
 
 def test_another_process_reads_what_was_offered(written):
-    assert_is_state(checkpoint(written).load())
+    assert_is_state(TrainingCheckpoint(written, "key").load())
     assert [path.name for path in written.parent.iterdir()] == [written.name]
 
 
 def test_nothing_there_is_nothing(tmp_path):
-    assert checkpoint(tmp_path / "none").load() is None
-    assert checkpoint(tmp_path / "no folder" / "none").load() is None
-    assert checkpoint(tmp_path).load() is None
+    assert TrainingCheckpoint(tmp_path / "none", "key").load() is None
+    assert TrainingCheckpoint(tmp_path / "no folder" / "none", "key").load() is None
+    assert TrainingCheckpoint(tmp_path, "key").load() is None
 
 
 def test_another_key_is_ignored(written):
-    assert checkpoint(written, "other key").load() is None
+    assert TrainingCheckpoint(written, "other key").load() is None
 
 
 @settings(max_examples=80, deadline=None)
@@ -75,7 +59,7 @@ def test_another_key_is_ignored(written):
 def test_any_damage_is_noticed(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("damaged")
     path = folder / "c"
-    checkpoint(path).offer(lambda: STATE)
+    TrainingCheckpoint(path, "key").save(STATE)
     content = bytearray(path.read_bytes())
     kind = data.draw(st.sampled_from(["flip", "cut", "add", "replace"]))
     position = data.draw(st.integers(0, len(content) - 1))
@@ -88,7 +72,7 @@ def test_any_damage_is_noticed(tmp_path_factory, data):
     else:
         content = bytearray(data.draw(st.binary(max_size=300)))
     path.write_bytes(content)
-    assert checkpoint(path).load() is None
+    assert TrainingCheckpoint(path, "key").load() is None
 
 
 class Payload:
@@ -119,7 +103,7 @@ def test_code_in_a_file_is_never_run(tmp_path, kind, wrapped):
     head = MAGIC + hashlib.sha256(body).digest() if wrapped else b""
     path = tmp_path / "c"
     path.write_bytes(head + body)
-    assert checkpoint(path).load() is None
+    assert TrainingCheckpoint(path, "key").load() is None
     assert not canary.exists()
     pickle.loads(pickled)
     assert canary.exists(), "the payload is harmless: the test proves nothing"
@@ -131,58 +115,7 @@ def test_a_file_of_another_layout_is_ignored(tmp_path, content):
     torch.save(content, stream)
     path = tmp_path / "c"
     path.write_bytes(MAGIC + hashlib.sha256(stream.getvalue()).digest() + stream.getvalue())
-    assert checkpoint(path).load() is None
-
-
-def test_snapshots_are_rare_and_the_first_write_comes_after_seconds(tmp_path):
-    clock, taken = Clock(), []
-    path = tmp_path / "c"
-    saver = TrainingCheckpoint(path, "key", clock=clock)
-    written_at = None
-    for _ in range(200):
-        saver.offer(lambda: taken.append(clock.now) or {"t": clock.now})
-        if written_at is None and path.exists():
-            written_at = clock.now - 1000.0
-        clock.now += 0.05
-    assert 9 <= len(taken) <= 11
-    assert 5.0 <= written_at <= 10.0
-    assert saver.flush()
-    assert TrainingCheckpoint(path, "key").load() == {"t": taken[-1]}
-
-
-@settings(max_examples=20, deadline=None)
-@given(snapshot=st.floats(0.0, 0.5), write=st.floats(0.0, 5.0), epoch=st.floats(0.01, 30.0))
-def test_the_cost_is_at_most_two_percent_of_the_time(tmp_path_factory, snapshot, write, epoch):
-    clock, spent = Clock(), []
-
-    class Slow(TrainingCheckpoint):
-        def _write(self, state):
-            clock.now += write
-            spent.append(write)
-
-    def state():
-        clock.now += snapshot
-        spent.append(snapshot)
-        return {}
-
-    saver = Slow(tmp_path_factory.mktemp("slow") / "c", "key", clock=clock)
-    while clock.now < 6000.0:
-        clock.now += epoch
-        saver.offer(state)
-    # The last snapshot and the last write are paid for by the time after them.
-    assert sum(spent) - snapshot - write <= 0.02 * (clock.now - 1000.0)
-    assert len(spent) > 4
-
-
-def test_the_newest_snapshot_is_written_at_the_end(tmp_path):
-    path = tmp_path / "c"
-    saver = TrainingCheckpoint(path, "key", snapshot_interval=0.0)
-    assert not saver.flush()
-    saver.offer(lambda: {"epoch": 1})
-    assert not path.exists()
-    assert saver.flush() and checkpoint(path).load() == {"epoch": 1}
-    before = path.stat().st_mtime_ns
-    assert saver.flush() and path.stat().st_mtime_ns == before
+    assert TrainingCheckpoint(path, "key").load() is None
 
 
 def full_disk(*_args, **_options):
@@ -191,32 +124,32 @@ def full_disk(*_args, **_options):
 
 def test_a_full_disk_is_told_once_and_stops_nothing(tmp_path, monkeypatch):
     path = tmp_path / "c"
-    saver = checkpoint(path)
-    saver.offer(lambda: {"epoch": 1})
+    saver = TrainingCheckpoint(path, "key")
+    saver.save({"epoch": 1})
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full_disk)
-        saver.offer(lambda: {"epoch": 2})
-        saver.offer(lambda: {"epoch": 3})
-        assert saver.flush() is False
+        saver.save({"epoch": 2})
+        saver.save({"epoch": 3})
     (warning,) = saver.warnings
     assert str(path) in warning and "No space left" in warning
-    assert checkpoint(path).load() == {"epoch": 1}, "the older state stays"
+    assert TrainingCheckpoint(path, "key").load() == {"epoch": 1}, "the older state stays"
     assert [item.name for item in tmp_path.iterdir()] == ["c"]
-    assert saver.flush() and checkpoint(path).load() == {"epoch": 3}
+    saver.save({"epoch": 4})
+    assert TrainingCheckpoint(path, "key").load() == {"epoch": 4}
 
 
 def test_a_folder_that_is_gone_stops_nothing(tmp_path):
-    saver = checkpoint(tmp_path / "gone" / "c")
-    saver.offer(lambda: {"epoch": 1})
-    assert not saver.flush() and len(saver.warnings) == 1
+    saver = TrainingCheckpoint(tmp_path / "gone" / "c", "key")
+    saver.save({"epoch": 1})
+    assert len(saver.warnings) == 1
     saver.remove()
 
 
 @pytest.mark.parametrize("moment", ["fsync", "replace"])
 def test_a_signal_in_the_middle_of_a_write_leaves_a_whole_file(tmp_path, monkeypatch, moment):
     path = tmp_path / "c"
-    saver = checkpoint(path)
-    saver.offer(lambda: {"epoch": 1})
+    saver = TrainingCheckpoint(path, "key")
+    saver.save({"epoch": 1})
 
     def interrupted(*_args, **_options):
         raise KeyboardInterrupt
@@ -224,54 +157,25 @@ def test_a_signal_in_the_middle_of_a_write_leaves_a_whole_file(tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(os, moment, interrupted)
         with pytest.raises(KeyboardInterrupt):
-            saver.offer(lambda: {"epoch": 2})
+            saver.save({"epoch": 2})
     assert [item.name for item in tmp_path.iterdir()] == ["c"]
-    assert checkpoint(path).load() == {"epoch": 1}
-    assert saver.flush() and checkpoint(path).load() == {"epoch": 2}
-
-
-def test_a_handler_may_flush_in_the_middle_of_a_write(tmp_path, monkeypatch):
-    path, nested = tmp_path / "c", []
-    saver = checkpoint(path)
-    fsync = os.fsync
-
-    def handler(descriptor):
-        fsync(descriptor)
-        if not nested:
-            nested.append(True)
-            assert saver.flush()
-
-    monkeypatch.setattr(os, "fsync", handler)
-    saver.offer(lambda: {"epoch": 1})
-    assert nested and checkpoint(path).load() == {"epoch": 1}
-    assert [item.name for item in tmp_path.iterdir()] == ["c"]
-
-
-def test_an_interrupted_snapshot_leaves_the_one_before(tmp_path):
-    saver = checkpoint(tmp_path / "c")
-    saver.offer(lambda: {"epoch": 1})
-
-    def interrupted():
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        saver.offer(interrupted)
-    assert saver.flush() and checkpoint(tmp_path / "c").load() == {"epoch": 1}
+    assert TrainingCheckpoint(path, "key").load() == {"epoch": 1}
+    saver.save({"epoch": 2})
+    assert TrainingCheckpoint(path, "key").load() == {"epoch": 2}
 
 
 def test_removing_leaves_nothing(tmp_path):
     path, other = tmp_path / "c", tmp_path / "c2.x.tmp"
     other.touch()
     (tmp_path / "c.abc.tmp").touch()
-    saver = checkpoint(path)
-    saver.offer(lambda: {"epoch": 1})
+    saver = TrainingCheckpoint(path, "key")
+    saver.save({"epoch": 1})
     saver.remove()
     saver.remove()
     assert list(tmp_path.iterdir()) == [other]
-    assert not saver.flush()
 
 
 def test_what_a_killed_process_left_half_written_goes(written):
     (written.parent / f"{written.name}.q1.tmp").write_bytes(b"half")
-    assert_is_state(checkpoint(written).load())
+    assert_is_state(TrainingCheckpoint(written, "key").load())
     assert [path.name for path in written.parent.iterdir()] == [written.name]

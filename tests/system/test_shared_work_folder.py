@@ -450,12 +450,11 @@ def test_a_checkpoint_is_not_written_or_removed_through_a_link(tmp_path, victim)
     work, theirs = tmp_path / "work", tmp_path / "theirs"
     for folder in (work, theirs):
         saved(folder / "training.pt")
-    checkpoint = TrainingCheckpoint(work / "training.pt", "key", first_write=0.0)
+    checkpoint = TrainingCheckpoint(work / "training.pt", "key")
     work.rename(tmp_path / "away")
     work.symlink_to(theirs)
     before = files(theirs)
-    checkpoint.offer(lambda: {"weights": torch.zeros(4)})
-    assert not checkpoint.flush()
+    checkpoint.save({"weights": torch.zeros(4)})
     (warning,) = checkpoint.warnings
     assert "cannot be saved" in warning
     checkpoint.remove()

@@ -14,7 +14,7 @@ from sicnn_app.derivatives.marker import recorded_fingerprint
 from sicnn_app.errors import DataError, MissingInputError, SicnnAppError, TryAgainError
 from sicnn_app.ivim.bvalues import same_bvalues
 from sicnn_app.ivim.run import DwiRun
-from sicnn_app.pipeline.one_run import CHECKPOINT, flushed, prepare_run
+from sicnn_app.pipeline.one_run import CHECKPOINT, prepare_run
 from sicnn_app.pipeline.study.groups import Study, StudyGroup
 from sicnn_app.pipeline.study.network_file import (
     lock_path,
@@ -167,7 +167,7 @@ class StudyNetworks:
             return None
         console.line(f"study network: training on {len(cases)} runs")
         checkpoint = TrainingCheckpoint(lock.folder / CHECKPOINT, key)
-        with flushed(checkpoint), console.progress("study network") as progress:
+        with console.progress("study network") as progress:
             network = train_study(
                 cases,
                 group.bvals,

@@ -1,1 +1,1 @@
-"""Participants as tasks of a Dask cluster, each in a process of its own."""
+"""Participants in processes of their own, several at a time: on this machine, or on a Dask cluster."""

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from sicnn_app.pipeline.tasks.cluster import cluster_client
-from sicnn_app.pipeline.tasks.part import Outcome, Part
-from sicnn_app.pipeline.tasks.schedule import process_parts
+from sicnn_app.pipeline.tasks.part import Outcome, Part, PartResult
+from sicnn_app.pipeline.tasks.processes import Processes
 from sicnn_app.settings import ResourceSettings
 from sicnn_app.system.console import Console
 from sicnn_app.system.locks.mark import STALE
 from sicnn_app.system.memory import GB, resident_memory
 
-if TYPE_CHECKING:
-    from distributed import Client
+
+class Workers(Protocol):
+    """Where parts are processed: in processes of this machine, or of a cluster."""
+
+    def process(self, parts: Sequence[Part]) -> Iterator[tuple[Part, PartResult]]:
+        """Parts with their results, each as soon as that is there."""
+
 
 TAKE_OVER = STALE + 60.0
 """Seconds after which a worker on another machine has taken over from one that died."""
@@ -57,18 +61,35 @@ def process_participants(
     address = settings.resources.dask_scheduler
     part = replace(part, settings=own, lock_wait=0.0 if address is None else TAKE_OVER)
     workers = min(settings.resources.nprocs, len(part.by_participant()))
-    with cluster_client(address, workers=workers) as client:
-        _describe(client, settings.resources, workers, console)
-        part = _with_networks(client, part, console, devices)
-        return _process(client, part.by_participant(), console, devices, done)
+    with _workers(settings.resources, workers, devices, console) as at_work:
+        part = _with_networks(at_work, part, console)
+        return _process(at_work, part.by_participant(), console, done)
 
 
-def _process(
-    client: Client, parts: Sequence[Part], console: Console, devices: Sequence[str], done: int
-) -> list[Outcome]:
+@contextmanager
+def _workers(
+    resources: ResourceSettings, at_a_time: int, devices: Sequence[str], console: Console
+) -> Iterator[Workers]:
+    if resources.dask_scheduler is not None:
+        from sicnn_app.pipeline.tasks.dask_workers import dask_workers
+
+        with dask_workers(resources.dask_scheduler, console) as workers:
+            yield workers
+        return
+    console.line(f"participants at a time: {at_a_time}, each in a process of its own")
+    threads, available = resources.omp_nthreads, len(os.sched_getaffinity(0))
+    if at_a_time * threads > available:
+        console.warning(
+            f"{at_a_time} participants at a time with --omp-nthreads {threads} share {available} CPUs: fewer "
+            "of either may be faster"
+        )
+    yield Processes(at_a_time, devices)
+
+
+def _process(workers: Workers, parts: Sequence[Part], console: Console, done: int) -> list[Outcome]:
     found: dict[str, Outcome] = {}
     total = done + len(parts)
-    with closing(process_parts(client, parts, devices=devices)) as results:
+    with closing(workers.process(parts)) as results:
         for number, (part, result) in enumerate(results, start=done + 1):
             outcomes = part.failed(result.error) if result.error is not None else result.outcomes
             for outcome in outcomes:
@@ -87,7 +108,7 @@ def _process(
     return [found[item.name] for part in parts for item in part.runs if item.name in found]
 
 
-def _with_networks(client: Client, part: Part, console: Console, devices: Sequence[str]) -> Part:
+def _with_networks(workers: Workers, part: Part, console: Console) -> Part:
     """Train the networks of a study first, in one task; what fails there fails the runs that need them."""
     shared = {item.name for group in part.study.groups for item in group.runs}
     waiting = [
@@ -98,21 +119,7 @@ def _with_networks(client: Client, part: Part, console: Console, devices: Sequen
     if not waiting:
         return part
     console.line("study network: trained, or found, before the participants")
-    ((networks, result),) = process_parts(client, [part.of(waiting, networks_only=True)], devices=devices)
+    ((networks, result),) = workers.process([part.of(waiting, networks_only=True)])
     outcomes = networks.failed(result.error) if result.error is not None else result.outcomes
     errors = {outcome.run.name: outcome.error for outcome in outcomes if outcome.error is not None}
     return replace(part, problems={**part.problems, **errors})
-
-
-def _describe(client: Client, resources: ResourceSettings, workers: int, console: Console) -> None:
-    if resources.dask_scheduler is not None:
-        if not client.scheduler_info()["workers"]:
-            console.line(f"{resources.dask_scheduler} has no workers yet: waiting for them")
-        return
-    console.line(f"participants at a time: {workers}, each in a process of its own")
-    threads, available = resources.omp_nthreads, len(os.sched_getaffinity(0))
-    if workers * threads > available:
-        console.warning(
-            f"{workers} participants at a time with --omp-nthreads {threads} share {available} CPUs: fewer "
-            "of either may be faster"
-        )

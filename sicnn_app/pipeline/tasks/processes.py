@@ -1,4 +1,4 @@
-"""What runs in a worker: a part is processed by a child process, so that a worker survives anything.
+"""Parts in child processes: several at a time on this machine, or one in each worker of a cluster.
 
 A process per participant is what a user would start by hand: it has its own memory, threads, caches, log and
 signals, and nothing of one participant stays behind for the next.
@@ -6,22 +6,26 @@ signals, and nothing of one participant stays behind for the next.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from queue import SimpleQueue
 from typing import IO
 
-from sicnn_app import __version__
-from sicnn_app.errors import InternalError, UsageError
+from sicnn_app.errors import InternalError, SicnnAppError, TryAgainError, one_line
 from sicnn_app.pipeline.tasks.part import Part, PartResult
 from sicnn_app.system.caches import thread_variables
 
 CHILD = "sicnn_app.cli.task"
+
+RETRIES = 2
+"""How often a part whose process died is tried again."""
 
 
 class ChildKilledError(Exception):
@@ -67,40 +71,29 @@ class _Children:
 _children = _Children()
 
 
-def run_in_child(part: Part, *, call: str, version: str, devices: Sequence[str]) -> PartResult:
-    """Task: process a part in a child of this worker.
+def run_in_child(part: Part, *, call: str, device: str | None = None) -> PartResult:
+    """Process a part in a child of this process.
 
     Parameters
     ----------
     part : Part
     call : str
-        Tells the call of the app that the task belongs to from others at the same scheduler.
-    version : str
-        That of the app which made the part.
-    devices : sequence of str
-        CUDA devices for the workers of one machine to take in turn; none: what this worker sees.
+        Tells the call of the app that the part belongs to from others at the same scheduler.
+    device : str, optional
+        The only CUDA device that the child sees; by default all that this process sees.
 
     Raises
     ------
-    UsageError
-        The worker has another version of the app.
     ChildKilledError
         The child was killed, or stopped by somebody else than the call.
     InternalError
         It ended without an answer.
     """
-    if version != __version__:
-        raise UsageError(
-            f"--dask-scheduler: a worker has version {__version__} of the app, not {version}: start all from "
-            "one installation or image"
-        )
     environment = os.environ | thread_variables(part.settings.resources.omp_nthreads)
     # Libraries compute with their docstrings.
     environment.pop("PYTHONOPTIMIZE", None)
-    if devices:
-        from distributed import get_worker
-
-        environment["CUDA_VISIBLE_DEVICES"] = devices[int(get_worker().name) % len(devices)]
+    if device is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = device
     with _memory_file() as given, _memory_file() as answer, _memory_file() as said:
         pickle.dump(part, given)
         given.seek(0)
@@ -133,9 +126,72 @@ def run_in_child(part: Part, *, call: str, version: str, devices: Sequence[str])
     return result
 
 
-async def stop_children(call: str) -> None:
+def stop_children(call: str) -> None:
     """Stop the processes of a call, each after its checkpoint, and wait until they have ended."""
-    await asyncio.gather(*(asyncio.to_thread(process.wait) for process in _children.stop(call)))
+    for process in _children.stop(call):
+        process.wait()
+
+
+class Processes:
+    """Child processes of this one, so many at a time, each watched by a thread.
+
+    Parameters
+    ----------
+    at_a_time : int
+    devices : sequence of str
+        CUDA devices that they take in turn; none: all see what this process sees.
+    """
+
+    def __init__(self, at_a_time: int, devices: Sequence[str] = ()) -> None:
+        self._at_a_time = at_a_time
+        self._devices: SimpleQueue[str | None] = SimpleQueue()
+        for number in range(at_a_time):
+            self._devices.put(devices[number % len(devices)] if devices else None)
+
+    def process(self, parts: Sequence[Part]) -> Iterator[tuple[Part, PartResult]]:
+        """Process parts, and yield each with its result as soon as that is there.
+
+        Whoever stops iterating closes the generator: the processes then end after a checkpoint.
+        """
+        call = uuid.uuid4().hex
+        pool = ThreadPoolExecutor(self._at_a_time)
+        try:
+            submitted = {pool.submit(self._run, part, call): part for part in parts}
+            for future in as_completed(submitted):
+                yield submitted[future], future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            stop_children(call)
+            pool.shutdown()
+
+    def _run(self, part: Part, call: str) -> PartResult:
+        device = self._devices.get()
+        try:
+            for _ in range(RETRIES):
+                try:
+                    return run_in_child(part, call=call, device=device)
+                except ChildKilledError:
+                    if _children.is_stopped(call):
+                        break
+            return run_in_child(part, call=call, device=device)
+        except Exception as error:
+            return PartResult(error=readable(error))
+        finally:
+            self._devices.put(device)
+
+
+def readable(error: BaseException) -> SicnnAppError:
+    """What ended the process of a part, as an error that a user can act on."""
+    if isinstance(error, SicnnAppError):
+        return error
+    if isinstance(error, ChildKilledError):
+        return TryAgainError(
+            f"its process was killed {RETRIES + 1} times, by {error}, often for want of memory: try again "
+            "with a lower --nprocs or --mem"
+        )
+    wrapped = InternalError(f"internal error ({one_line(error)}): please report it")
+    wrapped.__cause__ = error
+    return wrapped
 
 
 def _memory_file() -> IO[bytes]:
