@@ -174,3 +174,12 @@ def test_pages_on_adding_something_name_files_and_tests_that_are_there(page):
     tests = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/test_extension_points*.py"))
     for test in re.findall(r"`(test_\w+)`", text):
         assert f"def {test}(" in tests
+
+
+def test_the_page_on_the_architecture_names_what_is_there():
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(?:sicnn_app/)?([\w/]+\.py)`(?: `(\w+)`)?", text)
+    assert len(named) > 15
+    for path, name in named:
+        (file, *_) = [root / path for root in (ROOT / "sicnn_app", ROOT) if (root / path).exists()]
+        assert re.search(rf"\b{name}\b", file.read_text(encoding="utf-8")), f"{path} {name}"
