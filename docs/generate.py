@@ -424,7 +424,7 @@ def on_files(files: Any, *, config: Any) -> Any:
     return files
 
 
-def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
+def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
     """Links, and what a page takes over from elsewhere."""
     return page_text(page.file.src_uri, markdown, config.repo_url or "")
 
