@@ -173,7 +173,7 @@ def _train(
         period = max(iterate.MIN_EPOCHS, math.ceil(iterate.FIRST_PERIOD_STEPS / steps))
         if saved is not None:
             trainer.restore(saved["trainer"])
-            convergence, losses = Convergence.from_state(saved["convergence"]), list(saved["losses"])
+            convergence, losses = Convergence(**saved["convergence"]), list(saved["losses"])
             if progress is not None:
                 progress(f"resumed after {len(losses)} epochs", 0, 1)
         with threads_for(sum(piece.mask.numel() for piece in pieces) // steps):
@@ -182,7 +182,7 @@ def _train(
                 convergence.add(losses[-1], period, trainer.averaged.state_dict())
                 # One training is all there is: its half-periods are what data iterations are elsewhere.
                 if save is not None and not convergence.losses:
-                    save({"trainer": trainer.state(), "convergence": convergence.state(), "losses": losses})
+                    save({"trainer": trainer.state(), "convergence": vars(convergence), "losses": losses})
                 if progress is not None and len(losses) % iterate.MIN_EPOCHS == 0:
                     progress("epoch", len(losses), period * iterate.MAX_FIRST_PERIODS)
     best = convergence.best_weights

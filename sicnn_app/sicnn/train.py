@@ -198,20 +198,20 @@ class Trainer:
         return math.ceil(len(data.mask) // self.members * tiles / self.batch_size)
 
     def state(self) -> dict[str, Any]:
-        """Plain values and tensors on the CPU, for :meth:`restore`; later epochs leave it as it is."""
+        """Plain values and tensors, for :meth:`restore`; to be written before the next epoch changes them."""
         device = self._device()
         return {
-            "network": _copied(self.network.state_dict()),
-            "averaged": _copied(self.averaged.state_dict()),
-            "optimiser": _copied(self.optimiser.state_dict()),
+            "network": self.network.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(),
             # Dropout draws from the default generators.
             "cpu_generator": torch.get_rng_state(),
             "cuda_generator": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
             "epochs_done": self.epochs_done,
             "steps_done": self.steps_done,
-            "losses": list(self.losses),
-            "validation_losses": list(self.validation_losses),
+            "losses": self.losses,
+            "validation_losses": self.validation_losses,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -262,12 +262,3 @@ class Trainer:
         torch._foreach_lerp_(self._averaged_weights, self._weights, 1.0 - decay)
         for kept, current in self._buffers:
             kept.copy_(current)
-
-
-def _copied(values: Any) -> Any:
-    """Nested dicts and lists with every tensor copied to the CPU."""
-    if isinstance(values, Tensor):
-        return values.detach().to("cpu", copy=True)
-    if isinstance(values, dict):
-        return {name: _copied(value) for name, value in values.items()}
-    return [_copied(value) for value in values] if isinstance(values, list) else values
