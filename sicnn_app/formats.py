@@ -67,6 +67,20 @@ def json_bytes(content: Any) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
+def described(
+    title: str, description: str, unit: str | None = None, levels: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What a sidecar says of a column of a table.
+
+    Examples
+    --------
+    >>> described("b-value", "Nominal b-value", "s/mm^2")
+    {'LongName': 'b-value', 'Description': 'Nominal b-value', 'Units': 's/mm^2'}
+    """
+    words = {"LongName": title, "Description": description, "Units": unit, "Levels": levels}
+    return {key: value for key, value in words.items() if value is not None}
+
+
 def tsv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
     """Rows as tab-separated text with a header line.
 

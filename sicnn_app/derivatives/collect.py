@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -11,27 +10,27 @@ from typing import Any
 
 import numpy as np
 
-from sicnn_app.bids.associate import LABEL, parse_name
+from sicnn_app.bids.text_files import read_json, read_table
 from sicnn_app.derivatives.facts import Facts, in_words
 from sicnn_app.derivatives.measured import MeasuredSignals, measure_signals
-from sicnn_app.derivatives.outputs import read_output_json, read_output_table
-from sicnn_app.derivatives.run_files import Files, read_picture, read_volumes
-from sicnn_app.formats import natural_key
-from sicnn_app.ivim.before_after import step_picture_name
+from sicnn_app.derivatives.names import (
+    CONVENTIONAL,
+    MOTION,
+    QUALITY,
+    SERIES,
+    SPREAD,
+    TRAINING,
+    dwi_folder,
+    map_ending,
+    mask_ending,
+    mask_labels,
+    step_pictures_of,
+)
+from sicnn_app.derivatives.names import FLAGS as FLAG_CODES
+from sicnn_app.derivatives.outputs import Files, read_picture, read_volumes
 from sicnn_app.ivim.body_parts import ANATOMIES
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
 from sicnn_app.ivim.parameters import PARAMETERS, SPECS, TISSUE_LABELS, all_maps
-from sicnn_app.ivim.run import DwiRun
-from sicnn_app.steps import STEPS
-
-_OUTPUT_NAME = re.compile(
-    r"(?P<run>.+)_(model-ivim_param-[a-z0-9]+(_desc-[a-z0-9]+)?_dwimap|desc-ivimflags_dseg"
-    r"|desc-(ivim|training|motion)_qc)\.(nii\.gz|json|tsv)"
-)
-"""Outputs that tell of a run; preprocessed series and masks are also written by other programs."""
-
-_BESIDE = ((PARAMETERS, "lsq", "of least squares"), (TISSUE_LABELS, "std", "standard deviation"))
-"""Maps besides the main ones: of what, with which ``desc``, and how problems name them."""
 
 MAX_PROGRAMS = 100
 """Whose versions are shown."""
@@ -148,35 +147,6 @@ def software_of(sidecar: dict[str, Any]) -> dict[str, str]:
     return {name: in_words(version) for name, version in islice(found.items(), MAX_PROGRAMS)}
 
 
-def reported_sessions(output_dir: Path) -> list[tuple[str, str | None]]:
-    """Subject and session labels of the runs of :func:`run_names`, in natural order; session None without."""
-    found: set[tuple[str, str | None]] = set()
-    for pattern in ("sub-*/dwi", "sub-*/ses-*/dwi"):
-        for folder in output_dir.glob(pattern):
-            labels = [part.partition("-")[2] for part in folder.relative_to(output_dir).parts[:-1]]
-            subject, session = labels[0], labels[1] if len(labels) > 1 else None
-            if all(map(LABEL.fullmatch, labels)) and run_names(output_dir, subject, session):
-                found.add((subject, session))
-    return sorted(found, key=lambda pair: [natural_key(label or "") for label in pair])
-
-
-def run_names(output_dir: Path, subject: str, session: str | None) -> list[str]:
-    """Stems of the runs of which maps, flags or a table are on disk, in natural order."""
-    folder = _dwi_folder(output_dir, subject, session)
-    matches = (_OUTPUT_NAME.fullmatch(path.name) for path in folder.glob(f"sub-{subject}*"))
-    names = {match["run"] for match in matches if match}
-    return sorted((name for name in names if _belongs(name, subject, session)), key=natural_key)
-
-
-def _belongs(name: str, subject: str, session: str | None) -> bool:
-    """Whether the outputs of a run of this name lie in the folder of this subject and session."""
-    parsed = parse_name(f"{name}_dwi.nii.gz")
-    if parsed is None:
-        return False
-    run = DwiRun(parsed.entities, parts=())
-    return (run.name, run.subject, run.session) == (name, subject, session)
-
-
 def collect_run(
     output_dir: Path,
     subject: str,
@@ -194,7 +164,7 @@ def collect_run(
     subject, session : str, str or None
         Labels without ``sub-``/``ses-``.
     name : str
-        One of :func:`run_names`.
+        One of :func:`sicnn_app.derivatives.names.run_names`.
     series : bool
         Also read the preprocessed series, the one large file, and the pictures of the steps; without it
         ``measured`` is None.
@@ -207,95 +177,83 @@ def collect_run(
         Fields of files that are missing or unreadable stay empty; unreadable ones are named in
         ``problems``.
     """
-    stem = _dwi_folder(output_dir, subject, session) / name
+    folder = dwi_folder(output_dir, subject, session)
     files = Files(output_dir)
 
     def beside(ending: str) -> Path:
-        return stem.with_name(stem.name + ending)
+        return folder / f"{name}_{ending}"
 
-    qc = files.get(read_output_json, beside("_desc-ivim_qc.json"), {})
-    labels = _mask_labels(name, qc)
-    found = read_volumes(files, _image_paths(beside, labels, conventional=conventional), name)
-    maps = {spec.label: found[spec.label].data for spec in all_maps() if spec.label in found}
-    mask_label = next((label for label in labels if f"{label} mask" in found), None)
+    def table(ending: str) -> list[dict[str, str]]:
+        return files.get(read_table, beside(f"{ending}.tsv"), [])
+
+    def sidecar(ending: str) -> dict[str, Any]:
+        return files.get(read_json, beside(f"{ending}.json"), {})
+
+    qc = sidecar(QUALITY)
+    # The label that its list of outputs names first.
+    labels = dict.fromkeys([*mask_labels(name, str(qc.get("Outputs"))), *ANATOMIES])
+    # What it is, of what, how problems call it, ending.
+    images = [("maps", spec.label, spec.label, map_ending(spec.label)) for spec in all_maps()]
+    if conventional:
+        images += [
+            ("lsq", key, f"{key} of least squares", map_ending(key, CONVENTIONAL)) for key in PARAMETERS
+        ]
+    images += [("std", key, f"{key} standard deviation", map_ending(key, SPREAD)) for key in TISSUE_LABELS]
+    images += [("mask", label, f"{label} mask", mask_ending(label)) for label in labels]
+    images += [("flags", "flags", "flags", FLAG_CODES)]
+    volumes = read_volumes(files, {words: beside(f"{end}.nii.gz") for _, _, words, end in images}, name)
+    found: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
+    for kind, label, words, _ in images:
+        if words in volumes:
+            found[kind][label] = volumes[words].data
+    maps, masks = found["maps"], found["mask"]
     mask = None
     if maps:
         mask = np.all([np.isfinite(data) for label, data in maps.items() if label in SPECS], axis=0)
-    elif mask_label:
-        mask = found[f"{mask_label} mask"].data > 0
-    geometry = next(iter(found.values())) if found else None
+    elif masks:
+        mask = next(iter(masks.values())) > 0
+    geometry = next(iter(volumes.values())) if volumes else None
 
     run = RunDerivatives(
         name=name,
         maps=maps,
-        **{
-            name: {label: found[f"{label} {words}"].data for label in labels if f"{label} {words}" in found}
-            for name, (labels, _, words) in zip(("conventional", "spread"), _BESIDE, strict=True)
-        },
+        spread=found["std"],
+        conventional=found["lsq"],
         mask=mask,
-        mask_label=mask_label,
-        flags=_codes(found["flags"].data) if "flags" in found else None,
+        mask_label=next(iter(masks), None),
+        flags=_codes(found["flags"]["flags"]) if found["flags"] else None,
         affine=geometry.affine if geometry else None,
         zooms=geometry.zooms if geometry else (1.0, 1.0, 1.0),
-        sidecar=files.get(read_output_json, beside("_model-ivim_param-f_dwimap.json"), {}),
+        sidecar=sidecar(map_ending("f")),
         qc=qc,
-        training=files.get(read_output_json, beside("_desc-training_qc.json"), {}),
-        qc_row=next(iter(files.get(read_output_table, beside("_desc-ivim_qc.tsv"), [])), {}),
-        history=files.get(read_output_table, beside("_desc-training_qc.tsv"), []),
-        motion=files.get(read_output_table, beside("_desc-motion_qc.tsv"), []),
+        training=sidecar(TRAINING),
+        qc_row=next(iter(table(QUALITY)), {}),
+        history=table(TRAINING),
+        motion=table(MOTION),
         problems=files.problems,
     )
     if not run.has_voxels or not series:
         return run
     used = Facts(run.parameters).numbers("BValuesUsed")
-    measured = measure_signals(files, beside("_desc-preproc_dwi"), mask, used)
-    figures = output_dir / f"sub-{subject}" / "figures"
-    return replace(run, measured=measured, step_pictures=_step_pictures(files, figures, name))
-
-
-def _mask_labels(name: str, qc: dict[str, Any]) -> list[str]:
-    """Labels that the mask of a run may have, the one first that its list of outputs names."""
-    named = rf"'{re.escape(name)}_desc-([0-9A-Za-z+]+)_mask\.nii\.gz'"
-    return list(dict.fromkeys([*re.findall(named, str(qc.get("Outputs"))), *ANATOMIES]))
+    measured = measure_signals(files, beside(SERIES), mask, used)
+    pictures = {
+        label: content
+        for label, path in step_pictures_of(name, output_dir, subject).items()
+        if (content := files.get(read_picture, path, None)) is not None
+    }
+    return replace(run, measured=measured, step_pictures=pictures)
 
 
 def app_version(output_dir: Path) -> str | None:
     """Version of the app that wrote ``dataset_description.json``."""
-    description = Files(output_dir).get(read_output_json, output_dir / "dataset_description.json", {})
+    description = Files(output_dir).get(read_json, output_dir / "dataset_description.json", {})
     generated = description.get("GeneratedBy")
     first = generated[0] if isinstance(generated, list) and generated else {}
     version = first.get("Version") if isinstance(first, dict) else None
     return version if isinstance(version, str) else None
 
 
-def _dwi_folder(output_dir: Path, subject: str, session: str | None) -> Path:
-    folder = output_dir / f"sub-{subject}"
-    return (folder if session is None else folder / f"ses-{session}") / "dwi"
-
-
-def _image_paths(
-    beside: Callable[[str], Path], mask_labels: Sequence[str], *, conventional: bool
-) -> dict[str, Path]:
-    """Images of a run by the names that problems have for them."""
-    maps = {spec.label: f"_model-ivim_param-{spec.label}_dwimap" for spec in all_maps()}
-    others = {
-        f"{label} {words}": f"_model-ivim_param-{label}_desc-{desc}_dwimap"
-        for labels, desc, words in _BESIDE
-        if conventional or desc != "lsq"
-        for label in labels
-    }
-    masks = {f"{label} mask": f"_desc-{label}_mask" for label in mask_labels}
-    endings = {**maps, **others, **masks, "flags": "_desc-ivimflags_dseg"}
-    return {label: beside(f"{ending}.nii.gz") for label, ending in endings.items()}
-
-
 def _codes(flags: np.ndarray) -> np.ndarray:
     """Flags as whole numbers; what is none counts as a flag that has no name."""
     known = np.isin(flags, [0, *(spec.code for spec in FLAGS)])
     return np.where(known, flags, UNNAMED_FLAG).astype(int)
-
-
-def _step_pictures(files: Files, folder: Path, name: str) -> dict[str, bytes]:
-    paths = {label: folder / step_picture_name(name, label) for label in STEPS}
-    found = {label: files.get(read_picture, path, None) for label, path in paths.items()}
-    return {label: content for label, content in found.items() if content is not None}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sicnn_app.derivatives.write import expected_outputs
+from sicnn_app.derivatives.names import expected_outputs
 from sicnn_app.errors import DataError
 from sicnn_app.ivim.body_parts import ANATOMIES
 from sicnn_app.ivim.parameters import PARAMETERS, TISSUE_LABELS, all_maps

@@ -1,4 +1,7 @@
-"""The completion marker of a run, written last: what it was made with, and which files belong to it."""
+"""The completion marker of a run: what it was made with, and which files belong to it.
+
+It is the sidecar of the quality table, written after all other files of the run.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sicnn_app.derivatives.outputs import read_output_json
-from sicnn_app.derivatives.write import MARKER, run_folder
+from sicnn_app.bids.text_files import read_json
+from sicnn_app.derivatives.names import MARKER, output_path
+from sicnn_app.derivatives.outputs import own_file
+from sicnn_app.derivatives.quality import Quality, columns
+from sicnn_app.derivatives.sidecar import (
+    DatasetRoots,
+    mask_source,
+    plain,
+    portable_json,
+    provenance,
+    sources,
+)
 from sicnn_app.errors import DataError, SicnnAppError
-from sicnn_app.ivim.run import DwiRun
+from sicnn_app.ivim.adequacy import Adequacy
+from sicnn_app.ivim.run import DwiRun, RunResult
+from sicnn_app.steps import STEPS
 
 
 @dataclass(frozen=True)
@@ -40,7 +55,7 @@ class Marker:
 
 def marker_path(output_dir: Path, run: DwiRun) -> Path:
     """Where the completion marker of a run lies."""
-    return run_folder(run, output_dir) / f"{run.name}_{MARKER}"
+    return output_path(run, output_dir, MARKER)
 
 
 def read_marker(output_dir: Path, run: DwiRun) -> Marker:
@@ -54,7 +69,7 @@ def read_marker(output_dir: Path, run: DwiRun) -> Marker:
         It cannot be read, or names no fingerprint, or no outputs, or others than those of its run.
     """
     path = marker_path(output_dir, run)
-    content = read_output_json(path, output_dir)
+    content = read_json(own_file(path, output_dir))
     fingerprint, outputs = content.get("Fingerprint"), content.get("Outputs")
     named = isinstance(fingerprint, str) and isinstance(outputs, list) and outputs
     # A name with a folder in it would lead anywhere.
@@ -79,3 +94,68 @@ def recorded_fingerprint(output_dir: Path, run: DwiRun) -> tuple[str | None, boo
     except SicnnAppError:
         return None, False
     return marker.fingerprint, marker.complete
+
+
+def marker_content(quality: Quality, roots: DatasetRoots, outputs: list[str]) -> dict[str, Any]:
+    """Columns of the quality table and what identifies the run.
+
+    Parameters
+    ----------
+    quality : Quality
+    roots : DatasetRoots
+    outputs : list of str
+        File names of everything the run wrote beside this sidecar.
+    """
+    result = quality.result
+    return {
+        "Description": "Quality measures of one run; this file is written after all others of the run",
+        "Sources": sources(result, roots),
+        **{column.name: column.words() for column in columns()},
+        "Adequacy": _adequacy_in_words(quality.adequacy),
+        "Fingerprint": result.fingerprint,
+        "Settings": portable_json(result.settings, roots),
+        "Outputs": outputs,
+        "MaskSource": mask_source(result, roots),
+        "AnatomySource": roots.portable(result.anatomy_source),
+        "PreprocessingSteps": portable_json(result.steps, roots),
+        "StepPictures": _step_pictures(result),
+        "Warnings": [roots.portable(line) for line in result.warnings],
+        **provenance(result),
+    }
+
+
+def _adequacy_in_words(adequacy: Adequacy) -> dict[str, Any]:
+    """The verdict with the words of every check, for the sidecar of the QC table and the report."""
+    return plain(
+        {
+            "Verdict": adequacy.verdict,
+            "Sentence": adequacy.sentence,
+            "Checks": [
+                {
+                    "Name": check.name,
+                    "Value": check.value,
+                    "Verdict": check.verdict,
+                    "Meaning": check.meaning,
+                    "Numbers": check.numbers,
+                }
+                for check in adequacy.checks.values()
+            ],
+        }
+    )
+
+
+def _step_pictures(result: RunResult) -> list[dict[str, Any]]:
+    """Words for the pictures of the corrections; slices and volumes are counted from 0."""
+    return plain(
+        [
+            {
+                "Step": STEPS[step.label].name,
+                "Slice": step.slice_index,
+                "BValues": step.bvals,
+                "SourceVolumes": step.volumes,
+                "RootMeanSquareDifference": step.root_mean_squares,
+                "DifferenceRange": step.limit,
+            }
+            for step in result.before_after
+        ]
+    )

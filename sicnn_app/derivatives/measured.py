@@ -10,8 +10,7 @@ import nibabel as nib
 import numpy as np
 
 from sicnn_app.bids.images import LARGEST_VALUE, READ_ERRORS
-from sicnn_app.derivatives.outputs import open_output_series, read_output_bvals
-from sicnn_app.derivatives.run_files import Files
+from sicnn_app.derivatives.outputs import Files, open_series, read_series_bvals
 from sicnn_app.errors import one_line
 from sicnn_app.formats import printable
 from sicnn_app.ivim.bvalues import bvalue_tolerance, group_bvalues
@@ -57,8 +56,8 @@ def measure_signals(
         b-values that the estimation used; all of them count when there are none.
     """
     image_path, bval_path = stem.with_name(f"{stem.name}.nii.gz"), stem.with_name(f"{stem.name}.bval")
-    series = files.get(open_output_series, image_path, None)
-    bvals = files.get(read_output_bvals, bval_path, None)
+    series = files.get(open_series, image_path, None)
+    bvals = files.get(read_series_bvals, bval_path, None)
     if series is None or bvals is None:
         return None
     if series.shape != (*mask.shape, bvals.size):

@@ -6,102 +6,126 @@ broken or crafted run costs neither the memory nor the time of the others.
 
 from __future__ import annotations
 
+import io
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
+from PIL import Image
 
+from sicnn_app.bids.geometry import placement
 from sicnn_app.bids.gradients import read_bvals
-from sicnn_app.bids.images import open_image, open_volume, read_volume, volume_count
-from sicnn_app.bids.text_files import Boundary, read_bytes, read_json, read_table
-from sicnn_app.errors import DataError
+from sicnn_app.bids.images import grid_shape, open_image, open_volume, read_volume, volume_count
+from sicnn_app.bids.text_files import Boundary, read_bytes
+from sicnn_app.errors import DataError, SicnnAppError, complaint, one_line
+from sicnn_app.formats import printable
+
+_T = TypeVar("_T")
 
 MAX_BVALUE = 1e6
 """s/mm^2; far beyond what any scanner can do, and charts can draw it."""
 
-
-def _require_own(path: Path, output_dir: Path) -> None:
-    """Refuse a link that would bring a file of elsewhere into tables and pages; its own annex is not."""
-    if path.is_symlink() and Boundary([output_dir]).target_outside(path) is not None:
-        raise DataError(f"{path} is a link that leads out of the output folder: put the file itself there")
+MAX_PIXELS = 1 << 24
+"""Of a picture; ours have a tenth of that."""
 
 
-def read_output_json(path: Path, output_dir: Path) -> dict[str, Any]:
-    """Object in a sidecar of an output.
-
-    Parameters
-    ----------
-    path : Path
-    output_dir : Path
-        The folder of all outputs, which links must not lead out of.
-
-    Raises
-    ------
-    MissingInputError, DataError
-        See :func:`sicnn_app.bids.text_files.read_json`; also a link that leads elsewhere.
-    """
-    _require_own(path, output_dir)
-    return read_json(path)
-
-
-def read_output_table(path: Path, output_dir: Path) -> list[dict[str, str]]:
-    """Rows of a table; see :func:`read_output_json` and :func:`sicnn_app.bids.text_files.read_table`."""
-    _require_own(path, output_dir)
-    return read_table(path)
-
-
-def read_output_bytes(path: Path, output_dir: Path) -> bytes:
-    """Content of a small file; see :func:`read_output_json`, :func:`sicnn_app.bids.text_files.read_bytes`."""
-    _require_own(path, output_dir)
-    return read_bytes(path)
-
-
-def read_output_bvals(path: Path, output_dir: Path) -> np.ndarray:
-    """b-values of a series, shape (N,), s/mm^2; see :func:`read_output_json`.
+def own_file(path: Path, output_dir: Path) -> Path:
+    """``path``, unless it is a link that would bring a file of elsewhere into tables and pages.
 
     Raises
     ------
     DataError
-        Also when one of them is larger than :data:`MAX_BVALUE`.
+        It leads out of the folder of all outputs; its own annex is not out of it.
     """
-    _require_own(path, output_dir)
-    bvals = read_bvals(path)
-    if bvals.max() > MAX_BVALUE:
-        raise DataError(f"{path} holds the b-value {bvals.max():g}: b-values are in s/mm^2")
-    return bvals
+    if path.is_symlink() and Boundary([output_dir]).target_outside(path) is not None:
+        raise DataError(f"{path} is a link that leads out of the output folder: put the file itself there")
+    return path
 
 
-def open_output_volume(path: Path, output_dir: Path) -> nib.Nifti1Image:
-    """Open a map, mask or other image of one volume; the voxels are not read.
+class Files:
+    """Reads files of a run as far as that can be done, and keeps what is wrong with the others."""
 
-    Raises
-    ------
-    MissingInputError, DataError
-        See :func:`sicnn_app.bids.images.open_volume` and :func:`read_output_json`; also several volumes.
+    def __init__(self, output_dir: Path) -> None:
+        self._output_dir = output_dir
+        self.problems: list[str] = []
+
+    def get(self, read: Callable[[Path], _T], path: Path, default: _T) -> _T:
+        """Content of a file; ``default`` when it is not there, or cannot be read."""
+        if not os.path.lexists(path):
+            return default
+        try:
+            return read(own_file(path, self._output_dir))
+        except SicnnAppError as error:
+            # The advice is for those who write such a file by hand.
+            self.problems.append(printable(complaint(error).replace(f"{path.parent}/", "")))
+            return default
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Voxels of an image, shape (X, Y, Z), and what its header says of their place."""
+
+    data: np.ndarray
+    affine: np.ndarray | None
+    zooms: tuple[float, float, float]
+
+
+def read_volumes(files: Files, paths: Mapping[str, Path], name: str) -> dict[str, Volume]:
+    """The images of a run that have the shape of most of them; no other is read.
+
+    Parameters
+    ----------
+    files : Files
+    paths : mapping of str to Path
+        By what problems call them.
+    name : str
+        Of the run.
     """
-    _require_own(path, output_dir)
+    opened = {label: files.get(_open_map, path, None) for label, path in paths.items()}
+    headers = {label: image.header for label, image in opened.items() if image is not None}
+    shapes = {label: grid_shape(opened[label]) for label in headers}
+    shape = Counter(shapes.values()).most_common(1)[0][0] if shapes else None
+    found = {}
+    for label, header in headers.items():
+        if shapes[label] != shape:
+            files.problems.append(f"the image {label} has another shape than the others of {name}")
+            continue
+        data = files.get(lambda path: read_volume(path, _open_map(path)), paths[label], None)
+        # Another process may have replaced it since.
+        if data is not None and data.shape == shape:
+            found[label] = Volume(data, *placement(header))
+    return found
+
+
+def _open_map(path: Path) -> nib.Nifti1Image:
     image = open_volume(path)
     if volume_count(image) != 1:
         raise DataError(f"{path} has shape {image.shape}, and not the three dimensions of a map")
     return image
 
 
-def read_output_volume(path: Path, output_dir: Path) -> np.ndarray:
-    """Voxels of an image of one volume, shape (X, Y, Z), float32, NaN where they are no sensible number.
+def read_series_bvals(path: Path) -> np.ndarray:
+    """b-values of a series, shape (N,), s/mm^2.
 
     Raises
     ------
     MissingInputError, DataError
-        See :func:`open_output_volume` and :func:`sicnn_app.bids.images.read_volume`.
+        See :func:`sicnn_app.bids.gradients.read_bvals`; also one that is larger than :data:`MAX_BVALUE`.
     """
-    return read_volume(path, open_output_volume(path, output_dir))
+    bvals = read_bvals(path)
+    if bvals.max() > MAX_BVALUE:
+        raise DataError(f"{path} holds the b-value {bvals.max():g}: b-values are in s/mm^2")
+    return bvals
 
 
-def open_output_series(path: Path, output_dir: Path) -> nib.Nifti1Image:
-    """Open a series to be read volume by volume; see :func:`read_output_json`."""
-    _require_own(path, output_dir)
+def open_series(path: Path) -> nib.Nifti1Image:
+    """Open a series to be read volume by volume."""
     image = open_image(path)
     # Held open so that a compressed series read volume by volume is decompressed once.
     found = image.dataobj
@@ -111,3 +135,22 @@ def open_output_series(path: Path, output_dir: Path) -> nib.Nifti1Image:
         keep_file_open=True,
     )
     return type(image)(voxels, image.affine, image.header)
+
+
+def read_picture(path: Path) -> bytes:
+    """Content of a PNG that a browser can show.
+
+    Raises
+    ------
+    MissingInputError, DataError
+        See :func:`sicnn_app.bids.text_files.read_bytes`; also what is no PNG, or a very large one.
+    """
+    content = read_bytes(path)
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise ValueError(f"{picture.width} x {picture.height} pixels are more than it can have")
+            picture.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read ({one_line(error)}): process the run again") from None
+    return content

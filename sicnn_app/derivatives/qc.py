@@ -1,4 +1,4 @@
-"""What describes the tables of a run: its quality, the history of the training, and the motion."""
+"""Tables of the training and of the motion of a run."""
 
 from __future__ import annotations
 
@@ -6,149 +6,71 @@ from typing import Any
 
 import numpy as np
 
-from sicnn_app.derivatives.quality import Quality, columns
-from sicnn_app.derivatives.sidecar import (
-    DatasetRoots,
-    mask_source,
-    plain,
-    portable_json,
-    provenance,
-    sources,
-)
-from sicnn_app.ivim.adequacy import Adequacy
+from sicnn_app.derivatives.sidecar import DatasetRoots, plain, provenance, sources
+from sicnn_app.formats import described
 from sicnn_app.ivim.run import RunResult
-from sicnn_app.steps import STEPS
 
 MAX_CURVE_POINTS = 500
 """Points kept of the training curve: enough for a figure, small enough for a sidecar."""
 
-MOTION_COLUMNS: dict[str, dict[str, str]] = {
-    "volume": {"LongName": "Volume", "Description": "Index in the source image, counted from 0"},
-    "b_value": {"LongName": "b-value", "Description": "b-value of the volume", "Units": "s/mm^2"},
+MOTION_COLUMNS: dict[str, dict[str, Any]] = {
+    "volume": described("Volume", "Index in the source image, counted from 0"),
+    "b_value": described("b-value", "b-value of the volume", "s/mm^2"),
     **{
-        f"trans_{axis}": {
-            "LongName": f"Translation along {axis}",
-            "Description": f"Where the volume lay relative to the reference, world axis {axis}",
-            "Units": "mm",
-        }
+        f"trans_{axis}": described(
+            f"Translation along {axis}",
+            f"Where the volume lay relative to the reference, world axis {axis}",
+            "mm",
+        )
         for axis in "xyz"
     },
     **{
-        f"rot_{axis}": {
-            "LongName": f"Rotation about {axis}",
-            "Description": f"How the volume was turned relative to the reference, world axis {axis}",
-            "Units": "degrees",
-        }
+        f"rot_{axis}": described(
+            f"Rotation about {axis}",
+            f"How the volume was turned relative to the reference, world axis {axis}",
+            "degrees",
+        )
         for axis in "xyz"
     },
-    "framewise_displacement": {
-        "LongName": "Framewise displacement",
-        "Description": "Sum of the absolute changes of the six numbers since the volume before, rotations "
-        "as displacements on a sphere of 50 mm",
-        "Units": "mm",
-    },
+    "framewise_displacement": described(
+        "Framewise displacement",
+        "Sum of the absolute changes of the six numbers since the volume before, rotations as displacements "
+        "on a sphere of 50 mm",
+        "mm",
+    ),
 }
 """Columns of the table of motion, one row per volume."""
 
-_HISTORY_COLUMNS: dict[str, dict[str, str]] = {
-    "data_iteration": {
-        "LongName": "Data iteration",
-        "Description": "Number of times the training signals had been rewritten",
-    },
-    "epochs": {"LongName": "Epochs", "Description": "Training epochs of this data iteration"},
-    "iterations": {"LongName": "Iterations", "Description": "Most iterations of the fit of one voxel"},
-    "training_loss": {
-        "LongName": "Training loss",
-        "Description": "Mean loss of the prediction against the training signals, in normalised signal units",
-    },
-    "noisy_loss": {
-        "LongName": "Loss against the measured signals",
-        "Description": "Mean loss of the prediction against the measured signals, normalised signal units; "
-        "of an ensemble, against what each network was given instead",
-    },
-    "training_signal_change": {
-        "LongName": "Change of the training signals",
-        "Description": "Relative change of the training signals by the rewrite after this data iteration",
-    },
-    "replaced_fraction": {
-        "LongName": "Replaced fraction",
-        "Description": "Fraction of the signals inside the mask whose fitting error was above the threshold",
-    },
-    "mean_neighbours": {
-        "LongName": "Similar neighbours",
-        "Description": "Mean number of similar neighbours of a voxel, itself included",
-    },
-    "fitting_error": {
-        "LongName": "Fitting error",
-        "Description": "Mean absolute difference of predicted and measured signals, normalised signal units; "
-        "of an ensemble, from what each network was given instead",
-    },
+_HISTORY_COLUMNS: dict[str, dict[str, Any]] = {
+    "data_iteration": described("Data iteration", "Number of times the training signals had been rewritten"),
+    "epochs": described("Epochs", "Training epochs of this data iteration"),
+    "iterations": described("Iterations", "Most iterations of the fit of one voxel"),
+    "training_loss": described(
+        "Training loss",
+        "Mean loss of the prediction against the training signals, in normalised signal units",
+    ),
+    "noisy_loss": described(
+        "Loss against the measured signals",
+        "Mean loss of the prediction against the measured signals, normalised signal units; of an ensemble, "
+        "against what each network was given instead",
+    ),
+    "training_signal_change": described(
+        "Change of the training signals",
+        "Relative change of the training signals by the rewrite after this data iteration",
+    ),
+    "replaced_fraction": described(
+        "Replaced fraction",
+        "Fraction of the signals inside the mask whose fitting error was above the threshold",
+    ),
+    "mean_neighbours": described(
+        "Similar neighbours", "Mean number of similar neighbours of a voxel, itself included"
+    ),
+    "fitting_error": described(
+        "Fitting error",
+        "Mean absolute difference of predicted and measured signals, normalised signal units; of an "
+        "ensemble, from what each network was given instead",
+    ),
 }
-
-
-def qc_sidecar(quality: Quality, roots: DatasetRoots, outputs: list[str]) -> dict[str, Any]:
-    """Columns of the QC table and what identifies the run; written last, it marks completion.
-
-    Parameters
-    ----------
-    quality : Quality
-    roots : DatasetRoots
-    outputs : list of str
-        File names of everything the run wrote beside this sidecar.
-    """
-    result = quality.result
-    return {
-        "Description": "Quality measures of one run; this file is written after all others of the run",
-        "Sources": sources(result, roots),
-        **{column.name: column.words() for column in columns()},
-        "Adequacy": _adequacy_in_words(quality.adequacy),
-        "Fingerprint": result.fingerprint,
-        "Settings": portable_json(result.settings, roots),
-        "Outputs": outputs,
-        "MaskSource": mask_source(result, roots),
-        "AnatomySource": roots.portable(result.anatomy_source),
-        "PreprocessingSteps": portable_json(result.steps, roots),
-        "StepPictures": step_pictures(result),
-        "Warnings": [roots.portable(line) for line in result.warnings],
-        **provenance(result),
-    }
-
-
-def _adequacy_in_words(adequacy: Adequacy) -> dict[str, Any]:
-    """The verdict with the words of every check, for the sidecar of the QC table and the report."""
-    return plain(
-        {
-            "Verdict": adequacy.verdict,
-            "Sentence": adequacy.sentence,
-            "Checks": [
-                {
-                    "Name": check.name,
-                    "Value": check.value,
-                    "Verdict": check.verdict,
-                    "Meaning": check.meaning,
-                    "Numbers": check.numbers,
-                }
-                for check in adequacy.checks.values()
-            ],
-        }
-    )
-
-
-def step_pictures(result: RunResult) -> list[dict[str, Any]]:
-    """What the pictures of the corrections show; slices and volumes are counted from 0."""
-    return plain(
-        [
-            {
-                "Step": STEPS[step.label].name,
-                "Slice": step.slice_index,
-                "BValues": step.bvals,
-                "SourceVolumes": step.volumes,
-                "RootMeanSquareDifference": step.root_mean_squares,
-                "DifferenceRange": step.limit,
-            }
-            for step in result.before_after
-        ]
-    )
 
 
 def history_columns(result: RunResult) -> list[str]:
@@ -172,7 +94,7 @@ def history_sidecar(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
     }
     for column in history_columns(result):
         title = column.replace("_", " ").capitalize()
-        generic = {"LongName": title, "Description": f"{title} of the data iteration"}
+        generic = described(title, f"{title} of the data iteration")
         content[column] = _HISTORY_COLUMNS.get(column, generic)
     content["TrainingLoss"] = training_curve(result.estimate.losses)
     return content | provenance(result)

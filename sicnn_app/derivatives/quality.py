@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sicnn_app.derivatives.sidecar import method_name, signal_to_noise
+from sicnn_app.formats import described
 from sicnn_app.ivim.adequacy import Adequacy, judge
 from sicnn_app.ivim.adequacy_inputs import TYPICAL, VERDICTS, Evidence
 from sicnn_app.ivim.checks import CHECKS
@@ -166,12 +167,7 @@ class Column:
 
     def words(self) -> dict[str, Any]:
         """What the sidecar says of it."""
-        stated = {"Units": self.unit, "Levels": self.levels}
-        return {
-            "LongName": self.title,
-            "Description": self.description,
-            **{key: value for key, value in stated.items() if value is not None},
-        }
+        return described(self.title, self.description, self.unit, self.levels)
 
 
 def _map_columns(specs: Iterable[MapSpec]) -> Iterator[Column]:

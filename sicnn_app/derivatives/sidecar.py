@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sicnn_app.bids.derivative_datasets import mask_label
+from sicnn_app.derivatives.names import CONVENTIONAL, SPREAD
 from sicnn_app.derivatives.personal import harmless
 from sicnn_app.derivatives.provenance import device_name, software_versions
 from sicnn_app.ivim.flags import FLAGS
@@ -173,12 +174,15 @@ def portable_json(content: Any, roots: DatasetRoots) -> Any:
 
 
 def map_sidecar(
-    result: RunResult, spec: MapSpec, roots: DatasetRoots, *, spread: bool = False
+    result: RunResult, spec: MapSpec, roots: DatasetRoots, desc: str | None = None
 ) -> dict[str, Any]:
-    """Sidecar of a parameter map; ``spread``: of its standard deviation over an ensemble."""
+    """Sidecar of a parameter map, or of what its ``desc`` says."""
     description = f"{spec.description}. NaN outside the mask"
-    if spread:
+    if desc == SPREAD:
         description = f"{_spread_in_words(result, spec)}: {description}"
+    if desc == CONVENTIONAL:
+        fit = "Conventional least-squares fit of the same signals in the same voxels"
+        description = f"{fit}, to compare with: {description}"
     return {
         "Description": description,
         "Sources": sources(result, roots),

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 
-from sicnn_app.bids.associate import LABEL
 from sicnn_app.bids.derivative_datasets import mask_label
 from sicnn_app.bids.geometry import POSITION_FIELDS
 from sicnn_app.derivatives import qc, sidecar
 from sicnn_app.derivatives.atomic import StagedFiles, scratch_folder
-from sicnn_app.derivatives.comparison import conventional_result, conventional_sidecar
+from sicnn_app.derivatives.marker import marker_content
+from sicnn_app.derivatives.names import (
+    CONVENTIONAL,
+    MARKER,
+    MOTION,
+    QUALITY,
+    SERIES,
+    SPREAD,
+    TRAINING,
+    figures_folder,
+    map_ending,
+    mask_ending,
+    output_path,
+    run_unit,
+    step_picture_name,
+)
+from sicnn_app.derivatives.names import FLAGS as FLAG_CODES
 from sicnn_app.derivatives.quality import Quality, columns
 from sicnn_app.derivatives.written import WrittenRecord
 from sicnn_app.errors import InternalError
-from sicnn_app.ivim.before_after import step_picture_name
 from sicnn_app.ivim.flags import FLAGS
-from sicnn_app.ivim.parameters import MAPS, PARAMETERS, TISSUE_LABELS, maps_of
-from sicnn_app.ivim.run import DwiRun, RunResult
-from sicnn_app.steps import STEPS
+from sicnn_app.ivim.parameters import PARAMETERS, SPECS, TISSUE_LABELS, maps_of
+from sicnn_app.ivim.run import RunResult
+from sicnn_app.methods import LEAST_SQUARES
 
 SPREAD_SUFFIX = "_std"
 """Key of a map's standard deviation over an ensemble in ``Estimate.maps``: ``f_std``."""
@@ -34,112 +50,6 @@ GEOMETRY_FIELDS = (
     "dim_info", "slice_code", "slice_start", "slice_end", "slice_duration", "toffset",
 )  # fmt: skip
 """All that outputs take over from the header of their source."""
-
-_FLAGS = "desc-ivimflags_dseg"
-_SERIES = "desc-preproc_dwi"
-_QC = "desc-ivim_qc"
-_TRAINING = "desc-training_qc"
-_MOTION = "desc-motion_qc"
-MARKER = f"{_QC}.json"
-"""End of the name of the completion marker, see :mod:`sicnn_app.derivatives.marker`."""
-
-
-def run_folder(run: DwiRun, output_dir: Path) -> Path:
-    """Folder of the run's outputs: ``sub-X[/ses-Y]/dwi`` below ``output_dir``.
-
-    Raises
-    ------
-    InternalError
-        When a label could lead out of that folder; names of files that were read have none like that.
-    """
-    for key, label in run.entities.items():
-        if not (LABEL.fullmatch(key) and LABEL.fullmatch(label)):
-            raise InternalError(f"{key}-{label!r} cannot be part of a file name: only letters and digits can")
-    folder = Path(output_dir) / f"sub-{run.subject}"
-    if run.session is not None:
-        folder /= f"ses-{run.session}"
-    return folder / "dwi"
-
-
-def _target(run: DwiRun, output_dir: Path, ending: str) -> Path:
-    return run_folder(run, output_dir) / f"{run.name}_{ending}"
-
-
-def _step_picture(run: DwiRun, output_dir: Path, label: str) -> Path:
-    return Path(output_dir) / f"sub-{run.subject}" / "figures" / step_picture_name(run.name, label)
-
-
-def _map_ending(label: str, *, spread: bool = False) -> str:
-    return f"model-ivim_param-{label}_{'desc-std_' if spread else ''}dwimap"
-
-
-def _conventional_ending(label: str) -> str:
-    return f"model-ivim_param-{label}_desc-lsq_dwimap"
-
-
-def _endings(
-    masks: tuple[str, ...], method: str, *, ensemble: bool, comparison: bool, with_bvecs: bool, motion: bool
-) -> list[str]:
-    images = [_map_ending(spec.label) for spec in maps_of(method)]
-    if comparison:
-        images += [_conventional_ending(label) for label in PARAMETERS]
-    if ensemble:
-        images += [_map_ending(label, spread=True) for label in TISSUE_LABELS]
-    images += [_FLAGS, _SERIES, *(f"desc-{label}_mask" for label in masks)]
-    endings = [f"{image}{extension}" for image in images for extension in (".nii.gz", ".json")]
-    endings += [f"{_FLAGS}.tsv", f"{_SERIES}.bval"]
-    if with_bvecs:
-        endings.append(f"{_SERIES}.bvec")
-    if motion:
-        endings += [f"{_MOTION}.tsv", f"{_MOTION}.json"]
-    return [*endings, f"{_TRAINING}.tsv", f"{_TRAINING}.json", f"{_QC}.tsv", MARKER]
-
-
-def expected_outputs(
-    run: DwiRun,
-    output_dir: Path,
-    *,
-    anatomy: str,
-    method: str = "",
-    ensemble: bool = False,
-    comparison: bool = False,
-    with_bvecs: bool | None = None,
-    motion: bool = False,
-) -> list[Path]:
-    """Files that :func:`write_run` writes for a run, the completion marker last.
-
-    Parameters
-    ----------
-    anatomy : str
-        ``brain`` or ``body``.
-    method : str
-        Decides which maps there are besides those of every method.
-    ensemble : bool
-        Whether standard deviations over an ensemble are written.
-    comparison : bool
-        Whether maps of the conventional fit are.
-    with_bvecs : bool, optional
-        Whether the series has directions; by default whether every source image has a .bvec.
-    motion : bool
-        Whether motion is corrected.
-    """
-    if with_bvecs is None:
-        with_bvecs = all(part.bvec is not None for part in run.parts)
-    masks = (mask_label(run, anatomy),)
-    endings = _endings(
-        masks, method, ensemble=ensemble, comparison=comparison, with_bvecs=with_bvecs, motion=motion
-    )
-    return [_target(run, output_dir, ending) for ending in endings]
-
-
-def run_record(run: DwiRun, output_dir: Path) -> WrittenRecord:
-    """The record of what was written for a run."""
-    return WrittenRecord(output_dir, f"run-{run.name}")
-
-
-def step_pictures_of(run: DwiRun, output_dir: Path) -> list[Path]:
-    """Pictures of corrections that :func:`write_run` may write for a run."""
-    return [_step_picture(run, output_dir, label) for label in STEPS]
 
 
 def write_run(
@@ -183,121 +93,103 @@ def write_run(
     InternalError
         When the result is inconsistent: a map that is not finite inside the mask, a wrong shape or grid.
     """
-    roots = sidecar.DatasetRoots.of(bids_dir, dataset_links)
+    run = result.run
     with scratch_folder(output_dir) as folder:
         staged = StagedFiles(folder)
-        _stage_maps(staged, result, output_dir, roots)
-        _stage_conventional(staged, result, output_dir, roots)
-        _stage_flags(staged, result, output_dir, roots)
-        _stage_series(staged, result, output_dir, roots)
-        _stage_mask(staged, result, output_dir, roots)
+        files = _RunFiles(staged, result, output_dir, sidecar.DatasetRoots.of(bids_dir, dataset_links))
+        _stage_maps(files)
+        _stage_flags(files)
+        _stage_series(files)
+        files.image(
+            mask_ending(mask_label(run, result.anatomy)),
+            result.averaged.mask.astype(np.uint8),
+            sidecar.mask_sidecar(result, files.roots),
+        )
         for label, picture in (step_pictures or {}).items():
-            staged.add_bytes(_step_picture(result.run, output_dir, label), picture)
-        _stage_tables(staged, result, output_dir, roots)
+            path = figures_folder(output_dir, run.subject) / step_picture_name(run.name, label)
+            staged.add_bytes(path, picture)
+        _stage_tables(files)
         if check is not None:
             check()
-        return staged.publish(run_record(result.run, output_dir))
+        return staged.publish(WrittenRecord(output_dir, run_unit(run.name)))
 
 
-def _stage_maps(
-    staged: StagedFiles, result: RunResult, output_dir: Path, roots: sidecar.DatasetRoots
-) -> None:
-    maps = result.estimate.maps
+@dataclass(frozen=True)
+class _RunFiles:
+    """Stages the outputs of a run under their names, each beside what describes it."""
+
+    staged: StagedFiles
+    result: RunResult
+    output_dir: Path
+    roots: sidecar.DatasetRoots
+
+    def path(self, ending: str) -> Path:
+        return output_path(self.result.run, self.output_dir, ending)
+
+    def image(self, ending: str, values: np.ndarray, words: dict[str, Any]) -> None:
+        self.staged.add_nifti(self.path(f"{ending}.nii.gz"), _image(self.result, values))
+        self.staged.add_json(self.path(f"{ending}.json"), words)
+
+    def table(
+        self, ending: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], words: dict[str, Any]
+    ) -> None:
+        self.staged.add_tsv(self.path(f"{ending}.tsv"), columns, rows)
+        self.staged.add_json(self.path(f"{ending}.json"), words)
+
+
+def _stage_maps(files: _RunFiles) -> None:
+    result, maps = files.result, files.result.estimate.maps
     ensemble = all(f"{label}{SPREAD_SUFFIX}" in maps for label in TISSUE_LABELS)
-    for spec in maps_of(sidecar.method_name(result)):
-        for spread in (False, True):
-            if spread and not (ensemble and spec.of_tissue):
-                continue
-            key = f"{spec.label}{SPREAD_SUFFIX}" if spread else spec.label
-            ending = _map_ending(spec.label, spread=spread)
-            staged.add_nifti(
-                _target(result.run, output_dir, f"{ending}.nii.gz"), _image(result, _masked(result, key))
-            )
-            staged.add_json(
-                _target(result.run, output_dir, f"{ending}.json"),
-                sidecar.map_sidecar(result, spec, roots, spread=spread),
-            )
-
-
-def _stage_conventional(
-    staged: StagedFiles, result: RunResult, output_dir: Path, roots: sidecar.DatasetRoots
-) -> None:
-    if result.conventional is None:
-        return
-    conventional = conventional_result(result)
-    for spec in (spec for spec in MAPS if spec.bounds is not None):
-        ending = _conventional_ending(spec.label)
-        staged.add_nifti(
-            _target(result.run, output_dir, f"{ending}.nii.gz"),
-            _image(result, _masked(conventional, spec.label)),
-        )
-        staged.add_json(
-            _target(result.run, output_dir, f"{ending}.json"), conventional_sidecar(conventional, spec, roots)
-        )
-
-
-def _stage_flags(
-    staged: StagedFiles, result: RunResult, output_dir: Path, roots: sidecar.DatasetRoots
-) -> None:
-    flags = np.where(result.averaged.mask, result.flags, 0).astype(np.uint8)
-    staged.add_nifti(_target(result.run, output_dir, f"{_FLAGS}.nii.gz"), _image(result, flags))
-    staged.add_json(_target(result.run, output_dir, f"{_FLAGS}.json"), sidecar.flags_sidecar(result, roots))
-    rows = [
-        {"index": spec.code, "name": spec.name, "color": spec.color, "description": spec.description}
-        for spec in FLAGS
+    wanted = [
+        (result, spec, desc, f"{spec.label}{SPREAD_SUFFIX}" if desc else spec.label)
+        for spec in maps_of(sidecar.method_name(result))
+        for desc in (None, SPREAD)
+        if desc is None or (ensemble and spec.of_tissue)
     ]
-    staged.add_tsv(
-        _target(result.run, output_dir, f"{_FLAGS}.tsv"), ("index", "name", "color", "description"), rows
-    )
+    if result.conventional is not None:
+        # A result of its own over the same voxels.
+        conventional = replace(
+            result, estimate=result.conventional, settings={**result.settings, "method": LEAST_SQUARES}
+        )
+        wanted += [(conventional, SPECS[label], CONVENTIONAL, label) for label in PARAMETERS]
+    for of, spec, desc, key in wanted:
+        words = sidecar.map_sidecar(of, spec, files.roots, desc)
+        files.image(map_ending(spec.label, desc), _masked(of, key), words)
 
 
-def _stage_series(
-    staged: StagedFiles, result: RunResult, output_dir: Path, roots: sidecar.DatasetRoots
-) -> None:
-    series = result.series
-    image = _image(result, series.signals.astype(np.float32, copy=False))
-    staged.add_nifti(_target(result.run, output_dir, f"{_SERIES}.nii.gz"), image)
-    staged.add_json(_target(result.run, output_dir, f"{_SERIES}.json"), sidecar.series_sidecar(result, roots))
-    staged.add_bytes(
-        _target(result.run, output_dir, f"{_SERIES}.bval"), _numbers(series.bvals[None], "%.10g")
-    )
+def _stage_flags(files: _RunFiles) -> None:
+    result = files.result
+    flags = np.where(result.averaged.mask, result.flags, 0).astype(np.uint8)
+    files.image(FLAG_CODES, flags, sidecar.flags_sidecar(result, files.roots))
+    columns = ("index", "name", "color", "description")
+    cells = [(spec.code, spec.name, spec.color, spec.description) for spec in FLAGS]
+    rows = [dict(zip(columns, row, strict=True)) for row in cells]
+    files.staged.add_tsv(files.path(f"{FLAG_CODES}.tsv"), columns, rows)
+
+
+def _stage_series(files: _RunFiles) -> None:
+    series = files.result.series
+    words = sidecar.series_sidecar(files.result, files.roots)
+    files.image(SERIES, series.signals.astype(np.float32, copy=False), words)
+    files.staged.add_bytes(files.path(f"{SERIES}.bval"), _numbers(series.bvals[None], "%.10g"))
     if series.bvecs is not None:
         # A direction without a value belongs to a volume without diffusion weighting.
         directions = np.nan_to_num(series.bvecs.T, nan=0.0, posinf=0.0, neginf=0.0)
-        staged.add_bytes(_target(result.run, output_dir, f"{_SERIES}.bvec"), _numbers(directions, "%.8g"))
+        files.staged.add_bytes(files.path(f"{SERIES}.bvec"), _numbers(directions, "%.8g"))
 
 
-def _stage_mask(
-    staged: StagedFiles, result: RunResult, output_dir: Path, roots: sidecar.DatasetRoots
-) -> None:
-    ending = f"desc-{mask_label(result.run, result.anatomy)}_mask"
-    image = _image(result, result.averaged.mask.astype(np.uint8))
-    staged.add_nifti(_target(result.run, output_dir, f"{ending}.nii.gz"), image)
-    staged.add_json(_target(result.run, output_dir, f"{ending}.json"), sidecar.mask_sidecar(result, roots))
-
-
-def _stage_tables(
-    staged: StagedFiles, result: RunResult, output_dir: Path, roots: sidecar.DatasetRoots
-) -> None:
-    staged.add_tsv(
-        _target(result.run, output_dir, f"{_TRAINING}.tsv"),
-        qc.history_columns(result),
-        qc.history_rows(result),
-    )
-    staged.add_json(_target(result.run, output_dir, f"{_TRAINING}.json"), qc.history_sidecar(result, roots))
+def _stage_tables(files: _RunFiles) -> None:
+    result, roots, staged = files.result, files.roots, files.staged
+    history = qc.history_sidecar(result, roots)
+    files.table(TRAINING, qc.history_columns(result), qc.history_rows(result), history)
     if result.motion is not None:
-        staged.add_tsv(
-            _target(result.run, output_dir, f"{_MOTION}.tsv"), list(qc.MOTION_COLUMNS), result.motion
-        )
-        staged.add_json(_target(result.run, output_dir, f"{_MOTION}.json"), qc.motion_sidecar(result, roots))
-    quality = Quality(result)
-    staged.add_tsv(
-        _target(result.run, output_dir, f"{_QC}.tsv"), [column.name for column in columns()], [quality.row()]
-    )
+        files.table(MOTION, list(qc.MOTION_COLUMNS), result.motion, qc.motion_sidecar(result, roots))
+    quality, marker = Quality(result), files.path(MARKER)
+    table = files.path(f"{QUALITY}.tsv")
+    staged.add_tsv(table, [column.name for column in columns()], [quality.row()])
     # A picture that is gone makes no run unfinished.
-    folder = run_folder(result.run, output_dir)
-    outputs = [target.name for target in staged.targets if target.parent == folder]
-    staged.add_json(_target(result.run, output_dir, MARKER), qc.qc_sidecar(quality, roots, outputs))
+    outputs = [target.name for target in staged.targets if target.parent == marker.parent]
+    staged.add_json(marker, marker_content(quality, roots, outputs))
 
 
 def _numbers(rows: np.ndarray, form: str) -> bytes:

@@ -12,20 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from sicnn_app import __version__
-from sicnn_app.bids.associate import parse_name
 from sicnn_app.bids.segmentations import Regions, Segmentation, Segmentations, load_regions
 from sicnn_app.bids.select import Selection
-from sicnn_app.derivatives.collect import (
-    RunDerivatives,
-    collect_run,
-    reported_sessions,
-    run_names,
-    software_of,
-)
+from sicnn_app.bids.text_files import read_bytes
+from sicnn_app.derivatives.collect import RunDerivatives, collect_run, software_of
 from sicnn_app.derivatives.marker import Marker, marker_path, read_marker
-from sicnn_app.derivatives.outputs import read_output_bytes
+from sicnn_app.derivatives.names import (
+    map_ending,
+    output_path,
+    reported_sessions,
+    run_called,
+    run_names,
+    source_name,
+)
+from sicnn_app.derivatives.outputs import own_file
 from sicnn_app.derivatives.sidecar import DatasetRoots
-from sicnn_app.derivatives.write import run_folder
 from sicnn_app.errors import (
     DataError,
     InternalError,
@@ -134,9 +135,8 @@ def find_runs(output_dir: Path, selection: Selection) -> Chosen:
     runs, others = [], 0
     for subject, session in reported_sessions(output_dir):
         for name in run_names(output_dir, subject, session):
-            parsed = parse_name(f"{name}_dwi.nii.gz")
-            if selection.accepts(parsed):
-                runs.append(DwiRun(parsed.entities, parts=()))
+            if selection.accepts(source_name(name)):
+                runs.append(run_called(name))
             else:
                 others += 1
     return Chosen(sorted(runs, key=lambda run: natural_key(run.name)), others, selection.describe())
@@ -281,7 +281,7 @@ def _hash(path: Path, output_dir: Path) -> str | None:
     """SHA-256 of a small output; None where there is none."""
     if not os.path.lexists(path):
         return None
-    return hashlib.sha256(read_output_bytes(path, output_dir)).hexdigest()
+    return hashlib.sha256(read_bytes(own_file(path, output_dir))).hexdigest()
 
 
 def _size(path: Path) -> int:
@@ -297,7 +297,7 @@ def _measure(
 ) -> tuple[list[Row], list[str]]:
     """Rows of a run, and warnings on segmentations that were left out of them."""
     found = _read_maps(output_dir, run)
-    image = run_folder(run, output_dir) / f"{run.name}_model-ivim_param-f_dwimap.nii.gz"
+    image = output_path(run, output_dir, f"{map_ending('f')}.nii.gz")
     regions: dict[str, Regions] = {}
     warnings = []
     for segmentation in segmentations:

@@ -63,14 +63,3 @@ def change_of(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 def root_mean_square(change: np.ndarray) -> float:
     """Root mean square of an array of any shape; 0 for none."""
     return float(np.sqrt(np.mean(np.square(change, dtype=np.float64)))) if change.size else 0.0
-
-
-def step_picture_name(run: str, label: str) -> str:
-    """File name of the picture of a step, below ``sub-X/figures``.
-
-    Examples
-    --------
-    >>> step_picture_name("sub-01", "denoising")
-    'sub-01_desc-stepdenoising_dwi.png'
-    """
-    return f"{run}_desc-step{label}_dwi.png"

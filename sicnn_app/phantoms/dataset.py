@@ -13,6 +13,7 @@ import numpy as np
 
 from sicnn_app import __version__
 from sicnn_app.derivatives.atomic import WORK_FOLDER, StagedFiles, scratch_folder
+from sicnn_app.derivatives.names import dwi_folder, map_ending, mask_ending, session_name
 from sicnn_app.derivatives.written import WrittenRecord, require_free
 from sicnn_app.errors import OutputError, UsageError
 from sicnn_app.files import parse_json, read_regular
@@ -248,8 +249,8 @@ def _write_raw(root: Path, settings: SimulationSettings, command: str) -> None:
         sigma = noise_sigma(phantom, settings.snr)
         for index, session in enumerate(sessions):
             noise_seed = [*anatomy_seed, index + 1]
-            folder = Path(f"sub-{subject}", *([f"ses-{session}"] if session else []), "dwi")
-            stem = f"sub-{subject}" + (f"_ses-{session}" if session else "")
+            folder = dwi_folder(Path(), subject, session)
+            stem = session_name(subject, session)
             signals = acquire(phantom, bvals, snr=settings.snr, seed=noise_seed)
             base = root / folder / f"{stem}_dwi"
             base.parent.mkdir(parents=True)
@@ -299,7 +300,7 @@ def _write_truth(truth: Path, folder: Path, stem: str, phantom: Phantom) -> None
         values = getattr(phantom, spec.label, None)
         if values is None:
             continue
-        base = target / f"{stem}_model-ivim_param-{spec.label}_dwimap"
+        base = target / f"{stem}_{map_ending(spec.label)}"
         _save(base.with_suffix(".nii.gz"), np.where(phantom.mask, values, np.nan).astype(np.float32), phantom)
         _write_json(
             base.with_suffix(".json"),
@@ -307,7 +308,7 @@ def _write_truth(truth: Path, folder: Path, stem: str, phantom: Phantom) -> None
         )
 
     desc = MASK_DESC[phantom.preset]
-    base = target / f"{stem}_desc-{desc}_mask"
+    base = target / f"{stem}_{mask_ending(desc)}"
     _save(base.with_suffix(".nii.gz"), phantom.mask.astype(np.uint8), phantom)
     _write_json(
         base.with_suffix(".json"),

@@ -22,7 +22,13 @@ from sicnn_app.bids.validate import check_dataset
 from sicnn_app.derivatives import provenance
 from sicnn_app.derivatives.atomic import WORK_FOLDER, StagedFiles, make_folder, output_errors, scratch_folder
 from sicnn_app.derivatives.dataset import prepare_output
-from sicnn_app.derivatives.names import report_path, report_unit
+from sicnn_app.derivatives.names import (
+    GROUP_UNIT,
+    group_outputs,
+    report_path,
+    report_unit,
+    reported_sessions,
+)
 from sicnn_app.derivatives.sidecar import DatasetRoots
 from sicnn_app.derivatives.written import WrittenRecord, require_free
 from sicnn_app.errors import (
@@ -471,8 +477,6 @@ def summarise(outcomes: Sequence[Outcome], job: Job) -> int:
 
 def rebuild_reports(settings: Settings, console: Console) -> int:
     """Write all reports anew from the derivatives; the dataset is never opened."""
-    from sicnn_app.derivatives.collect import reported_sessions
-
     subjects, sessions = settings.selection.participant_label, settings.selection.session_id
     found = [
         (subject, session)
@@ -503,7 +507,6 @@ def code_of(errors: Sequence[SicnnAppError], *, all_failed: bool) -> int:
 
 def process_group(settings: Settings, console: Console) -> int:
     """Gather all runs of the output in tables and a page; the dataset is never opened."""
-    from sicnn_app.derivatives.names import GROUP_UNIT, group_outputs
     from sicnn_app.group.gather import find_runs
 
     check_output_place(settings)

@@ -15,6 +15,7 @@ from sicnn_app.bids.masks import load_mask
 from sicnn_app.bids.unpacked import digests_of_reads
 from sicnn_app.derivatives import provenance
 from sicnn_app.derivatives.disk_space import require_room
+from sicnn_app.derivatives.names import run_unit
 from sicnn_app.derivatives.write import write_run
 from sicnn_app.errors import DataError, SicnnAppError
 from sicnn_app.ivim.run import DwiRun, RunResult
@@ -86,7 +87,7 @@ class PreparedRun:
 
 def work_folder(item: DwiRun, settings: Settings) -> Path:
     """Folder in the work directory that whoever works on this run and output has to lock."""
-    return shared_folder(settings.work_dir, f"run-{item.name}", settings.output_dir)
+    return shared_folder(settings.work_dir, run_unit(item.name), settings.output_dir)
 
 
 def process_run(item: DwiRun, context: RunContext) -> bool:

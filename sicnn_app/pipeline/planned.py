@@ -6,8 +6,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sicnn_app.derivatives.names import report_path, report_unit
-from sicnn_app.derivatives.write import expected_outputs, run_record, step_pictures_of
+from sicnn_app.derivatives.names import (
+    expected_outputs,
+    figures_folder,
+    report_path,
+    report_unit,
+    run_unit,
+    step_pictures_of,
+)
 from sicnn_app.derivatives.written import WrittenRecord, require_free
 from sicnn_app.ivim.run import DwiRun
 from sicnn_app.preprocess.anatomy import choose_anatomy
@@ -42,8 +48,9 @@ def require_free_runs(settings: Settings, runs: Sequence[DwiRun]) -> None:
     foreign = []
     sessions: dict[tuple[str, str | None], list[str]] = defaultdict(list)
     for item in runs:
-        targets = [*planned_outputs(item, settings), *step_pictures_of(item, settings.output_dir)]
-        foreign += run_record(item, settings.output_dir).foreign(targets)
+        pictures = step_pictures_of(item.name, settings.output_dir, item.subject).values()
+        record = WrittenRecord(settings.output_dir, run_unit(item.name))
+        foreign += record.foreign([*planned_outputs(item, settings), *pictures])
         sessions[item.subject, item.session].append(item.name)
     require_free([*foreign, *_foreign_reports(settings.output_dir, sessions.items())])
 
@@ -59,10 +66,9 @@ def _foreign_reports(
     """Files in the way of reports; which pictures a report of new runs will have is not known yet."""
     foreign = []
     for (subject, session), names in sessions:
-        figures = output_dir / f"sub-{subject}" / "figures"
         pictures = [
             path
-            for path in figures.glob("*_desc-*_dwi.*")
+            for path in figures_folder(output_dir, subject).glob("*_desc-*_dwi.*")
             # Those of the steps are recorded with their run.
             if path.name.partition("_desc-")[0] in names and "_desc-step" not in path.name
         ]

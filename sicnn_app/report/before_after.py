@@ -11,7 +11,7 @@ from typing import Any
 from sicnn_app.bids.geometry import placement
 from sicnn_app.derivatives.collect import RunDerivatives
 from sicnn_app.derivatives.facts import Facts, format_number
-from sicnn_app.ivim.before_after import step_picture_name
+from sicnn_app.derivatives.names import step_picture_name
 from sicnn_app.ivim.run import RunResult
 from sicnn_app.report import figures
 from sicnn_app.report.display import plan_display

@@ -9,6 +9,7 @@ import numpy as np
 
 from sicnn_app.derivatives.collect import RunDerivatives
 from sicnn_app.derivatives.facts import MISSING, count_of, format_number
+from sicnn_app.derivatives.names import picture_name
 from sicnn_app.formats import json_bytes, tsv_bytes
 from sicnn_app.ivim.checks import RELATIVE_BOUND
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
@@ -21,7 +22,7 @@ from sicnn_app.report.cluster_numbers import (
 )
 from sicnn_app.report.decay import Decay, decay_chart
 from sicnn_app.report.display import Display
-from sicnn_app.report.picture import Picture, baseline_of, percent, picture_name
+from sicnn_app.report.picture import Picture, baseline_of, percent
 from sicnn_app.report.quantities import Quantity, shown_quantities
 
 _ROOM = 1.08
@@ -98,8 +99,8 @@ def cluster_files(run: RunDerivatives, found: TissueClusters | None) -> list[tup
     files = []
     for desc, (columns, rows, words) in tables.items():
         files += [
-            (picture_name(run, desc, "tsv"), tsv_bytes(list(columns), rows)),
-            (picture_name(run, desc, "json"), json_bytes({"Description": words, **columns})),
+            (picture_name(run.name, desc, "tsv"), tsv_bytes(list(columns), rows)),
+            (picture_name(run.name, desc, "json"), json_bytes({"Description": words, **columns})),
         ]
     return files
 
@@ -136,7 +137,7 @@ def _map(run: RunDerivatives, found: TissueClusters, display: Display) -> Pictur
     volume[run.mask] = found.numbers
     rest = 100.0 * float((found.numbers == 0).mean())
     return Picture(
-        file_name=picture_name(run, "clusters", "png"),
+        file_name=picture_name(run.name, "clusters", "png"),
         content=figures.cluster_picture(
             volume, [row["color"] for row in found.rows], run.mask, baseline_of(run), display
         ),
@@ -154,7 +155,7 @@ def _chart(run: RunDerivatives, row: dict[str, Any], decay: Decay, top: float | 
     curves = "the maps and least squares predict" if decay.conventional else "the maps predict"
     fades = "" if row["f_median"] >= NEGLIGIBLE_F else " F is too small for D* to mean anything."
     return Picture(
-        file_name=picture_name(run, f"cluster{number}decay", "svg"),
+        file_name=picture_name(run.name, f"cluster{number}decay", "svg"),
         content=decay_chart(decay, badge=(str(number), row["color"]), top=top),
         title=f"Cluster {number}",
         caption=f"{count_of(row['voxels'], 'voxel')}, median {_medians(run, row)}.{fades}",

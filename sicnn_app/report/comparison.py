@@ -6,10 +6,11 @@ import numpy as np
 
 from sicnn_app.derivatives.collect import RunDerivatives
 from sicnn_app.derivatives.facts import MISSING, Facts, count_of, format_number
+from sicnn_app.derivatives.names import picture_name
 from sicnn_app.ivim.comparison import comparable
 from sicnn_app.report import charts, figures
 from sicnn_app.report.display import Display
-from sicnn_app.report.picture import Picture, baseline_of, percent, picture_name, range_words
+from sicnn_app.report.picture import Picture, baseline_of, percent, range_words
 from sicnn_app.report.quantities import (
     Quantity,
     difference_quantities,
@@ -120,7 +121,7 @@ def _difference(run: RunDerivatives, display: Display, quantity: Quantity) -> Pi
     number = _scaled(Facts(run.qc_row), f"lsq_{label}_median_difference", quantity.factor)
     median = "" if number is None else f"; the median difference is {format_number(number)} {quantity.unit}"
     return Picture(
-        file_name=picture_name(run, f"{label}difference", "png"),
+        file_name=picture_name(run.name, f"{label}difference", "png"),
         content=figures.map_picture(difference, run.mask, baseline_of(run), display, quantity, shown=shown),
         title=f"{quantity.spec.symbol}, {quantity.title}",
         caption=" ".join(caption),
@@ -140,7 +141,7 @@ def _scatter(run: RunDerivatives, quantity: Quantity) -> Picture:
     counted = count_of(int(voxels.sum()), "voxel")
     agreement = f"Correlation {correlation}, of ranks {of_ranks}, over {counted} without a flag"
     return Picture(
-        file_name=picture_name(run, f"{label}scatter", "svg"),
+        file_name=picture_name(run.name, f"{label}scatter", "svg"),
         content=charts.scatter_chart(
             run.conventional[label][voxels].astype(np.float64),
             run.maps[label][voxels].astype(np.float64),

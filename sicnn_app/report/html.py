@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sicnn_app import __version__
-from sicnn_app.derivatives.collect import RunDerivatives, app_version, collect_run, run_names
+from sicnn_app.derivatives.collect import RunDerivatives, app_version, collect_run
 from sicnn_app.derivatives.facts import MISSING
-from sicnn_app.derivatives.names import report_path, session_name
+from sicnn_app.derivatives.names import figures_folder, report_path, run_names, session_name
 from sicnn_app.errors import SicnnAppError
 from sicnn_app.report.adequacy import shown_adequacy
 from sicnn_app.report.clusters import cluster_files, cluster_head, cluster_rows, cluster_words
@@ -130,7 +130,7 @@ def _show_run(
     write_bytes: Callable[[Path, bytes], object],
 ) -> dict:
     """Write the figures of a run; gives what its part of the page says."""
-    figures_dir = output_dir / f"sub-{subject}" / "figures"
+    figures_dir = figures_folder(output_dir, subject)
     pictures = draw_run(run)
     address = f"../../{report_path(output_dir, subject, session).name}#{run_anchor(run.name)}"
     voxels = voxel_page(run, report=address, version=version) if interactive else None

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from sicnn_app.derivatives.collect import RunDerivatives
+from sicnn_app.derivatives.names import picture_name
 from sicnn_app.formats import json_bytes, tsv_bytes
 from sicnn_app.report.comparison import compared_voxels, has_both
-from sicnn_app.report.picture import picture_name
 from sicnn_app.report.quantities import difference_quantities, shown_quantities, spread_quantities
 from sicnn_app.report.spread import relative_spread
 
@@ -78,8 +78,8 @@ def number_files(run: RunDerivatives) -> list[tuple[str, bytes]]:
     files = []
     for desc, (columns, rows, words) in tables.items():
         files += [
-            (picture_name(run, desc, "tsv"), tsv_bytes(list(columns), rows)),
-            (picture_name(run, desc, "json"), json_bytes({"Description": words, **columns})),
+            (picture_name(run.name, desc, "tsv"), tsv_bytes(list(columns), rows)),
+            (picture_name(run.name, desc, "json"), json_bytes({"Description": words, **columns})),
         ]
     return files
 

@@ -21,11 +21,6 @@ class Picture:
     alt: str
 
 
-def picture_name(run: RunDerivatives, desc: str, ending: str) -> str:
-    """File name of a picture of a run."""
-    return f"{run.name}_desc-{desc}_dwi.{ending}"
-
-
 def baseline_of(run: RunDerivatives) -> np.ndarray | None:
     """What lies below the maps: the measured image at the lowest b-value, or else the S0 map."""
     if run.measured is not None:

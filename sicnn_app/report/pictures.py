@@ -8,6 +8,7 @@ import numpy as np
 
 from sicnn_app.derivatives.collect import RunDerivatives
 from sicnn_app.derivatives.facts import as_number, count_of, format_number, in_words
+from sicnn_app.derivatives.names import picture_name
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
 from sicnn_app.report import charts, figures
 from sicnn_app.report.before_after import step_pictures
@@ -16,7 +17,7 @@ from sicnn_app.report.clusters import cluster_pictures
 from sicnn_app.report.comparison import difference_pictures, scatter_pictures
 from sicnn_app.report.decay import decay_chart, decay_of
 from sicnn_app.report.display import Display, plan_display
-from sicnn_app.report.picture import Picture, baseline_of, percent, picture_name, range_words, volume_of
+from sicnn_app.report.picture import Picture, baseline_of, percent, range_words, volume_of
 from sicnn_app.report.quantities import Quantity, shown_quantities
 from sicnn_app.report.spread import spread_pictures
 
@@ -102,7 +103,7 @@ def _map(run: RunDerivatives, display: Display, quantity: Quantity) -> Picture:
     if not coloured.all():
         caption.append(f"Without colour where F is below {100 * NEGLIGIBLE_F:g} %: no meaning there.")
     return Picture(
-        file_name=picture_name(run, f"{label}map", "png"),
+        file_name=picture_name(run.name, f"{label}map", "png"),
         content=figures.map_picture(
             run.maps[label], run.mask, baseline_of(run), display, quantity, shown=volume_of(run, coloured)
         ),
@@ -120,7 +121,7 @@ def _histogram(run: RunDerivatives, quantity: Quantity) -> Picture:
     values = run.inside(quantity.spec.label)[selected]
     symbol = quantity.spec.symbol
     return Picture(
-        file_name=picture_name(run, f"{quantity.spec.label}histogram", "svg"),
+        file_name=picture_name(run.name, f"{quantity.spec.label}histogram", "svg"),
         content=charts.histogram_chart(values, run.flagged[selected], quantity),
         title=f"Distribution of {symbol}",
         caption=f"Over {_where(quantity)}; values beyond the ends are counted in the first or last bar.",
@@ -147,7 +148,7 @@ def _median_words(values: np.ndarray, quantity: Quantity) -> str:
 def _mask(run: RunDerivatives, display: Display) -> Picture:
     voxels = count_of(int(run.mask.sum()), "voxel")
     return Picture(
-        file_name=picture_name(run, "maskoutline", "png"),
+        file_name=picture_name(run.name, "maskoutline", "png"),
         content=figures.mask_picture(run.mask, baseline_of(run), display),
         title="Mask" if run.mask_label is None else f"{run.mask_label.capitalize()} mask",
         caption=f"Its outline over the image at the lowest b-value; {voxels} inside.",
@@ -163,7 +164,7 @@ def _signals(run: RunDerivatives, display: Display) -> list[Picture]:
     bvals = ", ".join(f"{b:g}" for b in measured.bvals)
     pictures.append(
         Picture(
-            file_name=picture_name(run, "bvalues", "png"),
+            file_name=picture_name(run.name, "bvalues", "png"),
             content=figures.bvalue_picture(measured.slices, measured.bvals, display),
             title=f"Slice {measured.slice_index + 1} by b-value",
             caption="Mean of the volumes of each b-value (s/mm²), each with a grey scale of its own.",
@@ -174,7 +175,7 @@ def _signals(run: RunDerivatives, display: Display) -> list[Picture]:
     if decay is not None:
         pictures.append(
             Picture(
-                file_name=picture_name(run, "decay", "svg"),
+                file_name=picture_name(run.name, "decay", "svg"),
                 content=decay_chart(decay),
                 title="Signal decay",
                 caption=(
@@ -200,7 +201,7 @@ def _motion(run: RunDerivatives) -> list[Picture]:
         largest = format_number(np.abs(values).max())
         pictures.append(
             Picture(
-                file_name=picture_name(run, desc, "svg"),
+                file_name=picture_name(run.name, desc, "svg"),
                 content=charts.motion_chart(volumes, np.array(values), label),
                 title=f"{title} of the volumes",
                 caption="What was corrected, along the scanner's axes; zero for volumes left in place.",
@@ -213,7 +214,7 @@ def _motion(run: RunDerivatives) -> list[Picture]:
 def _flags(run: RunDerivatives, display: Display) -> Picture:
     share = 100.0 * float(run.flagged.mean())
     return Picture(
-        file_name=picture_name(run, "ivimflags", "png"),
+        file_name=picture_name(run.name, "ivimflags", "png"),
         content=figures.flag_picture(
             run.flags, {spec.code: spec.color for spec in FLAGS}, run.mask, baseline_of(run), display
         ),
@@ -229,7 +230,7 @@ def _training(run: RunDerivatives) -> list[Picture]:
     if losses:
         pictures.append(
             Picture(
-                file_name=picture_name(run, "loss", "svg"),
+                file_name=picture_name(run.name, "loss", "svg"),
                 content=charts.loss_chart(losses, _epochs(run)),
                 title="Training loss",
                 caption=(
@@ -252,7 +253,7 @@ def _training(run: RunDerivatives) -> list[Picture]:
         iterations, values = np.array(pairs).T
         pictures.append(
             Picture(
-                file_name=picture_name(run, desc, "svg"),
+                file_name=picture_name(run.name, desc, "svg"),
                 content=charts.iteration_chart(iterations, values, label),
                 title=title,
                 caption="Per data iteration.",

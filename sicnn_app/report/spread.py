@@ -6,10 +6,11 @@ import numpy as np
 
 from sicnn_app.derivatives.collect import RunDerivatives
 from sicnn_app.derivatives.facts import Facts, count_of, format_number
+from sicnn_app.derivatives.names import picture_name
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
 from sicnn_app.report import figures
 from sicnn_app.report.display import Display
-from sicnn_app.report.picture import Picture, baseline_of, percent, picture_name, range_words, volume_of
+from sicnn_app.report.picture import Picture, baseline_of, percent, range_words, volume_of
 from sicnn_app.report.quantities import Quantity, spread_quantities
 
 SPREAD_HEAD = ("Map", "Median standard deviation", "Quartiles", "Relative to the map, median")
@@ -84,7 +85,7 @@ def _picture(run: RunDerivatives, display: Display, quantity: Quantity) -> Pictu
         caption.append(f"Without colour where F is below {100 * NEGLIGIBLE_F:g} %.")
     median = f": median {format_number(float(np.median(inside)))} {quantity.unit}" if inside.size else ""
     return Picture(
-        file_name=picture_name(run, f"{label}std", "png"),
+        file_name=picture_name(run.name, f"{label}std", "png"),
         content=figures.map_picture(spread, run.mask, baseline_of(run), display, quantity, shown=shown),
         title=f"{quantity.spec.symbol}, {quantity.title}",
         caption=" ".join(caption),

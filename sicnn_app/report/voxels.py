@@ -9,6 +9,7 @@ import numpy as np
 
 from sicnn_app.derivatives.collect import RunDerivatives
 from sicnn_app.derivatives.facts import Facts
+from sicnn_app.derivatives.names import picture_name
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
 from sicnn_app.report import figures
 from sicnn_app.report.comparison import LEAST_SQUARES, method_of
@@ -23,7 +24,7 @@ from sicnn_app.report.packing import (
     quantise,
 )
 from sicnn_app.report.page import render_page
-from sicnn_app.report.picture import baseline_of, picture_name
+from sicnn_app.report.picture import baseline_of
 from sicnn_app.report.quantities import Quantity, shown_quantities, spread_quantities
 from sicnn_app.report.style import colour_map
 from sicnn_app.report.tables import at_bvalues
@@ -82,7 +83,7 @@ def voxel_page(
         rounded=rounded,
         run=_content(run, display, plan, packed),
     )
-    return picture_name(run, "voxels", "html"), content
+    return picture_name(run.name, "voxels", "html"), content
 
 
 def _fields(run: RunDerivatives) -> dict[str, np.ndarray]:

@@ -14,7 +14,10 @@ from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn.fitting_error import fitting_error
 from sicnn_app.sicnn.network import Parameters
 from sicnn_app.sicnn.rewrite import rewrite
-from sicnn_app.sicnn.train import MIN_EPOCHS, Trainer, TrainingData
+from sicnn_app.sicnn.train import Trainer, TrainingData
+
+MIN_EPOCHS = 10
+"""The supplement's metrics settle after epoch 10."""
 
 FIRST_PERIOD_STEPS = 300
 """Optimiser steps per period of the first training: rewriting an underfitted network locks its bias in."""

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from factories import make_result
 
+from sicnn_app.derivatives.names import expected_outputs
 from sicnn_app.derivatives.quality import Quality, columns
-from sicnn_app.derivatives.write import expected_outputs, write_run
+from sicnn_app.derivatives.write import write_run
 from sicnn_app.ivim.checks import CHECKS
 from sicnn_app.ivim.parameters import PARAMETERS
 from sicnn_app.ivim.run import RunResult

@@ -22,9 +22,10 @@ from sicnn_app import __version__
 from sicnn_app.derivatives import atomic, qc
 from sicnn_app.derivatives.atomic import WORK_FOLDER
 from sicnn_app.derivatives.marker import recorded_fingerprint
+from sicnn_app.derivatives.names import expected_outputs
 from sicnn_app.derivatives.quality import Quality, columns
 from sicnn_app.derivatives.sidecar import DatasetRoots
-from sicnn_app.derivatives.write import expected_outputs, write_run
+from sicnn_app.derivatives.write import write_run
 from sicnn_app.derivatives.written import RECORDS
 from sicnn_app.errors import InternalError, OutputError
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F

@@ -12,7 +12,8 @@ from factories import make_result
 
 from sicnn_app.bids.discover import discover
 from sicnn_app.bids.select import Selection
-from sicnn_app.derivatives.collect import collect_run, reported_sessions, run_names
+from sicnn_app.derivatives.collect import collect_run
+from sicnn_app.derivatives.names import reported_sessions, run_names
 from sicnn_app.derivatives.write import write_run
 from sicnn_app.group.gather import find_runs
 from sicnn_app.ivim.run import RunResult

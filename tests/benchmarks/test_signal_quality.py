@@ -13,17 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sicnn_app.phantoms.acquire import acquire, noise_sigma
-from sicnn_app.phantoms.phantom import make_phantom
-from sicnn_app.settings import EstimationSettings
-from sicnn_app.sicnn.estimate import estimate
-from sicnn_app.sicnn.signal_quality import (
+from benchmarks.supplement.signal_quality import (
     SignalQuality,
     better_by_cases,
     delta_by_cases,
     group_by_fitting_error,
     signal_quality,
 )
+from sicnn_app.phantoms.acquire import acquire, noise_sigma
+from sicnn_app.phantoms.phantom import make_phantom
+from sicnn_app.settings import EstimationSettings
+from sicnn_app.sicnn.estimate import estimate
 
 BVALS = np.array([0, 10, 20, 30, 40, 50, 75, 100, 150, 250, 400, 600.0])
 EPSILON = np.finfo(np.float64).eps
@@ -377,5 +377,5 @@ def test_the_example_on_the_page_is_true():
 
 
 def test_the_analysis_needs_no_torch():
-    code = "import sys, sicnn_app.sicnn.signal_quality; sys.exit('torch' in sys.modules)"
+    code = "import sys, benchmarks.supplement.signal_quality; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
