@@ -379,6 +379,7 @@ def parse(argv: Sequence[str]) -> Settings:
 
 
 def hyphenated(token: str) -> str:
+    """Spell a long flag with hyphens; its value and other words stay as they are."""
     if not token.startswith("--"):
         return token
     flag, equals, value = token.partition("=")

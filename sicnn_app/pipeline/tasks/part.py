@@ -57,10 +57,12 @@ class Part:
     lock_wait: float = 0.0
     networks_only: bool = False
 
-    def failed(self, error: SicnnAppError) -> list[Outcome]:
-        """Outcomes when the process as a whole ended with an error."""
+    def outcomes(self, result: PartResult) -> Sequence[Outcome]:
+        """Outcomes of the runs, also when the process as a whole ended with an error."""
+        if result.error is None:
+            return result.outcomes
         return [
-            Outcome(item, "skipped") if item.name in self.finished else Outcome(item, "failed", error)
+            Outcome(item, "skipped") if item.name in self.finished else Outcome(item, "failed", result.error)
             for item in self.runs
         ]
 
