@@ -150,7 +150,8 @@ def require_voxels(path: Path, image: nib.Nifti1Image) -> list[str]:
 
 def grid_shape(image: nib.Nifti1Image) -> tuple[int, int, int]:
     """Spatial shape (X, Y, Z) of an image; a missing axis has length 1."""
-    return (*image.shape[:3], 1, 1)[:3]
+    x, y, z = (*image.shape[:3], 1, 1)[:3]
+    return x, y, z
 
 
 class _Voxels:

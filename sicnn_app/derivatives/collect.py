@@ -213,7 +213,7 @@ def collect_run(
     def beside(ending: str) -> Path:
         return stem.with_name(stem.name + ending)
 
-    qc = files.get(read_output_json, beside("_desc-ivim_qc.json"), {})
+    qc: dict[str, Any] = files.get(read_output_json, beside("_desc-ivim_qc.json"), {})
     labels = _mask_labels(name, qc)
     found = read_volumes(files, _image_paths(beside, labels, conventional=conventional), name)
     maps = {spec.label: found[spec.label].data for spec in all_maps() if spec.label in found}
@@ -261,7 +261,9 @@ def _mask_labels(name: str, qc: dict[str, Any]) -> list[str]:
 
 def app_version(output_dir: Path) -> str | None:
     """Version of the app that wrote ``dataset_description.json``."""
-    description = Files(output_dir).get(read_output_json, output_dir / "dataset_description.json", {})
+    description: dict[str, Any] = Files(output_dir).get(
+        read_output_json, output_dir / "dataset_description.json", {}
+    )
     generated = description.get("GeneratedBy")
     first = generated[0] if isinstance(generated, list) and generated else {}
     version = first.get("Version") if isinstance(first, dict) else None

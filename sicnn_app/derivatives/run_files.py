@@ -66,7 +66,7 @@ def read_volumes(files: Files, paths: Mapping[str, Path], name: str) -> dict[str
     """
     opened = {label: files.get(open_output_volume, path, None) for label, path in paths.items()}
     headers = {label: image.header for label, image in opened.items() if image is not None}
-    shapes = {label: grid_shape(opened[label]) for label in headers}
+    shapes = {label: grid_shape(image) for label, image in opened.items() if image is not None}
     shape = Counter(shapes.values()).most_common(1)[0][0] if shapes else None
     found = {}
     for label, header in headers.items():

@@ -27,7 +27,10 @@ VERSION = "sicnn_app:__version__"
 UNUSED_PORT = "127.0.0.1:0"
 """Dask always opens a web server; this one has no pages and cannot be reached from another machine."""
 
-NO_PAGES = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+NO_PAGES: dict[str, list[str]] = {
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+}
 
 
 @contextmanager

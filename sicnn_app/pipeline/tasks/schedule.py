@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ RETRIES = 2
 
 def process_parts(
     client: Client, parts: Sequence[Part], *, devices: Sequence[str] = ()
-) -> Iterator[tuple[Part, PartResult]]:
+) -> Generator[tuple[Part, PartResult], None, None]:
     """Process parts on the workers of a cluster, and yield each with its result as soon as that is there.
 
     Whoever stops iterating closes the generator: the processes then end after a checkpoint.
