@@ -242,7 +242,7 @@ def from_here() -> Iterator[None]:
 
 
 def parse_json(content: bytes | str) -> Any:
-    """What a JSON text holds, in which every string can be written as UTF-8.
+    r"""What a JSON text holds, in which every string can be written as UTF-8.
 
     Half a pair of surrogates can be written in JSON but never as UTF-8: it becomes a question mark.
 
@@ -253,7 +253,7 @@ def parse_json(content: bytes | str) -> Any:
 
     Examples
     --------
-    >>> parse_json('{"Name": "\\\\ud800!"}')
+    >>> parse_json('{"Name": "\\ud800!"}')
     {'Name': '?!'}
     """
     text = content.decode("utf-8-sig") if isinstance(content, bytes) else content

@@ -48,6 +48,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose complaints are :class:`UsageError`."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise UsageError instead of ending the process."""
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 

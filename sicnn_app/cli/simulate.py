@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             str(error) if known else f"internal error ({type(error).__name__}: {error}); -vv shows where"
         )
         complain(f"{GENERATOR}: error: {message}", error if verbose else None)
-        return error.exit_code if known else InternalError.exit_code
+        return error.exit_code if isinstance(error, SicnnAppError) else InternalError.exit_code
     if options.verbose:
         print("\n".join(map(printable, files)))
     if files:

@@ -22,6 +22,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
+    """Do the part and answer; a process ends with it."""
     answer, parent = int(sys.argv[1]), int(sys.argv[2])
     die_with(parent)
     # A worker may ignore signals, and what is ignored stays so in its children.

@@ -53,6 +53,7 @@ class Job:
 
     @property
     def settings(self) -> Settings:
+        """Those of the part."""
         return self.part.settings
 
 

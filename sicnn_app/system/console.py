@@ -35,7 +35,7 @@ class _LogFormat(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
 
-    def formatException(self, ei: tuple) -> str:  # noqa: N802
+    def formatException(self, ei: tuple) -> str:
         return indent(printable_traceback(ei[1]), "    ")
 
 
@@ -75,10 +75,11 @@ class LogFile(logging.StreamHandler):
                     return cls(folder / f"sicnn-app_{stamp:%Y%m%dT%H%M%S%f}.log")
         raise FileExistsError(errno.EEXIST, "all names of logs are taken", str(folder))
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+    def handleError(self, record: logging.LogRecord) -> None:
         """Lose the line; whatever the maps need from the disk reports it on its own."""
 
     def close(self) -> None:
+        """Close the file, also on a disk that takes nothing any more."""
         with suppress(OSError):
             self.stream.close()
         super().close()

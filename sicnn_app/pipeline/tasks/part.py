@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sicnn_app.errors import SicnnAppError
 from sicnn_app.ivim.run import DwiRun
@@ -66,7 +67,7 @@ class Part:
             for item in self.runs
         ]
 
-    def of(self, runs: Sequence[DwiRun], **changes: bool) -> Part:
+    def of(self, runs: Sequence[DwiRun], **changes: Any) -> Part:
         """The part with these of its runs."""
         names = {item.name for item in runs}
         return replace(

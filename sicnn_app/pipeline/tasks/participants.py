@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Protocol
@@ -20,7 +20,7 @@ from sicnn_app.system.memory import GB, resident_memory
 class Workers(Protocol):
     """Where parts are processed: in processes of this machine, or of a cluster."""
 
-    def process(self, parts: Sequence[Part]) -> Iterator[tuple[Part, PartResult]]:
+    def process(self, parts: Sequence[Part]) -> Generator[tuple[Part, PartResult], None, None]:
         """Parts with their results, each as soon as that is there."""
 
 
