@@ -144,9 +144,9 @@ def _links_out(runs: Iterable[DwiRun], roots: Iterable[Path]) -> list[str]:
     found = [(path, target) for path in dict.fromkeys(files) if (target := boundary.target_outside(path))]
     if not found:
         return []
-    path, target = map(printable, found[0])
+    shown, outside = map(printable, found[0])
     return [
-        f"{len(found)} files lie outside of the datasets, behind links, as {path} at {target}: "
+        f"{len(found)} files lie outside of the datasets, behind links, as {shown} at {outside}: "
         "they are used; check that this is meant"
     ]
 

@@ -173,6 +173,6 @@ def placement(header: nib.Nifti1Header) -> tuple[np.ndarray | None, tuple[float,
         # An axis that vanishes beside the others has no direction.
         and np.isfinite(nib.orientations.io_orientation(affine)).all()
     )
-    zooms = (*(float(zoom) for zoom in header.get_zooms()[:3]), 1.0, 1.0, 1.0)[:3]
-    sensible = tuple(zoom if SMALLEST_ZOOM < zoom < 1 / SMALLEST_ZOOM else 1.0 for zoom in zooms)
-    return np.asarray(affine) if usable else None, sensible
+    stated_zooms = (*(float(zoom) for zoom in header.get_zooms()[:3]), 1.0, 1.0, 1.0)[:3]
+    x, y, z = (zoom if SMALLEST_ZOOM < zoom < 1 / SMALLEST_ZOOM else 1.0 for zoom in stated_zooms)
+    return np.asarray(affine) if usable else None, (x, y, z)

@@ -131,8 +131,8 @@ def open_image(path: Path) -> nib.Nifti1Image:
         reason = shorten(one_line(error).replace(str(path), path.name), 150)
         raise DataError(f"{path} cannot be read as NIfTI ({reason}): copy it again, or convert it") from None
     if dtype.kind not in "iufb":
-        kind = "colour" if dtype.names else dtype
-        raise DataError(f"{path} holds {kind} values: give the real magnitude image")
+        held = "colour" if dtype.names else dtype
+        raise DataError(f"{path} holds {held} values: give the real magnitude image")
     if not shape or min(shape) < 1:
         raise DataError(f"{path} holds no voxel, its shape is {shape}: convert it again")
     if np.sum(np.array(shape[3:]) > 1) > 1:
@@ -195,7 +195,8 @@ def require_voxels(path: Path, image: nib.Nifti1Image) -> list[str]:
 
 def grid_shape(image: nib.Nifti1Image) -> tuple[int, int, int]:
     """Spatial shape (X, Y, Z) of an image; a missing axis has length 1."""
-    return (*image.shape[:3], 1, 1)[:3]
+    x, y, z = (*image.shape[:3], 1, 1)[:3]
+    return x, y, z
 
 
 class _Voxels:
@@ -304,7 +305,7 @@ def read_values(path: Path, image: nib.Nifti1Image, dtype: type = np.float64) ->
     DataError
         The file is shorter than its header promises, or damaged.
     """
-    values = np.empty((*grid_shape(image), 1), dtype=dtype, order="F")
+    values: np.ndarray = np.empty((*grid_shape(image), 1), dtype=dtype, order="F")
     warnings = require_voxels(path, image) + read_signals(path, image, values, slice(None))
     return values[..., 0], warnings
 

@@ -209,10 +209,7 @@ def _value(key: str, item: Any) -> Any:
         return item
     if not isinstance(item, str):
         return NotImplemented
-    if key == "extension":
-        item = f".{item.removeprefix('.')}"
-    else:
-        item = item.removeprefix(f"{key}-")
+    item = f".{item.removeprefix('.')}" if key == "extension" else item.removeprefix(f"{key}-")
     return item if LABEL.fullmatch(item.removeprefix(".").replace(".", "")) else NotImplemented
 
 

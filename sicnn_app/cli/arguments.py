@@ -48,6 +48,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose complaints are :class:`UsageError`."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise UsageError instead of ending the process."""
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
@@ -379,6 +380,7 @@ def parse(argv: Sequence[str]) -> Settings:
 
 
 def hyphenated(token: str) -> str:
+    """Spell a long flag with hyphens; its value and other words stay as they are."""
     if not token.startswith("--"):
         return token
     flag, equals, value = token.partition("=")

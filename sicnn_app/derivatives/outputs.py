@@ -88,8 +88,9 @@ def read_volumes(files: Files, paths: Mapping[str, Path], name: str) -> dict[str
         Of the run.
     """
     opened = {label: files.get(_open_map, path, None) for label, path in paths.items()}
-    headers = {label: image.header for label, image in opened.items() if image is not None}
-    shapes = {label: grid_shape(opened[label]) for label in headers}
+    there = {label: image for label, image in opened.items() if image is not None}
+    headers = {label: image.header for label, image in there.items()}
+    shapes = {label: grid_shape(image) for label, image in there.items()}
     shape = Counter(shapes.values()).most_common(1)[0][0] if shapes else None
     found = {}
     for label, header in headers.items():

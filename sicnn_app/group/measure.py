@@ -70,8 +70,8 @@ def _displacement(run: RunDerivatives) -> dict[str, float | None]:
     if None not in recorded.values():
         return recorded
     # The quality tables of version 0.3 and before lack them.
-    volumes = [as_number(row.get("framewise_displacement")) for row in run.motion]
-    volumes = [value for value in volumes if value is not None]
+    numbers = (as_number(row.get("framewise_displacement")) for row in run.motion)
+    volumes = [value for value in numbers if value is not None]
     return {mean: float(np.mean(volumes)) if volumes else None, largest: max(volumes, default=None)}
 
 

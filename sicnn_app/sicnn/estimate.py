@@ -311,7 +311,7 @@ def build_trainer(
     network = build_network(_network_config(len(bvals), settings), members, weights).to(bvals.device)
     if members == 1:
         # Stacked weights have an axis too many for this layout.
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its types
+        network = network.to(memory_format=torch.channels_last)
     return Trainer(
         network=network,
         whitening=whitening,

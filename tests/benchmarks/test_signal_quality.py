@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import itertools
 import math
 import subprocess
 import sys
@@ -232,7 +233,7 @@ def test_a_group_holds_the_signals_from_its_lower_edge_to_below_its_upper_edge(e
     _, quality = example
     groups = group_by_fitting_error(quality, edges)
     assert groups.lower.tolist() == edges[:-1] and groups.upper.tolist() == edges[1:]
-    for g, (lower, upper) in enumerate(zip(edges, edges[1:], strict=False)):
+    for g, (lower, upper) in enumerate(itertools.pairwise(edges)):
         inside = (quality.fitting_error >= lower) & (quality.fitting_error < upper)
         assert groups.count[g] == inside.sum()
         if inside.any():
@@ -303,7 +304,7 @@ def test_the_mean_squared_advantage_given_f_is_f_squared_less_the_bias_part(bias
     quality, mean_recon_error, _ = projected(sigma, bias)
     f, fitting_error = quality.signed_fitting_error, quality.fitting_error
     edges = [*sigma * np.array([0.0, 0.5, 1.0, 1.5, 2.0]), math.inf]
-    for lower, upper in zip(edges, edges[1:], strict=False):
+    for lower, upper in itertools.pairwise(edges):
         inside = (fitting_error >= lower) & (fitting_error < upper)
         surplus = inside * (quality.squared_advantage - f**2)
         # The signals of one draw depend on one another, the draws do not: their sums give the error.
