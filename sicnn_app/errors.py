@@ -78,11 +78,11 @@ def complaint(error: SicnnAppError) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Kind and first line of an error that was not made for users.
+    r"""Kind and first line of an error that was not made for users.
 
     Examples
     --------
-    >>> one_line(ValueError("no such axis\\n  at frame 0"))
+    >>> one_line(ValueError("no such axis\n  at frame 0"))
     'ValueError: no such axis'
     """
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -13,10 +13,10 @@ import json
 import os
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sicnn_app.errors import UsageError
 
@@ -25,6 +25,8 @@ MAX_TEXT_BYTES = 16 << 20
 
 MAKING_ATTEMPTS = 100
 """How often a folder is made anew that others remove at once."""
+
+T = TypeVar("T")
 
 MAX_NESTING = 64
 """Levels of a JSON text; whoever walks through it does so level by level, and Python's stack has an end."""
@@ -142,13 +144,21 @@ def folder_below(root: Path, folder: Path, *, create: bool = False) -> Iterator[
 
 
 def _enter(name: str, flags: int, parent: int, *, create: bool) -> int:
-    # Another process may remove the folder, while it is empty, between the two calls.
-    for _ in range(MAKING_ATTEMPTS if create else 0):
-        with suppress(FileExistsError):
-            os.mkdir(name, dir_fd=parent)
+    def enter() -> int:
+        if create:
+            with suppress(FileExistsError):
+                os.mkdir(name, dir_fd=parent)
+        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=parent)
+
+    return made_again(enter) if create else enter()
+
+
+def made_again(make: Callable[[], T]) -> T:
+    """Result of a function that makes and opens folders: anew when others removed an empty one meanwhile."""
+    for _ in range(MAKING_ATTEMPTS - 1):
         with suppress(FileNotFoundError):
-            return os.open(name, flags | os.O_NOFOLLOW, dir_fd=parent)
-    return os.open(name, flags | os.O_NOFOLLOW, dir_fd=parent)
+            return make()
+    return make()
 
 
 def status_of_new_file(folder: int) -> os.stat_result:
@@ -232,7 +242,7 @@ def from_here() -> Iterator[None]:
 
 
 def parse_json(content: bytes | str) -> Any:
-    """What a JSON text holds, in which every string can be written as UTF-8.
+    r"""What a JSON text holds, in which every string can be written as UTF-8.
 
     Half a pair of surrogates can be written in JSON but never as UTF-8: it becomes a question mark.
 
@@ -243,7 +253,7 @@ def parse_json(content: bytes | str) -> Any:
 
     Examples
     --------
-    >>> parse_json('{"Name": "\\\\ud800!"}')
+    >>> parse_json('{"Name": "\\ud800!"}')
     {'Name': '?!'}
     """
     text = content.decode("utf-8-sig") if isinstance(content, bytes) else content

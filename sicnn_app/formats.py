@@ -21,12 +21,12 @@ NOT_AVAILABLE = "n/a"
 
 
 def printable(text: object) -> str:
-    """Text on one line and without codes that a terminal or a reader's eye obeys; those are shown as escapes.
+    r"""Text on one line without codes that a terminal or a reader's eye obeys; those are shown as escapes.
 
     Examples
     --------
-    >>> printable("liver\\x1b[2J\\u202e")
-    'liver\\\\x1b[2J\\\\u202e'
+    >>> printable("liver\x1b[2J\u202e")
+    'liver\\x1b[2J\\u202e'
     """
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(text)

@@ -15,7 +15,7 @@ from typing import Any
 
 from sicnn_app.errors import UsageError
 from sicnn_app.files import from_here
-from sicnn_app.ivim.parameters import SPECS
+from sicnn_app.ivim.parameters import BOUNDS
 from sicnn_app.methods import METHODS, Method
 from sicnn_app.steps import STEPS, step_options
 
@@ -77,13 +77,14 @@ class Threshold:
     def parse(cls, text: str) -> Threshold:
         """Read ``0.03`` or ``2.5sigma``; raises UsageError for anything else."""
         match = re.fullmatch(r"\s*([0-9.eE+-]+)\s*(sigma)?\s*", text)
+        number, unit = match.groups() if match else ("", None)
         try:
-            value = float(match.group(1))  # type: ignore[union-attr]
-        except (AttributeError, ValueError):
+            value = float(number)
+        except ValueError:
             raise UsageError(
                 f"a threshold is a number (0.03), a multiple of the noise (2.5sigma) or auto, not {text!r}"
             ) from None
-        return cls(value, "sigma" if match.group(2) else "absolute")  # type: ignore[union-attr]
+        return cls(value, "sigma" if unit else "absolute")
 
     def __str__(self) -> str:
         return f"{self.value:g}sigma" if self.unit == "sigma" else f"{self.value:g}"
@@ -93,10 +94,10 @@ class Threshold:
 class Bounds:
     """Closed intervals of the parameters (F fraction; D, D* mm^2/s; S0 relative to the normaliser)."""
 
-    f: tuple[float, float] = SPECS["f"].bounds
-    d: tuple[float, float] = SPECS["d"].bounds
-    dstar: tuple[float, float] = SPECS["dstar"].bounds
-    s0: tuple[float, float] = SPECS["s0"].bounds
+    f: tuple[float, float] = BOUNDS["f"]
+    d: tuple[float, float] = BOUNDS["d"]
+    dstar: tuple[float, float] = BOUNDS["dstar"]
+    s0: tuple[float, float] = BOUNDS["s0"]
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class SelectionSettings:
     session_id: tuple[str, ...] = ()
     acquisition_label: tuple[str, ...] = ()
     run_label: tuple[str, ...] = ()
-    bids_filters: dict = field(default_factory=dict)
+    bids_filters: dict[str, Any] = field(default_factory=dict)
     skip_bids_validation: bool = False
     bids_database_dir: Path | None = None
     combine: str = "none"
@@ -542,11 +543,11 @@ class Settings:
             When there are relative paths, and the current directory was deleted.
         """
 
-        def absolute(path: Path | None) -> Path | None:
-            return None if path is None else Path(os.path.abspath(path))
+        def absolute(path: Path) -> Path:
+            return Path(os.path.abspath(path))
 
         database = self.selection.bids_database_dir
-        work = self.resources.work_dir
+        work, bvals = self.resources.work_dir, self.inputs.bvals
         with from_here():
             derivatives = {name: absolute(path) for name, path in self.inputs.derivatives.items()}
             return replace(
@@ -554,11 +555,11 @@ class Settings:
                 bids_dir=absolute(self.bids_dir),
                 output_dir=self.output_dir.absolute(),
                 selection=replace(self.selection, bids_database_dir=database and database.absolute()),
-                inputs=replace(self.inputs, derivatives=derivatives, bvals=absolute(self.inputs.bvals)),
+                inputs=replace(self.inputs, derivatives=derivatives, bvals=bvals and absolute(bvals)),
                 resources=replace(self.resources, work_dir=work and work.absolute()),
             )
 
-    def changing_maps(self) -> dict:
+    def changing_maps(self) -> dict[str, Any]:
         """Settings that can change a map, JSON-serialisable: what a fingerprint covers."""
         estimation = {
             name: _plain(value) for name, value in vars(self.estimation).items() if name != "preset"
@@ -579,7 +580,7 @@ def _plain(value: Any) -> Any:
     """A setting as JSON knows it."""
     if isinstance(value, Threshold):
         return str(value)
-    if is_dataclass(value):
+    if is_dataclass(value) and not isinstance(value, type):
         return {name: list(part) if isinstance(part, tuple) else part for name, part in asdict(value).items()}
     return value
 

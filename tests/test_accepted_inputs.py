@@ -779,9 +779,8 @@ def test_names_that_are_not_utf_8(accepts, made):
     add_scan(made)
     folder = os.fsencode(made.root / "sub-01" / "dwi")
     for name in (b"sub-01_acq-\xe9_dwi.nii.gz", b"notes \xe9.txt"):
-        with open(folder + b"/" + name, "wb"):
-            pass
-    os.mkdir(os.fsencode(made.root) + b"/sub-\xfc")
+        Path(os.fsdecode(folder + b"/" + name)).touch()
+    Path(os.fsdecode(os.fsencode(made.root) + b"/sub-\xfc")).mkdir()
     call = accepts(says=["acq-\\udce9_dwi.nii.gz is ignored: its name is not UTF-8", "sub-\\udcfc"])
     assert "1 written" in call.out
 

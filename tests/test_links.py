@@ -81,7 +81,7 @@ def test_no_word_of_a_private_file_is_quoted(app, made, tmp_path, kind, ending):
     out = tmp_path / "out"
     call = app.quick(made, out, "-vv")
     assert call.code == (65 if ending == ".bval" else 0)
-    assert warned(call) == (0 if ending == ".json" and "JSON" != kind else 1)
+    assert warned(call) == (0 if ending == ".json" and kind != "JSON" else 1)
     assert SECRET.encode() not in said_or_written(call, out)
 
 

@@ -1,4 +1,4 @@
-"""Does denoising before the estimation lower the errors of F, D and D*?
+"""Errors of F, D and D* with and without denoising before the estimation.
 
     python -m benchmarks.accuracy.denoising
     python -m benchmarks.accuracy.denoising --snr 20 --directions 1 6 --methods lsq si-cnn --seeds 0 1 2

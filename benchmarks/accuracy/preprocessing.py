@@ -1,4 +1,4 @@
-"""Every combination of preprocessing steps on measured data: does it run, for how long, what does it change?
+"""Every combination of preprocessing steps on measured data: if it runs, for how long, what it changes.
 
     python -m benchmarks.accuracy.preprocessing ../shared/data/ivim-abdomen --acquisition T70 --participant 02
     python -m benchmarks.accuracy.preprocessing ../shared/data/ivim-cord --acquisition ap

@@ -82,8 +82,10 @@ def main() -> None:
         for number in given.nprocs:
             out = Path(folder) / str(number)
             cost = measured(
-                [*(sys.executable, "-m", "sicnn_app", str(study), str(out), "participant"), *options]
-                + ["--nprocs", str(number)]
+                [
+                    *(sys.executable, "-m", "sicnn_app", str(study), str(out), "participant"),
+                    *(*options, "--nprocs", str(number)),
+                ]
             )
             images = images_of(out)
             first = first or (cost, images)

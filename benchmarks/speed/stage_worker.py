@@ -40,7 +40,7 @@ WATCHED = (
     ("conventional comparison", "sicnn_app.pipeline.one_run", "fit_conventionally"),
     ("write", "sicnn_app.pipeline.one_run", "write_run"),
     ("report", "sicnn_app.report.before_after", "draw_steps"),
-    ("report", "sicnn_app.pipeline.dispatch", "write_report"),
+    ("report", "sicnn_app.pipeline.participant_level", "write_report"),
 )
 """Stage, module and the function whose time it is."""
 

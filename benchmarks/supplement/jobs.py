@@ -13,11 +13,11 @@ from benchmarks.common.metrics import LABELS, map_errors
 from benchmarks.common.pool import Job
 from benchmarks.common.scenarios import SCHEMES, Measurement, Scenario, measure
 from benchmarks.supplement.in_vivo import in_vivo_phantom
+from benchmarks.supplement.signal_quality import SignalQuality, group_by_fitting_error, signal_quality
 from sicnn_app.ivim.maps import Estimate, Observation
 from sicnn_app.phantoms.acquire import acquire, noise_sigma
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn.cropping import NORMALISED_LIMITS
-from sicnn_app.sicnn.signal_quality import SignalQuality, group_by_fitting_error, signal_quality
 
 EDGES = tuple(round(0.02 * step, 2) for step in range(16))
 """Of the Fitting Error intervals of Figure 2, relative to the normaliser."""

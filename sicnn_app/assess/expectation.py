@@ -116,7 +116,7 @@ def assess(
     tissues = perfused_tissues(settings.preset)
     values = {name: np.array([getattr(tissue, name) for tissue in tissues]) for name in TISSUE_LABELS}
     noise = _relative_noise(phantom, settings.snr, tissues)
-    suggested = improve_bvals(volumes, noise, **values, directions=settings.protocol.directions)
+    suggested = improve_bvals(volumes, noise, *values.values(), directions=settings.protocol.directions)
     bounds, better = (cramer_rao_bounds(b, noise[:, None], **values) for b in (volumes, suggested))
     errors = try_methods(phantom, volumes, tissues, snr=settings.snr, seed=settings.seed, progress=progress)
     expectations = [

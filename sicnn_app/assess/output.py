@@ -144,7 +144,8 @@ def _cells(row: Expectation) -> list[str]:
     spec = SPECS[row.parameter]
     unit = " %" if spec.shown_unit == "%" else "e-3 mm^2/s"
     errors = [
-        None if row.errors[method] is None else row.errors[method].root_mean_square for method in COMPARED
+        None if found is None else found.root_mean_square
+        for found in (row.errors[method] for method in COMPARED)
     ]
     return [
         row.tissue.replace("_", " "),

@@ -55,10 +55,6 @@ def describe(discovery: Discovery, *, bvals_file: Path | None = None) -> list[Ru
     discovery : Discovery
     bvals_file : Path or None
         b-values for images without a .bval.
-
-    Returns
-    -------
-    list of RunRow
     """
     rows = [_row(run, bvals_file, "") for run in discovery.runs]
     rows += [_row(run, bvals_file, str(error)) for run, error in discovery.problems]

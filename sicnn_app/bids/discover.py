@@ -10,11 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sicnn_app.bids.associate import (
-    Associator,
-    parse_name,
-    source_error,
-)
+from sicnn_app.bids.associate import Associator, parse_name, source_error
 from sicnn_app.bids.derivative_datasets import (
     NATIVE_SPACES,
     PREPROCESSED,
@@ -28,13 +24,7 @@ from sicnn_app.bids.images import open_image, volume_count
 from sicnn_app.bids.index import find_images
 from sicnn_app.bids.select import Selection
 from sicnn_app.bids.text_files import Boundary, require_content
-from sicnn_app.errors import (
-    DataError,
-    MissingInputError,
-    NoRunsError,
-    SicnnAppError,
-    UsageError,
-)
+from sicnn_app.errors import DataError, MissingInputError, NoRunsError, SicnnAppError, UsageError
 from sicnn_app.formats import natural_key, printable
 from sicnn_app.ivim.bvalues import group_bvalues, other_unit, wanted_bvalues
 from sicnn_app.ivim.run import DwiRun, SourceImage
@@ -154,9 +144,9 @@ def _links_out(runs: Iterable[DwiRun], roots: Iterable[Path]) -> list[str]:
     found = [(path, target) for path in dict.fromkeys(files) if (target := boundary.target_outside(path))]
     if not found:
         return []
-    path, target = map(printable, found[0])
+    shown, outside = map(printable, found[0])
     return [
-        f"{len(found)} files lie outside of the datasets, behind links, as {path} at {target}: "
+        f"{len(found)} files lie outside of the datasets, behind links, as {shown} at {outside}: "
         "they are used; check that this is meant"
     ]
 
@@ -207,10 +197,6 @@ def discover(
     inputs : InputSettings
     preprocessing : PreprocessingSettings, optional
         b-values that will be left out do not make an IVIM run.
-
-    Returns
-    -------
-    Discovery
 
     Raises
     ------

@@ -20,15 +20,7 @@ MIN_VOLUME = 1e-3
 
 POSITION_FIELDS = {
     "sform": ("sform_code", "srow_x", "srow_y", "srow_z"),
-    "qform": (
-        "qform_code",
-        "quatern_b",
-        "quatern_c",
-        "quatern_d",
-        "qoffset_x",
-        "qoffset_y",
-        "qoffset_z",
-    ),
+    "qform": ("qform_code", *(f"quatern_{part}" for part in "bcd"), *(f"qoffset_{axis}" for axis in "xyz")),
 }
 """Fields of a NIfTI header in which each of its two transforms is stated."""
 
@@ -94,7 +86,8 @@ def settle_position(path: Path, header: nib.Nifti1Header) -> list[str]:
     notes = []
     for name in coded:
         if not usable[name]:
-            _unset(header, name)
+            for field in POSITION_FIELDS[name]:
+                header[field] = 0
             notes.append(f"{path.name}: its {name} cannot be used: its {good[0]} alone counts")
     if not usable["voxel sizes"]:
         header["pixdim"][1:4] = nib.affines.voxel_sizes(header.get_sform())
@@ -132,11 +125,6 @@ def _is_usable(affine: np.ndarray) -> bool:
     return bool(sizes.min() > SMALLEST and abs(np.linalg.det(affine[:3, :3] / sizes)) > MIN_VOLUME)
 
 
-def _unset(header: nib.Nifti1Header, name: str) -> None:
-    for field in POSITION_FIELDS[name]:
-        header[field] = 0
-
-
 def position_warnings(path: Path, image: nib.Nifti1Image) -> list[str]:
     """What has to be assumed of the position of an image; outputs keep what can be used as it is.
 
@@ -146,10 +134,6 @@ def position_warnings(path: Path, image: nib.Nifti1Image) -> list[str]:
     image : nibabel.Nifti1Image
         As :func:`sicnn_app.bids.images.open_image` gives it. Its affine is the sform where that is set,
         otherwise the qform.
-
-    Returns
-    -------
-    list of str
     """
     sform_code, qform_code = int(image.header["sform_code"]), int(image.header["qform_code"])
     if sform_code == qform_code == 0:
@@ -173,10 +157,6 @@ def position_warnings(path: Path, image: nib.Nifti1Image) -> list[str]:
 def placement(header: nib.Nifti1Header) -> tuple[np.ndarray | None, tuple[float, float, float]]:
     """How an image lies, by its header.
 
-    Parameters
-    ----------
-    header : nibabel.Nifti1Header
-
     Returns
     -------
     affine : ndarray, shape (4, 4), or None
@@ -193,6 +173,6 @@ def placement(header: nib.Nifti1Header) -> tuple[np.ndarray | None, tuple[float,
         # An axis that vanishes beside the others has no direction.
         and np.isfinite(nib.orientations.io_orientation(affine)).all()
     )
-    zooms = (*(float(zoom) for zoom in header.get_zooms()[:3]), 1.0, 1.0, 1.0)[:3]
-    sensible = tuple(zoom if SMALLEST_ZOOM < zoom < 1 / SMALLEST_ZOOM else 1.0 for zoom in zooms)
-    return np.asarray(affine) if usable else None, sensible
+    stated_zooms = (*(float(zoom) for zoom in header.get_zooms()[:3]), 1.0, 1.0, 1.0)[:3]
+    x, y, z = (zoom if SMALLEST_ZOOM < zoom < 1 / SMALLEST_ZOOM else 1.0 for zoom in stated_zooms)
+    return np.asarray(affine) if usable else None, (x, y, z)

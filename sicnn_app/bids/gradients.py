@@ -49,9 +49,12 @@ def part_bvals(
     MissingInputError, DataError
         See :func:`read_bvals`; DataError also for an image without b-values.
     """
-    paths = [bvals_path(source, bvals_file) for source in parts]
-    if None in paths:
-        raise DataError(f"{parts[paths.index(None)].image} has no .bval")
+    paths = []
+    for source in parts:
+        path = bvals_path(source, bvals_file)
+        if path is None:
+            raise DataError(f"{source.image} has no .bval")
+        paths.append(path)
     tables = {path: read_bvals(path) for path in dict.fromkeys(paths)}
     found, warnings = [tables[path] for path in paths], []
     for path, table in tables.items():
@@ -68,7 +71,7 @@ def part_bvals(
 
 def _numbers(path: Path) -> list[list[float]]:
     """Numbers of a table, row by row; what else stands in it is never quoted: a link can lead to any file."""
-    rows = []
+    rows: list[list[float]] = []
     for line, row in enumerate(read_text(path).splitlines(), start=1):
         rows.append([])
         for place, word in enumerate(row.split(), start=1):
@@ -84,10 +87,6 @@ def _numbers(path: Path) -> list[list[float]]:
 
 def read_bvals(path: Path) -> np.ndarray:
     """Read a .bval file: numbers in one row or one column.
-
-    Parameters
-    ----------
-    path : Path
 
     Returns
     -------
@@ -138,7 +137,7 @@ def read_bvecs(path: Path, bvals: np.ndarray) -> tuple[np.ndarray | None, list[s
     else:
         shape = " x ".join(str(size) for size in table.shape)
         return None, [f"{path} is left out: {shape} values for {bvals.size} volumes; only |b| is used"]
-    finite = np.isfinite(table).all(axis=1)
+    finite = np.all(np.isfinite(table), axis=1)
     table = np.where(finite[:, None], table, 0.0)
     lost = int(np.sum((~table.any(axis=1)) & (bvals > NO_DIRECTION_BVAL)))
     if lost:

@@ -1,4 +1,4 @@
-"""Image files: what a header may say, and the voxels as float32."""
+"""Image files: what a header may say, and the voxels as floating-point numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from nibabel.wrapstruct import WrapStructError
 
-from sicnn_app.bids.header import image_of, read_header
+from sicnn_app.bids.geometry import settle_position
 from sicnn_app.bids.text_files import require_content
 from sicnn_app.bids.unpacked import GZIP_MAGIC, MAX_EXPANSION, Unpacked
 from sicnn_app.errors import DataError, one_line
@@ -24,6 +24,18 @@ from sicnn_app.system.memory import release
 
 BLOCK = 1 << 18
 """Bytes of voxels converted at once; as float64 they take up to 8 times that."""
+
+NIFTI_MAGIC = {
+    nib.Nifti1Header: (slice(344, 348), (b"n+1\0", b"ni1\0")),
+    nib.Nifti2Header: (slice(4, 8), (b"n+2\0", b"ni2\0")),
+}
+"""Where each kind of header says what it is, and how."""
+
+MAX_VOXELS = 1 << 27
+"""Of an image that is read as a whole; 512 x 512 x 512 are more than diffusion MRI has, half a gigabyte."""
+
+LARGEST_VALUE = 1e15
+"""What is larger was not measured, and its square is beyond float32."""
 
 # What nibabel repairs in a header it also prints; what matters of that is said below.
 nib.imageglobals.logger.setLevel(logging.CRITICAL)
@@ -54,12 +66,42 @@ def _require_honest_name(path: Path) -> None:
         )
 
 
+def _read_header(path: Path) -> tuple[nib.Nifti1Header, list[str]]:
+    """Read the header of a NIfTI file and nothing else of it: what is none is refused.
+
+    nibabel also reads what stands between header and voxels, which may unfold to gigabytes, and makes of a
+    file what that says it is.
+
+    Returns
+    -------
+    header : nibabel.Nifti1Header
+        A ``Nifti2Header`` for NIfTI-2. Of its position only what can be used is left.
+    notes : list of str
+        What is wrong with the position, see :func:`sicnn_app.bids.geometry.settle_position`.
+
+    Raises
+    ------
+    DataError
+        It has no position that can be used.
+    OSError, EOFError, ValueError, zlib.error, nibabel errors
+        The file cannot be read or is no NIfTI.
+    """
+    start = Unpacked(path).start(nib.Nifti2Header.sizeof_hdr)
+    kind = next((kind for kind, (place, magic) in NIFTI_MAGIC.items() if start[place] in magic), None)
+    if kind is None:
+        raise ImageFileError("it does not begin as NIfTI does")
+    header = kind(start[: kind.sizeof_hdr], check=False)
+    if not 1 <= header["dim"][0] <= 7:
+        # The byte order is told by it, and everything else would be read wrongly.
+        raise ImageFileError(f"{header['dim'][0]} dimensions")
+    # nibabel puts 1 mm in the place of a voxel size that is missing: looked at before.
+    notes = settle_position(path, header)
+    header.check_fix()
+    return header, notes
+
+
 def open_image(path: Path) -> nib.Nifti1Image:
     """Open an image and check all that its header tells; nothing but the header is read.
-
-    Parameters
-    ----------
-    path : Path
 
     Returns
     -------
@@ -80,14 +122,17 @@ def open_image(path: Path) -> nib.Nifti1Image:
         if path.stat().st_size == 0:
             raise DataError(f"{path} is empty, it has 0 bytes: copy it again")
         _require_honest_name(path)
-        image = image_of(path, *read_header(path))
+        header, notes = _read_header(path)
+        kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+        voxels = kind.ImageArrayProxy(str(path), header.copy())
+        image = kind(voxels, header.get_best_affine(), header, extra={"position": notes})
         shape, dtype = image.shape, image.get_data_dtype()
     except READ_ERRORS as error:
         reason = shorten(one_line(error).replace(str(path), path.name), 150)
         raise DataError(f"{path} cannot be read as NIfTI ({reason}): copy it again, or convert it") from None
     if dtype.kind not in "iufb":
-        kind = "colour" if dtype.names else dtype
-        raise DataError(f"{path} holds {kind} values: give the real magnitude image")
+        held = "colour" if dtype.names else dtype
+        raise DataError(f"{path} holds {held} values: give the real magnitude image")
     if not shape or min(shape) < 1:
         raise DataError(f"{path} holds no voxel, its shape is {shape}: convert it again")
     if np.sum(np.array(shape[3:]) > 1) > 1:
@@ -150,7 +195,8 @@ def require_voxels(path: Path, image: nib.Nifti1Image) -> list[str]:
 
 def grid_shape(image: nib.Nifti1Image) -> tuple[int, int, int]:
     """Spatial shape (X, Y, Z) of an image; a missing axis has length 1."""
-    return (*image.shape[:3], 1, 1)[:3]
+    x, y, z = (*image.shape[:3], 1, 1)[:3]
+    return x, y, z
 
 
 class _Voxels:
@@ -235,3 +281,37 @@ def read_signals(path: Path, image: nib.Nifti1Image, signals: np.ndarray, volume
     if voxels.infinite:
         warnings.append(f"{path}: {voxels.infinite} infinite values are treated as missing")
     return warnings
+
+
+def open_volume(path: Path) -> nib.Nifti1Image:
+    """Open an image that is to be read as a whole: a small file must not be able to ask for all memory.
+
+    Raises
+    ------
+    MissingInputError, DataError
+        See :func:`open_image`; also more than :data:`MAX_VOXELS` voxels.
+    """
+    image = open_image(path)
+    if int(np.prod(image.shape, dtype=object)) > MAX_VOXELS:
+        raise DataError(f"{path} promises {image.shape} voxels, more than any map has: make it again")
+    return image
+
+
+def read_values(path: Path, image: nib.Nifti1Image, dtype: type = np.float64) -> tuple[np.ndarray, list[str]]:
+    """Values of an image of one volume, opened by :func:`open_volume`, shape (X, Y, Z), and what was assumed.
+
+    Raises
+    ------
+    DataError
+        The file is shorter than its header promises, or damaged.
+    """
+    values: np.ndarray = np.empty((*grid_shape(image), 1), dtype=dtype, order="F")
+    warnings = require_voxels(path, image) + read_signals(path, image, values, slice(None))
+    return values[..., 0], warnings
+
+
+def read_volume(path: Path, image: nib.Nifti1Image) -> np.ndarray:
+    """The same as float32, NaN where a value is not finite or beyond :data:`LARGEST_VALUE`."""
+    volume, _ = read_values(path, image, np.float32)
+    volume[np.abs(volume) > LARGEST_VALUE] = np.nan
+    return volume

@@ -64,24 +64,10 @@ def find_images(bids_dir: Path, selection: Selection, *, database_dir: Path | No
     database_dir : Path or None
         Folder of a pybids database to use or make.
 
-    Returns
-    -------
-    Images
-
     Raises
     ------
-    MissingInputError
-        The dataset does not exist.
-    NoRunsError
-        No participant that was asked for has a folder.
-    DataError
-        The folder of the dataset cannot be read.
-    UsageError
-        The path of the dataset is no UTF-8, or the pybids database is of another dataset.
-    OutputError
-        The pybids database cannot be used.
-    NotBidsError
-        pybids cannot take the ``dataset_description.json``.
+    MissingInputError, NoRunsError, DataError, UsageError, OutputError, NotBidsError
+        See :func:`sicnn_app.bids.discover.discover`; UsageError also for a path that is no UTF-8.
     """
     participants, warnings = _participants(bids_dir, selection)
     chosen, raw, skipped = [], [], []

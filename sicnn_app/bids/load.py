@@ -176,10 +176,6 @@ def load_run(run: DwiRun, *, bvals_file: Path | None, scratch: Path | None = Non
         Folder on whose file system the series is kept, as a :class:`sicnn_app.system.memory.DiskArray`,
         instead of in memory; its values are the same.
 
-    Returns
-    -------
-    LoadedRun
-
     Raises
     ------
     MissingInputError

@@ -8,8 +8,7 @@ import nibabel as nib
 import numpy as np
 
 from sicnn_app.bids.geometry import same_grid
-from sicnn_app.bids.images import grid_shape, read_signals, require_voxels, volume_count
-from sicnn_app.bids.volume import open_volume
+from sicnn_app.bids.images import grid_shape, open_volume, read_values, volume_count
 from sicnn_app.errors import DataError, one_line
 
 
@@ -122,9 +121,8 @@ def _read(path: Path, image: nib.Nifti1Image, shape: tuple[int, ...] | None) -> 
     """Values of one volume, shape (X, Y, Z), and what was assumed of them."""
     if volume_count(image) != 1:
         raise _other_shape(path, image.shape, shape)
-    values = np.empty((*grid_shape(image), 1), order="F")
-    warnings = require_voxels(path, image) + read_signals(path, image, values, slice(None))
-    return values[..., 0], [*image.extra["position"], *warnings]
+    values, warnings = read_values(path, image)
+    return values, [*image.extra["position"], *warnings]
 
 
 def _other_shape(path: Path, own: tuple[int, ...], shape: tuple[int, ...] | None) -> DataError:

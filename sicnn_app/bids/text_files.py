@@ -41,10 +41,6 @@ def require_content(path: Path) -> None:
 
     An annexed file is a dangling link, or (unlocked) a small text pointing into the annex.
 
-    Parameters
-    ----------
-    path : Path
-
     Raises
     ------
     MissingInputError
@@ -103,10 +99,6 @@ class Boundary:
 def read_bytes(path: Path) -> bytes:
     """Content of a small file.
 
-    Parameters
-    ----------
-    path : Path
-
     Returns
     -------
     bytes
@@ -140,10 +132,6 @@ def read_text(path: Path, *, errors: str = "strict") -> str:
     errors : str
         What becomes of bytes that are no UTF-8, as for ``bytes.decode``.
 
-    Returns
-    -------
-    str
-
     Raises
     ------
     MissingInputError
@@ -167,10 +155,6 @@ def read_json(path: Path, *, errors: str = "strict") -> dict[str, Any]:
     path : Path
     errors : str
         See :func:`read_text`.
-
-    Returns
-    -------
-    dict
 
     Raises
     ------

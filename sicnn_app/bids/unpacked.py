@@ -49,10 +49,6 @@ class Unpacked:
 
     Going through it raises ``OSError``, ``EOFError`` or ``zlib.error`` for a file that cannot be read.
 
-    Parameters
-    ----------
-    path : Path
-
     Attributes
     ----------
     trailing : bool

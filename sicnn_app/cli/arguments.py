@@ -44,8 +44,11 @@ MAX_FILE_BYTES = 1 << 20
 """Whatever a flag names that is larger is no configuration or filter file, and may never end."""
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are :class:`UsageError`."""
+
     def error(self, message: str) -> NoReturn:
+        """Raise UsageError instead of ending the process."""
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
@@ -95,7 +98,7 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
     """
     estimation, preprocessing = EstimationSettings(), PreprocessingSettings()
     resources, selection = ResourceSettings(), SelectionSettings()
-    parser = _Parser(
+    parser = Parser(
         prog=PROGRAM,
         allow_abbrev=False,
         add_help=positionals,
@@ -361,7 +364,7 @@ def parse(argv: Sequence[str]) -> Settings:
     MissingInputError
         A file named by a flag is not there.
     """
-    argv = [_hyphenated(token) for token in argv]
+    argv = [hyphenated(token) for token in argv]
     try:
         given = vars(build_parser().parse_args(argv))
     except UsageError as error:
@@ -376,7 +379,8 @@ def parse(argv: Sequence[str]) -> Settings:
     return _to_settings(given)
 
 
-def _hyphenated(token: str) -> str:
+def hyphenated(token: str) -> str:
+    """Spell a long flag with hyphens; its value and other words stay as they are."""
     if not token.startswith("--"):
         return token
     flag, equals, value = token.partition("=")

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NoReturn
 
 from sicnn_app import __version__
-from sicnn_app.cli.arguments import given_path
+from sicnn_app.cli.arguments import Parser, given_path, hyphenated
+from sicnn_app.cli.main import INTERRUPTED
 from sicnn_app.errors import InternalError, SicnnAppError, UsageError
 from sicnn_app.files import from_here
 from sicnn_app.formats import printable
@@ -22,15 +22,8 @@ from sicnn_app.system.caches import private_caches
 from sicnn_app.system.streams import complain, outlive_streams
 from sicnn_app.system.surroundings import restart_with_docstrings, undisturbed
 
-INTERRUPTED = 130
-
 DATASET_ONLY = ("subjects", "sessions", "between_subject_variation", "inherit_bval")
 """Options that say nothing about an assessment."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
 
 
 def _bval(text: str) -> float:
@@ -44,12 +37,17 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of ``sicnn-simulate``; every default stands in its help."""
     shapes = ", ".join(f"{name} {' '.join(map(str, shape))}" for name, shape in DEFAULT_SHAPE.items())
     schemes = "; ".join(f"{name} {' '.join(map(str, bvals))}" for name, bvals in DEFAULT_BVALS.items())
-    parser = _Parser(
+    parser = Parser(
         prog=GENERATOR,
         allow_abbrev=False,
         description="Write a simulated IVIM dataset in BIDS, with the true maps in derivatives/truth; or, "
         "with --assess, tell what to expect of a protocol. The same command gives the same files.",
     )
+
+    def number(flag: str, default: float, metavar: str | None, text: str) -> None:
+        text += " (default: %(default)g)"
+        parser.add_argument(flag, type=type(default), default=default, metavar=metavar, help=text)
+
     parser.add_argument(
         "out_bids",
         metavar="OUT_BIDS",
@@ -66,29 +64,15 @@ def build_parser() -> argparse.ArgumentParser:
         "minute (default: write a dataset)",
     )
     parser.add_argument("--preset", choices=tuple(DEFAULT_SHAPE), required=True, help="anatomy (required)")
-    parser.add_argument(
-        "--snr", type=float, default=20.0, help=f"SNR: {SNR_DEFINITION}; inf: no noise (default: %(default)g)"
-    )
+    number("--snr", 20.0, None, f"SNR: {SNR_DEFINITION}; inf: no noise")
     parser.add_argument(
         "--bvals", type=_bval, nargs="+", metavar="B", help=f"b-values, s/mm^2 (default: {schemes})"
     )
-    parser.add_argument(
-        "--repeats",
-        type=int,
-        default=1,
-        metavar="N",
-        help="volumes per b > 0 and direction (default: %(default)d)",
-    )
+    number("--repeats", 1, "N", "volumes per b > 0 and direction")
     parser.add_argument(
         "--b0-repeats", type=int, metavar="N", help="volumes per b = 0 (default: as --repeats)"
     )
-    parser.add_argument(
-        "--directions",
-        type=int,
-        default=1,
-        metavar="N",
-        help="directions per b > 0; they differ in their noise only (default: %(default)d)",
-    )
+    number("--directions", 1, "N", "directions per b > 0; they differ in their noise only")
     parser.add_argument(
         "--shape",
         type=int,
@@ -96,34 +80,16 @@ def build_parser() -> argparse.ArgumentParser:
         metavar=("X", "Y", "Z"),
         help=f"voxels per axis (default: {shapes}; smaller with --assess)",
     )
-    parser.add_argument(
-        "--subjects", type=int, default=1, metavar="N", help="subjects (default: %(default)d)"
-    )
-    parser.add_argument(
-        "--sessions",
-        type=int,
-        default=0,
-        metavar="N",
-        help="sessions per subject, same body, other noise; 0: no session level (default: %(default)d)",
-    )
-    parser.add_argument(
-        "--texture",
-        type=float,
-        default=0.1,
-        metavar="SHARE",
-        help="relative standard deviation of F, D, D* and S0 within a tissue (default: %(default)g)",
-    )
-    parser.add_argument(
+    number("--subjects", 1, "N", "subjects")
+    number("--sessions", 0, "N", "sessions per subject, same body, other noise; 0: no session level")
+    number("--texture", 0.1, "SHARE", "relative standard deviation of F, D, D* and S0 within a tissue")
+    number(
         "--between-subject-variation",
-        type=float,
-        default=0.05,
-        metavar="SHARE",
-        help="relative standard deviation of a subject's tissue values around the literature's; "
-        "0: none (default: %(default)g)",
+        0.05,
+        "SHARE",
+        "relative standard deviation of a subject's tissue values around the literature's; 0: none",
     )
-    parser.add_argument(
-        "--random-seed", type=int, default=0, metavar="SEED", help="seed (default: %(default)d)"
-    )
+    number("--random-seed", 0, "SEED", "seed")
     parser.add_argument(
         "--inherit-bval",
         action="store_true",
@@ -161,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         restart_with_docstrings()
     outlive_streams()
-    arguments = [_hyphenated(word) for word in (sys.argv[1:] if argv is None else argv)]
+    arguments = [hyphenated(word) for word in (sys.argv[1:] if argv is None else argv)]
     verbose = "-vv" in arguments
     try:
         parser = build_parser()
@@ -191,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             str(error) if known else f"internal error ({type(error).__name__}: {error}); -vv shows where"
         )
         complain(f"{GENERATOR}: error: {message}", error if verbose else None)
-        return error.exit_code if known else InternalError.exit_code
+        return error.exit_code if isinstance(error, SicnnAppError) else InternalError.exit_code
     if options.verbose:
         print("\n".join(map(printable, files)))
     if files:
@@ -249,33 +215,30 @@ def _settings(options: argparse.Namespace) -> SimulationSettings:
     )
 
 
-def _hyphenated(word: str) -> str:
-    """Spell a long flag with hyphens; its value and other words stay as they are."""
-    if not word.startswith("--"):
-        return word
-    flag, equals, value = word.partition("=")
-    return flag.replace("_", "-") + equals + value
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.10g}"
 
 
 def _command(settings: SimulationSettings) -> str:
     """The shortest command line with these settings; the folder is left open, files must not depend on it."""
-    preset, protocol = settings.preset, settings.protocol
-    words = ["--preset", preset, "--snr", f"{settings.snr:.10g}"]
-    optional = (
-        ("--bvals", [f"{b:.10g}" for b in protocol.bvals], [str(b) for b in DEFAULT_BVALS[preset]]),
-        ("--repeats", [protocol.repeats], [1]),
-        ("--b0-repeats", [protocol.b0_repeats], [protocol.repeats]),
-        ("--directions", [protocol.directions], [1]),
-        ("--shape", list(settings.shape), list(DEFAULT_SHAPE[preset])),
-        ("--subjects", [settings.subjects], [1]),
-        ("--sessions", [settings.sessions], [0]),
-        ("--texture", [f"{settings.texture:.10g}"], ["0.1"]),
-        ("--between-subject-variation", [f"{settings.subject_variation:.10g}"], ["0.05"]),
-        ("--random-seed", [settings.seed], [0]),
-    )
-    for flag, values, default in optional:
-        if values != default:
-            words += [flag, *map(str, values)]
+    preset, protocol, parser = settings.preset, settings.protocol, build_parser()
+    given = {
+        "bvals": protocol.bvals,
+        "repeats": [protocol.repeats],
+        "b0_repeats": [protocol.b0_repeats],
+        "directions": [protocol.directions],
+        "shape": settings.shape,
+        "subjects": [settings.subjects],
+        "sessions": [settings.sessions],
+        "texture": [settings.texture],
+        "between_subject_variation": [settings.subject_variation],
+        "random_seed": [settings.seed],
+    }
+    usual = {"bvals": DEFAULT_BVALS[preset], "b0_repeats": [protocol.repeats], "shape": DEFAULT_SHAPE[preset]}
+    words = ["--preset", preset, "--snr", _number(settings.snr)]
+    for name, values in given.items():
+        if [*map(_number, values)] != [*map(_number, usual.get(name, [parser.get_default(name)]))]:
+            words += ["--" + name.replace("_", "-"), *map(_number, values)]
     if settings.inherit_bval:
         words.append("--inherit-bval")
     return " ".join([GENERATOR, "OUT_BIDS", *words])

@@ -22,6 +22,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
+    """Do the part and answer; a process ends with it."""
     answer, parent = int(sys.argv[1]), int(sys.argv[2])
     die_with(parent)
     # A worker may ignore signals, and what is ignored stays so in its children.
@@ -49,7 +50,7 @@ def process(part: Part) -> PartResult:
     """Process a part; whatever ends that early becomes the error of the result."""
     try:
         with stoppable():
-            from sicnn_app.pipeline.dispatch import process_part
+            from sicnn_app.pipeline.participant_level import process_part
             from sicnn_app.system.console import Console
 
             return process_part(part, Console(part.settings.verbosity))

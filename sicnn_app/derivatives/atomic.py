@@ -16,10 +16,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import nibabel as nib
-import numpy as np
 
 from sicnn_app.derivatives.written import WrittenRecord, content_of, remove
 from sicnn_app.errors import OutputError
@@ -27,6 +26,9 @@ from sicnn_app.files import folder_below
 from sicnn_app.formats import json_bytes, tsv_bytes
 from sicnn_app.system.locks.owned import owned_folder
 from sicnn_app.system.memory import release
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 WORK_FOLDER = ".work"
 """Folder below the output that holds whatever is not finished."""
@@ -129,7 +131,7 @@ def save_bytes(path: Path, content: bytes) -> None:
 class _Releasing(io.BufferedIOBase):
     """Writes to a stream and gives up the memory of the array that is being written, volume by volume."""
 
-    def __init__(self, stream: BinaryIO, values: np.ndarray) -> None:
+    def __init__(self, stream: BinaryIO | gzip.GzipFile, values: Any) -> None:
         self._stream = stream
         self._values = values
 
@@ -139,7 +141,7 @@ class _Releasing(io.BufferedIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         return self._stream.seek(offset, whence)
 
-    def write(self, content: bytes) -> int:
+    def write(self, content: Buffer) -> int:
         release(self._values)
         return self._stream.write(content)
 

@@ -246,7 +246,9 @@ def collect_run(
 
 def app_version(output_dir: Path) -> str | None:
     """Version of the app that wrote ``dataset_description.json``."""
-    description = Files(output_dir).get(read_json, output_dir / "dataset_description.json", {})
+    description: dict[str, Any] = Files(output_dir).get(
+        read_json, output_dir / "dataset_description.json", {}
+    )
     generated = description.get("GeneratedBy")
     first = generated[0] if isinstance(generated, list) and generated else {}
     version = first.get("Version") if isinstance(first, dict) else None

@@ -71,9 +71,8 @@ def read_marker(output_dir: Path, run: DwiRun) -> Marker:
     path = marker_path(output_dir, run)
     content = read_json(own_file(path, output_dir))
     fingerprint, outputs = content.get("Fingerprint"), content.get("Outputs")
-    named = isinstance(fingerprint, str) and isinstance(outputs, list) and outputs
     # A name with a folder in it would lead anywhere.
-    if not named or not all(
+    if not (isinstance(fingerprint, str) and isinstance(outputs, list) and outputs) or not all(
         isinstance(name, str) and os.path.basename(name) == name and name.startswith(f"{run.name}_")
         for name in outputs
     ):

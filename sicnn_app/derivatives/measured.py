@@ -9,8 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from sicnn_app.bids.images import READ_ERRORS
-from sicnn_app.bids.volume import LARGEST_VALUE
+from sicnn_app.bids.images import LARGEST_VALUE, READ_ERRORS
 from sicnn_app.derivatives.outputs import Files, open_series, read_series_bvals
 from sicnn_app.errors import one_line
 from sicnn_app.formats import printable

@@ -21,9 +21,8 @@ from PIL import Image
 
 from sicnn_app.bids.geometry import placement
 from sicnn_app.bids.gradients import read_bvals
-from sicnn_app.bids.images import grid_shape, open_image, volume_count
+from sicnn_app.bids.images import grid_shape, open_image, open_volume, read_volume, volume_count
 from sicnn_app.bids.text_files import Boundary, read_bytes
-from sicnn_app.bids.volume import open_volume, read_volume
 from sicnn_app.errors import DataError, SicnnAppError, complaint, one_line
 from sicnn_app.formats import printable
 
@@ -89,8 +88,9 @@ def read_volumes(files: Files, paths: Mapping[str, Path], name: str) -> dict[str
         Of the run.
     """
     opened = {label: files.get(_open_map, path, None) for label, path in paths.items()}
-    headers = {label: image.header for label, image in opened.items() if image is not None}
-    shapes = {label: grid_shape(opened[label]) for label in headers}
+    there = {label: image for label, image in opened.items() if image is not None}
+    headers = {label: image.header for label, image in there.items()}
+    shapes = {label: grid_shape(image) for label, image in there.items()}
     shape = Counter(shapes.values()).most_common(1)[0][0] if shapes else None
     found = {}
     for label, header in headers.items():

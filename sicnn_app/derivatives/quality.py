@@ -456,7 +456,9 @@ def columns() -> tuple[Column, ...]:
 
 def group_columns() -> list[Column]:
     """Those that the group's table takes over, in the order in which it has them."""
-    return sorted((column for column in columns() if column.in_group is not None), key=lambda c: c.in_group)
+    return sorted(
+        (column for column in columns() if column.in_group is not None), key=lambda c: c.in_group or 0
+    )
 
 
 def outlier_columns() -> list[Column]:

@@ -149,7 +149,9 @@ class _Axis:
         margin = 0.04 * (high - low) or 0.05 * abs(high) or 1.0
         self._low, self._high = low - margin, high + margin
         self._start, self._end = start, end
-        ticks = MaxNLocator(nbins=bins, steps=[1, 2, 2.5, 5, 10]).tick_values(self._low, self._high)
+        ticks = np.asarray(
+            MaxNLocator(nbins=bins, steps=[1, 2, 2.5, 5, 10]).tick_values(self._low, self._high)
+        )
         self._ticks = ticks[(ticks >= self._low) & (ticks <= self._high)]
 
     def place(self, value: float) -> float:
@@ -196,10 +198,12 @@ def _box(strip: Values, axis: _Axis) -> Box | None:
         return None
     found = strip.distribution
     inside = strip.values[(strip.values >= found.fences[0]) & (strip.values <= found.fences[1])]
-    lower, median, upper = found.quartiles
+    lower, _, upper = found.quartiles
     low, high = float(min(inside.min(), lower)), float(max(inside.max(), upper))
-    places = [axis.place(value) for value in (low, lower, median, upper, high)]
-    return Box(*map(_text, places), _text(places[3] - places[1]))
+    ends, quartiles = map(axis.place, (low, high)), [axis.place(value) for value in found.quartiles]
+    start, end = map(_text, ends)
+    first, middle, last = map(_text, quartiles)
+    return Box(start, first, middle, last, end, _text(quartiles[2] - quartiles[0]))
 
 
 def swarm(x: np.ndarray, room: float) -> np.ndarray:

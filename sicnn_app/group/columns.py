@@ -93,8 +93,8 @@ class Region:
         if None not in recorded.values():
             return recorded
         # The quality tables of version 0.3 and before lack them.
-        volumes = [as_number(row.get("framewise_displacement")) for row in self.run.motion]
-        volumes = [value for value in volumes if value is not None]
+        numbers = (as_number(row.get("framewise_displacement")) for row in self.run.motion)
+        volumes = [value for value in numbers if value is not None]
         return {"mean": float(np.mean(volumes)) if volumes else None, "max": max(volumes, default=None)}
 
 

@@ -84,13 +84,13 @@ def find_repeats(rows: Sequence[Row]) -> list[Repeats]:
             shared = tuple(cell(row, column) for column in _SHARED)
             participants = groups.setdefault((kept or None, *shared), {})
             participants.setdefault(row["participant_id"], {}).setdefault(row["source"], row)
-        for (kept, *shared), participants in groups.items():
+        for (acquisition, *values_shared), participants in groups.items():
             for label in TISSUE_LABELS:
                 values = {name: _measurements(own.values(), label) for name, own in participants.items()}
                 values = {name: own for name, own in values.items() if len(own) > 1}
                 if values:
-                    described = dict(zip(_SHARED, shared, strict=True))
-                    found.append(Repeats(repeated, kept, described, label, values))
+                    described = dict(zip(_SHARED, values_shared, strict=True))
+                    found.append(Repeats(repeated, acquisition, described, label, values))
     return found
 
 

@@ -168,7 +168,8 @@ def repeatability(repeats: Sequence[np.ndarray]) -> Repeatability:
     """
     groups = [np.asarray(values, dtype=np.float64) for values in repeats if len(values) > 1]
     if not groups:
-        return Repeatability(0, 0, *[math.nan] * 4, (math.nan,) * 2, math.nan, (math.nan,) * 2)
+        nan = math.nan
+        return Repeatability(0, 0, nan, nan, nan, nan, (nan, nan), nan, (nan, nan))
     counts = np.array([group.size for group in groups])
     values = np.concatenate(groups)
     mean = float(values.mean())
@@ -177,7 +178,7 @@ def repeatability(repeats: Sequence[np.ndarray]) -> Repeatability:
     sd = math.sqrt(within)
     factor = LIMITS * math.sqrt(2.0)
     tails = ((1.0 + CONFIDENCE) / 2.0, (1.0 - CONFIDENCE) / 2.0)
-    interval = tuple(factor * sd * math.sqrt(freedom / stats.chi2.ppf(tail, freedom)) for tail in tails)
+    low, high = (factor * sd * math.sqrt(freedom / stats.chi2.ppf(tail, freedom)) for tail in tails)
     icc, icc_interval = _intraclass_correlation(groups, counts, within)
     return Repeatability(
         participants=len(groups),
@@ -186,7 +187,7 @@ def repeatability(repeats: Sequence[np.ndarray]) -> Repeatability:
         within_subject_sd=sd,
         within_subject_cv=sd / mean if mean > 0 else math.nan,
         coefficient=factor * sd,
-        coefficient_interval=interval,
+        coefficient_interval=(low, high),
         icc=icc,
         icc_interval=icc_interval,
     )

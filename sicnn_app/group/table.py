@@ -20,11 +20,11 @@ MAX_LETTERS = 200
 
 
 def parse_table(content: bytes) -> list[Row]:
-    """Rows of tab-separated text with a header line.
+    r"""Rows of tab-separated text with a header line.
 
     Examples
     --------
-    >>> parse_table(b"a\\tb\\n1\\tn/a\\n")
+    >>> parse_table(b"a\tb\n1\tn/a\n")
     [{'a': '1', 'b': 'n/a'}]
     """
     text = io.StringIO(content.decode("utf-8"))

@@ -110,7 +110,7 @@ def named_bvalue(nominal: np.ndarray, bval: float) -> int | None:
     return None if abs(nominal[nearest] - bval) > SAME_BVAL else nearest
 
 
-def same_bvalues(one: Sequence[float], other: Sequence[float]) -> bool:
+def same_bvalues(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> bool:
     """Whether two series have the same nominal b-values, jitter aside.
 
     Parameters

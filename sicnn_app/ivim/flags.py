@@ -79,7 +79,6 @@ def at_bounds(
     ndarray, shape (X, Y, Z), bool
         False outside the mask.
     """
-
     relative = np.where(mask, maps["s0"], 0.0) / np.where(mask, normaliser, 1.0)
     found = np.zeros(mask.shape, dtype=bool)
     for label in PARAMETERS:
@@ -128,7 +127,6 @@ def flag_voxels(
     counts : dict of str to int
         Voxels for which each reason holds, whether or not an earlier one does.
     """
-
     expected = np.sqrt(np.mean(np.square(sigma_per_bval)))
     s0 = np.where(mask, maps["s0"], 0.0)
     reasons = {

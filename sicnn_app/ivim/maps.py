@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -40,8 +41,8 @@ class Estimate:
 
     maps: dict[str, np.ndarray]
     predicted: np.ndarray
-    history: list[dict]
-    parameters: dict
+    history: list[dict[str, Any]]
+    parameters: dict[str, Any]
     algorithm: str
     device: str = "cpu"
     losses: list[tuple[int, int, float]] = field(default_factory=list)

@@ -153,7 +153,10 @@ MAPS: tuple[MapSpec, ...] = (
 
 SPECS = {spec.label: spec for spec in MAPS}
 
-PARAMETERS = tuple(spec.label for spec in MAPS if spec.bounds is not None)
+BOUNDS = {spec.label: spec.bounds for spec in MAPS if spec.bounds is not None}
+"""Closed interval of every parameter, in the unit of its map; S0 relative to the normaliser."""
+
+PARAMETERS = tuple(BOUNDS)
 """Labels of the unknowns of a voxel, in the order of every array of them: F, D, D*, S0."""
 
 TISSUE_LABELS = tuple(spec.label for spec in MAPS if spec.of_tissue)

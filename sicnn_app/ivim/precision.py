@@ -264,7 +264,7 @@ def _information(
 def _cost(information: np.ndarray) -> np.ndarray:
     """Logarithm of the criterion, shape (...); infinite for singular information."""
     values, directions = np.linalg.eigh(information)
-    regular = (values > np.finfo(float).eps * len(PARAMETERS) * values[..., -1:]).all(axis=-1)
+    regular = np.all(values > np.finfo(float).eps * len(PARAMETERS) * values[..., -1:], axis=-1)
     scale = np.where(regular[..., None], values, 1.0)
     variance = (np.square(directions[..., :3, :]) / scale[..., None, :]).sum(axis=-1)
     logarithms = 0.5 * np.log(variance).mean(axis=-1)

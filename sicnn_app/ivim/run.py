@@ -63,10 +63,12 @@ class DwiRun:
 
     @property
     def subject(self) -> str:
+        """Label of the participant, without ``sub-``."""
         return self.entities["sub"]
 
     @property
     def session(self) -> str | None:
+        """Label of the session, without ``ses-``; None for a dataset without sessions."""
         return self.entities.get("ses")
 
     @property

@@ -40,7 +40,7 @@ class DwiSeries:
     bvals: np.ndarray
     bvecs: np.ndarray | None
     affine: np.ndarray
-    source_volumes: np.ndarray = field(default=None)  # type: ignore[assignment]
+    source_volumes: np.ndarray = field(default=None)  # type: ignore[arg-type]
 
     def __post_init__(self) -> None:
         if self.signals.ndim != 4:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,7 +11,9 @@ if TYPE_CHECKING:
     import torch
 
 
-def ivim_signal(b, f, d, dstar, s0=1.0, *, exp=np.exp):
+def ivim_signal(
+    b: Any, f: Any, d: Any, dstar: Any, s0: Any = 1.0, *, exp: Callable[[Any], Any] = np.exp
+) -> Any:
     """Bi-exponential IVIM signal S(b) = S0 (F exp(-b D*) + (1 - F) exp(-b D)).
 
     D* is the full second exponent (not D* - D), as in Le Bihan et al.,

@@ -227,14 +227,16 @@ def estimate_lsq(
 
 def _predicted(bvals: torch.Tensor, fit: LsqFit, s0: torch.Tensor) -> torch.Tensor:
     """Predicted signals, shape (V, B), float32; voxels in parts, because float64 takes several copies."""
-    parts = zip(*(values.split(PREDICTED_AT_ONCE) for values in (fit.f, fit.d, fit.dstar, s0)), strict=True)
+    parts = zip(
+        *(torch.split(values, PREDICTED_AT_ONCE) for values in (fit.f, fit.d, fit.dstar, s0)), strict=True
+    )
     return torch.cat(
         [_float32(ivim_signal_torch(bvals, *(values[:, None] for values in part))) for part in parts]
     )
 
 
 def _float32(values: torch.Tensor) -> torch.Tensor:
-    largest = np.finfo(np.float32).max
+    largest = torch.finfo(torch.float32).max
     return values.clamp(-largest, largest).float()
 
 

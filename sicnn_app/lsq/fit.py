@@ -91,7 +91,7 @@ def fit_biexponential(
     """
     y, b = normalised.detach().double(), bvals.to(normalised.device, torch.float64)
     elements = int(chunk_share * CHUNK_ELEMENTS.get(y.device.type, CHUNK_ELEMENTS["cpu"]))
-    chunks = y.split(max(1, elements // (8 * len(b))))
+    chunks = torch.split(y, max(1, elements // (8 * len(b))))
     parts, done = [], 0
     for part in _fitted(chunks, partial(_fit_chunk, b=b, bounds=bounds, max_iterations=max_iterations)):
         parts.append(part)

@@ -39,7 +39,7 @@ def split_bval(bvals: torch.Tensor) -> float:
     :data:`SPLIT_BVAL`, or the last but one distinct b-value when fewer than two reach it.
     """
     distinct = torch.unique(bvals)
-    return min(SPLIT_BVAL, distinct[-2].item())
+    return min(SPLIT_BVAL, float(distinct[-2]))
 
 
 def segmented_start(signals: torch.Tensor, bvals: torch.Tensor, bounds: Bounds) -> torch.Tensor:

@@ -43,7 +43,7 @@ def grid(
     spacing = tuple(size / count for size, count in zip(extent, shape, strict=True))
     axes = [(np.arange(count) - (count - 1) / 2) * step for count, step in zip(shape, spacing, strict=True)]
     x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
-    return (x, y, z), spacing
+    return (x, y, z), (spacing[0], spacing[1], spacing[2])
 
 
 def label(preset: str, shape: tuple[int, int, int]) -> np.ndarray:

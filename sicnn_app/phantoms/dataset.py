@@ -7,6 +7,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -218,7 +219,7 @@ def _write_raw(root: Path, settings: SimulationSettings, command: str) -> None:
     (truth / ".bidsignore").write_text(TRUTH_BIDSIGNORE, encoding="utf-8")
 
     subjects = [f"{number + 1:02d}" for number in range(settings.subjects)]
-    sessions = [str(number + 1) for number in range(settings.sessions)] or [None]
+    sessions: list[str | None] = [str(number + 1) for number in range(settings.sessions)] or [None]
     (root / "participants.tsv").write_text(
         "participant_id\n" + "".join(f"sub-{name}\n" for name in subjects), encoding="utf-8"
     )
@@ -278,7 +279,7 @@ def _write_raw(root: Path, settings: SimulationSettings, command: str) -> None:
 def _description(settings: SimulationSettings, kind: str, command: str) -> dict:
     title = f"Simulated IVIM diffusion MRI of the {settings.preset}"
     generator = {"Name": GENERATOR, "Version": __version__, "Description": command}
-    description = {
+    description: dict[str, Any] = {
         "Name": title if kind == "raw" else f"{title}: true maps",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": kind,

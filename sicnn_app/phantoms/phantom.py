@@ -91,9 +91,10 @@ def make_phantom(
     """
     if preset not in TISSUES:
         raise UsageError(f"the preset must be one of {', '.join(TISSUES)}, not {preset!r}")
-    shape = DEFAULT_SHAPE[preset] if shape is None else tuple(shape)
-    if len(shape) != 3 or any(int(size) != size or size < 1 for size in shape):
-        raise UsageError(f"the shape must be three whole numbers of 1 or more, not {shape}")
+    sizes: tuple[int, ...] = DEFAULT_SHAPE[preset] if shape is None else tuple(shape)
+    if len(sizes) != 3 or any(int(size) != size or size < 1 for size in sizes):
+        raise UsageError(f"the shape must be three whole numbers of 1 or more, not {sizes}")
+    shape = sizes[0], sizes[1], sizes[2]
     if not (0 <= texture < 1 and 0 <= tissue_variation < 0.5):
         raise UsageError(
             f"texture must be in 0..1 and between-subject variation in 0..0.5, "
@@ -104,7 +105,7 @@ def make_phantom(
     tissues = vary_tissues(TISSUES[preset], tissue_variation, rng)
     labels = anatomy.label(preset, shape)
     _, spacing = anatomy.grid(preset, shape)
-    voxel_size = tuple(10.0 * step for step in spacing)
+    voxel_size = 10.0 * spacing[0], 10.0 * spacing[1], 10.0 * spacing[2]
     smoothness = [TEXTURE_SMOOTHNESS_CM / step for step in spacing]
 
     maps = {}
@@ -113,10 +114,7 @@ def make_phantom(
         for tissue in tissues:
             means[tissue.code] = getattr(tissue, name)
         values = means[labels] * (1.0 + texture * _texture_field(shape, smoothness, rng))
-        if name == "s0":
-            values = S0_SCALE * np.clip(values, 0.0, None)
-        else:
-            values = np.clip(values, *BOUNDS[name])
+        values = S0_SCALE * np.clip(values, 0.0, None) if name == "s0" else np.clip(values, *BOUNDS[name])
         maps[name] = np.where(labels > 0, values, 0.0)
 
     return Phantom(

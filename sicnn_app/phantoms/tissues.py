@@ -11,14 +11,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sicnn_app.ivim.parameters import SPECS, TISSUE_LABELS
+from sicnn_app.ivim.parameters import BOUNDS as PARAMETER_BOUNDS
+from sicnn_app.ivim.parameters import TISSUE_LABELS
 
 CONSENSUS = "Ljimani et al., MAGMA 2020 (consensus means)"
 XCAT = "OSIPI TF2.4 XCAT phantom (values collected from the literature)"
 RYDHOG = "Rydhog et al., Magn Reson Med 2014"
 ASSUMED = "assumed"
 
-BOUNDS = {label: SPECS[label].bounds for label in TISSUE_LABELS}
+BOUNDS = {label: PARAMETER_BOUNDS[label] for label in TISSUE_LABELS}
 """Closed intervals the textured values are clipped to: F fraction, D and D* mm^2/s."""
 
 

@@ -46,7 +46,7 @@ def require_unchanged(settings: Settings, item: DwiRun, fingerprint: str, read: 
 
     def digest_of(path: Path | None) -> str | None:
         # A table that is no text, for one, is not read to its end.
-        return read[path] if path in read else hash_file(path)
+        return read[path] if path is not None and path in read else hash_file(path)
 
     if _fingerprint(settings, item, digest_of) != fingerprint:
         names = ", ".join(part.image.name for part in item.parts)

@@ -74,7 +74,7 @@ class Mask:
     warnings: list[str] = field(default_factory=list)
 
 
-def check_mask(mask: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+def check_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Binarise a given mask (> 0) and compare it with the image.
 
     Parameters

@@ -102,7 +102,11 @@ def correct_motion(
     """
     obstacle = _obstacle(series)
     if obstacle:
-        record = {"Name": "Motion correction", "Description": f"Not done: {obstacle}", "Kind": "none"}
+        record: dict[str, Any] = {
+            "Name": "Motion correction",
+            "Description": f"Not done: {obstacle}",
+            "Kind": "none",
+        }
         warning = f"motion was not corrected: {obstacle}"
         return Corrected(series=series, record=record, warnings=[warning])
 
@@ -158,8 +162,9 @@ def correct_motion(
             series.signals[..., volume], filled[..., volume], matrices[:, volume], in_plane=in_plane
         )
         outside += lost
-    turn = series.bvecs is not None and not per_slice
-    bvecs = _turned(series.bvecs, matrices[0], affine) if turn else series.bvecs
+    bvecs = series.bvecs
+    if turn := bvecs is not None and not per_slice:
+        bvecs = _turned(bvecs, matrices[0], affine)
     corrected = replace(series, signals=signals, bvecs=bvecs)
     record = {
         "Name": "Motion correction",

@@ -80,7 +80,7 @@ def align(
     *,
     reference: int,
     reference_groups: int,
-    zooms: Sequence[float],
+    zooms: Sequence[float] | np.ndarray,
     kind: str,
     in_plane: bool,
     mask: np.ndarray | None = None,
@@ -253,11 +253,10 @@ class _Registration:
             "moving_mask": np.ones(moving.shape, dtype=np.int32),
         }
         coarse = min(images["static"].shape[:2]) >= COARSE_SIZE
-        stages = [("rigid", 2 if coarse else 1)] + ([("affine", 1)] if self.kind == "affine" else [])
-        start = None
         try:
-            for kind, levels in stages:
-                start = self._optimise(images, kind, levels, start)
+            start = self._optimise(images, "rigid", 2 if coarse else 1, None)
+            if self.kind == "affine":
+                start = self._optimise(images, "affine", 1, start)
         except (AffineInversionError, AffineInvalidValuesError, np.linalg.LinAlgError):
             return None
         return np.linalg.inv(self.to_space) @ start @ self.to_space

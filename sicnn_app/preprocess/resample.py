@@ -41,6 +41,7 @@ class Resampling:
 
     @classmethod
     def of(cls, series: DwiSeries, averaged: AveragedSignals) -> Resampling:
+        """Resampling of a series, its volumes grouped by b-value and direction."""
         return cls(series, averaged, group_volumes(series))
 
     @property

@@ -50,7 +50,7 @@ def shown_adequacy(qc: Mapping[str, Any]) -> ShownAdequacy | None:
     """
     found = qc.get("Adequacy")
     checks = found.get("Checks") if isinstance(found, Mapping) else None
-    if not isinstance(checks, list) or not checks:
+    if not isinstance(found, Mapping) or not isinstance(checks, list) or not checks:
         return None
     kind = _kind(found.get("Verdict"))
     return ShownAdequacy(

@@ -50,7 +50,7 @@ def histogram_chart(values: np.ndarray, flagged: np.ndarray, quantity: Quantity)
         figure, axes = new_axes()
         axes.hist(
             [shown[~flagged], shown[flagged]],
-            bins=edges,
+            bins=edges.tolist(),
             weights=[share[~flagged], share[flagged]],
             stacked=True,
             color=[BLUE, LIGHT_BLUE],

@@ -33,11 +33,8 @@ def cluster_pictures(run: RunDerivatives, found: TissueClusters, display: Displa
     """The clusters over the image at the lowest b-value, and a chart of the signals of each."""
     tops = [decay.quartiles()[2].max() for decay in found.decays]
     top = _ROOM * max(tops) if tops and np.isfinite(tops).all() else None
-    charts = [
-        _chart(run, row, decay, top)
-        for row, decay in zip(found.rows, found.decays or [None] * len(found.rows), strict=True)
-        if decay is not None
-    ]
+    pairs = zip(found.rows, found.decays, strict=True) if found.decays else ()
+    charts = [_chart(run, row, decay, top) for row, decay in pairs]
     return [_map(run, found, display), *charts]
 
 

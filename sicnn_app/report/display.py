@@ -93,7 +93,8 @@ def plan_display(
     -------
     Display
     """
-    crop = tuple(_extent(mask.any(axis=(1 - axis, 2)), mask.shape[axis]) for axis in (0, 1))
+    rows, columns = (_extent(np.any(mask, axis=(1 - axis, 2)), mask.shape[axis]) for axis in (0, 1))
+    crop = rows, columns
     slices = choose_slices(mask, max_slices)
     if affine is None:
         # Arrays without an orientation come from pictures and scanner matrices, whose first row is on top.

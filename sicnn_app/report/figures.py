@@ -198,7 +198,12 @@ def step_picture(step: BeforeAfter, display: Display) -> bytes:
         labels=labels,
         colours=cmap(np.linspace(0, 1, CMAP_SHADES))[:, :3],
         with_edges=False,
-        bar=(norm, cmap, "after minus before (image units)", _extend(step.difference, norm.vmin, norm.vmax)),
+        bar=(
+            norm,
+            cmap,
+            "after minus before (image units)",
+            _extend(step.difference, -step.limit, step.limit),
+        ),
         columns=3,
     )
 

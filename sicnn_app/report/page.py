@@ -36,8 +36,9 @@ def render_page(
         HTML, UTF-8.
     """
     loaders = [jinja2.PackageLoader(name) for name in dict.fromkeys((package, "sicnn_app.report"))]
+    loader = jinja2.ChoiceLoader(loaders)
     environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader(loaders),
+        loader=loader,
         autoescape=True,
         finalize=_seen,
         trim_blocks=True,
@@ -45,8 +46,7 @@ def render_page(
         undefined=jinja2.StrictUndefined,
     )
     css, script = (
-        "".join(environment.loader.get_source(environment, name)[0] for name in names)
-        for names in (styles, scripts)
+        "".join(loader.get_source(environment, name)[0] for name in names) for names in (styles, scripts)
     )
     own = {"css": jinja2.utils.markupsafe.Markup(css), "script": jinja2.utils.markupsafe.Markup(script)}
     page = environment.get_template(template).render(**own, **context)

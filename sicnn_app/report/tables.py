@@ -165,8 +165,8 @@ def _tiles(run: RunDerivatives, facts: Facts) -> list[dict[str, str]]:
         value = format_number(_median(run, quantity.spec.label, quantity.factor))
         tiles.append({"name": f"{quantity.spec.symbol}, median ({quantity.unit})", "value": value})
     tiles.append({"name": "Flagged", "value": _flagged(run)})
-    own = [column for column in columns() if column.tile]
-    return [*tiles, *({"name": column.tile, "value": _cell(run.qc_row.get(column.name))} for column in own)]
+    own = [(column.tile, run.qc_row.get(column.name)) for column in columns() if column.tile]
+    return [*tiles, *({"name": name, "value": _cell(value)} for name, value in own)]
 
 
 def _done(run: RunDerivatives, facts: Facts) -> list[str]:

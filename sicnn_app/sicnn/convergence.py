@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
@@ -48,17 +47,3 @@ class Convergence:
             return False
         first, second = self.halves[-2:]
         return first - second < delta * first or len(self.halves) >= 2 * max_periods
-
-    def state(self) -> dict[str, Any]:
-        """Plain values and tensors, for :meth:`from_state`; later epochs leave it as it is."""
-        return {
-            "halves": list(self.halves),
-            "losses": list(self.losses),
-            "best_loss": self.best_loss,
-            "best_weights": self.best_weights
-            and {name: values.cpu() for name, values in self.best_weights.items()},
-        }
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Convergence:
-        return cls(**state)

@@ -41,7 +41,7 @@ class Box:
 
     def put_back(self, values: torch.Tensor, outside: float, dtype: type) -> np.ndarray:
         """(slices, box X, box Y, ...) -> (X, Y, Z, ...) with ``outside`` wherever the mask is not."""
-        volume = np.full(self.mask.shape + tuple(values.shape[3:]), outside, dtype=dtype)
+        volume: np.ndarray = np.full(self.mask.shape + tuple(values.shape[3:]), outside, dtype=dtype)
         part = values.numpy()
         for index, z in enumerate(self.slices):
             volume[self.x, self.y, z] = part[index]

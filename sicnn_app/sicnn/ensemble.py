@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -126,7 +126,7 @@ def together(
     """
     usable = scale > 0
     split = {
-        label: values.unflatten(0, (members, -1))
+        label: torch.unflatten(values, 0, (members, -1))
         for label, values in {**result.parameters._asdict(), "s0": result.parameters.s0 * scales}.items()
     }
     maps = {label: values.mean(dim=0) for label, values in split.items()}
@@ -140,7 +140,7 @@ def together(
         at_bound = _members_at_bound(result.parameters, measured.mask, bounds, members)
     maps["rmse"] = (predicted - measured.signals).square().mean(dim=1).sqrt() / relative_s0
     if count is not None:
-        count = count.unflatten(0, (members, -1)).mean(dim=0).round()
+        count = torch.unflatten(count, 0, (members, -1)).mean(dim=0).round()
     return Together(maps, predicted * scale[:, None], count, at_bound)
 
 
@@ -156,7 +156,7 @@ def _members_at_bound(parameters: Parameters, mask: Tensor, bounds: Bounds, memb
     return torch.from_numpy(2 * np.sum(found, axis=0) >= members) & mask
 
 
-def ensemble_parameters(members: int) -> dict:
+def ensemble_parameters(members: int) -> dict[str, Any]:
     """What a sidecar says about the ensemble."""
     if members == 1:
         return {"ensemble": 1}

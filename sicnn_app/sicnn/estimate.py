@@ -77,7 +77,7 @@ class Problem:
         for values in vars(self.data).values():
             found.update(values.numpy())
         for array in (self.bvals, self.sigma_ratio):
-            found.update(np.ascontiguousarray(array, dtype=np.float64))
+            found.update(np.ascontiguousarray(array, dtype=np.float64).data)
         found.update(
             repr((STATE_LAYOUT, torch.__version__, torch.get_num_threads(), first, self.settings)).encode()
         )
@@ -157,7 +157,7 @@ def estimate(
     """
     sigma_per_bval = np.asarray(sigma_per_bval, dtype=np.float64)
     # Noise-free signals have a ratio of 0 / 0 below; the smallest number makes it 0.
-    sigma = max(float(sigma_per_bval.max() if sigma is None else sigma), np.finfo(np.float32).tiny)
+    sigma = max(float(sigma_per_bval.max() if sigma is None else sigma), torch.finfo(torch.float32).tiny)
     box = Box.around(mask)
     asked = Attempt(device, settings.batch_size)
     attempt = within_limit(asked, box.shape, len(bvals), settings, memory_limit)
@@ -183,7 +183,7 @@ def estimate(
             problem,
             way,
             progress,
-            checkpoint and (lambda training: checkpoint.save({**labels, "training": training})),
+            None if checkpoint is None else lambda state: checkpoint.save({**labels, "training": state}),
             saved["training"] if saved is not None and way == attempt else None,
             observe and _in_volumes(observe, box, scales, settings.ensemble),
         )
@@ -265,7 +265,7 @@ def _in_volumes(
     """Hand on what happens in the box as volumes in source units, means over the members of an ensemble."""
 
     def mean(values: torch.Tensor) -> torch.Tensor:
-        return values.cpu().unflatten(0, (members, -1)).mean(dim=0)
+        return torch.unflatten(values.cpu(), 0, (members, -1)).mean(dim=0)
 
     def hand_on(
         iteration: int,
@@ -275,12 +275,12 @@ def _in_volumes(
         training_signals: torch.Tensor,
     ) -> None:
         maps = {**parameters._asdict(), "s0": parameters.s0.cpu() * scales}
-        predicted, training_signals = (
+        signals = (
             box.put_back(mean(values.cpu() * scales[:, None]).movedim(1, -1), 0.0, np.float32)
             for values in (predicted, training_signals)
         )
         volumes = {label: box.put_back(mean(values), np.nan, np.float32) for label, values in maps.items()}
-        observe(Observation(iteration, epochs, volumes, predicted, training_signals))
+        observe(Observation(iteration, epochs, volumes, *signals))
 
     return hand_on
 
@@ -308,11 +308,12 @@ def build_trainer(
         Of one network; every member of an ensemble begins with them.
     members : int
     """
-    network = build_network(_network_config(len(bvals), settings), members, weights)
-    # Stacked weights have an axis too many for this layout.
-    layout = torch.channels_last if members == 1 else torch.preserve_format
+    network = build_network(_network_config(len(bvals), settings), members, weights).to(bvals.device)
+    if members == 1:
+        # Stacked weights have an axis too many for this layout.
+        network = network.to(memory_format=torch.channels_last)
     return Trainer(
-        network=network.to(bvals.device, memory_format=layout),
+        network=network,
         whitening=whitening,
         forward_model=_forward_model(bvals, settings),
         learning_rate=settings.learning_rate,
@@ -337,7 +338,7 @@ def _describe(
     attempt: Attempt,
     given_up: list[str],
     settings: EstimationSettings,
-) -> dict:
+) -> dict[str, Any]:
     rewriting = settings.resolved_update_rule is not None
     similar = settings.described.searches_neighbours
     return {

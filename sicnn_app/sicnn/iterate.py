@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn.fitting_error import fitting_error
 from sicnn_app.sicnn.network import Parameters
 from sicnn_app.sicnn.rewrite import rewrite
-from sicnn_app.sicnn.train import MIN_EPOCHS, Trainer, TrainingData
+from sicnn_app.sicnn.train import Trainer, TrainingData
+
+MIN_EPOCHS = 10
+"""The supplement's metrics settle after epoch 10."""
 
 FIRST_PERIOD_STEPS = 300
 """Optimiser steps per period of the first training: rewriting an underfitted network locks its bias in."""
@@ -69,33 +71,6 @@ class IterationResult:
         )
 
 
-@dataclass
-class Position:
-    """How far the data iterations have come.
-
-    Attributes
-    ----------
-    target : Tensor, shape (slices, B, X, Y)
-        Training signals T of the iteration under way, the noisy ones in the first; never changed in place.
-    history : list of dict
-        One row per finished iteration.
-    """
-
-    target: Tensor
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    def state(self) -> dict[str, Any]:
-        """Plain values and tensors on the CPU, for :meth:`from_state`."""
-        return {
-            "target": self.target.cpu(),
-            "history": self.history,
-        }
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any], device: torch.device) -> Position:
-        return cls(state["target"].to(device), state["history"])
-
-
 def epochs_per_period(trainer: Trainer, data: TrainingData, steps: int) -> int:
     """Epochs that take at least ``steps`` optimiser steps, and never fewer than MIN_EPOCHS."""
     return max(MIN_EPOCHS, math.ceil(steps / trainer.steps_per_epoch(data)))
@@ -145,18 +120,18 @@ def iterate(
     first_period = epochs_per_period(trainer, data, FIRST_PERIOD_STEPS)
     period = epochs_per_period(trainer, data, PERIOD_STEPS)
     rewriting = settings.resolved_update_rule is not None
-    position = Position(data.signals)
+    target = data.signals
+    history: list[dict[str, Any]] = []
     if saved is not None:
         trainer.restore(saved["trainer"])
         if rewriting:
-            position = Position.from_state(saved["position"], data.signals.device)
+            target, history = saved["target"].to(target.device), saved["history"]
     if not rewriting:
         total = settings.epochs or first_period + settings.max_iterations * period
         return _train_plain(trainer, data, total, period, progress, save, observe)
     while True:
-        iteration = len(position.history)
+        iteration = len(history)
         from_scratch = iteration == 0 or settings.restart_network
-        target = position.target
         network_input = target if settings.network_input == "training" else data.signals
         loss = trainer.train_until_converged(
             data,
@@ -166,7 +141,7 @@ def iterate(
             period=first_period if from_scratch else period,
             max_periods=MAX_FIRST_PERIODS if from_scratch else MAX_PERIODS,
         )
-        epochs = trainer.epochs_done - sum(row["epochs"] for row in position.history)
+        epochs = trainer.epochs_done - sum(row["epochs"] for row in history)
         parameters, predicted = trainer.predict(data, network_input)
         errors = _mean_errors(data, predicted)
         if observe is not None:
@@ -176,7 +151,7 @@ def iterate(
         )
         change = float((next_target - target).norm() / target.norm())
         row = _history_row(iteration, epochs, loss, errors, change, rewritten, data, neighbour_count)
-        history = [*position.history, row]
+        history.append(row)
         if progress is not None:
             progress(f"data iteration {iteration}", iteration + 1, settings.max_iterations + 1)
         if change < settings.lambda_ or iteration >= settings.max_iterations:
@@ -186,9 +161,9 @@ def iterate(
         del parameters, predicted, rewritten
         if settings.restart_network:
             trainer.start_anew()
-        position = Position(next_target, history)
+        target = next_target
         if save is not None:
-            save({"trainer": trainer.state(), "position": position.state()})
+            save({"trainer": trainer.state(), "target": target, "history": history})
 
 
 def _train_plain(

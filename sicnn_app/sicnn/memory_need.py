@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from sicnn_app.errors import TryAgainError
-from sicnn_app.settings import EstimationSettings
+from sicnn_app.settings import EstimationSettings, NetworkSettings
 from sicnn_app.sicnn.memory_fallback import Attempt, smaller, tiles_of
 from sicnn_app.sicnn.rewrite import VOXELS_AT_ONCE
 from sicnn_app.sicnn.tiles import tile_gap, tile_length
+
+DEFAULT = NetworkSettings()
 
 FIXED_BYTES = 110_000_000
 """Libraries that the first convolution loads, and what the allocator keeps."""
@@ -30,6 +32,14 @@ DRAWN_COPIES = 2
 STEP_COPIES = {"width": 11, "bvals": 19, "rician": 11}
 """Values per voxel of a batch that one optimiser step keeps: times the channels of a hidden layer, and
 times the b-values; the Rician model adds to the latter."""
+
+FURTHER_COPIES = {"layer": 8, "channel": 6}
+"""The same for the channels of every layer that a network has more than the default one, and for every
+channel that its layers are wider."""
+
+WEIGHT_COPIES = 8
+"""Of all weights: the network's, their averages, gradients, what Adam keeps, the best and those being saved.
+The fixed bytes hold those of the default network."""
 
 SLICE_COPIES = {"width": 5, "bvals": 3}
 """The same per voxel of a slice that is predicted."""
@@ -76,12 +86,29 @@ def needed_bytes(
     gap = tile_gap(settings.network)
     tile = math.prod(tile_length(length, attempt.tile_size, gap) for length in (size_x, size_y))
     batch = min(attempt.batch_size, tiles_of(shape, attempt.tile_size))
-    step = members * batch * tile * (STEP_COPIES["width"] * width + per_bval * n_bvals)
+    step = members * batch * tile * (_step_values(settings.network) + per_bval * n_bvals)
+    step += members * WEIGHT_COPIES * _further_weights(settings.network, n_bvals)
     one_slice = members * size_x * size_y * (SLICE_COPIES["width"] * width + SLICE_COPIES["bvals"] * n_bvals)
     together = max(size_x * size_y, min(members * voxels, VOXELS_AT_ONCE))
     copies = NEIGHBOUR_COPIES["means"] + (NEIGHBOUR_COPIES["floor"] if settings.takes_floor_off_means else 0)
     rewriting = together * copies * n_bvals if settings.described.searches_neighbours else 0
     return arrays + VALUE * max(step, one_slice, rewriting)
+
+
+def _step_values(network: NetworkSettings) -> int:
+    """Values per voxel of a batch that one optimiser step keeps of the hidden layers."""
+    layers, channels = max(0, network.depth - DEFAULT.depth), max(0, network.width - DEFAULT.width)
+    copies = STEP_COPIES["width"] + FURTHER_COPIES["layer"] * layers
+    return copies * network.width + FURTHER_COPIES["channel"] * channels
+
+
+def _further_weights(network: NetworkSettings, n_bvals: int) -> int:
+    """Weights that a network has more than the default one."""
+    found, usual = (
+        shape.kernel_size**2 * shape.width * (n_bvals + (shape.depth - 1) * shape.width)
+        for shape in (network, DEFAULT)
+    )
+    return max(0, found - usual)
 
 
 def least_bytes(shape: tuple[int, int, int], n_bvals: int, settings: EstimationSettings) -> int:

@@ -84,7 +84,7 @@ def similar_neighbour_sum(
         brightness = torch.where(mask, s0, 1.0).log()
         most = math.log(similarity.s0_ratio)
     found = NeighbourSums(values * inside[:, None], inside.clone(), inside.clone())
-    for here, there in _pairs(mask.shape[1:], radius):
+    for here, there in _pairs((mask.shape[1], mask.shape[2]), radius):
         difference = curves[_all_channels(there)] - curves[_all_channels(here)]
         squared = difference.square()
         distance = squared.amax(dim=1) if similarity.distance == "maximum" else squared.mean(dim=1)

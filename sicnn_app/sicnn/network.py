@@ -78,12 +78,14 @@ class IvimNetwork(nn.Module):
         self.config = config
         self.blocks = nn.ModuleList(_block(config, first=index == 0) for index in range(config.shape.depth))
         self.head = nn.Conv2d(config.shape.width, len(Parameters._fields), 1)
+        bias = self.head.bias
+        assert bias is not None
         with torch.no_grad():
             self.head.weight.mul_(HEAD_GAIN)
             for index, name in enumerate(Parameters._fields):
                 low, high = getattr(config.bounds, name)
                 share = torch.tensor((TYPICAL[name] - low) / (high - low))
-                self.head.bias[index] = torch.logit(share.clamp(*START_LIMITS))
+                bias[index] = torch.logit(share.clamp(*START_LIMITS))
 
     def forward(self, signals: Tensor) -> Parameters:
         """Map whitened signals, shape (slices, B, X, Y), to parameters of shape (slices, X, Y)."""

@@ -23,7 +23,8 @@ def rician_mean(signal: Tensor) -> Tensor:
     """
     z = (signal / 2.0).square()
     bessel = (1.0 + 2.0 * z) * torch.special.i0e(z) + 2.0 * z * torch.special.i1e(z)
-    return math.sqrt(math.pi / 2.0) * bessel
+    mean: Tensor = math.sqrt(math.pi / 2.0) * bessel
+    return mean
 
 
 def without_floor(mean: Tensor) -> Tensor:

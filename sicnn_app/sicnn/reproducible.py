@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -17,7 +18,9 @@ def reproducible(device: torch.device, seed: int) -> Iterator[None]:
     on_cuda = device.type == "cuda"
     algorithms = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    # A module that gives its flag a property, of which its types know nothing.
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
     with torch.random.fork_rng(devices=[device] if on_cuda else []):
         torch.default_generator.manual_seed(seed)
         if on_cuda:
@@ -26,11 +29,11 @@ def reproducible(device: torch.device, seed: int) -> Iterator[None]:
         else:
             torch.use_deterministic_algorithms(True)
             # Nothing here reads memory that it has not written, so nobody need fill it.
-            torch.utils.deterministic.fill_uninitialized_memory = False
+            memory.fill_uninitialized_memory = False
         try:
             yield
         finally:
-            torch.utils.deterministic.fill_uninitialized_memory = filled
+            memory.fill_uninitialized_memory = filled
             torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
 
 

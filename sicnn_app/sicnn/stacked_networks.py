@@ -54,12 +54,13 @@ class Members(nn.Module):
         Parameters, each of shape (members * slices, X, Y)
         """
         weights = {name.replace("/", "."): values for name, values in self.weights.items()}
-        parts = signals.unflatten(0, (self.count, -1))
+        parts = torch.unflatten(signals, 0, (self.count, -1))
         found = vmap(self._one, randomness="different")(weights, parts)
         return Parameters(*(values.flatten(0, 1) for values in found))
 
     def _one(self, weights: dict[str, Tensor], signals: Tensor) -> Parameters:
-        return functional_call(self._shape[0], weights, (signals,))
+        found: Parameters = functional_call(self._shape[0], weights, (signals,))
+        return found
 
 
 def build_network(

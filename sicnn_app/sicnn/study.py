@@ -40,7 +40,7 @@ def study_case(signals: np.ndarray, mask: np.ndarray, sigma: float) -> TrainingD
     sigma : float, source units
         Noise of a single volume.
     """
-    sigma = max(float(sigma), np.finfo(np.float32).tiny)
+    sigma = max(float(sigma), torch.finfo(torch.float32).tiny)
     return training_data(signals, Box.around(mask), sigma)[0]
 
 
@@ -109,7 +109,7 @@ def train_study(
 
     def train(way: Attempt, given_up: list[str]) -> StudyNetwork:
         labels = {"identity": identity, "attempt": asdict(way), "given_up": given_up}
-        save = checkpoint and (lambda training: checkpoint.save({**labels, **training}))
+        save = None if checkpoint is None else lambda state: checkpoint.save({**labels, **state})
         return _train(cases, bvals, settings, way, progress, save, saved if way == first else None)
 
     found, _, given_up = first_that_fits(
@@ -128,7 +128,7 @@ def _identity(
     cases: Mapping[str, TrainingData], bvals: np.ndarray, settings: EstimationSettings, first: Attempt
 ) -> str:
     """Hash of all that decides the bits of the result, besides the CPU model and CUDA."""
-    found = hashlib.sha256(np.ascontiguousarray(bvals))
+    found = hashlib.sha256(np.ascontiguousarray(bvals).data)
     for name, case in cases.items():
         found.update(name.encode())
         for values in vars(case).values():
@@ -137,9 +137,9 @@ def _identity(
     return found.hexdigest()
 
 
-def _slices_at_once(shape: tuple[int, int, int], attempt: Attempt) -> int:
+def _slices_at_once(shape: Sequence[int], attempt: Attempt) -> int:
     """Slices of a case of shape (slices, X, Y) that fill a batch; never more than it has."""
-    return min(shape[0], math.ceil(attempt.batch_size / tiles_of((*shape[1:], 1), attempt.tile_size)))
+    return min(shape[0], math.ceil(attempt.batch_size / tiles_of((shape[1], shape[2], 1), attempt.tile_size)))
 
 
 def _pieces(cases: Mapping[str, TrainingData], attempt: Attempt) -> list[TrainingData]:
@@ -173,7 +173,7 @@ def _train(
         period = max(iterate.MIN_EPOCHS, math.ceil(iterate.FIRST_PERIOD_STEPS / steps))
         if saved is not None:
             trainer.restore(saved["trainer"])
-            convergence, losses = Convergence.from_state(saved["convergence"]), list(saved["losses"])
+            convergence, losses = Convergence(**saved["convergence"]), list(saved["losses"])
             if progress is not None:
                 progress(f"resumed after {len(losses)} epochs", 0, 1)
         with threads_for(sum(piece.mask.numel() for piece in pieces) // steps):
@@ -182,13 +182,15 @@ def _train(
                 convergence.add(losses[-1], period, trainer.averaged.state_dict())
                 # One training is all there is: its half-periods are what data iterations are elsewhere.
                 if save is not None and not convergence.losses:
-                    save({"trainer": trainer.state(), "convergence": convergence.state(), "losses": losses})
+                    save({"trainer": trainer.state(), "convergence": vars(convergence), "losses": losses})
                 if progress is not None and len(losses) % iterate.MIN_EPOCHS == 0:
                     progress("epoch", len(losses), period * iterate.MAX_FIRST_PERIODS)
+    best = convergence.best_weights
+    assert best is not None
     return StudyNetwork(
         runs=tuple(cases),
         bvals=tuple(bvals.tolist()),
-        weights={name: values.cpu() for name, values in convergence.best_weights.items()},
+        weights={name: values.cpu() for name, values in best.items()},
         whitening=whitening,
         losses=tuple(losses),
         loss=convergence.best_loss,

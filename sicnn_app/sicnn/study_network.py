@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 from torch import Tensor
 
@@ -54,12 +55,12 @@ class StudyNetwork:
         found = hashlib.sha256()
         for name, values in sorted(self.weights.items()):
             found.update(name.encode())
-            found.update(values.contiguous().numpy())
+            found.update(values.contiguous().numpy().data)
         for values in (self.whitening.mean, self.whitening.matrix):
-            found.update(values.contiguous().numpy())
+            found.update(values.contiguous().numpy().data)
         return found.digest()
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """Tensors and plain values, for :meth:`from_state`."""
         plain = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "whitening"}
         return {
@@ -69,8 +70,8 @@ class StudyNetwork:
         }
 
     @classmethod
-    def from_state(cls, state: dict) -> StudyNetwork:
-        plain = {
+    def from_state(cls, state: dict[str, Any]) -> StudyNetwork:
+        plain: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in state.items()
             if name not in ("mean", "matrix")
@@ -78,7 +79,7 @@ class StudyNetwork:
         return cls(whitening=Whitening(state["mean"], state["matrix"]), **plain)
 
 
-def scope_parameters(start: StudyNetwork | None) -> dict:
+def scope_parameters(start: StudyNetwork | None) -> dict[str, Any]:
     """What a sidecar says about where the training started."""
     if start is None:
         return {"training_scope": "subject"}

@@ -19,9 +19,6 @@ from sicnn_app.sicnn.stacked_networks import Members, build_network, clip_gradie
 from sicnn_app.sicnn.tiles import TILE_SIZE, cut_tiles, tile_count, tile_gap
 from sicnn_app.sicnn.whitening import Whitening
 
-MIN_EPOCHS = 10
-"""The supplement's metrics settle after epoch 10."""
-
 EMA_DECAY = 0.99
 """Per optimiser step; predictions come from the averaged weights, which flicker far less."""
 
@@ -99,8 +96,8 @@ class Trainer:
     def _begin(self) -> None:
         self.averaged = copy.deepcopy(self.network).requires_grad_(False).eval()
         # Looking through the modules is slow beside a step, which takes milliseconds.
-        self._weights = list(self.network.parameters())
-        self._averaged_weights = list(self.averaged.parameters())
+        self._weights: list[Tensor] = list(self.network.parameters())
+        self._averaged_weights: list[Tensor] = list(self.averaged.parameters())
         self._buffers = list(zip(self.averaged.buffers(), self.network.buffers(), strict=True))
         # On a GPU one kernel instead of many; on the CPU it would change the last bits of every map.
         fused = self._device().type == "cuda"
@@ -118,18 +115,18 @@ class Trainer:
     def train_epoch(self, data: TrainingData, network_input: Tensor, target: Tensor) -> float:
         """Visit every tile once; returns the mean loss of the epoch."""
         self.network.train()
-        total, weights = torch.zeros((), device=target.device), 0.0
+        total, weights = torch.zeros((), device=target.device), torch.zeros((), device=target.device)
         for signals, wanted, sigma, weight in self._batches(data, network_input, target):
             predicted = self.forward_model(self.network(signals), sigma)
             losses = mean_squared_difference(predicted, wanted, weight, self.bval_weight, self.members)
             self.optimiser.zero_grad(set_to_none=True)
-            losses.sum().backward()
+            torch.autograd.backward(losses.sum())
             clip_gradients(self._weights, self.members, MAX_GRADIENT_NORM)
             self.optimiser.step()
             self._update_average()
             share = weight.sum()
             total += losses.detach().mean() * share
-            weights = weights + share
+            weights += share
         self.epochs_done += 1
         self.losses.append(float(total / weights))
         if self.held_out is not None:
@@ -200,24 +197,24 @@ class Trainer:
         tiles = math.prod(tile_count(length, self.tile_size) for length in data.mask.shape[1:])
         return math.ceil(len(data.mask) // self.members * tiles / self.batch_size)
 
-    def state(self) -> dict:
-        """Plain values and tensors on the CPU, for :meth:`restore`; later epochs leave it as it is."""
+    def state(self) -> dict[str, Any]:
+        """Plain values and tensors, for :meth:`restore`; to be written before the next epoch changes them."""
         device = self._device()
         return {
-            "network": _copied(self.network.state_dict()),
-            "averaged": _copied(self.averaged.state_dict()),
-            "optimiser": _copied(self.optimiser.state_dict()),
+            "network": self.network.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(),
             # Dropout draws from the default generators.
             "cpu_generator": torch.get_rng_state(),
             "cuda_generator": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
             "epochs_done": self.epochs_done,
             "steps_done": self.steps_done,
-            "losses": list(self.losses),
-            "validation_losses": list(self.validation_losses),
+            "losses": self.losses,
+            "validation_losses": self.validation_losses,
         }
 
-    def restore(self, state: dict) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Go on where another trainer, made in the same way, was when it gave its :meth:`state`."""
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
@@ -247,7 +244,7 @@ class Trainer:
         occupied = torch.nonzero(weight[:count].flatten(1).any(dim=1)).flatten()
         first = torch.arange(self.members, device=occupied.device)[:, None] * count
         order = torch.randperm(len(occupied), generator=self.generator).to(occupied.device)
-        for tiles in occupied[order].split(self.batch_size):
+        for tiles in torch.split(occupied[order], self.batch_size):
             chosen = (first + tiles).flatten()
             # Whitened here and not before: that would be one more copy of all signals.
             seen = self.whitening(given[chosen], mask[chosen])
@@ -265,12 +262,3 @@ class Trainer:
         torch._foreach_lerp_(self._averaged_weights, self._weights, 1.0 - decay)
         for kept, current in self._buffers:
             kept.copy_(current)
-
-
-def _copied(values: Any) -> Any:
-    """Nested dicts and lists with every tensor copied to the CPU."""
-    if isinstance(values, Tensor):
-        return values.detach().to("cpu", copy=True)
-    if isinstance(values, dict):
-        return {name: _copied(value) for name, value in values.items()}
-    return [_copied(value) for value in values] if isinstance(values, list) else values

@@ -43,8 +43,14 @@ class Whitening:
     @classmethod
     def of_several(cls, cases: Sequence[tuple[Tensor, Tensor]]) -> Whitening:
         """Whitening of the voxels of several subjects together: signals and weights as for :meth:`of`."""
-        mean = sum((values * share).sum(dim=0) for values, share in _voxels(cases))
-        covariance = sum((centred := values - mean).T @ (centred * share) for values, share in _voxels(cases))
+        n_bvals = cases[0][0].shape[1]
+        mean = torch.zeros(n_bvals, dtype=torch.float64)
+        for values, share in _voxels(cases):
+            mean += (values * share).sum(dim=0)
+        covariance = torch.zeros(n_bvals, n_bvals, dtype=torch.float64)
+        for values, share in _voxels(cases):
+            centred = values - mean
+            covariance += centred.T @ (centred * share)
         variances, components = torch.linalg.eigh(covariance)
         matrix = components.T / variances.clamp_min(VARIANCE_FLOOR).sqrt()[:, None]
         return cls(mean.to(cases[0][0]), matrix.to(cases[0][0]))

@@ -14,9 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from sicnn_app.errors import TryAgainError
 from sicnn_app.settings import ResourceSettings
-
-GB = 1e9
-"""Bytes; the unit of ``--mem``."""
+from sicnn_app.system.memory import GB
 
 PLANNED_SHARE = 0.85
 """Share of a limit that is planned with: needs are estimates, which measured peaks pass by up to 15 %, and

@@ -35,7 +35,7 @@ class _LogFormat(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
 
-    def formatException(self, ei: tuple) -> str:  # noqa: N802
+    def formatException(self, ei: tuple) -> str:
         return indent(printable_traceback(ei[1]), "    ")
 
 
@@ -75,10 +75,11 @@ class LogFile(logging.StreamHandler):
                     return cls(folder / f"sicnn-app_{stamp:%Y%m%dT%H%M%S%f}.log")
         raise FileExistsError(errno.EEXIST, "all names of logs are taken", str(folder))
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+    def handleError(self, record: logging.LogRecord) -> None:
         """Lose the line; whatever the maps need from the disk reports it on its own."""
 
     def close(self) -> None:
+        """Close the file, also on a disk that takes nothing any more."""
         with suppress(OSError):
             self.stream.close()
         super().close()
@@ -166,15 +167,19 @@ class Console:
 
         Where nothing is done yet the text is a line of its own: it tells what begins.
         """
+        bar: Progress | None = None
 
-        def detail(text: str, done: int, total: int) -> None:
+        def show(text: str, done: int, total: int) -> None:
             if done:
-                self.detail(f"{name}: {text} ({done} of at most {total})")
+                say = self.detail if bar is None else self.note
+                say(f"{name}: {text} ({done} of at most {total})")
             else:
                 self.line(f"{name}: {text}")
+            if bar is not None:
+                bar.update(task, completed=done, total=total, text=printable(text))
 
         if not self._out.is_terminal:
-            yield detail
+            yield show
             return
         columns = (
             TextColumn("{task.description}", markup=False),
@@ -182,16 +187,8 @@ class Console:
             TextColumn("{task.fields[text]}", markup=False),
             TimeElapsedColumn(),
         )
-        with Progress(*columns, console=self._out, transient=True) as progress:
-            task = progress.add_task(printable(name), total=None, text="")
-
-            def show(text: str, done: int, total: int) -> None:
-                if done:
-                    self.note(f"{name}: {text} ({done} of at most {total})")
-                else:
-                    self.line(f"{name}: {text}")
-                progress.update(task, completed=done, total=total, text=printable(text))
-
+        with Progress(*columns, console=self._out, transient=True) as shown:
+            bar, task = shown, shown.add_task(printable(name), total=None, text="")
             yield show
 
 

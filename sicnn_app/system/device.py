@@ -103,7 +103,8 @@ class OnDevice(Protocol):
     """A way to do something on a device; as text, how much it does at once."""
 
     @property
-    def device(self) -> str: ...
+    def device(self) -> str:
+        """``cpu`` or ``cuda:N``."""
 
 
 Way = TypeVar("Way", bound=OnDevice)

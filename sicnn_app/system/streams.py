@@ -8,9 +8,12 @@ import select
 import signal
 import sys
 from contextlib import suppress
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from sicnn_app.formats import printable, printable_traceback
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 STANDARD = (0, 1, 2)
 """Descriptors of standard input, output and error."""
@@ -19,7 +22,7 @@ STANDARD = (0, 1, 2)
 class _Lasting(io.FileIO):
     """A descriptor to write to that is silent, and no error, from when nothing can be written to it."""
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: Buffer) -> int:
         try:
             while (written := super().write(data)) is None:
                 # Whoever has the descriptor with us does not want to wait; we must not lose lines.
@@ -27,7 +30,7 @@ class _Lasting(io.FileIO):
         except OSError:
             # Whatever is still in a buffer, here or in a library, finds its way out at the end.
             _lead_nowhere(self.fileno())
-            return len(data)
+            return memoryview(data).nbytes
         return written
 
 

@@ -43,7 +43,7 @@ def undisturbed(*, dask: bool) -> Iterator[None]:
     before = dict(os.environ)
     folder = None
     with suppress(FileNotFoundError):
-        folder = os.getcwd()
+        folder = os.getcwd()  # noqa: PTH109 (compared with text of the environment)
     try:
         _replace_environment(_without_settings(before, folder, dask=dask))
         os.chdir("/")

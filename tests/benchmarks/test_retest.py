@@ -86,7 +86,7 @@ def test_medians_of_true_maps_are_the_fits_and_flat_maps_have_no_contrast(run, t
 
 
 def test_missing_runs_are_named(tmp_path):
-    with pytest.raises(SystemExit, match="sub-02_acq-T70_dwi.nii.gz"):
+    with pytest.raises(SystemExit, match=r"sub-02_acq-T70_dwi.nii.gz"):
         retest.require_files(tmp_path, ["sub-02_acq-T70"])
     with pytest.raises(SystemExit, match="--data"):
         retest.require_files(tmp_path / "elsewhere", ["sub-02_acq-T70"])

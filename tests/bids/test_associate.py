@@ -254,7 +254,7 @@ def test_the_mask_of_this_run_is_preferred_to_one_of_all_runs(tmp_path):
 def test_an_unfetched_mask_names_datalad(tmp_path):
     (tmp_path / "sub-01/dwi").mkdir(parents=True)
     (tmp_path / "sub-01/dwi/sub-01_mask.nii.gz").symlink_to("../.git/annex/gone")
-    with pytest.raises(MissingInputError, match="datalad get .*sub-01_mask.nii.gz"):
+    with pytest.raises(MissingInputError, match=r"datalad get .*sub-01_mask.nii.gz"):
         found(tmp_path)
 
 
@@ -270,5 +270,5 @@ def test_the_preprocessed_image_of_a_run_is_found(tmp_path):
 def test_several_preprocessed_images_are_an_error(tmp_path):
     for space in ("T1w", "ACPC"):
         mask(tmp_path, f"sub-01_space-{space}_desc-preproc_dwi.nii.gz")
-    with pytest.raises(UsageError, match="space-ACPC.*space-T1w"):
+    with pytest.raises(UsageError, match=r"space-ACPC.*space-T1w"):
         find_preprocessed({"p": tmp_path}, RUN)

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sicnn_app.bids.associate import ENTITY_ORDER, parse_name
-from sicnn_app.bids.filters import LONG_NAMES
-from sicnn_app.bids.select import Selection
+from sicnn_app.bids.select import LONG_NAMES, Selection
 from sicnn_app.errors import UsageError
 from sicnn_app.settings import SelectionSettings
 

@@ -69,7 +69,7 @@ def test_bvals_survive_rows_columns_and_any_white_space(tmp_path, values, separa
 def test_other_bvals_are_refused(tmp_path, content):
     path = tmp_path / "dwi.bval"
     path.write_bytes(content)
-    with pytest.raises(DataError, match="dwi.bval"):
+    with pytest.raises(DataError, match=r"dwi.bval"):
         read_bvals(path)
 
 

@@ -256,7 +256,7 @@ def test_no_command_line_ends_in_anything_but_settings_or_a_clear_error(words):
     except (UsageError, MissingInputError) as error:
         assert str(error)
     except SystemExit as end:
-        assert end.code == 0  # noqa: PT017 (--help, --version)
+        assert end.code == 0  # --help, --version
     else:
         assert isinstance(settings, Settings)
 

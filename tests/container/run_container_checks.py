@@ -13,7 +13,6 @@ expected outputs in ``expected/`` anew: look at the difference before it is comm
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -73,7 +72,7 @@ def main() -> int:
         checks = tuple(check for check in checks if name_of(check) in arguments.only)
     with tempfile.TemporaryDirectory(prefix="sicnn-app-container-", ignore_cleanup_errors=True) as scratch:
         # The folder itself is private by default, and the container's user is another one.
-        os.chmod(scratch, 0o755)
+        Path(scratch).chmod(0o755)
         image = Image(
             arguments.image, arguments.target, Path(scratch), writes_expected=arguments.write_expected
         )

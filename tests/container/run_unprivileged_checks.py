@@ -82,7 +82,7 @@ class Tree:
             path = self.home / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        os.chmod(self.home, 0o700)
+        self.home.chmod(0o700)
         for path in (self.home, *self.home.rglob("*")):
             os.chown(path, OWNER, OWNER)
 
@@ -216,7 +216,7 @@ def main() -> int:
     if missing:
         sys.exit(f"not installed: {', '.join(missing)}")
     with tempfile.TemporaryDirectory(prefix="sicnn-app-tree-", ignore_cleanup_errors=True) as scratch:
-        os.chmod(scratch, 0o755)
+        Path(scratch).chmod(0o755)
         folder = Path(scratch)
         tree = Tree(Image(arguments.image, arguments.target, folder), folder)
         results = run_checks(tree, CHECKS)

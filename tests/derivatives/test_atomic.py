@@ -59,7 +59,7 @@ def test_folder_that_may_not_be_written_is_an_output_error():
     try:
         if user == 0:
             os.seteuid(65534)
-        with pytest.raises(OutputError, match="permission denied.*name another output folder"):
+        with pytest.raises(OutputError, match=r"permission denied.*name another output folder"):
             atomic.write_bytes(folder / "sub-01" / "a.txt", b"new", folder)
     finally:
         os.seteuid(user)

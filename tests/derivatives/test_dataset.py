@@ -183,7 +183,7 @@ def test_entries_that_cannot_be_merged_are_told_and_stay(bids_dir: Path, tmp_pat
     out.mkdir()
     (out / "dataset_description.json").write_text(json.dumps({"DatasetType": "derivative", **theirs}))
     before = contents(out)
-    with pytest.raises(DataError, match=f"{[*theirs][0]} must be"):
+    with pytest.raises(DataError, match=f"{next(iter(theirs))} must be"):
         prepare_output(out, bids_dir, {}, citation=CITATION)
     assert contents(out) == before
 
@@ -246,9 +246,11 @@ def test_lock_of_a_process_that_never_ends_is_try_again(
 ):
     monkeypatch.setattr(dataset, "LOCK_TIMEOUT", 0.2)
     work = tmp_path / "work"
-    with locked_folder(shared_folder(work, "dataset", tmp_path / "out")):
-        with pytest.raises(TryAgainError, match=f"pid {os.getpid()}"):
-            prepare_output(tmp_path / "out", bids_dir, {}, citation=CITATION, work_dir=work)
+    with (
+        locked_folder(shared_folder(work, "dataset", tmp_path / "out")),
+        pytest.raises(TryAgainError, match=f"pid {os.getpid()}"),
+    ):
+        prepare_output(tmp_path / "out", bids_dir, {}, citation=CITATION, work_dir=work)
     prepare_output(tmp_path / "out", bids_dir, {}, citation=CITATION, work_dir=work)
     assert not work.exists()
 

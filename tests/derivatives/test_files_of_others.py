@@ -415,7 +415,7 @@ def test_a_record_of_another_user_speaks_for_their_files_only(tmp_path):
 def open_folder():
     """A folder that other users can reach; that of pytest is closed to them."""
     with tempfile.TemporaryDirectory() as place:
-        os.chmod(place, 0o755)
+        Path(place).chmod(0o755)
         yield Path(place)
 
 

@@ -205,7 +205,7 @@ def test_the_cpu_takes_over_only_where_that_was_allowed(monkeypatch, fall_back):
         result = run_estimate(volume((3, 3, 1)), device="cuda:0", fall_back=True)
         assert result.device == "cpu" and len(result.parameters["out_of_memory"]) == 3
     else:
-        with pytest.raises(TryAgainError, match="cuda:0 ran out of memory.*--device cpu"):
+        with pytest.raises(TryAgainError, match=r"cuda:0 ran out of memory.*--device cpu"):
             run_estimate(volume((3, 3, 1)), device="cuda:0")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -140,7 +139,7 @@ def test_a_new_time_or_place_of_the_same_bytes_is_no_change(app, made, tmp_path,
 
     def copy(_: Path) -> None:
         shutil.copy(path, tmp_path / "copy")
-        os.replace(tmp_path / "copy", path)
+        (tmp_path / "copy").replace(path)
 
     when_loading(monkeypatch, copy, tmp_path)
     assert app.quick(made, tmp_path / "out").code == 0

@@ -265,11 +265,13 @@ def test_a_cluster_with_another_app_is_refused_before_it_gets_a_task(monkeypatch
 
 
 def test_a_process_that_somebody_else_stops_counts_as_killed(tmp_path, monkeypatch):
-    prelude = "from sicnn_app.pipeline import dispatch as workflow\nfrom sicnn_app.cli.main import Stopped\n"
-    prelude += "def stop(*_): raise Stopped(15)\nworkflow.process_part = stop"
-    with children_with(tmp_path / "site", prelude, monkeypatch):
-        with pytest.raises(ChildKilledError, match="SIGTERM"):
-            run_in_child(part_of("1"), call="a")
+    prelude = "from sicnn_app.pipeline import participant_level\nfrom sicnn_app.cli.main import Stopped\n"
+    prelude += "def stop(*_): raise Stopped(15)\nparticipant_level.process_part = stop"
+    with (
+        children_with(tmp_path / "site", prelude, monkeypatch),
+        pytest.raises(ChildKilledError, match="SIGTERM"),
+    ):
+        run_in_child(part_of("1"), call="a")
 
 
 def test_a_worker_of_another_version_refuses():
@@ -442,13 +444,15 @@ def dask_processes(
 @pytest.mark.slow
 def test_a_worker_killed_at_work_loses_nothing(tmp_path, made, whole, slow_children):
     out = tmp_path / "out"
-    with dask_processes(tmp_path / "dask") as (address, _, workers):
-        with started(*call(made, out, *train("--dask-scheduler", address))) as process:
-            wait_until(lambda: lock_of(out, "sub-01"), process)
-            victim = lock_of(out, "sub-01")
-            (worker,) = (item for item in workers if item.pid == psutil.Process(victim).ppid())
-            kill(worker)
-            done = finish(process)
+    with (
+        dask_processes(tmp_path / "dask") as (address, _, workers),
+        started(*call(made, out, *train("--dask-scheduler", address))) as process,
+    ):
+        wait_until(lambda: lock_of(out, "sub-01"), process)
+        victim = lock_of(out, "sub-01")
+        (worker,) = (item for item in workers if item.pid == psutil.Process(victim).ppid())
+        kill(worker)
+        done = finish(process)
     assert done.code == 0, done.text
     assert results(out) == whole
     assert remains(out) == []

@@ -34,7 +34,7 @@ from app_runs import (
 
 from sicnn_app.derivatives import dataset as dataset_module
 from sicnn_app.lsq import estimate as lsq_estimate
-from sicnn_app.pipeline import dispatch as workflow_module
+from sicnn_app.pipeline import workplace
 from sicnn_app.report import html
 from sicnn_app.sicnn import iterate
 from sicnn_app.system.locks.folders import MADE_FILE
@@ -731,14 +731,14 @@ def test_runs_that_another_job_has_in_work_are_left_to_it(app, tmp_path, held, c
 
 def interleave(monkeypatch, action) -> None:
     """Let something happen between the checks at the start of the next call and its work."""
-    original = workflow_module.prepare_output
+    original = workplace.prepare_output
 
     def prepare_output(*arguments, **options):
-        monkeypatch.setattr(workflow_module, "prepare_output", original)
+        monkeypatch.setattr(workplace, "prepare_output", original)
         action()
         return original(*arguments, **options)
 
-    monkeypatch.setattr(workflow_module, "prepare_output", prepare_output)
+    monkeypatch.setattr(workplace, "prepare_output", prepare_output)
 
 
 def test_a_run_that_another_job_finishes_meanwhile_is_not_done_again(app, tmp_path, monkeypatch):

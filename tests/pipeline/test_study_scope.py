@@ -275,7 +275,7 @@ def test_a_call_that_is_stopped_goes_on_to_the_same_maps(app, tmp_path, monkeypa
     assert {path.name for path in (out / ".work").glob("study-*/*")} == {"training.pt", MADE_FILE}
     call = app(made, out, *STUDY)
     assert call.code == 0, call.text
-    assert "study network: resumed after 1 epochs" in call.out
+    assert "study network: resumed after 2 epochs" in call.out
     for name in ("sub-01", "sub-02"):
         assert maps(out, name) == maps(tmp_path / "whole", name)
     assert not (out / ".work").exists()

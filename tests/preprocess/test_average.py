@@ -144,7 +144,7 @@ def test_voxels_without_data_leave_the_mask_and_are_counted():
 
 
 def test_a_mask_without_usable_data_is_an_error():
-    with pytest.raises(DataError, match="no voxel of the mask has usable data .*2 with the same signal"):
+    with pytest.raises(DataError, match=r"no voxel of the mask has usable data .*2 with the same signal"):
         averaged([[0] * 8, [5] * 8])
 
 

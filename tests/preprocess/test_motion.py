@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -208,8 +209,11 @@ def test_affine_finds_scale_and_shear_where_rigid_cannot():
 
 @pytest.mark.parametrize("flipped", [False, True])
 def test_directions_turn_with_the_tissue(flipped):
-    """The brain turns by a known world rotation while the gradients stay; FSL's first axis is reversed on
-    images with a positive determinant, so the file holds the same directions for either order of voxels."""
+    """The brain turns by a known world rotation while the gradients stay.
+
+    FSL's first axis is reversed on images with a positive determinant, so the file holds the same
+    directions for either order of voxels.
+    """
     scene = Scene("brain", (40, 48, 8), snr=40, bvals=(0.0, 0.0, 50.0, 200.0))
     turn = np.array([4.0, -3.0, 9.0])
     assert np.linalg.det(scene.affine) < 0
@@ -339,7 +343,7 @@ def test_framewise_displacement_follows_the_order_of_acquisition():
     assert [row["volume"] for row in motion] == order.tolist()
     rows = sorted(motion, key=lambda row: row["volume"])
     assert rows[0]["framewise_displacement"] == 0
-    for before, row in zip(rows, rows[1:], strict=False):
+    for before, row in itertools.pairwise(rows):
         moves = sum(abs(row[name] - before[name]) for name in NAMES[:3])
         turns = sum(np.deg2rad(abs(row[name] - before[name])) for name in NAMES[3:])
         assert row["framewise_displacement"] == pytest.approx(moves + SPHERE_RADIUS * turns)

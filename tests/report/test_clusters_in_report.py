@@ -126,7 +126,7 @@ def test_measured_and_predicted_signals_are_those_of_the_truth(out):
     rows = table(out, "clusters")
     for point in table(out, "clusterdecay"):
         tissue = 0 if float(rows[int(point["cluster"]) - 1]["f_median"]) > 0.2 else 1
-        f, d, dstar, s0 = (TISSUES[label][tissue] for label in ("f", "d", "dstar", "s0"))
+        f, d, dstar, _ = (TISSUES[label][tissue] for label in ("f", "d", "dstar", "s0"))
         b = np.array([float(point["b_value"])])
         expected = float(ivim_signal_maps(b, np.array(f), np.array(d), np.array(dstar))[0])
         assert float(point["predicted_median"]) == pytest.approx(expected, rel=0.01)

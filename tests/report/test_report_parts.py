@@ -72,7 +72,7 @@ def test_anisotropic_voxels_keep_their_shape_when_turned():
 def test_slices_are_few_sorted_and_inside(mask):
     slices = choose_slices(mask)
     assert 1 <= len(slices) <= MAX_SLICES
-    assert list(slices) == sorted(set(slices)) and 0 <= slices[0] and slices[-1] < mask.shape[2]
+    assert list(slices) == sorted(set(slices)) and slices[0] >= 0 and slices[-1] < mask.shape[2]
     if mask.any():
         assert all(mask[..., index].any() for index in slices)
 

@@ -198,7 +198,7 @@ def test_an_ensemble_writes_means_and_standard_deviations(short_trainings, metho
     assert set(found.maps) == {spec.label for spec in MAPS} | {"f_std", "d_std", "dstar_std"}
     for label, values in found.maps.items():
         assert values.shape == SHAPE and values.dtype == np.float32 and np.isfinite(values).all(), label
-        assert not label.endswith("_std") or (values >= 0).all() and (values > 0).any(), label
+        assert not label.endswith("_std") or ((values >= 0).all() and (values > 0).any()), label
     parameters = json.loads(json.dumps(found.parameters))
     assert parameters["ensemble"] == 3
     assert parameters["ensemble_resampling_strength"] == module.STRENGTH

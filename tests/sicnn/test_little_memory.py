@@ -154,7 +154,7 @@ def test_the_cpu_takes_over_where_that_was_allowed(full_cuda):
 
 
 def test_a_device_that_was_asked_for_is_never_left(full_cuda):
-    with pytest.raises(TryAgainError, match="cuda:0 ran out of memory.*--device cpu") as caught:
+    with pytest.raises(TryAgainError, match=r"cuda:0 ran out of memory.*--device cpu") as caught:
         run(device="cuda:0")
     assert caught.value.exit_code == 75
 

@@ -24,7 +24,7 @@ PLAIN = SimilaritySettings("root-mean-square", "equal", None)
 
 def loop_over_pairs(curves, values, mask, threshold, radius, similarity, s0):
     """Sums, weights and counts of the definition, one pair of voxels after the other."""
-    slices, _, size_x, size_y = values.shape
+    _, _, size_x, size_y = values.shape
     sums, weights, counts = np.zeros(values.shape), np.zeros(mask.shape), np.zeros(mask.shape)
     for z, x, y in zip(*np.nonzero(mask), strict=True):
         for i in range(max(0, x - radius), min(size_x, x + radius + 1)):

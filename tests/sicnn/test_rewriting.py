@@ -16,12 +16,12 @@ from sicnn_app.settings import EstimationSettings, NetworkSettings, SimilaritySe
 from sicnn_app.sicnn import iterate as module
 from sicnn_app.sicnn.fitting_error import fitting_error, signals_to_rewrite, threshold_map
 from sicnn_app.sicnn.held_out import held_out_patches
-from sicnn_app.sicnn.iterate import epochs_per_period, iterate
+from sicnn_app.sicnn.iterate import MIN_EPOCHS, epochs_per_period, iterate
 from sicnn_app.sicnn.loss import noise_free_model
 from sicnn_app.sicnn.network import IvimNetwork, NetworkConfig, Parameters
 from sicnn_app.sicnn.rewrite import neighbour_mean, rewrite
 from sicnn_app.sicnn.tiles import cut_tiles, tile_count, tile_gap, tile_length
-from sicnn_app.sicnn.train import MIN_EPOCHS, Trainer, TrainingData
+from sicnn_app.sicnn.train import Trainer, TrainingData
 from sicnn_app.sicnn.whitening import Whitening
 
 BVALS = torch.tensor([0.0, 20.0, 80.0, 200.0, 600.0])

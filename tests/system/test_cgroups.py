@@ -12,7 +12,7 @@ from app_runs import App, dataset, environment
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sicnn_app.pipeline import dispatch as workflow
+from sicnn_app.pipeline import participant_level as workflow
 from sicnn_app.settings import ResourceSettings
 from sicnn_app.system.cgroups import LEAST_LIMIT, PLANNED_SHARE, below_memory_limit, memory_limit
 
@@ -131,7 +131,7 @@ def test_a_run_that_the_limit_has_no_room_for_says_whose_limit_it_is(tmp_path, a
 def test_a_limit_without_room_for_the_program_is_said_before_anything_heavy_is_loaded(tmp_path):
     program = (
         "import sys\n"
-        "from sicnn_app.pipeline import dispatch as workflow\n"
+        "from sicnn_app.pipeline import participant_level as workflow\n"
         "from sicnn_app.cli.main import main\n"
         "workflow.memory_limit = lambda: 100_000_000\n"
         "code = main(sys.argv[1:])\n"

@@ -55,7 +55,7 @@ def test_details_show_on_request(capsys, verbosity, shown):
     with console.progress("sub-01") as progress:
         progress("training", 3, 12)
     out = capsys.readouterr().out
-    assert ("detail\nsub-01: training (3 of at most 12)\n" == out) if shown else (out == "")
+    assert (out == "detail\nsub-01: training (3 of at most 12)\n") if shown else (out == "")
 
 
 def test_what_begins_is_a_line_of_its_own(capsys):

@@ -75,6 +75,21 @@ class Study:
     def _groups_by_run(self) -> dict[str, StudyGroup]:
         return {item.name: group for group in self.groups for item in group.runs}
 
+    def warnings(self) -> Iterable[str]:
+        """One line per run that cannot be part of a group."""
+        return (f"study network: trained without {name}: {error}" for name, error in self.left_out)
+
+    def lines(self) -> Iterable[str]:
+        """One line per group, and one for the runs without."""
+        for group in self.groups:
+            bvals = ", ".join(f"{b:g}" for b in group.bvals)
+            yield f"training scope study: one network for {len(group.runs)} runs with b = {bvals} s/mm^2"
+        if self.alone:
+            yield (
+                f"training scope study: no other run has the b-values of {', '.join(self.alone)}: trained "
+                "as with --training-scope subject"
+            )
+
     def own_fingerprint(self, name: str, fingerprint: str) -> str:
         """What the ``fingerprint`` of a run would be if it did not depend on the other runs."""
         group = self.group_of(name)
@@ -118,18 +133,6 @@ def find_study(settings: Settings, discovery: Discovery) -> Study:
     groups = tuple(StudyGroup(bvals, tuple(runs), settings) for bvals, runs in sets if len(runs) > 1)
     alone = tuple(runs[0].name for _, runs in sets if len(runs) == 1)
     return Study(groups, alone, tuple(left_out))
-
-
-def describe_study(study: Study) -> Iterable[str]:
-    """One line per group, and one for the runs without."""
-    for group in study.groups:
-        bvals = ", ".join(f"{b:g}" for b in group.bvals)
-        yield f"training scope study: one network for {len(group.runs)} runs with b = {bvals} s/mm^2"
-    if study.alone:
-        yield (
-            f"training scope study: no other run has the b-values of {', '.join(study.alone)}: trained as "
-            "with --training-scope subject"
-        )
 
 
 def _by_bvalues(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -57,7 +56,7 @@ def write_network(path: Path, key: str, network: StudyNetwork, *, scratch: Path)
     """
     unfinished = scratch / path.name
     write_state(unfinished, key, network.state())
-    os.replace(unfinished, path)
+    unfinished.replace(path)
 
 
 def remove_network(path: Path) -> None:

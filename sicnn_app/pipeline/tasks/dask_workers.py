@@ -7,7 +7,7 @@ import logging
 import pkgutil
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future as Awaited
 from contextlib import contextmanager
 from itertools import islice
@@ -133,7 +133,7 @@ class DaskWorkers:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def process(self, parts: Sequence[Part]) -> Iterator[tuple[Part, PartResult]]:
+    def process(self, parts: Sequence[Part]) -> Generator[tuple[Part, PartResult], None, None]:
         """Process parts, and yield each with its result as soon as that is there.
 
         Whoever stops iterating closes the generator: the processes then end after a checkpoint.

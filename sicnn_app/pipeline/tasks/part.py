@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sicnn_app.errors import SicnnAppError
 from sicnn_app.ivim.run import DwiRun
@@ -57,14 +58,16 @@ class Part:
     lock_wait: float = 0.0
     networks_only: bool = False
 
-    def failed(self, error: SicnnAppError) -> list[Outcome]:
-        """Outcomes when the process as a whole ended with an error."""
+    def outcomes(self, result: PartResult) -> Sequence[Outcome]:
+        """Outcomes of the runs, also when the process as a whole ended with an error."""
+        if result.error is None:
+            return result.outcomes
         return [
-            Outcome(item, "skipped") if item.name in self.finished else Outcome(item, "failed", error)
+            Outcome(item, "skipped") if item.name in self.finished else Outcome(item, "failed", result.error)
             for item in self.runs
         ]
 
-    def of(self, runs: Sequence[DwiRun], **changes: bool) -> Part:
+    def of(self, runs: Sequence[DwiRun], **changes: Any) -> Part:
         """The part with these of its runs."""
         names = {item.name for item in runs}
         return replace(

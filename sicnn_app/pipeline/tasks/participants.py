@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Protocol
@@ -20,7 +20,7 @@ from sicnn_app.system.memory import GB, resident_memory
 class Workers(Protocol):
     """Where parts are processed: in processes of this machine, or of a cluster."""
 
-    def process(self, parts: Sequence[Part]) -> Iterator[tuple[Part, PartResult]]:
+    def process(self, parts: Sequence[Part]) -> Generator[tuple[Part, PartResult], None, None]:
         """Parts with their results, each as soon as that is there."""
 
 
@@ -91,7 +91,7 @@ def _process(workers: Workers, parts: Sequence[Part], console: Console, done: in
     total = done + len(parts)
     with closing(workers.process(parts)) as results:
         for number, (part, result) in enumerate(results, start=done + 1):
-            outcomes = part.failed(result.error) if result.error is not None else result.outcomes
+            outcomes = part.outcomes(result)
             for outcome in outcomes:
                 if outcome.error is not None:
                     console.error(f"{outcome.run.name}: {outcome.error}", outcome.error)
@@ -120,6 +120,5 @@ def _with_networks(workers: Workers, part: Part, console: Console) -> Part:
         return part
     console.line("study network: trained, or found, before the participants")
     ((networks, result),) = workers.process([part.of(waiting, networks_only=True)])
-    outcomes = networks.failed(result.error) if result.error is not None else result.outcomes
-    errors = {outcome.run.name: outcome.error for outcome in outcomes if outcome.error is not None}
+    errors = {outcome.run.name: outcome.error for outcome in networks.outcomes(result) if outcome.error}
     return replace(part, problems={**part.problems, **errors})

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from queue import SimpleQueue
 from typing import IO
@@ -148,7 +148,7 @@ class Processes:
         for number in range(at_a_time):
             self._devices.put(devices[number % len(devices)] if devices else None)
 
-    def process(self, parts: Sequence[Part]) -> Iterator[tuple[Part, PartResult]]:
+    def process(self, parts: Sequence[Part]) -> Generator[tuple[Part, PartResult], None, None]:
         """Process parts, and yield each with its result as soon as that is there.
 
         Whoever stops iterating closes the generator: the processes then end after a checkpoint.

@@ -21,9 +21,6 @@ from sicnn_app.files import read_regular
 MADE_FILE = ".sicnn-app"
 """The mark of a folder that stays when no process works in it: it says the name under which it was made."""
 
-ATTEMPTS = 100
-"""Times that a folder may vanish, because another process removes it, while this one opens it."""
-
 
 def open_folder(path: Path, *, dir_fd: int | None = None) -> int:
     """Open a folder that is no link.

@@ -10,14 +10,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sicnn_app.files import why_not_private
-from sicnn_app.system.locks.folders import (
-    ATTEMPTS,
-    empty_folder,
-    open_folder,
-    open_work_folder,
-    remove_if_empty,
-)
+from sicnn_app.files import made_again, why_not_private
+from sicnn_app.system.locks.folders import empty_folder, open_folder, open_work_folder, remove_if_empty
 from sicnn_app.system.locks.mark import HEARTBEAT, NEW, Mark, is_mark, look
 
 OWNER_FILE = ".owner"
@@ -45,7 +39,7 @@ def owned_folder(parent: Path, kind: str, *, interval: float = HEARTBEAT) -> Ite
     """
     made = None
     try:
-        made = _make_owned(Path(parent), f"{kind}-{socket.gethostname()}-{os.getpid()}-")
+        made = made_again(lambda: _make_owned(Path(parent), kind))
         with made.mark.beating(interval):
             yield made.path
     finally:
@@ -87,17 +81,10 @@ class OwnedFolder:
         os.close(self.parent)
 
 
-def _make_owned(parent: Path, prefix: str) -> OwnedFolder:
-    for _ in range(ATTEMPTS):
-        # Another process may remove the empty parent, or the folder before it is marked.
-        try:
-            return _mark_owned(parent / f"{prefix}{secrets.token_hex(4)}", open_work_folder(parent))
-        except FileNotFoundError as error:
-            vanished = error
-    raise vanished
-
-
-def _mark_owned(path: Path, work: int) -> OwnedFolder:
+def _make_owned(parent: Path, kind: str) -> OwnedFolder:
+    """Make the folder; another process may remove the empty parent, or the folder before it is marked."""
+    path = parent / f"{kind}-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    work = open_work_folder(parent)
     with ExitStack() as undo:
         undo.callback(os.close, work)
         os.mkdir(path.name, 0o700, dir_fd=work)

@@ -11,9 +11,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 
 from sicnn_app.errors import OutputError, TryAgainError
-from sicnn_app.files import why_not_private
+from sicnn_app.files import made_again, why_not_private
 from sicnn_app.system.locks.folders import (
-    ATTEMPTS,
     MADE_FILE,
     empty_folder,
     is_marked,
@@ -152,18 +151,11 @@ class FolderLock:
 
     def _enter(self) -> str | None:
         """Open the folder, made when it is absent; why it may not be worked in, in words, or None."""
-        if self._is_marked():
-            return None
-        for _ in range(ATTEMPTS):
-            self._leave()
-            # Another process may remove the folders when they are empty.
-            try:
-                return self._open()
-            except FileNotFoundError as error:
-                vanished = error
-        raise vanished
+        # Another process may remove the folders when they are empty.
+        return None if self._is_marked() else made_again(self._open)
 
     def _open(self) -> str | None:
+        self._leave()
         self._work = open_work_folder(self.folder.parent)
         with suppress(FileExistsError):
             # Others may see who works here, but put nothing into it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import itertools
 import math
 import subprocess
 import sys
@@ -13,17 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sicnn_app.phantoms.acquire import acquire, noise_sigma
-from sicnn_app.phantoms.phantom import make_phantom
-from sicnn_app.settings import EstimationSettings
-from sicnn_app.sicnn.estimate import estimate
-from sicnn_app.sicnn.signal_quality import (
+from benchmarks.supplement.signal_quality import (
     SignalQuality,
     better_by_cases,
     delta_by_cases,
     group_by_fitting_error,
     signal_quality,
 )
+from sicnn_app.phantoms.acquire import acquire, noise_sigma
+from sicnn_app.phantoms.phantom import make_phantom
+from sicnn_app.settings import EstimationSettings
+from sicnn_app.sicnn.estimate import estimate
 
 BVALS = np.array([0, 10, 20, 30, 40, 50, 75, 100, 150, 250, 400, 600.0])
 EPSILON = np.finfo(np.float64).eps
@@ -232,7 +233,7 @@ def test_a_group_holds_the_signals_from_its_lower_edge_to_below_its_upper_edge(e
     _, quality = example
     groups = group_by_fitting_error(quality, edges)
     assert groups.lower.tolist() == edges[:-1] and groups.upper.tolist() == edges[1:]
-    for g, (lower, upper) in enumerate(zip(edges, edges[1:], strict=False)):
+    for g, (lower, upper) in enumerate(itertools.pairwise(edges)):
         inside = (quality.fitting_error >= lower) & (quality.fitting_error < upper)
         assert groups.count[g] == inside.sum()
         if inside.any():
@@ -303,7 +304,7 @@ def test_the_mean_squared_advantage_given_f_is_f_squared_less_the_bias_part(bias
     quality, mean_recon_error, _ = projected(sigma, bias)
     f, fitting_error = quality.signed_fitting_error, quality.fitting_error
     edges = [*sigma * np.array([0.0, 0.5, 1.0, 1.5, 2.0]), math.inf]
-    for lower, upper in zip(edges, edges[1:], strict=False):
+    for lower, upper in itertools.pairwise(edges):
         inside = (fitting_error >= lower) & (fitting_error < upper)
         surplus = inside * (quality.squared_advantage - f**2)
         # The signals of one draw depend on one another, the draws do not: their sums give the error.
@@ -377,5 +378,5 @@ def test_the_example_on_the_page_is_true():
 
 
 def test_the_analysis_needs_no_torch():
-    code = "import sys, sicnn_app.sicnn.signal_quality; sys.exit('torch' in sys.modules)"
+    code = "import sys, benchmarks.supplement.signal_quality; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

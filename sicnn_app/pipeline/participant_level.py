@@ -1,0 +1,251 @@
+"""Runs to maps and reports, one after the other or as tasks; a failed run never stops the others."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from sicnn_app import __version__
+from sicnn_app.bids.describe import describe
+from sicnn_app.bids.discover import Discovery
+from sicnn_app.derivatives.sidecar import DatasetRoots
+from sicnn_app.formats import natural_key
+from sicnn_app.ivim.run import DwiRun
+from sicnn_app.pipeline.fingerprints import finished_runs, is_reported
+from sicnn_app.pipeline.one_run import RunContext, forget_run, process_run
+from sicnn_app.pipeline.planned import planned_outputs, require_free_runs
+from sicnn_app.pipeline.reports import write_report
+from sicnn_app.pipeline.study.groups import Study
+from sicnn_app.pipeline.study.training import StudyNetworks
+from sicnn_app.pipeline.tasks.part import Outcome, Part, PartResult
+from sicnn_app.pipeline.workplace import at_work, caught, code_of, output_and_log, warn_if_refused
+from sicnn_app.preprocess.anatomy import choose_anatomy
+from sicnn_app.settings import ResourceSettings, Settings
+from sicnn_app.system.cgroups import below_memory_limit, memory_limit
+from sicnn_app.system.console import Console
+from sicnn_app.system.locks.shared import HeldElsewhere
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the runs of one process share.
+
+    Attributes
+    ----------
+    part : Part
+        The runs, and what is known of them.
+    console : Console
+    device : str
+        ``cpu`` or ``cuda:N``.
+    log : Path
+    networks : StudyNetworks
+        What the trainings start from.
+    """
+
+    part: Part
+    console: Console
+    device: str
+    log: Path
+    networks: StudyNetworks
+
+    @property
+    def settings(self) -> Settings:
+        """Those of the part."""
+        return self.part.settings
+
+
+def show_plan(settings: Settings, discovery: Discovery, console: Console) -> int:
+    """Print what would be processed and written; gives the exit code."""
+    rows = describe(discovery, bvals_file=settings.inputs.bvals)
+    console.table(
+        "Runs",
+        ("run", "voxels", "volumes", "b-values (s/mm^2) x volumes", "mask", "note"),
+        [(row.name, row.shape, row.volumes, row.bvals, row.mask, row.note) for row in rows],
+    )
+    warn_if_refused(partial(require_free_runs, settings, discovery.runs), console)
+    for item in discovery.runs:
+        anatomy, reason = choose_anatomy(settings.preprocessing.anatomy, item.metadata)
+        console.line(f"{item.name}: {settings.estimation.method}, {anatomy} ({reason}); would write")
+        for path in planned_outputs(item, settings):
+            console.line(f"  {path}")
+    return 0
+
+
+def process(settings: Settings, discovery: Discovery, study: Study, console: Console) -> int:
+    """Process every run, write every report as soon as it is complete, and say how it went."""
+    settings = within_memory_limit(settings)
+    device = begin(settings, console)
+    fingerprints = study.fingerprints(settings, discovery.runs)
+    finished = finished_runs(settings, discovery.runs, fingerprints)
+    done = frozenset(item.name for item in finished)
+    require_free_runs(settings, [item for item in discovery.runs if item.name not in done])
+    everything = [*discovery.runs, *(item for item, _ in discovery.problems)]
+    part = Part(
+        settings,
+        study,
+        tuple(sorted(everything, key=lambda item: natural_key(item.name))),
+        fingerprints,
+        done,
+        {item.name: error for item, error in discovery.problems},
+    )
+    with at_work(settings, console), output_and_log(settings, console, part.runs) as log:
+        job = Job(part, console, device, log, StudyNetworks(study, settings, console, device))
+        outcomes = process_in_tasks(job) if settings.resources.in_tasks else process_sessions(job)
+        return summarise(outcomes, job)
+
+
+def process_part(part: Part, console: Console) -> PartResult:
+    """Process some of the runs of a call, in a process that was started for them."""
+    settings = within_memory_limit(part.settings)
+    part = replace(part, settings=settings)
+    device = begin(settings, console)
+    with at_work(settings, console), output_and_log(settings, console, part.runs) as log:
+        job = Job(part, console, device, log, StudyNetworks(part.study, settings, console, device))
+        outcomes = train_networks(job) if part.networks_only else process_sessions(job)
+        return PartResult(tuple(outcomes), log)
+
+
+def within_memory_limit(settings: Settings) -> Settings:
+    """The same with the memory that this process, and all that it starts here, may use."""
+    if settings.resources.dask_scheduler is not None:
+        # The memory is that of the workers.
+        return settings
+    return replace(settings, resources=below_memory_limit(settings.resources, memory_limit()))
+
+
+def begin(settings: Settings, console: Console) -> str:
+    """The device to work on; raises DeviceError where there is none."""
+    from sicnn_app.system.device import choose_device, limit_threads
+
+    address = settings.resources.dask_scheduler
+    if address is not None:
+        # The devices are those of the workers.
+        console.line(f"sicnn-app {__version__}: {settings.estimation.method} on the workers of {address}")
+        return "cpu"
+    device, reason = choose_device(settings.resources.device)
+    limit_threads(settings.resources.omp_nthreads)
+    console.line(f"sicnn-app {__version__}: {settings.estimation.method} on {device} ({reason})")
+    if settings.resources.mem_from != ResourceSettings.mem_from:
+        console.line(f"memory: {settings.resources.mem:.3g} GB, for {settings.resources.mem_from}")
+    return device
+
+
+def process_in_tasks(job: Job) -> list[Outcome]:
+    """Process participants as tasks, but here those with nothing to do, for whom no process need start."""
+    from sicnn_app.pipeline.tasks.participants import process_participants
+    from sicnn_app.system.device import visible_devices
+
+    part, resources = job.part, job.settings.resources
+    waiting = {item.subject for item in part.runs if item.name not in part.finished}
+    outcomes = process_sessions(
+        replace(job, part=part.of([item for item in part.runs if item.subject not in waiting]))
+    )
+    crashed = any(outcome.error for outcome in outcomes)
+    if not waiting or (crashed and job.settings.stop_on_first_crash):
+        return outcomes
+    # A number that was named is meant for all, and so is what a worker elsewhere sees.
+    named = resources.device not in ("auto", "cuda") or resources.dask_scheduler is not None
+    outcomes += process_participants(
+        part.of([item for item in part.runs if item.subject in waiting]),
+        job.console,
+        devices=() if named else visible_devices(),
+        done=len({item.subject for item in part.runs} - waiting),
+    )
+    job.networks.forget_finished([outcome.run.name for outcome in outcomes if outcome.status == "done"])
+    return sorted(outcomes, key=lambda outcome: natural_key(outcome.run.name))
+
+
+def process_sessions(job: Job) -> list[Outcome]:
+    """Process all runs in this process."""
+    outcomes: list[Outcome] = []
+    for session in by_session(job.part.runs):
+        outcomes += process_session(session, job)
+        if job.settings.stop_on_first_crash and any(outcome.error for outcome in outcomes):
+            break
+    job.networks.forget_finished([outcome.run.name for outcome in outcomes if outcome.status == "done"])
+    return outcomes
+
+
+def by_session(runs: Sequence[DwiRun]) -> list[list[DwiRun]]:
+    """Runs that share a report, in the order of the runs."""
+    sessions: dict[tuple[str, str | None], list[DwiRun]] = defaultdict(list)
+    for item in runs:
+        sessions[item.subject, item.session].append(item)
+    return list(sessions.values())
+
+
+def process_session(runs: Sequence[DwiRun], job: Job) -> list[Outcome]:
+    """Process the runs of a session and write its report; without that none of them counts as done."""
+    outcomes: list[Outcome] = []
+    for item in runs:
+        outcomes.append(attempt(item, job))
+        if job.settings.stop_on_first_crash and outcomes[-1].error:
+            break
+    # A run that another process has is that one's to report on.
+    mine = [outcome for outcome in outcomes if not isinstance(outcome.error, HeldElsewhere)]
+    skipped = [outcome.run for outcome in mine if outcome.status == "skipped"]
+    if len(skipped) == len(mine) and all(is_reported(item, job.settings.output_dir) for item in skipped):
+        return outcomes
+    subject, session = runs[0].subject, runs[0].session
+    # A page is handed on, and the names of folders can be those of people.
+    roots = DatasetRoots.of(job.settings.bids_dir, job.settings.inputs.derivatives)
+    errors = [f"{item.run.name}: {roots.portable(str(item.error))}" for item in mine if item.error]
+    error = caught(lambda: write_report(job.settings, subject, session, job.console, errors), job.log)
+    if error is None:
+        return outcomes
+    job.console.error(f"the report of {runs[0].name}: {error}", error)
+    return [item if item.error else Outcome(item.run, "failed", error) for item in outcomes]
+
+
+def attempt(item: DwiRun, job: Job) -> Outcome:
+    """Process one run; an error becomes an outcome instead of ending the others."""
+    if item.name in job.part.finished:
+        forget_run(item, job.settings)
+        job.console.line(f"{item.name}: skipped, finished before with the same settings")
+        return Outcome(item, "skipped")
+    done: list[bool] = []
+
+    def work() -> None:
+        start = partial(job.networks.start_of, item)
+        fingerprint = job.part.fingerprints[item.name]
+        own = job.part.study.own_fingerprint(item.name, fingerprint)
+        context = RunContext(
+            job.settings, job.console, job.device, fingerprint, own, start, lock_wait=job.part.lock_wait
+        )
+        done.append(process_run(item, context))
+
+    error = job.part.problems.get(item.name) or caught(work, job.log)
+    if error is not None:
+        job.console.error(f"{item.name}: {error}", error)
+        return Outcome(item, "failed", error)
+    if not done[0]:
+        job.console.line(f"{item.name}: skipped, another process finished it meanwhile")
+    return Outcome(item, "done" if done[0] else "skipped")
+
+
+def train_networks(job: Job) -> list[Outcome]:
+    """Train the networks that runs start from; gives the runs for which that failed."""
+    outcomes = []
+    for item in job.part.runs:
+        error = caught(partial(job.networks.start_of, item), job.log)
+        if error is not None:
+            outcomes.append(Outcome(item, "failed", error))
+    return outcomes
+
+
+def summarise(outcomes: Sequence[Outcome], job: Job) -> int:
+    """Say how many runs were written, skipped and failed, and which exit code that makes."""
+    count = {
+        status: sum(item.status == status for item in outcomes) for status in ("done", "skipped", "failed")
+    }
+    job.console.line(
+        f"runs: {count['done']} written, {count['skipped']} skipped, {count['failed']} failed; log: {job.log}"
+    )
+    for item in outcomes:
+        if item.error is not None:
+            job.console.line(f"failed: {item.run.name}: {item.error}")
+    alone = count["failed"] == len(outcomes) or job.settings.stop_on_first_crash
+    return code_of([item.error for item in outcomes if item.error is not None], all_failed=alone)
