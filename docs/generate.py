@@ -21,7 +21,8 @@ import sicnn_app
 from sicnn_app.cli import arguments, simulate
 from sicnn_app.derivatives.qc import MOTION_COLUMNS
 from sicnn_app.derivatives.quality import columns
-from sicnn_app.group.columns import repeatability_columns, table_columns
+from sicnn_app.group.columns import table_columns
+from sicnn_app.group.repeats import COLUMNS as REPEATABILITY_COLUMNS
 from sicnn_app.ivim.flags import FLAGS
 from sicnn_app.ivim.parameters import all_maps
 
@@ -152,7 +153,7 @@ def outputs_page() -> str:
             "## Repeatability\n",
             "Columns of `group_repeatability.tsv`, one row per parameter and region that was measured "
             "repeatedly.\n",
-            column_table(repeatability_columns()),
+            column_table({column.name: column.words() for column in REPEATABILITY_COLUMNS}),
         ]
     )
 

@@ -8,7 +8,8 @@ import json
 import math
 import re
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
@@ -65,6 +66,35 @@ def printable_traceback(error: BaseException) -> str:
 def json_bytes(content: Any) -> bytes:
     """Content as indented UTF-8 JSON; refuses NaN, which JSON does not have."""
     return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes
+    ----------
+    name : str
+        In the head of the table.
+    title, description : str
+        ``LongName`` and ``Description`` of the sidecar.
+    value : callable
+        From what a row is made of.
+    unit : str, optional
+    levels : mapping of str to str, optional
+        What its values mean, where they are words.
+    """
+
+    name: str
+    title: str
+    description: str
+    value: Callable[[Any], Any]
+    unit: str | None = None
+    levels: Mapping[str, str] | None = None
+
+    def words(self) -> dict[str, Any]:
+        """What the sidecar says of it."""
+        return described(self.title, self.description, self.unit, self.levels)
 
 
 def described(

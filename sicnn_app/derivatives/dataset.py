@@ -11,12 +11,13 @@ from typing import Any
 from sicnn_app import __version__
 from sicnn_app.derivatives import provenance
 from sicnn_app.derivatives.atomic import WORK_FOLDER, StagedFiles, make_folder, scratch_folder, write_bytes
-from sicnn_app.derivatives.readme import DESCRIPTIONS, GIVEN_MASK, readme_text
 from sicnn_app.derivatives.sidecar import RAW_DATASET
 from sicnn_app.derivatives.written import WrittenRecord
 from sicnn_app.errors import DataError, UsageError
 from sicnn_app.files import parse_json, read_regular
 from sicnn_app.formats import json_bytes, tsv_bytes
+from sicnn_app.ivim.flags import FLAGS
+from sicnn_app.ivim.parameters import all_maps
 from sicnn_app.system.locks.shared import locked_folder, shared_folder
 
 BIDS_VERSION = "1.11.1"
@@ -45,6 +46,22 @@ BIDSIGNORE: tuple[str, ...] = (
     "CITATION.md",
 )
 """What the released BIDS standard has no rule for; everything else is left to the validator."""
+
+
+DESCRIPTIONS: dict[str, str] = {
+    "preproc": "Diffusion-weighted series after preprocessing, before averaging over repeats and directions",
+    "body": "Mask of the body inside which the maps hold numbers",
+    "brain": "Mask of the brain inside which the maps hold numbers",
+    "ivim": "Quality measures of one run",
+    "ivimflags": "First reason why a voxel is not to be trusted",
+    "training": "History of the estimation, one row per data iteration",
+    "lsq": "Map of the conventional least-squares fit of the same signals, to compare with",
+    "std": "Standard deviation of a map over an ensemble of networks",
+}
+"""Every ``desc`` label the app gives and what it means."""
+
+GIVEN_MASK = "Mask of this label from another dataset, inside which the maps hold numbers"
+"""The same of masks that were given with a label of their own."""
 
 
 def pybids_config_path() -> Path:
@@ -127,7 +144,16 @@ def prepare_output(
         _update(output_dir, "descriptions.tsv", _merged_descriptions(output_dir / "descriptions.tsv", masks))
         _write_citation(output_dir, citation.encode())
         if not os.path.lexists(output_dir / "README.md"):
-            _update(output_dir, "README.md", readme_text().encode())
+            _update(output_dir, "README.md", _readme().encode())
+
+
+def _readme() -> str:
+    """Text of ``README.md``, with what the tables of maps, flags and labels say."""
+    maps = [f"| `param-{spec.label}` | {spec.unit} | {spec.description} |" for spec in all_maps()]
+    flags = [f"| {spec.code} | {spec.name} | {spec.description} |" for spec in FLAGS]
+    labels = [f"| `desc-{label}` | {meaning} |" for label, meaning in DESCRIPTIONS.items()]
+    text = Path(__file__).with_name("readme.md").read_text(encoding="utf-8")
+    return text.format(maps="\n".join(maps), flags="\n".join(flags), labels="\n".join(labels))
 
 
 def _write_citation(output_dir: Path, citation: bytes) -> None:

@@ -54,14 +54,8 @@ def require_room(
 
     Parameters
     ----------
-    run : DwiRun
-    output_dir : Path
-    shape : tuple of int
-        (X, Y, Z, N) of the series.
-    ensemble : bool
-        Whether standard deviations over an ensemble are written.
-    comparison : bool
-        Whether maps of the conventional fit are.
+    shape, ensemble, comparison
+        See :func:`estimated_size`.
     work : iterable of (Path, int)
         Folders, and the bytes the run needs there besides.
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
+from sicnn_app import formats
 from sicnn_app.derivatives.sidecar import method_name, signal_to_noise
-from sicnn_app.formats import described
 from sicnn_app.ivim.adequacy import Adequacy, judge
 from sicnn_app.ivim.adequacy_inputs import TYPICAL, VERDICTS, Evidence
 from sicnn_app.ivim.checks import CHECKS
@@ -134,19 +134,11 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Column:
-    """One column of the quality table.
+class Column(formats.Column):
+    """One column of the quality table; its value is a function of :class:`Quality`.
 
     Attributes
     ----------
-    name : str
-        In the head of the table.
-    title, description : str
-        ``LongName`` and ``Description`` of the sidecar.
-    value : callable (Quality)
-    unit : str, optional
-    levels : mapping of str to str, optional
-        What its values mean, where they are words.
     in_group : int, optional
         The group's table has it, too: its place among those of the run.
     outlier : Shown, optional
@@ -155,19 +147,9 @@ class Column:
         Name under which the report of the run shows it at its top.
     """
 
-    name: str
-    title: str
-    description: str
-    value: Callable[[Quality], Any]
-    unit: str | None = None
-    levels: Mapping[str, str] | None = None
     in_group: int | None = None
     outlier: Shown | None = None
     tile: str | None = None
-
-    def words(self) -> dict[str, Any]:
-        """What the sidecar says of it."""
-        return described(self.title, self.description, self.unit, self.levels)
 
 
 def _map_columns(specs: Iterable[MapSpec]) -> Iterator[Column]:

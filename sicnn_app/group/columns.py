@@ -1,64 +1,175 @@
-"""Columns of the tables of the group level, with the words that describe them."""
+"""The table of the group: a row per region of a run, a :class:`Column` per number.
+
+What all runs together decide stands in the last column, see :mod:`sicnn_app.group.outliers`.
+"""
 
 from __future__ import annotations
 
-from sicnn_app.derivatives.quality import group_columns, outlier_columns
-from sicnn_app.group.statistics import FAR_OUTLIER_FENCE, MIN_RUNS, OUTLIER_FENCE
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from sicnn_app.bids.segmentations import Regions
+from sicnn_app.derivatives.collect import RunDerivatives
+from sicnn_app.derivatives.facts import as_number
+from sicnn_app.derivatives.quality import group_columns
+from sicnn_app.formats import Column, described, shorten
+from sicnn_app.group.outliers import OUTLIER_RULE
+from sicnn_app.group.statistics import Spread, spread
+from sicnn_app.group.table import MASK_REGION, MAX_LETTERS
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
-from sicnn_app.ivim.parameters import MAPS, all_maps
+from sicnn_app.ivim.parameters import MapSpec, all_maps
+from sicnn_app.ivim.run import DwiRun
 
-MASK_REGION = "mask"
-"""The region that every run has."""
+REPEATED_ENTITIES = ("ses", "run")
+"""Entities by which the measurements of one participant and acquisition are told apart."""
 
-REGION_MEASURES = (*(f"{spec.label}_median" for spec in MAPS if spec.outlier), "flagged_share")
-"""Columns of a region in which outliers are looked for; those of the run are named in its quality table."""
 
-OUTLIER_RULE = (
-    f"A value is an outlier when it lies more than {OUTLIER_FENCE:g} interquartile ranges below the lower or "
-    f"above the upper quartile of its kind, and a far outlier beyond {FAR_OUTLIER_FENCE:g}. Of one kind are "
-    "runs of the same anatomy, acquisition and method, in the same region. Kinds of fewer than "
-    f"{MIN_RUNS} runs have no outliers."
+@dataclass(frozen=True)
+class Region:
+    """A region of a run as the columns see it.
+
+    Attributes
+    ----------
+    source : DwiRun
+    run : RunDerivatives
+        With every map.
+    inside : ndarray, shape (M,), bool
+        Voxels of its mask that belong to the region.
+    segmentation : str or None
+        None: the region is the whole mask.
+    name : str
+    """
+
+    source: DwiRun
+    run: RunDerivatives
+    inside: np.ndarray
+    segmentation: str | None = None
+    name: str = MASK_REGION
+
+    @cached_property
+    def voxels(self) -> int:
+        """Inside the mask."""
+        return int(np.count_nonzero(self.inside))
+
+    def where(self, label: str) -> np.ndarray:
+        """Voxels over which a map is summed up, shape (M,), bool."""
+        return self.inside & self.run.meaningful(label)
+
+    @cached_property
+    def statistics(self) -> dict[str, Spread]:
+        """Of every map there is, by its label."""
+        maps = [spec.label for spec in all_maps() if spec.label in self.run.maps]
+        return {label: spread(self.run.inside(label)[self.where(label)]) for label in maps}
+
+    def ensemble_spread(self, label: str) -> float | None:
+        """Median standard deviation of a map over an ensemble; None where there was none."""
+        if label not in self.run.maps or label not in self.run.spread:
+            return None
+        return spread(self.run.spread[label][self.run.mask][self.where(label)]).median
+
+    @property
+    def flagged_share(self) -> float | None:
+        """Share of the voxels with a flag; None without voxels or flags."""
+        known = self.voxels and self.run.flags is not None
+        return float(self.run.flagged[self.inside].mean()) if known else None
+
+    @property
+    def acquisition(self) -> str | None:
+        """Entities of the run besides participant, session and run number."""
+        others = (pair for pair in self.source.entities.items() if pair[0] not in ("sub", *REPEATED_ENTITIES))
+        return "_".join(map("-".join, others)) or None
+
+    @cached_property
+    def displacements(self) -> dict[str, float | None]:
+        """Mean and largest framewise displacement; None when motion was not corrected."""
+        recorded = {
+            name: as_number(self.run.qc_row.get(f"framewise_displacement_{name}")) for name in ("mean", "max")
+        }
+        if None not in recorded.values():
+            return recorded
+        # The quality tables of version 0.3 and before lack them.
+        numbers = (as_number(row.get("framewise_displacement")) for row in self.run.motion)
+        volumes = [value for value in numbers if value is not None]
+        return {"mean": float(np.mean(volumes)) if volumes else None, "max": max(volumes, default=None)}
+
+
+def _of_quality(name: str) -> Callable[[Region], float | int | str | None]:
+    """A cell of the quality table as a number, if it is one: it is written as numbers are."""
+
+    def value(region: Region) -> float | int | str | None:
+        text = region.run.qc_row.get(name)
+        number = as_number(text)
+        if number is None:
+            return None if text is None else shorten(text, MAX_LETTERS)
+        return int(number) if number == int(number) else number
+
+    return value
+
+
+_IDENTITY = (
+    Column(
+        "participant_id",
+        "Participant",
+        "Participant of the run",
+        lambda region: f"sub-{region.source.subject}",
+    ),
+    Column(
+        "session_id",
+        "Session",
+        "Session of the run",
+        lambda region: None if region.source.session is None else f"ses-{region.source.session}",
+    ),
+    Column("source", "Source run", "Entities of the source run", lambda region: region.source.name),
+    Column(
+        "acquisition",
+        "Acquisition",
+        "Entities of the run besides participant, session and run number",
+        lambda region: region.acquisition,
+    ),
+    Column("method", "Method", "Estimation method", _of_quality("method")),
+    Column(
+        "app_version",
+        "Version",
+        "Version of sicnn-app that made the maps",
+        lambda region: region.run.software.get("sicnn-app"),
+    ),
 )
 
-_IDENTITY: dict[str, dict[str, str]] = {
-    "participant_id": {"LongName": "Participant", "Description": "Participant of the run"},
-    "session_id": {"LongName": "Session", "Description": "Session of the run"},
-    "source": {"LongName": "Source run", "Description": "Entities of the source run"},
-    "acquisition": {
-        "LongName": "Acquisition",
-        "Description": "Entities of the run besides participant, session and run number",
-    },
-    "method": {"LongName": "Method", "Description": "Estimation method"},
-    "app_version": {"LongName": "Version", "Description": "Version of sicnn-app that made the maps"},
-    "segmentation": {
-        "LongName": "Segmentation",
-        "Description": "Dataset of --derivatives and desc or seg label of the segmentation; n/a: the mask of "
-        "the maps",
-    },
-    "region": {
-        "LongName": "Region",
-        "Description": f"Name of the region in the segmentation; {MASK_REGION}: all voxels of the maps",
-    },
-    "voxel_count": {
-        "LongName": "Voxels",
-        "Description": "Voxels of the region inside the mask of the maps: those that all statistics but that "
-        "of D* are taken over",
-    },
-    "dstar_voxel_count": {
-        "LongName": "Voxels of D*",
-        "Description": f"Those of them with F of at least {NEGLIGIBLE_F:g}, which the statistics of D* are "
-        "taken over",
-    },
-}
+PLACE = (
+    Column(
+        "segmentation",
+        "Segmentation",
+        "Dataset of --derivatives and desc or seg label of the segmentation; n/a: the mask of the maps",
+        lambda region: region.segmentation,
+    ),
+    Column(
+        "region",
+        "Region",
+        f"Name of the region in the segmentation; {MASK_REGION}: all voxels of the maps",
+        lambda region: region.name,
+    ),
+)
 
-_MOTION: dict[str, dict[str, str]] = {
-    f"framewise_displacement_{name}": {
-        "LongName": f"{word} framewise displacement",
-        "Description": f"{word} over the volumes of the motion that was corrected; n/a: none was",
-        "Units": "mm",
-    }
-    for name, word in (("mean", "Mean"), ("max", "Largest"))
-}
+_COUNTS = (
+    Column(
+        "voxel_count",
+        "Voxels",
+        "Voxels of the region inside the mask of the maps: those that all statistics but that of D* are "
+        "taken over",
+        lambda region: region.voxels,
+    ),
+    Column(
+        "dstar_voxel_count",
+        "Voxels of D*",
+        f"Those of them with F of at least {NEGLIGIBLE_F:g}, which the statistics of D* are taken over",
+        lambda region: int(np.count_nonzero(region.where("dstar"))),
+    ),
+)
 
 _STATISTICS = (
     ("median", "Median", "Median over the voxels of the region"),
@@ -67,108 +178,91 @@ _STATISTICS = (
 )
 
 
-def _map_columns() -> dict[str, dict[str, str]]:
-    columns = {}
-    for spec in all_maps():
-        condition = f" with F of at least {NEGLIGIBLE_F:g}" if spec.needs_perfusion else ""
-        for name, word, meaning in _STATISTICS:
-            columns[f"{spec.label}_{name}"] = {
-                "LongName": f"{word} of {spec.symbol}",
-                "Description": f"{meaning}{condition}. {spec.description}",
-                "Units": spec.unit,
-            }
-        if spec.of_tissue:
-            columns[f"{spec.label}_ensemble_std_median"] = {
-                "LongName": f"Median ensemble standard deviation of {spec.symbol}",
-                "Description": f"Median over the voxels of the region{condition} of the standard deviation "
-                f"of {spec.symbol} over an ensemble; n/a: there was none",
-                "Units": spec.unit,
-            }
-    return columns
+def _of_map(spec: MapSpec) -> Iterator[Column]:
+    condition = f" with F of at least {NEGLIGIBLE_F:g}" if spec.needs_perfusion else ""
+    for name, word, meaning in _STATISTICS:
+        yield Column(
+            f"{spec.label}_{name}",
+            f"{word} of {spec.symbol}",
+            f"{meaning}{condition}. {spec.description}",
+            lambda region, name=name: getattr(region.statistics.get(spec.label), name, None),
+            spec.unit,
+        )
+    if spec.of_tissue:
+        yield Column(
+            f"{spec.label}_ensemble_std_median",
+            f"Median ensemble standard deviation of {spec.symbol}",
+            f"Median over the voxels of the region{condition} of the standard deviation of {spec.symbol} "
+            "over an ensemble; n/a: there was none",
+            lambda region: region.ensemble_spread(spec.label),
+            spec.unit,
+        )
 
 
-def run_measures() -> list[str]:
-    """Columns that belong to the run and not to a region of it, in which outliers are looked for."""
-    return [column.name for column in outlier_columns()]
+_FLAGGED = Column(
+    "flagged_share",
+    "Share of flagged voxels",
+    "Share of the voxels of the region with any reason not to trust them",
+    lambda region: region.flagged_share,
+)
+
+_MOTION = tuple(
+    Column(
+        f"framewise_displacement_{name}",
+        f"{word} framewise displacement",
+        f"{word} over the volumes of the motion that was corrected; n/a: none was",
+        lambda region, name=name: region.displacements[name],
+        "mm",
+    )
+    for name, word in (("mean", "Mean"), ("max", "Largest"))
+)
 
 
-def measured_columns() -> dict[str, dict[str, str]]:
-    """``LongName``, ``Description`` and ``Units`` of the columns that one run alone decides."""
-    return {
-        **_IDENTITY,
-        **_map_columns(),
-        "flagged_share": {
-            "LongName": "Share of flagged voxels",
-            "Description": "Share of the voxels of the region with any reason not to trust them",
-        },
-        **{column.name: column.words() for column in group_columns()},
-        **_MOTION,
-    }
+def _columns() -> tuple[tuple[Column, ...], tuple[Column, ...], tuple[Column, ...]]:
+    """Columns that one run alone decides: of the run, of its regions, and of the run again."""
+    taken = (replace(column, value=_of_quality(column.name)) for column in group_columns())
+    of_maps = (column for spec in all_maps() for column in _of_map(spec))
+    return _IDENTITY, (*PLACE, *_COUNTS, *of_maps, _FLAGGED), (*taken, *_MOTION)
 
 
-def table_columns() -> dict[str, dict[str, str]]:
-    """Columns of ``group_ivim.tsv``, in its order: those of the run, then what all runs together decide."""
-    return {
-        **measured_columns(),
-        "outliers": {
-            "LongName": "Outliers",
-            "Description": f"Columns of this row whose value is an outlier among the runs. {OUTLIER_RULE}",
-        },
-    }
+def measured_columns() -> dict[str, dict[str, Any]]:
+    """Words for the columns that one run alone decides, by name."""
+    return {column.name: column.words() for part in _columns() for column in part}
 
 
-def repeatability_columns() -> dict[str, dict[str, str]]:
-    """Columns of ``group_repeatability.tsv``, in its order."""
+def table_columns() -> dict[str, dict[str, Any]]:
+    """Words for the columns of ``group_ivim.tsv``, in its order."""
+    words = f"Columns of this row whose value is an outlier among the runs. {OUTLIER_RULE}"
+    return {**measured_columns(), "outliers": described("Outliers", words)}
 
-    def column(title: str, meaning: str) -> dict[str, str]:
-        return {"LongName": title, "Description": meaning}
 
-    unit = "in the unit of the column units"
-    return {
-        "repeated": column("Repeated entity", "ses: sessions are compared; run: runs of one session are"),
-        "acquisition": column("Acquisition", "Entities that the compared runs share besides the participant"),
-        "anatomy": column("Anatomy", "Brain or body"),
-        "method": column("Method", "Estimation method"),
-        "segmentation": _IDENTITY["segmentation"],
-        "region": _IDENTITY["region"],
-        "parameter": column("Parameter", "Label of the map; its median over the region is what is compared"),
-        "units": column("Units", "Unit of the parameter"),
-        "participants": column("Participants", "Participants with two measurements or more"),
-        "measurements": column("Measurements", "All measurements of these participants"),
-        "mean": column("Mean", f"Mean of all measurements, {unit}"),
-        "within_subject_sd": column(
-            "Within-subject standard deviation",
-            f"Square root of the mean square within participants (one-way analysis of variance), {unit}",
-        ),
-        "within_subject_cv": column(
-            "Within-subject coefficient of variation", "Within-subject standard deviation over the mean"
-        ),
-        "repeatability_coefficient": column(
-            "Repeatability coefficient",
-            "1.96 sqrt(2) within-subject standard deviations: two measurements of one participant differ by "
-            f"less in 95 % of cases (Bland and Altman, Lancet 1986;327:307-310), {unit}",
-        ),
-        "repeatability_coefficient_lower": column(
-            "Repeatability coefficient, lower end", "Lower end of its 95 % confidence interval (chi-squared)"
-        ),
-        "repeatability_coefficient_upper": column(
-            "Repeatability coefficient, upper end", "Upper end of its 95 % confidence interval (chi-squared)"
-        ),
-        "icc": column(
-            "Intraclass correlation",
-            "ICC(1,1), one-way random, single measurement (Shrout and Fleiss, Psychol Bull 1979;86:420-428)",
-        ),
-        "icc_lower": column("Intraclass correlation, lower end", "Lower end of its 95 % confidence interval"),
-        "icc_upper": column("Intraclass correlation, upper end", "Upper end of its 95 % confidence interval"),
-        "pairs": column("Pairs", "Participants whose first two measurements are compared below"),
-        "bias": column("Bias", f"Mean of second less first measurement, {unit}"),
-        "bias_lower": column("Bias, lower end", "Lower end of its 95 % confidence interval (Student's t)"),
-        "bias_upper": column("Bias, upper end", "Upper end of its 95 % confidence interval (Student's t)"),
-        "limits_lower": column(
-            "Lower limit of agreement",
-            f"Bias less 1.96 standard deviations of the differences (Bland and Altman 1986), {unit}",
-        ),
-        "limits_upper": column(
-            "Upper limit of agreement", f"Bias plus 1.96 standard deviations of the differences, {unit}"
-        ),
-    }
+def region_rows(source: DwiRun, run: RunDerivatives, regions: Mapping[str, Regions]) -> list[dict[str, Any]]:
+    """Rows of a run: its whole mask, then its regions.
+
+    Parameters
+    ----------
+    source : DwiRun
+    run : RunDerivatives
+        With every map.
+    regions : mapping of str to Regions
+        In the voxels of its mask, by the name of the segmentation.
+
+    Returns
+    -------
+    list of dict
+        One value per column of :func:`measured_columns`; None where there is none.
+    """
+    first, of_region, last = _columns()
+    whole = Region(source, run, np.ones(int(run.mask.sum()), dtype=bool))
+    # Once: a table of motion may be long, and regions many.
+    own = {column.name: column.value(whole) for column in (*first, *last)}
+    # One after the other: each has as many voxels as the mask.
+    parts = (
+        Region(source, run, found.positions == position, segmentation, name)
+        for segmentation, found in regions.items()
+        for position, name in enumerate(found.names)
+    )
+    return [
+        {**own, **{column.name: column.value(region) for column in of_region}}
+        for region in chain([whole], parts)
+    ]

@@ -37,11 +37,29 @@ from sicnn_app.errors import (
 )
 from sicnn_app.files import hash_file
 from sicnn_app.formats import natural_key, tsv_bytes
-from sicnn_app.group.columns import measured_columns
-from sicnn_app.group.measure import region_rows
+from sicnn_app.group.columns import measured_columns, region_rows
 from sicnn_app.group.table import Row, parse_table
 from sicnn_app.ivim.parameters import MAPS
 from sicnn_app.ivim.run import DwiRun
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run as it is now.
+
+    Attributes
+    ----------
+    key : str
+        Hash of all that its rows are made from.
+    settings : dict
+        What its maps were made with, by its completion marker.
+    versions : dict of str to str
+        Software that made them, by name.
+    """
+
+    key: str
+    settings: dict[str, Any]
+    versions: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -50,27 +68,18 @@ class GatheredRun:
 
     Attributes
     ----------
-    run : DwiRun
-    key : str
-        Hash of all that its rows were made from.
     rows : list of dict of str to str
         One per region, as they stand in the table.
     warnings : list of str
         Segmentations that were left out, files named by BIDS URIs.
-    settings : dict
-        What its maps were made with.
-    versions : dict of str to str
-        Software that made them, by name.
     reused : bool
         Whether its rows were taken from the last table.
     """
 
     run: DwiRun
-    key: str
+    state: RunState
     rows: list[Row]
     warnings: list[str]
-    settings: dict[str, Any]
-    versions: dict[str, str]
     reused: bool = False
 
 
@@ -206,14 +215,12 @@ def _gather_run(
     found, ambiguous = _find_segmentations(segmentations, run, roots)
     state = _look(output_dir, run, found, ambiguous, roots)
     if known is not None and known.key == state.key:
-        return GatheredRun(
-            run, state.key, known.rows, known.warnings, state.settings, state.versions, reused=True
-        )
+        return GatheredRun(run, state, known.rows, known.warnings, reused=True)
     rows, warnings = _measure(output_dir, run, found)
     warnings = [*ambiguous, *map(roots.portable, warnings)]
     if _look(output_dir, run, found, ambiguous, roots) != state:
         raise MissingInputError(f"{run.name} changed while it was read: repeat this command")
-    return GatheredRun(run, state.key, rows, warnings, state.settings, state.versions)
+    return GatheredRun(run, state, rows, warnings)
 
 
 def _find_segmentations(
@@ -226,22 +233,13 @@ def _find_segmentations(
     return found, [f"{run.name}: {roots.portable(text)}" for text in warnings]
 
 
-@dataclass(frozen=True)
-class _State:
-    """What a run is now: hash of all that its rows are made from, and what its completion marker says."""
-
-    key: str
-    settings: dict[str, Any]
-    versions: dict[str, str]
-
-
 def _look(
     output_dir: Path,
     run: DwiRun,
     segmentations: Sequence[Segmentation],
     ambiguous: Sequence[str],
     roots: DatasetRoots,
-) -> _State:
+) -> RunState:
     """Look at a run without opening an image: content of the small files, sizes of the images."""
     marker = _complete_marker(output_dir, run)
     content = {
@@ -257,7 +255,7 @@ def _look(
         "ambiguous": list(ambiguous),
     }
     settings = marker.content.get("Settings")
-    return _State(
+    return RunState(
         key=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
         settings=settings if isinstance(settings, dict) else {},
         versions=software_of(marker.content),

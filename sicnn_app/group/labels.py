@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from sicnn_app.derivatives.facts import MISSING, format_number
 from sicnn_app.derivatives.quality import Shown, outlier_columns
 from sicnn_app.formats import natural_key
-from sicnn_app.group.columns import MASK_REGION
 from sicnn_app.group.outliers import Measured
+from sicnn_app.group.table import MASK_REGION
 from sicnn_app.methods import METHODS
 from sicnn_app.report.quantities import shown_quantities
 

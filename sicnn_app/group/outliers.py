@@ -8,12 +8,34 @@ from typing import Any
 
 import numpy as np
 
-from sicnn_app.group.columns import REGION_MEASURES, run_measures
-from sicnn_app.group.statistics import Distribution, distribution
+from sicnn_app.derivatives.quality import outlier_columns
+from sicnn_app.group.statistics import (
+    FAR_OUTLIER_FENCE,
+    MIN_RUNS,
+    OUTLIER_FENCE,
+    Distribution,
+    distribution,
+)
 from sicnn_app.group.table import Row, cell, number
+from sicnn_app.ivim.parameters import MAPS
 
 KIND_COLUMNS = ("anatomy", "acquisition", "method", "segmentation", "region")
 """Rows that agree in these columns are of one kind."""
+
+REGION_MEASURES = (*(f"{spec.label}_median" for spec in MAPS if spec.outlier), "flagged_share")
+"""Columns of a region in which outliers are looked for; those of the run are named in its quality table."""
+
+OUTLIER_RULE = (
+    f"A value is an outlier when it lies more than {OUTLIER_FENCE:g} interquartile ranges below the lower or "
+    f"above the upper quartile of its kind, and a far outlier beyond {FAR_OUTLIER_FENCE:g}. Of one kind are "
+    "runs of the same anatomy, acquisition and method, in the same region. Kinds of fewer than "
+    f"{MIN_RUNS} runs have no outliers."
+)
+
+
+def run_measures() -> list[str]:
+    """Columns that belong to the run and not to a region of it, in which outliers are looked for."""
+    return [column.name for column in outlier_columns()]
 
 
 @dataclass(frozen=True)

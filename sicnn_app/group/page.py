@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,8 @@ import numpy as np
 from sicnn_app import __version__
 from sicnn_app.derivatives.facts import MISSING, count_of, stop_in_words
 from sicnn_app.formats import natural_key
-from sicnn_app.group.charts import MIN_BOX, StripChart, Values, strip_chart
-from sicnn_app.group.columns import OUTLIER_RULE, run_measures
-from sicnn_app.group.content import Group
+from sicnn_app.group.charts import MIN_BOX, Source, StripChart, Values, strip_chart
+from sicnn_app.group.gather import Chosen, Gathered
 from sicnn_app.group.labels import (
     RegionKey,
     RegionNames,
@@ -22,8 +22,9 @@ from sicnn_app.group.labels import (
     measures,
     method_in_words,
 )
-from sicnn_app.group.outliers import Measured, outlier_words
-from sicnn_app.group.repeat_sections import REPEATABILITY_HEAD, repeat_sections
+from sicnn_app.group.outliers import OUTLIER_RULE, Measured, outlier_words, run_measures
+from sicnn_app.group.repeat_sections import as_table, repeat_sections
+from sicnn_app.group.repeats import Repeats
 from sicnn_app.group.statistics import distribution
 from sicnn_app.group.table import Row, cell, number
 from sicnn_app.group.uniform import differences
@@ -36,20 +37,41 @@ from sicnn_app.report.page import render_page
 MAX_LISTED = 60
 """Lines of one list on the page; the sidecar of the table has all of them."""
 
-RUN_HEAD = (
-    "Run",
-    "Method",
-    "Verdict",
-    "Voxels",
-    "b-values",
-    "SNR, lowest b",
-    "SNR, highest b",
-    *(measures()[f"{spec.label}_median"].short for spec in MAPS if spec.outlier),
-    "Flagged",
-    "Ended because",
-    "Outliers",
-)
-OUTLIER_HEAD = ("Run", "Values", "Farthest: region", "Measure", "Value", "Quartiles of its kind", "Lies")
+
+@dataclass(frozen=True)
+class Group:
+    """All runs, their distributions and what repeats, and where their reports are.
+
+    Attributes
+    ----------
+    gathered : Gathered
+    rows : list of dict of str to str
+        Of ``group_ivim.tsv``, outliers marked.
+    measured : list of Measured
+        Their distributions.
+    repeats : list of (Repeats, dict)
+        With the row of ``group_repeatability.tsv``.
+    reports : mapping of str to str
+        Address of the report of a run, by its name; runs without a report are not in it.
+    chosen : Chosen
+        What was asked for.
+    """
+
+    gathered: Gathered
+    rows: Sequence[Row]
+    measured: Sequence[Measured]
+    repeats: Sequence[tuple[Repeats, Row]]
+    reports: Mapping[str, str]
+    chosen: Chosen
+
+    def source(self, row: Row, text: str) -> Source:
+        """What a point of a row stands for."""
+        return Source(f"{row['source']}: {text}", self.reports.get(row["source"]))
+
+    def link(self, row: Row) -> dict[str, str] | str:
+        """Cell of a table that leads to the report of a row's run."""
+        name = row["source"]
+        return {"text": name, "href": self.reports[name]} if name in self.reports else name
 
 
 def group_page(group: Group) -> bytes:
@@ -82,21 +104,17 @@ def group_page(group: Group) -> bytes:
         differences=differences(group.gathered.runs),
         warnings=_first(warnings),
         unreported=_first(unreported),
-        made_head=("Anatomy", "Acquisition", "Method", "Version", "Participants", "Runs"),
-        made_rows=_made_rows(masks),
+        made=as_table(_made_rows(masks)),
         outlier_rule=OUTLIER_RULE,
         negligible_f=NEGLIGIBLE_F,
         min_box=MIN_BOX,
-        outlier_head=OUTLIER_HEAD,
-        outlier_rows=outliers[:MAX_LISTED],
+        outliers=as_table(outliers[:MAX_LISTED]),
         outlier_count=len(outliers),
         hidden=hidden,
         charts=_strip_charts(group, names, shown, of_run=False),
         quality=_strip_charts(group, names, shown, of_run=True),
         repeated=repeated,
-        repeatability_head=REPEATABILITY_HEAD,
-        run_head=RUN_HEAD,
-        run_rows=[_run_row(group, row) for row in masks],
+        runs=as_table([_run_row(group, row) for row in masks]),
     )
 
 
@@ -136,45 +154,47 @@ def _verdict_tile(masks: Sequence[Row]) -> list[dict[str, str]]:
     return [{"name": f"Verdict {' / '.join(words)}", "value": " / ".join(numbers)}]
 
 
-def _made_rows(masks: Sequence[Row]) -> list[list[str]]:
+def _made_rows(masks: Sequence[Row]) -> list[dict[str, str]]:
     kinds: dict[tuple[str, ...], list[Row]] = {}
     for row in masks:
-        kinds.setdefault(
-            tuple(row[column] for column in ("anatomy", "acquisition", "method", "app_version")), []
-        ).append(row)
+        key = tuple(row[column] for column in ("anatomy", "acquisition", "method", "app_version"))
+        kinds.setdefault(key, []).append(row)
     return [
-        [
-            anatomy,
-            acquisition,
-            method_in_words(method),
-            version,
-            f"{len({row['participant_id'] for row in rows}):,}",
-            f"{len(rows):,}",
-        ]
+        {
+            "Anatomy": anatomy,
+            "Acquisition": acquisition,
+            "Method": method_in_words(method),
+            "Version": version,
+            "Participants": f"{len({row['participant_id'] for row in rows}):,}",
+            "Runs": f"{len(rows):,}",
+        }
         for (anatomy, acquisition, method, version), rows in sorted(
             kinds.items(), key=lambda item: natural_key(" ".join(item[0]))
         )
     ]
 
 
-def _run_row(group: Group, row: Row) -> list[Any]:
-    def shown(column: str) -> str:
-        return measures()[column].text(number(row, column), unit=False)
+def _run_row(group: Group, row: Row) -> dict[str, Any]:
+    shown = measures()
+
+    def text(column: str, *, unit: bool = False) -> str:
+        return shown[column].text(number(row, column), unit=unit)
 
     voxels = number(row, "voxel_count")
-    return [
-        group.link(row),
-        method_in_words(cell(row, "method")),
-        _verdict(cell(row, "adequacy")),
-        MISSING if voxels is None else f"{int(voxels):,}",
-        row["b_values"],
-        shown("snr_b0"),
-        shown("snr_highest_b"),
-        *(shown(f"{spec.label}_median") for spec in MAPS if spec.outlier),
-        measures()["flagged_share"].text(number(row, "flagged_share")),
-        stop_in_words(row["stop_reason"]),
-        _outlier_cell(cell(row, "outliers")),
-    ]
+    medians = [f"{spec.label}_median" for spec in MAPS if spec.outlier]
+    return {
+        "Run": group.link(row),
+        "Method": method_in_words(cell(row, "method")),
+        "Verdict": _verdict(cell(row, "adequacy")),
+        "Voxels": MISSING if voxels is None else f"{int(voxels):,}",
+        "b-values": row["b_values"],
+        "SNR, lowest b": text("snr_b0"),
+        "SNR, highest b": text("snr_highest_b"),
+        **{shown[column].short: text(column) for column in medians},
+        "Flagged": text("flagged_share", unit=True),
+        "Ended because": stop_in_words(row["stop_reason"]),
+        "Outliers": _outlier_cell(cell(row, "outliers")),
+    }
 
 
 def _verdict(word: str | None) -> str:
@@ -188,9 +208,9 @@ def _outlier_cell(text: str | None) -> str:
     return "; ".join(f"{measures()[column].name} {where}" for column, where in words)
 
 
-def _outlier_rows(group: Group, names: RegionNames) -> list[list[Any]]:
+def _outlier_rows(group: Group, names: RegionNames) -> list[dict[str, Any]]:
     """One line per run with its value farthest outside, the farthest of all first."""
-    found: dict[str, list[tuple[float, list[Any]]]] = {}
+    found: dict[str, list[tuple[float, dict[str, Any]]]] = {}
     for item in group.measured:
         measure = measures()[item.column]
         low, _, high = item.distribution.quartiles
@@ -199,13 +219,20 @@ def _outlier_rows(group: Group, names: RegionNames) -> list[list[Any]]:
                 continue
             # Without a spread every distance is infinitely far.
             beyond = max(low - value, value - high) / (high - low) if high > low else np.inf
-            kind = f"{measure.text(low, unit=False)} – {measure.text(high)}"
-            where = [names.of(item.kind), measure.name, measure.text(value), kind, outlier_words(int(level))]
-            found.setdefault(row["source"], []).append((beyond, [group.link(row), *where]))
+            line = {
+                "Run": group.link(row),
+                "Values": "",
+                "Farthest: region": names.of(item.kind),
+                "Measure": measure.name,
+                "Value": measure.text(value),
+                "Quartiles of its kind": f"{measure.text(low, unit=False)} – {measure.text(high)}",
+                "Lies": outlier_words(int(level)),
+            }
+            found.setdefault(row["source"], []).append((beyond, line))
     lines = []
     for values in found.values():
-        beyond, (link, *where) = max(values, key=lambda pair: pair[0])
-        lines.append((beyond, [link, f"{len(values):,}", *where]))
+        beyond, line = max(values, key=lambda pair: pair[0])
+        lines.append((beyond, line | {"Values": f"{len(values):,}"}))
     return [line for _, line in sorted(lines, key=lambda pair: -pair[0])]
 
 

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sicnn_app.derivatives.facts import MISSING, format_number
 from sicnn_app.group.charts import ScatterChart, scatter_chart
-from sicnn_app.group.content import Group
 from sicnn_app.group.labels import RegionKey, RegionNames, measures, method_in_words
 from sicnn_app.group.outliers import KIND_COLUMNS
 from sicnn_app.group.repeats import Repeats
 from sicnn_app.group.table import Row, number
 
-REPEATABILITY_HEAD = (
-    "Region",
-    "Parameter",
-    "Participants",
-    "Mean",
-    "Within-subject CV",
-    "Repeatability coefficient",
-    "ICC(1,1)",
-    "Bias",
-    "Limits of agreement",
-)
+if TYPE_CHECKING:
+    from sicnn_app.group.page import Group
+
 _REPEATED = {"ses": "Sessions", "run": "Runs of one session"}
+
+
+def as_table(rows: Sequence[Mapping[str, Any]]) -> dict[str, list]:
+    """``head`` and ``rows`` of a table from rows that name their cells."""
+    return {"head": list(rows[0]) if rows else [], "rows": [list(row.values()) for row in rows]}
 
 
 def repeat_sections(group: Group, names: RegionNames, shown: set[RegionKey]) -> list[dict[str, Any]]:
@@ -41,7 +38,7 @@ def repeat_sections(group: Group, names: RegionNames, shown: set[RegionKey]) -> 
     Returns
     -------
     list of dict
-        ``title``, ``rows`` of :data:`REPEATABILITY_HEAD`, and ``regions``: charts by the region's name.
+        ``title``, ``table``, and ``regions``: charts by the region's name.
     """
     sections: dict[tuple, dict[str, Any]] = {}
     for repeats, row in group.repeats:
@@ -55,10 +52,10 @@ def repeat_sections(group: Group, names: RegionNames, shown: set[RegionKey]) -> 
         section["rows"].append(_repeatability_row(region, repeats, row))
         if (shared["segmentation"], shared["region"]) in shown:
             section["regions"].setdefault(region, []).append(_agreement_chart(group, repeats, row))
-    return list(sections.values())
+    return [{**section, "table": as_table(section["rows"])} for section in sections.values()]
 
 
-def _repeatability_row(region: str, repeats: Repeats, row: Row) -> list[str]:
+def _repeatability_row(region: str, repeats: Repeats, row: Row) -> dict[str, str]:
     measure = measures()[f"{repeats.parameter}_median"]
 
     def shown(column: str) -> str:
@@ -69,17 +66,18 @@ def _repeatability_row(region: str, repeats: Repeats, row: Row) -> list[str]:
 
     variation = number(row, "within_subject_cv")
     icc = [format_number(number(row, name), 2) for name in ("icc", "icc_lower", "icc_upper")]
-    return [
-        region,
-        measure.short,
-        row["participants"],
-        shown("mean"),
-        MISSING if variation is None else f"{100 * variation:.1f} %",
-        f"{shown('repeatability_coefficient')} ({interval('repeatability_coefficient')})",
-        f"{icc[0]} ({icc[1]} to {icc[2]})",
-        f"{shown('bias')} ({interval('bias')})",
-        interval("limits"),
-    ]
+    return {
+        "Region": region,
+        "Parameter": measure.short,
+        "Participants": row["participants"],
+        "Mean": shown("mean"),
+        "Within-subject CV": MISSING if variation is None else f"{100 * variation:.1f} %",
+        "Repeatability coefficient": f"{shown('repeatability_coefficient')} "
+        f"({interval('repeatability_coefficient')})",
+        "ICC(1,1)": f"{icc[0]} ({icc[1]} to {icc[2]})",
+        "Bias": f"{shown('bias')} ({interval('bias')})",
+        "Limits of agreement": interval("limits"),
+    }
 
 
 def _agreement_chart(group: Group, repeats: Repeats, row: Row) -> ScatterChart:

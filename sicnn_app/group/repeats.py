@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-from sicnn_app.formats import natural_key
-from sicnn_app.group.measure import REPEATED_ENTITIES
+from sicnn_app.formats import Column, natural_key
+from sicnn_app.group.columns import PLACE, REPEATED_ENTITIES
 from sicnn_app.group.statistics import Agreement, Repeatability, agreement, repeatability
 from sicnn_app.group.table import Row, cell, number
-from sicnn_app.ivim.parameters import MAPS, TISSUE_LABELS
+from sicnn_app.ivim.parameters import SPECS, TISSUE_LABELS
 
 _SHARED = ("anatomy", "method", "segmentation", "region")
-_UNITS = {spec.label: spec.unit for spec in MAPS}
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,12 @@ class Repeats:
         """First row, first and second value of every participant."""
         return [(found[0][0], found[0][1], found[1][1]) for found in self.values.values()]
 
+    @cached_property
     def repeatability(self) -> Repeatability:
         """Statistics over all measurements."""
         return repeatability([np.array([value for _, value in found]) for found in self.values.values()])
 
+    @cached_property
     def agreement(self) -> Agreement:
         """Statistics over the first two measurements of every participant."""
         return agreement(*np.array([pair[1:] for pair in self.pairs]).T)
@@ -99,30 +100,112 @@ def _measurements(rows: Iterable[Row], label: str) -> list[tuple[Row, float]]:
     return [(row, value) for row, value in measured if value is not None]
 
 
-def repeatability_row(repeats: Repeats) -> dict[str, Any]:
-    """Values of :func:`sicnn_app.group.columns.repeatability_columns`."""
-    found, compared = repeats.repeatability(), repeats.agreement()
-    row: dict[str, Any] = {
-        "repeated": repeats.repeated,
-        "acquisition": repeats.acquisition,
-        **repeats.shared,
-        "parameter": repeats.parameter,
-        "units": _UNITS[repeats.parameter],
-        "participants": found.participants,
-        "measurements": found.measurements,
-        "mean": found.mean,
-        "within_subject_sd": found.within_subject_sd,
-        "within_subject_cv": found.within_subject_cv,
-        "repeatability_coefficient": found.coefficient,
-        "icc": found.icc,
-        "pairs": compared.pairs,
-        "bias": compared.bias,
-    }
-    for name, interval in (
-        ("repeatability_coefficient", found.coefficient_interval),
-        ("icc", found.icc_interval),
-        ("bias", compared.bias_interval),
-        ("limits", compared.limits),
-    ):
-        row[f"{name}_lower"], row[f"{name}_upper"] = interval
-    return row
+def _interval(
+    name: str, title: str, by: str, value: Callable[[Repeats], tuple[float, float]]
+) -> Iterator[Column]:
+    for position, end in enumerate(("lower", "upper")):
+        yield Column(
+            f"{name}_{end}",
+            f"{title}, {end} end",
+            f"{end.capitalize()} end of its 95 % confidence interval{by}",
+            lambda repeats, position=position: value(repeats)[position],
+        )
+
+
+_UNIT = "in the unit of the column units"
+
+COLUMNS: tuple[Column, ...] = (
+    Column(
+        "repeated",
+        "Repeated entity",
+        "ses: sessions are compared; run: runs of one session are",
+        lambda repeats: repeats.repeated,
+    ),
+    Column(
+        "acquisition",
+        "Acquisition",
+        "Entities that the compared runs share besides the participant",
+        lambda repeats: repeats.acquisition,
+    ),
+    Column("anatomy", "Anatomy", "Brain or body", lambda repeats: repeats.shared["anatomy"]),
+    Column("method", "Method", "Estimation method", lambda repeats: repeats.shared["method"]),
+    *(replace(column, value=lambda repeats, name=column.name: repeats.shared[name]) for column in PLACE),
+    Column(
+        "parameter",
+        "Parameter",
+        "Label of the map; its median over the region is what is compared",
+        lambda repeats: repeats.parameter,
+    ),
+    Column("units", "Units", "Unit of the parameter", lambda repeats: SPECS[repeats.parameter].unit),
+    Column(
+        "participants",
+        "Participants",
+        "Participants with two measurements or more",
+        lambda repeats: repeats.repeatability.participants,
+    ),
+    Column(
+        "measurements",
+        "Measurements",
+        "All measurements of these participants",
+        lambda repeats: repeats.repeatability.measurements,
+    ),
+    Column("mean", "Mean", f"Mean of all measurements, {_UNIT}", lambda repeats: repeats.repeatability.mean),
+    Column(
+        "within_subject_sd",
+        "Within-subject standard deviation",
+        f"Square root of the mean square within participants (one-way analysis of variance), {_UNIT}",
+        lambda repeats: repeats.repeatability.within_subject_sd,
+    ),
+    Column(
+        "within_subject_cv",
+        "Within-subject coefficient of variation",
+        "Within-subject standard deviation over the mean",
+        lambda repeats: repeats.repeatability.within_subject_cv,
+    ),
+    Column(
+        "repeatability_coefficient",
+        "Repeatability coefficient",
+        "1.96 sqrt(2) within-subject standard deviations: two measurements of one participant differ by less "
+        f"in 95 % of cases (Bland and Altman, Lancet 1986;327:307-310), {_UNIT}",
+        lambda repeats: repeats.repeatability.coefficient,
+    ),
+    *_interval(
+        "repeatability_coefficient",
+        "Repeatability coefficient",
+        " (chi-squared)",
+        lambda repeats: repeats.repeatability.coefficient_interval,
+    ),
+    Column(
+        "icc",
+        "Intraclass correlation",
+        "ICC(1,1), one-way random, single measurement (Shrout and Fleiss, Psychol Bull 1979;86:420-428)",
+        lambda repeats: repeats.repeatability.icc,
+    ),
+    *_interval("icc", "Intraclass correlation", "", lambda repeats: repeats.repeatability.icc_interval),
+    Column(
+        "pairs",
+        "Pairs",
+        "Participants whose first two measurements are compared below",
+        lambda repeats: repeats.agreement.pairs,
+    ),
+    Column(
+        "bias",
+        "Bias",
+        f"Mean of second less first measurement, {_UNIT}",
+        lambda repeats: repeats.agreement.bias,
+    ),
+    *_interval("bias", "Bias", " (Student's t)", lambda repeats: repeats.agreement.bias_interval),
+    Column(
+        "limits_lower",
+        "Lower limit of agreement",
+        f"Bias less 1.96 standard deviations of the differences (Bland and Altman 1986), {_UNIT}",
+        lambda repeats: repeats.agreement.limits[0],
+    ),
+    Column(
+        "limits_upper",
+        "Upper limit of agreement",
+        f"Bias plus 1.96 standard deviations of the differences, {_UNIT}",
+        lambda repeats: repeats.agreement.limits[1],
+    ),
+)
+"""Columns of ``group_repeatability.tsv``, in its order; their values are functions of :class:`Repeats`."""

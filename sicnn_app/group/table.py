@@ -12,6 +12,9 @@ Row = dict[str, str]
 """Cells of a row by column. Everything further is made from these texts: measured anew or taken from the
 last table, a run gives the same bytes."""
 
+MASK_REGION = "mask"
+"""The region that every run has."""
+
 MAX_LETTERS = 200
 """Of a text that is taken over from a run."""
 

@@ -33,8 +33,8 @@ def differences(runs: Sequence[GatheredRun]) -> list[str]:
     list of str
         ``denoise: mppca (3 runs), none (1 run)``; empty when all runs were made alike.
     """
-    settings = _lines("", [_flat(run.settings) for run in runs])
-    return settings + _lines("version of ", [run.versions for run in runs])
+    settings = _lines("", [_flat(run.state.settings) for run in runs])
+    return settings + _lines("version of ", [run.state.versions for run in runs])
 
 
 def _lines(prefix: str, records: Sequence[Mapping[str, str]]) -> list[str]:

@@ -14,16 +14,17 @@ from sicnn_app.derivatives.written import WrittenRecord
 from sicnn_app.errors import SicnnAppError
 from sicnn_app.files import parse_json, read_regular
 from sicnn_app.formats import tsv_bytes
-from sicnn_app.group.columns import (
-    OUTLIER_RULE,
-    repeatability_columns,
-    table_columns,
-)
-from sicnn_app.group.content import Group
+from sicnn_app.group.columns import table_columns
 from sicnn_app.group.gather import Chosen, Earlier, Gathered, gather
-from sicnn_app.group.outliers import Measured, distribution_record, mark_outliers, measure_kinds
-from sicnn_app.group.page import group_page
-from sicnn_app.group.repeats import find_repeats, repeatability_row
+from sicnn_app.group.outliers import (
+    OUTLIER_RULE,
+    Measured,
+    distribution_record,
+    mark_outliers,
+    measure_kinds,
+)
+from sicnn_app.group.page import Group, group_page
+from sicnn_app.group.repeats import COLUMNS, find_repeats
 from sicnn_app.group.table import Row, parse_table
 from sicnn_app.report.html import run_anchor
 
@@ -88,7 +89,10 @@ def write_group(
     measured = measure_kinds(rows)
     table = tsv_bytes(list(table_columns()), mark_outliers(rows, measured))
     repeats = find_repeats(rows)
-    repeated = tsv_bytes(list(repeatability_columns()), map(repeatability_row, repeats))
+    repeated = tsv_bytes(
+        [column.name for column in COLUMNS],
+        ({column.name: column.value(found) for column in COLUMNS} for found in repeats),
+    )
     page = group_page(
         Group(
             gathered,
@@ -157,7 +161,7 @@ def _table_sidecar(chosen: Chosen, gathered: Gathered, measured: Sequence[Measur
         "Distributions": [distribution_record(item) for item in measured],
         "LeftOut": [{"Run": run.name, "Reason": str(error)} for run, error in gathered.left_out],
         # What tells whether a run has changed since.
-        "Runs": {item.run.name: {"Key": item.key, "Warnings": item.warnings} for item in gathered.runs},
+        "Runs": {item.run.name: {"Key": item.state.key, "Warnings": item.warnings} for item in gathered.runs},
     }
 
 
@@ -165,5 +169,5 @@ def _repeatability_sidecar() -> dict[str, Any]:
     return {
         "Description": "Test-retest statistics: one row per acquisition, region and parameter that "
         "participants were measured for repeatedly; no row where none was",
-        **repeatability_columns(),
+        **{column.name: column.words() for column in COLUMNS},
     }

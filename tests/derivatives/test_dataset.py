@@ -16,7 +16,6 @@ from sicnn_app.derivatives import dataset, provenance
 from sicnn_app.derivatives.atomic import WORK_FOLDER
 from sicnn_app.derivatives.dataset import prepare_output
 from sicnn_app.derivatives.names import group_outputs
-from sicnn_app.derivatives.readme import DESCRIPTIONS
 from sicnn_app.errors import DataError, OutputError, SicnnAppError, TryAgainError, UsageError
 from sicnn_app.system.locks.shared import locked_folder, shared_folder
 
@@ -124,7 +123,7 @@ def test_links_of_earlier_jobs_and_additions_of_people_stay(bids_dir: Path, tmp_
     rows = (out / "descriptions.tsv").read_text().splitlines()
     assert rows[0] == "desc_id\tdescription"
     assert "desc-mine\tMy own" in rows
-    assert len(rows) == len(DESCRIPTIONS) + 2
+    assert len(rows) == len(dataset.DESCRIPTIONS) + 2
 
 
 def test_group_level_keeps_the_links_without_the_input_dataset(bids_dir: Path, tmp_path: Path):
