@@ -18,7 +18,8 @@ import sicnn_app
 from sicnn_app.cli import arguments, simulate
 from sicnn_app.derivatives.qc import MOTION_COLUMNS
 from sicnn_app.derivatives.quality import columns
-from sicnn_app.group.columns import repeatability_columns, table_columns
+from sicnn_app.group.columns import table_columns
+from sicnn_app.group.repeats import COLUMNS as REPEATABILITY_COLUMNS
 from sicnn_app.ivim.flags import FLAGS
 from sicnn_app.ivim.parameters import MAPS
 
@@ -136,7 +137,7 @@ def test_the_page_of_outputs_has_every_map_flag_and_column(site):
     page = site.outputs_page()
     names = [spec.label for spec in MAPS] + [flag.name for flag in FLAGS]
     names += [column.name for column in columns()]
-    names += [*MOTION_COLUMNS, *table_columns(), *repeatability_columns()]
+    names += [*MOTION_COLUMNS, *table_columns(), *(column.name for column in REPEATABILITY_COLUMNS)]
     assert [name for name in names if f"| `{name}` |" not in page] == []
     assert "_param-{f,d,dstar,s0,rmse}_dwimap.nii.gz" in page, "the files, from the README"
 
