@@ -47,7 +47,11 @@ def check_stop_and_go_on(image: Image) -> None:
     started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         said = iter(started.stdout.readline, "")
-        require(any(STOP_AFTER in line for line in said), "the run ended before an iteration of its training")
+        # A state is written after the first of them, before the second ends.
+        for _ in range(2):
+            require(
+                any(STOP_AFTER in line for line in said), "the run ended before an iteration of its training"
+            )
         subprocess.run(["docker", "stop", name], capture_output=True, check=True)
         rest, _ = started.communicate(timeout=60)
         require(started.returncode == 75, f"exit code {started.returncode} instead of 75:\n{rest}")
