@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from sicnn_app.errors import DataError, UsageError
 from sicnn_app.ivim.parameters import TISSUE_LABELS
-from sicnn_app.ivim.series import AveragedSignals, DwiSeries
+from sicnn_app.ivim.series import DwiSeries
 from sicnn_app.methods import METHODS, estimator
 from sicnn_app.phantoms.acquire import DEFAULT_BVALS, acquire, noise_sigma
 from sicnn_app.phantoms.phantom import make_phantom
@@ -178,16 +178,7 @@ def estimate(
     used, _, _ = select_volumes(series, max_bval=math.inf, ignore_bvals=())
     average = average_repeats(used, _mask(mask, values.shape[:3], flat))
     noise = float(estimate_noise(used, average).sigma if sigma is None else sigma)
-    averaged = AveragedSignals(
-        signals=average.signals,
-        bvals=average.groups.bvals,
-        mask=average.mask,
-        repeats=average.groups.repeats,
-        directions=average.groups.directions,
-        sigma=noise,
-        sigma_per_bval=noise * average.groups.noise_factors,
-        sigma_method="given" if sigma is not None else "estimated",
-    )
+    averaged = average.with_noise(noise, noise, "estimated" if sigma is None else "given")
     with limited_threads(ResourceSettings.omp_nthreads):
         found = estimator(chosen.method).estimate(
             averaged.signals,

@@ -99,12 +99,23 @@ class Quality:
         """Voxels over which a map is summed up, shape (X, Y, Z), bool."""
         return self.perfused if spec.needs_perfusion else self.result.averaged.mask
 
-    def quartiles(self, spec: MapSpec) -> tuple[float, float, float] | None:
-        """25th, 50th and 75th percentile of a map; None without voxels."""
-        if spec.label not in self.result.estimate.maps or not self.where(spec).any():
-            return None
-        values = self.result.estimate.maps[spec.label][self.where(spec)]
-        return tuple(np.percentile(values.astype(np.float64), (25, 50, 75)))
+    @cached_property
+    def statistics(self) -> dict[str, dict[str, float]]:
+        """Median and interquartile range of every map there is, by its label; empty without voxels."""
+        found: dict[str, dict[str, float]] = {}
+        for spec in all_maps():
+            values = self.result.estimate.maps.get(spec.label)
+            if values is None or not self.where(spec).any():
+                continue
+            chosen = values[self.where(spec)].astype(np.float64)
+            low, middle, high = np.percentile(chosen, (25, 50, 75))
+            found[spec.label] = {"median": middle, "iqr": high - low}
+        return found
+
+    def spread(self, spec: MapSpec) -> float | None:
+        """Median standard deviation of a map over an ensemble; None where there was none."""
+        found, where = self.result.estimate.maps.get(f"{spec.label}_std"), self.where(spec)
+        return float(np.median(found[where])) if found is not None and where.any() else None
 
     def row(self) -> dict[str, Any]:
         """One value per column of the table."""
@@ -155,35 +166,21 @@ class Column(formats.Column):
 def _map_columns(specs: Iterable[MapSpec]) -> Iterator[Column]:
     for spec in specs:
         condition = f" with F of at least {NEGLIGIBLE_F:g}" if spec.needs_perfusion else ""
-
-        def middle(quality: Quality, spec: MapSpec) -> float | None:
-            quartiles = quality.quartiles(spec)
-            return None if quartiles is None else quartiles[1]
-
-        def width(quality: Quality, spec: MapSpec) -> float | None:
-            quartiles = quality.quartiles(spec)
-            return None if quartiles is None else quartiles[2] - quartiles[0]
-
-        for suffix, word, value in (("median", "Median", middle), ("iqr", "Interquartile range", width)):
+        for suffix, word in (("median", "Median"), ("iqr", "Interquartile range")):
             yield Column(
                 f"{spec.label}_{suffix}",
                 f"{word} of {spec.symbol}",
                 f"{word} over the voxels inside the mask{condition}. {spec.description}",
-                partial(value, spec=spec),
+                lambda quality, key=spec.label, suffix=suffix: quality.statistics.get(key, {}).get(suffix),
                 spec.unit,
             )
         if spec.of_tissue:
-
-            def spread(quality: Quality, spec: MapSpec) -> float | None:
-                found, where = quality.result.estimate.maps.get(f"{spec.label}_std"), quality.where(spec)
-                return float(np.median(found[where])) if found is not None and where.any() else None
-
             yield Column(
                 f"{spec.label}_std_median",
                 f"Median standard deviation of {spec.symbol}",
                 f"Median over the voxels inside the mask{condition} of the standard deviation over an "
                 "ensemble of networks; n/a for a single network",
-                partial(spread, spec=spec),
+                lambda quality, spec=spec: quality.spread(spec),
                 spec.unit,
             )
 

@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from sicnn_app.errors import DataError
 from sicnn_app.ivim.bvalues import group_bvalues
-from sicnn_app.ivim.series import DwiSeries
+from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 
 SAME_DIRECTION = 1.0
 """Degrees; gradient vectors closer than this, up to sign, are repeats of one direction."""
@@ -84,6 +84,29 @@ class RepeatAverage:
     groups: VolumeGroups
     record: dict[str, Any]
     warnings: list[str]
+
+    def with_noise(self, sigma: float, remaining: float, method: str) -> AveragedSignals:
+        """What estimators take.
+
+        Parameters
+        ----------
+        sigma : float, units of the source image
+            Noise standard deviation of a single volume as it was measured.
+        remaining : float, units of the source image
+            The same of the volumes that were averaged, after denoising.
+        method : str
+            How ``sigma`` was found, in words.
+        """
+        return AveragedSignals(
+            signals=self.signals,
+            bvals=self.groups.bvals,
+            mask=self.mask,
+            repeats=self.groups.repeats,
+            directions=self.groups.directions,
+            sigma=sigma,
+            sigma_per_bval=remaining * self.groups.noise_factors,
+            sigma_method=method,
+        )
 
 
 def group_volumes(series: DwiSeries) -> VolumeGroups:

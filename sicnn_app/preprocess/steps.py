@@ -116,16 +116,7 @@ def prepare(
         if STEPS[label].lowers_noise:
             noise = noise_after_denoising(*pair, average.mask, noise)
     pictures = [compare_step(label, *pair, average.mask) for label, pair in changes.items()]
-    averaged = AveragedSignals(
-        signals=average.signals,
-        bvals=average.groups.bvals,
-        mask=average.mask,
-        repeats=average.groups.repeats,
-        directions=average.groups.directions,
-        sigma=noise.sigma,
-        sigma_per_bval=noise.remaining * average.groups.noise_factors,
-        sigma_method=noise.method,
-    )
+    averaged = average.with_noise(noise.sigma, noise.remaining, noise.method)
     normaliser_bval = float(averaged.bvals[0])
     return Prepared(
         series=corrected,

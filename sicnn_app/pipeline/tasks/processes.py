@@ -167,13 +167,14 @@ class Processes:
     def _run(self, part: Part, call: str) -> PartResult:
         device = self._devices.get()
         try:
-            for _ in range(RETRIES):
+            tried = 0
+            while True:
                 try:
                     return run_in_child(part, call=call, device=device)
                 except ChildKilledError:
-                    if _children.is_stopped(call):
-                        break
-            return run_in_child(part, call=call, device=device)
+                    tried += 1
+                    if tried > RETRIES or _children.is_stopped(call):
+                        raise
         except Exception as error:
             return PartResult(error=readable(error))
         finally:
