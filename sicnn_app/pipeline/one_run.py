@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from sicnn_app.bids.load import LoadedRun, load_run, series_size
 from sicnn_app.bids.masks import load_mask
 from sicnn_app.bids.unpacked import digests_of_reads
-from sicnn_app.derivatives import provenance
 from sicnn_app.derivatives.disk_space import require_room
 from sicnn_app.derivatives.names import run_unit
 from sicnn_app.derivatives.write import write_run
-from sicnn_app.errors import DataError, SicnnAppError
+from sicnn_app.errors import DataError, SicnnAppError, TryAgainError
+from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.run import DwiRun, RunResult
-from sicnn_app.methods import estimator
-from sicnn_app.pipeline.conventional import fit_conventionally
-from sicnn_app.pipeline.fingerprints import finished_runs, require_unchanged
+from sicnn_app.ivim.series import AveragedSignals
+from sicnn_app.methods import LEAST_SQUARES, estimator
+from sicnn_app.pipeline.planned import finished_runs, require_unchanged, training_key
 from sicnn_app.preprocess.anatomy import choose_anatomy
 from sicnn_app.settings import Settings
 from sicnn_app.steps import STEPS, Situation
 from sicnn_app.system.checkpoints import TrainingCheckpoint
-from sicnn_app.system.console import Console
+from sicnn_app.system.console import Console, ProgressCallback
 from sicnn_app.system.locks.shared import locked_folder, shared_folder
 from sicnn_app.system.memory import (
     MemoryPlan,
@@ -38,40 +37,40 @@ from sicnn_app.system.memory import (
 )
 
 if TYPE_CHECKING:
+    from sicnn_app.pipeline.study.training import StudyNetworks
+    from sicnn_app.pipeline.tasks.part import Part
     from sicnn_app.preprocess.steps import Prepared
-    from sicnn_app.sicnn.study_network import StudyNetwork
 
 CHECKPOINT = "training.pt"
 """File in the folder of a run, below the work directory, from which an interrupted training continues."""
 
 
 @dataclass(frozen=True)
-class RunContext:
-    """What the work on one run needs besides its files.
+class Job:
+    """What the work on the runs of one process needs besides their files.
 
     Attributes
     ----------
-    settings : Settings
+    part : Part
+        The runs, and what is known of them.
     console : Console
     device : str
         ``cpu`` or ``cuda:N``.
-    fingerprint : str
-        Written into the completion marker.
-    own_fingerprint : str
-        The same without what it has from other runs, see :func:`prepare_run`.
-    start : callable
-        Makes, when the run needs it, the network that its training starts from; None: random weights.
-    lock_wait : float
-        Seconds to wait for another process that has the run.
+    log : Path
+    networks : StudyNetworks
+        What the trainings start from.
     """
 
-    settings: Settings
+    part: Part
     console: Console
     device: str
-    fingerprint: str
-    own_fingerprint: str
-    start: Callable[[], StudyNetwork | None] = lambda: None
-    lock_wait: float = 0.0
+    log: Path
+    networks: StudyNetworks
+
+    @property
+    def settings(self) -> Settings:
+        """Those of the part."""
+        return self.part.settings
 
 
 @dataclass(frozen=True)
@@ -90,27 +89,28 @@ def work_folder(item: DwiRun, settings: Settings) -> Path:
     return shared_folder(settings.work_dir, run_unit(item.name), settings.output_dir)
 
 
-def process_run(item: DwiRun, context: RunContext) -> bool:
+def process_run(item: DwiRun, job: Job) -> bool:
     """Load, prepare, estimate and write one run, unless another process has it or has finished it.
 
     Returns
     -------
     bool
-        Whether there was anything to do.
+        True when there was anything to do.
 
     Raises
     ------
     SicnnAppError
         What keeps the run from being finished; HeldElsewhere when another process works on it.
     """
-    settings, console = context.settings, context.console
-    with locked_folder(work_folder(item, settings), keep=(CHECKPOINT,), wait=context.lock_wait) as lock:
+    settings, console, fingerprint = job.settings, job.console, job.part.fingerprints[item.name]
+    with locked_folder(work_folder(item, settings), keep=(CHECKPOINT,), wait=job.part.lock_wait) as lock:
         if lock.recovered:
             console.warning(f"{item.name}: {lock.recovered}")
-        if finished_runs(settings, [item], {item.name: context.fingerprint}):
+        if finished_runs(settings, [item], {item.name: fingerprint}):
             return False
-        checkpoint = TrainingCheckpoint(lock.folder / CHECKPOINT, checkpoint_key(context))
-        result = _estimate_run(item, context, checkpoint, scratch=lock.folder)
+        key = training_key(settings, job.device, fingerprint=fingerprint)
+        checkpoint = TrainingCheckpoint(lock.folder / CHECKPOINT, key)
+        result = _estimate_run(item, job, checkpoint, scratch=lock.folder)
         # Loaded when the estimation is over: what Matplotlib takes is not taken from it.
         from sicnn_app.report.before_after import draw_steps
 
@@ -132,7 +132,7 @@ def prepare_run(
     *,
     fingerprint: str,
     scratch: Path,
-    progress: Callable[[str, int, int], None],
+    progress: ProgressCallback,
 ) -> PreparedRun:
     """Load a run and do all that comes before the estimation.
 
@@ -141,7 +141,7 @@ def prepare_run(
     item : DwiRun
     settings : Settings
     fingerprint : str
-        What :func:`sicnn_app.pipeline.fingerprints.fingerprint_all` said of the files of the run.
+        What :func:`sicnn_app.pipeline.planned.fingerprint_all` said of the files of the run.
     scratch : Path
         Folder on whose file system the series lies where memory is short.
     progress : callable (text, done, total)
@@ -157,11 +157,11 @@ def prepare_run(
     plan = _plan_resources(item, anatomy, settings, scratch)
     with digests_of_reads() as read:
         loaded = load_run(item, bvals_file=settings.inputs.bvals, scratch=scratch if plan.on_disk else None)
-        external_mask, mask_warnings = (
-            (None, [])
-            if item.mask is None
-            else load_mask(item.mask, loaded.series.affine, shape=loaded.series.signals.shape[:3])
-        )
+        external_mask, warnings = None, list(loaded.warnings)
+        if item.mask is not None:
+            shape = loaded.series.signals.shape[:3]
+            external_mask, mask_warnings = load_mask(item.mask, loaded.series.affine, shape=shape)
+            warnings += mask_warnings
     require_unchanged(settings, item, fingerprint, read)
     try:
         prepared = prepare(
@@ -176,7 +176,7 @@ def prepare_run(
         # Arrays do not know from which files they came.
         names = ", ".join(source.image.name for source in item.parts)
         raise DataError(f"{names}: {error}") from error
-    warnings = [*loaded.warnings, *mask_warnings, *prepared.warnings]
+    warnings += prepared.warnings
     if settings.estimation.rician and prepared.averaged.directions.max() > 1:
         warnings.append(
             "--rician reckons with arithmetic means, and directions are averaged geometrically: the noise "
@@ -194,20 +194,16 @@ def forget_run(item: DwiRun, settings: Settings) -> None:
             pass
 
 
-def _estimate_run(
-    item: DwiRun, context: RunContext, checkpoint: TrainingCheckpoint, *, scratch: Path
-) -> RunResult:
+def _estimate_run(item: DwiRun, job: Job, checkpoint: TrainingCheckpoint, *, scratch: Path) -> RunResult:
     from sicnn_app.ivim.flags import flag_voxels
     from sicnn_app.preprocess.resample import Resampling
-    from sicnn_app.system.device import describe_device
 
-    settings, console = context.settings, context.console
-    start = context.start()
+    settings, console, fingerprint = job.settings, job.console, job.part.fingerprints[item.name]
+    start = job.networks.start_of(item)
     forget_peak()
+    own_fingerprint = job.part.study.own_fingerprint(item.name, fingerprint)
     with console.progress(item.name) as progress:
-        ready = prepare_run(
-            item, settings, fingerprint=context.own_fingerprint, scratch=scratch, progress=progress
-        )
+        ready = prepare_run(item, settings, fingerprint=own_fingerprint, scratch=scratch, progress=progress)
     prepared = ready.prepared
     averaged = prepared.averaged
     console.line(
@@ -224,26 +220,21 @@ def _estimate_run(
     resampling = None
     if settings.estimation.ensemble > 1:
         resampling = Resampling.of(prepared.series, averaged)
-    if resampling is not None and averaged.sigma == 0 and "noise" in resampling.ways:
-        warnings.append(
-            "the noise is not known and none could be added for the ensemble: its standard deviations tell "
-            "of initial weights only"
-        )
+        if averaged.sigma == 0 and "noise" in resampling.ways:
+            warnings.append(
+                "the noise is not known and none could be added for the ensemble: its standard deviations "
+                "tell of initial weights only"
+            )
     for text in warnings:
         console.warning(f"{item.name}: {text}")
     with console.progress(item.name) as progress:
-        estimate = estimator(settings.estimation.method).estimate(
-            averaged.signals,
-            averaged.mask,
-            averaged.bvals,
-            sigma_per_bval=averaged.sigma_per_bval,
-            sigma=averaged.sigma,
-            settings=settings.estimation,
-            device=context.device,
+        estimate = _estimate(
+            settings.estimation.method,
+            averaged,
+            settings,
+            device=job.device,
             progress=progress,
             checkpoint=checkpoint,
-            fall_back=settings.resources.device == "auto",
-            memory_limit=remaining_memory(settings.resources.mem),
             start=start,
             resample=resampling,
         )
@@ -252,13 +243,12 @@ def _estimate_run(
         estimate = replace(estimate, parameters={**estimate.parameters, **ways})
     with console.progress(item.name) as progress:
         conventional, not_compared = fit_conventionally(
-            averaged, settings, device=context.device, progress=progress
+            averaged, settings, device=job.device, progress=progress
         )
     said = [*estimate.parameters["out_of_memory"], *not_compared]
     warnings += said
     for text in (*said, *checkpoint.warnings):
         console.warning(f"{item.name}: {text}")
-    estimate = replace(estimate, device=describe_device(estimate.device))
     flags, flag_counts = flag_voxels(
         estimate.maps,
         averaged.mask,
@@ -286,9 +276,68 @@ def _estimate_run(
         before_after=prepared.before_after,
         warnings=warnings,
         settings={**settings.changing_maps(), "bvals_file": settings.inputs.bvals},
-        fingerprint=context.fingerprint,
+        fingerprint=fingerprint,
         peak_memory=peak_memory(),
     )
+
+
+def _estimate(
+    method: str,
+    averaged: AveragedSignals,
+    settings: Settings,
+    *,
+    device: str,
+    progress: ProgressCallback,
+    **training: Any,
+) -> Estimate:
+    """Maps of a method in the memory that is left below ``--mem``."""
+    from sicnn_app.system.device import describe_device
+
+    found = estimator(method).estimate(
+        averaged.signals,
+        averaged.mask,
+        averaged.bvals,
+        sigma_per_bval=averaged.sigma_per_bval,
+        sigma=averaged.sigma,
+        settings=settings.estimation,
+        device=device,
+        progress=progress,
+        fall_back=settings.resources.device == "auto",
+        memory_limit=remaining_memory(settings.resources.mem),
+        **training,
+    )
+    return replace(found, device=describe_device(found.device))
+
+
+def fit_conventionally(
+    averaged: AveragedSignals, settings: Settings, *, device: str, progress: ProgressCallback
+) -> tuple[Estimate | None, list[str]]:
+    """Least squares over the very signals, mask and bounds that a network was given.
+
+    It is an extra that may be missing, and changes nothing else. Where no network is trained nothing is
+    fitted: those maps are the conventional fit, or as good. It gets the memory that is left when the network
+    is done. No room is planned for it beforehand: that could change the batch of the network, and with it the
+    maps.
+
+    Returns
+    -------
+    fit : Estimate or None
+        The maps of ``--method lsq``; ``predicted`` is left empty, to keep its memory free.
+    warnings : list of str
+        Why there is none, when the memory does not suffice.
+    """
+    if not settings.estimation.described.trains:
+        return None, []
+    from sicnn_app.system.device import is_out_of_memory
+
+    try:
+        found = _estimate(LEAST_SQUARES, averaged, settings, device=device, progress=progress)
+    except (TryAgainError, RuntimeError, MemoryError) as error:
+        if not isinstance(error, TryAgainError) and not is_out_of_memory(error):
+            raise
+        reason = str(error) if isinstance(error, TryAgainError) else "out of memory"
+        return None, [f"the maps are not compared with the conventional fit: {reason}"]
+    return replace(found, predicted=np.empty((0,), dtype=np.float32)), []
 
 
 def _plan_resources(item: DwiRun, anatomy: str, settings: Settings, scratch: Path) -> MemoryPlan:
@@ -316,16 +365,3 @@ def _plan_resources(item: DwiRun, anatomy: str, settings: Settings, scratch: Pat
         work=[(scratch, plan.disk)],
     )
     return plan
-
-
-def checkpoint_key(context: RunContext) -> str:
-    """What must be equal, besides what the estimator sees, for a training to go on to the very same maps."""
-    from sicnn_app.system.device import describe_device
-
-    content = {
-        "fingerprint": context.fingerprint,
-        "software": provenance.software_versions(),
-        "device": provenance.device_name(describe_device(context.device)),
-        "threads": context.settings.resources.omp_nthreads,
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

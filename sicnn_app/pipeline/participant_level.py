@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from sicnn_app import __version__
 from sicnn_app.bids.describe import describe
@@ -14,9 +13,14 @@ from sicnn_app.bids.discover import Discovery
 from sicnn_app.derivatives.sidecar import DatasetRoots
 from sicnn_app.formats import natural_key
 from sicnn_app.ivim.run import DwiRun
-from sicnn_app.pipeline.fingerprints import finished_runs, is_reported
-from sicnn_app.pipeline.one_run import RunContext, forget_run, process_run
-from sicnn_app.pipeline.planned import planned_outputs, require_free_runs
+from sicnn_app.pipeline.one_run import Job, forget_run, process_run
+from sicnn_app.pipeline.planned import (
+    finished_runs,
+    grouped,
+    is_reported,
+    planned_outputs,
+    require_free_runs,
+)
 from sicnn_app.pipeline.reports import write_report
 from sicnn_app.pipeline.study.groups import Study
 from sicnn_app.pipeline.study.training import StudyNetworks
@@ -27,34 +31,6 @@ from sicnn_app.settings import ResourceSettings, Settings
 from sicnn_app.system.cgroups import below_memory_limit, memory_limit
 from sicnn_app.system.console import Console
 from sicnn_app.system.locks.shared import HeldElsewhere
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the runs of one process share.
-
-    Attributes
-    ----------
-    part : Part
-        The runs, and what is known of them.
-    console : Console
-    device : str
-        ``cpu`` or ``cuda:N``.
-    log : Path
-    networks : StudyNetworks
-        What the trainings start from.
-    """
-
-    part: Part
-    console: Console
-    device: str
-    log: Path
-    networks: StudyNetworks
-
-    @property
-    def settings(self) -> Settings:
-        """Those of the part."""
-        return self.part.settings
 
 
 def show_plan(settings: Settings, discovery: Discovery, console: Console) -> int:
@@ -154,27 +130,24 @@ def process_in_tasks(job: Job) -> list[Outcome]:
         devices=() if named else visible_devices(),
         done=len({item.subject for item in part.runs} - waiting),
     )
-    job.networks.forget_finished([outcome.run.name for outcome in outcomes if outcome.status == "done"])
+    forget_networks(outcomes, job)
     return sorted(outcomes, key=lambda outcome: natural_key(outcome.run.name))
 
 
 def process_sessions(job: Job) -> list[Outcome]:
     """Process all runs in this process."""
     outcomes: list[Outcome] = []
-    for session in by_session(job.part.runs):
+    for session in grouped(job.part.runs, "subject", "session").values():
         outcomes += process_session(session, job)
         if job.settings.stop_on_first_crash and any(outcome.error for outcome in outcomes):
             break
-    job.networks.forget_finished([outcome.run.name for outcome in outcomes if outcome.status == "done"])
+    forget_networks(outcomes, job)
     return outcomes
 
 
-def by_session(runs: Sequence[DwiRun]) -> list[list[DwiRun]]:
-    """Runs that share a report, in the order of the runs."""
-    sessions: dict[tuple[str, str | None], list[DwiRun]] = defaultdict(list)
-    for item in runs:
-        sessions[item.subject, item.session].append(item)
-    return list(sessions.values())
+def forget_networks(outcomes: Sequence[Outcome], job: Job) -> None:
+    """Remove the networks of a study that nothing is left to start from."""
+    job.networks.forget_finished([outcome.run.name for outcome in outcomes if outcome.status == "done"])
 
 
 def process_session(runs: Sequence[DwiRun], job: Job) -> list[Outcome]:
@@ -207,17 +180,7 @@ def attempt(item: DwiRun, job: Job) -> Outcome:
         job.console.line(f"{item.name}: skipped, finished before with the same settings")
         return Outcome(item, "skipped")
     done: list[bool] = []
-
-    def work() -> None:
-        start = partial(job.networks.start_of, item)
-        fingerprint = job.part.fingerprints[item.name]
-        own = job.part.study.own_fingerprint(item.name, fingerprint)
-        context = RunContext(
-            job.settings, job.console, job.device, fingerprint, own, start, lock_wait=job.part.lock_wait
-        )
-        done.append(process_run(item, context))
-
-    error = job.part.problems.get(item.name) or caught(work, job.log)
+    error = job.part.problems.get(item.name) or caught(lambda: done.append(process_run(item, job)), job.log)
     if error is not None:
         job.console.error(f"{item.name}: {error}", error)
         return Outcome(item, "failed", error)
@@ -228,19 +191,13 @@ def attempt(item: DwiRun, job: Job) -> Outcome:
 
 def train_networks(job: Job) -> list[Outcome]:
     """Train the networks that runs start from; gives the runs for which that failed."""
-    outcomes = []
-    for item in job.part.runs:
-        error = caught(partial(job.networks.start_of, item), job.log)
-        if error is not None:
-            outcomes.append(Outcome(item, "failed", error))
-    return outcomes
+    errors = ((item, caught(partial(job.networks.start_of, item), job.log)) for item in job.part.runs)
+    return [Outcome(item, "failed", error) for item, error in errors if error is not None]
 
 
 def summarise(outcomes: Sequence[Outcome], job: Job) -> int:
     """Say how many runs were written, skipped and failed, and which exit code that makes."""
-    count = {
-        status: sum(item.status == status for item in outcomes) for status in ("done", "skipped", "failed")
-    }
+    count = Counter(item.status for item in outcomes)
     job.console.line(
         f"runs: {count['done']} written, {count['skipped']} skipped, {count['failed']} failed; log: {job.log}"
     )

@@ -14,7 +14,7 @@ from sicnn_app.derivatives.dataset import prepare_output
 from sicnn_app.errors import InternalError, OutputError, SicnnAppError, TryAgainError, one_line
 from sicnn_app.ivim.body_parts import ANATOMIES
 from sicnn_app.ivim.run import DwiRun
-from sicnn_app.pipeline.study.network_file import remove_networks
+from sicnn_app.pipeline.study.training import remove_networks
 from sicnn_app.settings import Settings
 from sicnn_app.system.caches import private_caches
 from sicnn_app.system.console import Console, LogFile

@@ -14,8 +14,8 @@ from app_runs import BVALS, TINY_TRAINING, App, add_mask, add_run, body, dataset
 from bids_datasets import Dataset
 
 from sicnn_app.bids import load
-from sicnn_app.pipeline import fingerprints
 from sicnn_app.pipeline import one_run as processing
+from sicnn_app.pipeline import planned
 
 STEM = "sub-01/dwi/sub-01"
 CHANGED = "were changed while it was processed: repeat this command"
@@ -156,8 +156,8 @@ def test_a_run_of_a_study_counts_for_the_others(app, tmp_path, monkeypatch):
 def test_what_was_read_needs_no_other_look(app, made, tmp_path, monkeypatch):
     """Each file is hashed once for the fingerprint, and then in reading it."""
     hashed: list[Path | None] = []
-    hashing = fingerprints.hash_file
-    monkeypatch.setattr(fingerprints, "hash_file", lambda path: hashed.append(path) or hashing(path))
+    hashing = planned.hash_file
+    monkeypatch.setattr(planned, "hash_file", lambda path: hashed.append(path) or hashing(path))
     assert app.quick(made, tmp_path / "out", "-d", tmp_path / "masks").code == 0
     files = [path for path in hashed if path is not None]
     assert len(files) == len(set(files)) == 4

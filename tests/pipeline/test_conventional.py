@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from unittest.mock import Mock
 
 import nibabel as nib
 import numpy as np
@@ -10,7 +11,6 @@ import pytest
 from app_runs import QUICK, TINY_TRAINING, App, dataset, leave_out_figures, values
 
 from sicnn_app.lsq import estimate as lsq_estimate
-from sicnn_app.pipeline import conventional
 from sicnn_app.pipeline import one_run as processing
 
 STEM = "sub-01/dwi/sub-01"
@@ -59,7 +59,7 @@ def no_device_memory(*_args, **_options):
         (lsq_estimate, "estimate_lsq", no_memory, "ran out of memory even with few voxels"),
         (lsq_estimate, "estimate", no_memory, "out of memory"),
         (lsq_estimate, "estimate", no_device_memory, "out of memory"),
-        (conventional, "remaining_memory", lambda _limit: 0, "allow more"),
+        (processing, "remaining_memory", Mock(side_effect=(None, 0)), "allow more"),
     ],
 )
 def test_without_memory_for_it_the_maps_are_there_and_a_warning(

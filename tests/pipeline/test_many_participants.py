@@ -56,7 +56,7 @@ from sicnn_app.pipeline.study.groups import Study
 from sicnn_app.pipeline.tasks import dask_workers as cluster
 from sicnn_app.pipeline.tasks.dask_workers import dask_workers, run_on_worker
 from sicnn_app.pipeline.tasks.part import Part
-from sicnn_app.pipeline.tasks.processes import CHILD, ChildKilledError, Processes, run_in_child
+from sicnn_app.pipeline.tasks.processes import CHILD, ChildKilledError, process_here, run_in_child
 from sicnn_app.settings import ResourceSettings, Settings
 from sicnn_app.system.locks.folders import MADE_FILE
 
@@ -202,7 +202,7 @@ def test_workers_take_the_devices_in_turn(tmp_path, monkeypatch):
     prelude = TELL_DEVICE.format(folder=str(seen))
     parts = part_of("1", "2", "3", "4").by_participant()
     with children_with(tmp_path / "site", prelude, monkeypatch):
-        found = list(Processes(2, ("3", "GPU-f00", "9")).process(parts))
+        found = list(process_here(parts, at_a_time=2, devices=("3", "GPU-f00", "9")))
     assert {path.name for path in seen.iterdir()} == {"3", "GPU-f00"}
     assert sorted(part.runs[0].subject for part, _ in found) == ["1", "2", "3", "4"]
     assert {result.error.exit_code for _, result in found} == {70}

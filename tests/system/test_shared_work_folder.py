@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sicnn_app.errors import OutputError, TryAgainError
-from sicnn_app.pipeline.study.network_file import remove_networks
+from sicnn_app.pipeline.study.training import remove_networks
 from sicnn_app.system.checkpoints import TrainingCheckpoint, write_state
 from sicnn_app.system.locks.folders import MADE_FILE
 from sicnn_app.system.locks.leftovers import remove_leftovers

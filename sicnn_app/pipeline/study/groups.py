@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +14,7 @@ from sicnn_app.bids.images import open_image, volume_count
 from sicnn_app.errors import SicnnAppError
 from sicnn_app.ivim.bvalues import group_bvalues, same_bvalues, wanted_bvalues
 from sicnn_app.ivim.run import DwiRun
-from sicnn_app.pipeline.fingerprints import fingerprint_all
+from sicnn_app.pipeline.planned import digest, fingerprint_all
 from sicnn_app.settings import Settings
 
 
@@ -43,11 +41,11 @@ class StudyGroup:
 
     @cached_property
     def _of_all(self) -> str:
-        return hashlib.sha256(json.dumps(sorted(self.own.items())).encode()).hexdigest()
+        return digest(sorted(self.own.items()))
 
     def fingerprint(self, name: str) -> str:
         """Fingerprint of one of the runs: its maps depend on the files of all."""
-        return hashlib.sha256(json.dumps([self.own[name], self._of_all]).encode()).hexdigest()
+        return digest([self.own[name], self._of_all])
 
 
 @dataclass(frozen=True)
@@ -97,13 +95,11 @@ class Study:
 
     def fingerprints(self, settings: Settings, runs: Sequence[DwiRun]) -> dict[str, str]:
         """Fingerprints of runs, by their name."""
-        alone = [item for item in runs if self.group_of(item.name) is None]
-        shared = {
-            item.name: group.fingerprint(item.name)
-            for item in runs
-            if (group := self.group_of(item.name)) is not None
+        groups = {item.name: group for item in runs if (group := self.group_of(item.name)) is not None}
+        alone = [item for item in runs if item.name not in groups]
+        return fingerprint_all(settings, alone) | {
+            name: group.fingerprint(name) for name, group in groups.items()
         }
-        return fingerprint_all(settings, alone) | shared
 
 
 def find_study(settings: Settings, discovery: Discovery) -> Study:
@@ -128,30 +124,27 @@ def find_study(settings: Settings, discovery: Discovery) -> Study:
     if selection.participant_label or selection.session_id:
         selection = replace(selection, participant_label=(), session_id=())
         discovery = discover(settings.bids_dir, selection, settings.inputs, settings.preprocessing)
-    sets, left_out = _by_bvalues(discovery.runs, settings)
-    left_out += [(item.name, error) for item, error in discovery.problems]
-    groups = tuple(StudyGroup(bvals, tuple(runs), settings) for bvals, runs in sets if len(runs) > 1)
-    alone = tuple(runs[0].name for _, runs in sets if len(runs) == 1)
-    return Study(groups, alone, tuple(left_out))
-
-
-def _by_bvalues(
-    runs: Sequence[DwiRun], settings: Settings
-) -> tuple[list[tuple[tuple[float, ...], list[DwiRun]]], list[tuple[str, SicnnAppError]]]:
-    sets: list[tuple[tuple[float, ...], list[DwiRun]]] = []
+    sets: list[tuple[np.ndarray, list[DwiRun]]] = []
     left_out = []
-    for item in runs:
+    for item in discovery.runs:
         try:
             bvals = _used_bvalues(item, settings)
         except SicnnAppError as error:
             left_out.append((item.name, error))
             continue
-        found = next((members for known, members in sets if same_bvalues(known, bvals)), None)
-        if found is None:
-            sets.append((tuple(bvals.tolist()), [item]))
+        known = next((members for others, members in sets if same_bvalues(others, bvals)), None)
+        if known is None:
+            sets.append((bvals, [item]))
         else:
-            found.append(item)
-    return sets, left_out
+            known.append(item)
+    left_out += [(item.name, error) for item, error in discovery.problems]
+    return Study(
+        tuple(
+            StudyGroup(tuple(bvals.tolist()), tuple(runs), settings) for bvals, runs in sets if len(runs) > 1
+        ),
+        tuple(runs[0].name for _, runs in sets if len(runs) == 1),
+        tuple(left_out),
+    )
 
 
 def _used_bvalues(item: DwiRun, settings: Settings) -> np.ndarray:

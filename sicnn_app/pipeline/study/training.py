@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import re
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sicnn_app.derivatives import provenance
 from sicnn_app.derivatives.marker import recorded_fingerprint
 from sicnn_app.errors import DataError, MissingInputError, SicnnAppError, TryAgainError
 from sicnn_app.ivim.bvalues import same_bvalues
 from sicnn_app.ivim.run import DwiRun
 from sicnn_app.pipeline.one_run import CHECKPOINT, prepare_run
+from sicnn_app.pipeline.planned import training_key
 from sicnn_app.pipeline.study.groups import Study, StudyGroup
-from sicnn_app.pipeline.study.network_file import (
-    lock_path,
-    network_path,
-    read_network,
-    remove_network,
-    write_network,
-)
 from sicnn_app.settings import Settings
-from sicnn_app.system.checkpoints import TrainingCheckpoint, Untrusted
+from sicnn_app.system.checkpoints import TrainingCheckpoint, Untrusted, is_state, read_state, write_state
 from sicnn_app.system.console import Console
 from sicnn_app.system.locks.shared import FolderLock, HeldElsewhere, locked_folder
 from sicnn_app.system.memory import remaining_memory
@@ -39,17 +32,13 @@ POLL = 2.0
 WAIT = 24 * 3600.0
 """Seconds after which such a wait ends; a process that died is noticed long before."""
 
+_NAME = re.compile(r"study-[0-9a-f]{8}-[0-9a-f]{8}\.pt")
+
 
 class StudyNetworks:
     """The networks of one call, each read or trained when the first run needs it.
 
-    Parameters
-    ----------
-    study : Study
-    settings : Settings
-    console : Console
-    device : str
-        ``cpu`` or ``cuda:N``.
+    They lie in the work directory, where all jobs find them.
     """
 
     def __init__(self, study: Study, settings: Settings, console: Console, device: str) -> None:
@@ -61,10 +50,7 @@ class StudyNetworks:
     def start_of(self, item: DwiRun) -> StudyNetwork | None:
         """The network that the training of a run starts from; None: random weights.
 
-        Raises
-        ------
-        SicnnAppError
-            What keeps the network from being trained, again for every run of its group.
+        Raises what keeps the network from being trained, again for every run of its group.
         """
         group = self._study.group_of(item.name)
         if group is None:
@@ -100,27 +86,17 @@ class StudyNetworks:
             except Untrusted:
                 continue
             # A run that could not be loaded for the network will not be finished either.
-            needed = [item for item in group.runs if network is None or item.name in network.runs]
-            if self._settings.overwrite and not {item.name for item in needed} <= set(made):
+            needed = {item.name: item for item in group.runs if network is None or item.name in network.runs}
+            if self._settings.overwrite and not needed.keys() <= set(made):
                 continue
-            if all(self._is_finished(item, group) for item in needed):
+            if all(
+                recorded_fingerprint(self._settings.output_dir, item) == (group.fingerprint(name), True)
+                for name, item in needed.items()
+            ):
                 remove_network(path)
 
-    def _is_finished(self, item: DwiRun, group: StudyGroup) -> bool:
-        found = recorded_fingerprint(self._settings.output_dir, item)
-        return found == (group.fingerprint(item.name), True)
-
     def _key(self, group: StudyGroup) -> str:
-        """What must be equal for two processes to share a network."""
-        from sicnn_app.system.device import describe_device
-
-        content = {
-            "runs": sorted(group.own.items()),
-            "software": provenance.software_versions(),
-            "device": provenance.device_name(describe_device(self._device)),
-            "threads": self._settings.resources.omp_nthreads,
-        }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return training_key(self._settings, self._device, runs=sorted(group.own.items()))
 
     def _network(self, group: StudyGroup, key: str) -> StudyNetwork | None:
         path, console = network_path(self._settings.work_dir, key), self._console
@@ -131,7 +107,7 @@ class StudyNetworks:
                 console.line(f"study network: taken from {path}")
                 return network
             try:
-                with locked_folder(lock_path(path), keep=(CHECKPOINT,)) as lock:
+                with locked_folder(path.with_suffix(""), keep=(CHECKPOINT,)) as lock:
                     if lock.recovered:
                         console.warning(f"study network: {lock.recovered}")
                     # Another process may have finished it between the two looks.
@@ -222,3 +198,50 @@ class StudyNetworks:
             cases[item.name] = study_case(averaged.signals, averaged.mask, averaged.sigma)
             self._console.detail(f"{title}: {int(averaged.mask.sum())} voxels")
         return cases
+
+
+def network_path(work_dir: Path, key: str) -> Path:
+    """File of the network with this key; whoever trains it locks the folder of that name without ``.pt``."""
+    return work_dir / f"study-{key[:8]}-{key[8:16]}.pt"
+
+
+def read_network(path: Path, key: str) -> StudyNetwork | None:
+    """The network in a file; None for one that is absent, damaged or of another key.
+
+    Raises
+    ------
+    Untrusted
+        Somebody else may have written it.
+    """
+    from sicnn_app.sicnn.study_network import StudyNetwork
+
+    state = read_state(path, key)
+    try:
+        return None if state is None else StudyNetwork.from_state(state)
+    except (KeyError, TypeError):
+        return None
+
+
+def write_network(path: Path, key: str, network: StudyNetwork, *, scratch: Path) -> None:
+    """Write the file so that it is complete or not there; raises OSError.
+
+    A kill leaves what is unfinished in ``scratch``, a folder of this process on the same file system.
+    """
+    unfinished = scratch / path.name
+    write_state(unfinished, key, network.state())
+    unfinished.replace(path)
+
+
+def remove_network(path: Path) -> None:
+    """Remove the file when it is one of this app and user; anything else under its name stays."""
+    if is_state(path):
+        with suppress(OSError):
+            path.unlink()
+
+
+def remove_networks(work_dir: Path) -> None:
+    """Remove all networks of this user from a work directory, which may be absent."""
+    with suppress(OSError):
+        for path in work_dir.iterdir():
+            if _NAME.fullmatch(path.name):
+                remove_network(path)

@@ -10,17 +10,20 @@ import uuid
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future as Awaited
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from sicnn_app import __version__
 from sicnn_app.errors import DeviceError, TryAgainError, UsageError, one_line
 from sicnn_app.pipeline.tasks.part import Part, PartResult
-from sicnn_app.pipeline.tasks.processes import RETRIES, readable, run_in_child, stop_children
+from sicnn_app.pipeline.tasks.processes import RETRIES, children, readable, run_in_child
 from sicnn_app.system.console import Console
 
 if TYPE_CHECKING:
     from distributed import Client, Future
+
+    from sicnn_app.pipeline.tasks.participants import Workers
 
 TIMEOUT = 30.0
 """Seconds in which a scheduler must answer."""
@@ -39,7 +42,7 @@ RUNNING = "running"
 
 
 @contextmanager
-def dask_workers(address: str, console: Console) -> Iterator[DaskWorkers]:
+def dask_workers(address: str, console: Console) -> Iterator[Workers]:
     """Context with the workers of the scheduler at an address.
 
     Raises
@@ -52,7 +55,7 @@ def dask_workers(address: str, console: Console) -> Iterator[DaskWorkers]:
     with _silence(), _client(address) as client:
         if not client.scheduler_info()["workers"]:
             console.line(f"{address} has no workers yet: waiting for them")
-        yield DaskWorkers(client)
+        yield partial(process_on_workers, client)
 
 
 @contextmanager
@@ -127,48 +130,41 @@ def _require_same_app(client: Client, address: str) -> None:
             )
 
 
-class DaskWorkers:
-    """The workers of a cluster, each of which processes its parts in child processes."""
+def process_on_workers(
+    client: Client, parts: Sequence[Part]
+) -> Generator[tuple[Part, PartResult], None, None]:
+    """Process parts in child processes of the workers, see :data:`.participants.Workers`."""
+    from distributed import as_completed
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    call = uuid.uuid4().hex
+    options = {"call": call, "version": __version__}
+    waiting = iter(parts)
+    submitted: dict[Future, Part] = {}
+    completed = as_completed()
 
-    def process(self, parts: Sequence[Part]) -> Generator[tuple[Part, PartResult], None, None]:
-        """Process parts, and yield each with its result as soon as that is there.
+    def submit() -> None:
+        ahead = AHEAD
+        if parts and parts[0].study.groups:
+            ahead = AHEAD_OF_STUDY * max(1, sum(client.nthreads().values()))
+        for part in islice(waiting, max(0, ahead - len(submitted))):
+            future = client.submit(run_on_worker, part, **options, pure=False, retries=RETRIES)
+            submitted[future] = part
+            completed.add(future)
 
-        Whoever stops iterating closes the generator: the processes then end after a checkpoint.
-        """
-        from distributed import as_completed
-
-        client, call = self._client, uuid.uuid4().hex
-        options = {"call": call, "version": __version__}
-        waiting = iter(parts)
-        submitted: dict[Future, Part] = {}
-        completed = as_completed()
-
-        def submit() -> None:
-            ahead = AHEAD
-            if parts and parts[0].study.groups:
-                ahead = AHEAD_OF_STUDY * max(1, sum(client.nthreads().values()))
-            for part in islice(waiting, max(0, ahead - len(submitted))):
-                future = client.submit(run_on_worker, part, **options, pure=False, retries=RETRIES)
-                submitted[future] = part
-                completed.add(future)
-
-        try:
-            submit()
-            for future in completed:
-                part = submitted.pop(future)
-                if client.status == RUNNING:
-                    submit()
-                yield part, _result(future)
-            for part in waiting:
-                yield part, PartResult(error=_scheduler_ended())
-        finally:
-            # Workers end with their scheduler, and what they started ends with them.
-            if submitted and client.status == RUNNING:
-                client.cancel(list(submitted), force=True)
-                client.run(stop_on_worker, call, on_error="ignore")
+    try:
+        submit()
+        for future in completed:
+            part = submitted.pop(future)
+            if client.status == RUNNING:
+                submit()
+            yield part, _result(future)
+        for part in waiting:
+            yield part, PartResult(error=_scheduler_ended())
+    finally:
+        # Workers end with their scheduler, and what they started ends with them.
+        if submitted and client.status == RUNNING:
+            client.cancel(list(submitted), force=True)
+            client.run(stop_on_worker, call, on_error="ignore")
 
 
 def run_on_worker(part: Part, *, call: str, version: str) -> PartResult:
@@ -183,7 +179,7 @@ def run_on_worker(part: Part, *, call: str, version: str) -> PartResult:
 
 async def stop_on_worker(call: str) -> None:
     """Task: stop the processes of a call, while the worker goes on answering."""
-    await asyncio.to_thread(stop_children, call)
+    await asyncio.to_thread(children.stop, call)
 
 
 def _result(future: Future) -> PartResult:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sicnn_app.errors import SicnnAppError
 from sicnn_app.ivim.run import DwiRun
+from sicnn_app.pipeline.planned import grouped
 from sicnn_app.pipeline.study.groups import Study
 from sicnn_app.settings import Settings
 
@@ -73,22 +73,15 @@ class Part:
         return replace(
             self,
             runs=tuple(runs),
-            fingerprints=_of_names(self.fingerprints, names),
+            fingerprints={name: self.fingerprints[name] for name in names & self.fingerprints.keys()},
             finished=self.finished & names,
-            problems=_of_names(self.problems, names),
+            problems={name: self.problems[name] for name in names & self.problems.keys()},
             **changes,
         )
 
     def by_participant(self) -> list[Part]:
         """One part per participant, in the order of the runs."""
-        runs: dict[str, list[DwiRun]] = defaultdict(list)
-        for item in self.runs:
-            runs[item.subject].append(item)
-        return [self.of(members) for members in runs.values()]
-
-
-def _of_names(values: Mapping, names: Collection[str]) -> dict:
-    return {name: values[name] for name in names if name in values}
+        return [self.of(runs) for runs in grouped(self.runs, "subject").values()]
 
 
 @dataclass(frozen=True)

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from typing import Protocol
+from functools import partial
 
 from sicnn_app.pipeline.tasks.part import Outcome, Part, PartResult
-from sicnn_app.pipeline.tasks.processes import Processes
+from sicnn_app.pipeline.tasks.processes import process_here
 from sicnn_app.settings import ResourceSettings
 from sicnn_app.system.console import Console
 from sicnn_app.system.locks.mark import STALE
 from sicnn_app.system.memory import GB, resident_memory
 
-
-class Workers(Protocol):
-    """Where parts are processed: in processes of this machine, or of a cluster."""
-
-    def process(self, parts: Sequence[Part]) -> Generator[tuple[Part, PartResult], None, None]:
-        """Parts with their results, each as soon as that is there."""
-
+Workers = Callable[[Sequence[Part]], Generator[tuple[Part, PartResult], None, None]]
+"""Process parts, in processes of this machine or of a cluster, and yield each with its result as soon as that
+is there. Whoever stops iterating closes the generator: the processes then end after a checkpoint."""
 
 TAKE_OVER = STALE + 60.0
 """Seconds after which a worker on another machine has taken over from one that died."""
@@ -55,15 +51,17 @@ def process_participants(
     SicnnAppError
         When the cluster cannot be used.
     """
-    settings = part.settings
-    resources = settings.resources.of_one_task(taken=resident_memory() / GB)
-    own = replace(settings, clean_workdir=False, resources=resources)
-    address = settings.resources.dask_scheduler
-    part = replace(part, settings=own, lock_wait=0.0 if address is None else TAKE_OVER)
-    workers = min(settings.resources.nprocs, len(part.by_participant()))
-    with _workers(settings.resources, workers, devices, console) as at_work:
-        part = _with_networks(at_work, part, console)
-        return _process(at_work, part.by_participant(), console, done)
+    resources = part.settings.resources
+    one = replace(
+        part.settings,
+        clean_workdir=False,
+        resources=resources.of_one_task(taken=resident_memory() / GB),
+    )
+    part = replace(part, settings=one, lock_wait=0.0 if resources.dask_scheduler is None else TAKE_OVER)
+    at_a_time = min(resources.nprocs, len(part.by_participant()))
+    with _workers(resources, at_a_time, devices, console) as workers:
+        part = _with_networks(workers, part, console)
+        return _process(workers, part.by_participant(), console, done)
 
 
 @contextmanager
@@ -83,13 +81,13 @@ def _workers(
             f"{at_a_time} participants at a time with --omp-nthreads {threads} share {available} CPUs: fewer "
             "of either may be faster"
         )
-    yield Processes(at_a_time, devices)
+    yield partial(process_here, at_a_time=at_a_time, devices=devices)
 
 
 def _process(workers: Workers, parts: Sequence[Part], console: Console, done: int) -> list[Outcome]:
     found: dict[str, Outcome] = {}
     total = done + len(parts)
-    with closing(workers.process(parts)) as results:
+    with closing(workers(parts)) as results:
         for number, (part, result) in enumerate(results, start=done + 1):
             outcomes = part.outcomes(result)
             for outcome in outcomes:
@@ -119,6 +117,6 @@ def _with_networks(workers: Workers, part: Part, console: Console) -> Part:
     if not waiting:
         return part
     console.line("study network: trained, or found, before the participants")
-    ((networks, result),) = workers.process([part.of(waiting, networks_only=True)])
+    ((networks, result),) = workers([part.of(waiting, networks_only=True)])
     errors = {outcome.run.name: outcome.error for outcome in networks.outcomes(result) if outcome.error}
     return replace(part, problems={**part.problems, **errors})

@@ -13,10 +13,11 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import cycle
 from queue import SimpleQueue
-from typing import IO
+from typing import IO, Any
 
 from sicnn_app.errors import InternalError, SicnnAppError, TryAgainError, one_line
 from sicnn_app.pipeline.tasks.part import Part, PartResult
@@ -32,7 +33,7 @@ class ChildKilledError(Exception):
     """A signal ended the process of a part, by its name."""
 
 
-class _Children:
+class Children:
     """The processes that this worker runs, by the call of the app that they belong to."""
 
     def __init__(self) -> None:
@@ -40,12 +41,12 @@ class _Children:
         self._running: dict[subprocess.Popen, str] = {}
         self._stopped: set[str] = set()
 
-    def run(self, call: str, start: Callable[[], subprocess.Popen]) -> int:
+    def run(self, call: str, command: Sequence[str], **options: Any) -> int:
         """Start a process and wait for its exit code; none starts for a call that was stopped."""
         with self._lock:
             if call in self._stopped:
                 raise ChildKilledError("a stop before it began")
-            process = start()
+            process = subprocess.Popen(command, **options)
             self._running[process] = call
         try:
             return process.wait()
@@ -54,21 +55,22 @@ class _Children:
                 del self._running[process]
 
     def is_stopped(self, call: str) -> bool:
-        """Whether the call has stopped its processes."""
+        """True when the call has stopped its processes."""
         with self._lock:
             return call in self._stopped
 
-    def stop(self, call: str) -> list[subprocess.Popen]:
-        """Send SIGTERM to the processes of a call and start no other ones."""
+    def stop(self, call: str) -> None:
+        """Stop the processes of a call, each after its checkpoint, and wait until they have ended."""
         with self._lock:
             self._stopped.add(call)
             processes = [process for process, owner in self._running.items() if owner == call]
             for process in processes:
                 process.terminate()
-        return processes
+        for process in processes:
+            process.wait()
 
 
-_children = _Children()
+children = Children()
 
 
 def run_in_child(part: Part, *, call: str, device: str | None = None) -> PartResult:
@@ -97,19 +99,17 @@ def run_in_child(part: Part, *, call: str, device: str | None = None) -> PartRes
     with _memory_file() as given, _memory_file() as answer, _memory_file() as said:
         pickle.dump(part, given)
         given.seek(0)
-        # A session of its own: Ctrl-C in a terminal reaches the app alone, which stops its children in order.
-        code = _children.run(
+        code = children.run(
             call,
-            lambda: subprocess.Popen(
-                # -P as installed commands do: a file in the current directory is no module.
-                [sys.executable, "-P", "-m", CHILD, str(answer.fileno()), str(os.getpid())],
-                stdin=given,
-                stdout=subprocess.DEVNULL,
-                stderr=said,
-                pass_fds=[answer.fileno()],
-                env=environment,
-                start_new_session=True,
-            ),
+            # -P as installed commands do: a file in the current directory is no module.
+            [sys.executable, "-P", "-m", CHILD, str(answer.fileno()), str(os.getpid())],
+            stdin=given,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            pass_fds=[answer.fileno()],
+            env=environment,
+            # Ctrl-C in a terminal reaches the app alone, which stops its children in order.
+            start_new_session=True,
         )
         if code < 0:
             raise ChildKilledError(signal.Signals(-code).name)
@@ -120,52 +120,31 @@ def run_in_child(part: Part, *, call: str, device: str | None = None) -> PartRes
             )
         answer.seek(0)
         result = pickle.load(answer)
-    if result.stopped and not _children.is_stopped(call):
+    if result.stopped and not children.is_stopped(call):
         # Somebody else stopped this one; its checkpoint is written.
         raise ChildKilledError(signal.SIGTERM.name)
     return result
 
 
-def stop_children(call: str) -> None:
-    """Stop the processes of a call, each after its checkpoint, and wait until they have ended."""
-    for process in _children.stop(call):
-        process.wait()
-
-
-class Processes:
-    """Child processes of this one, so many at a time, each watched by a thread.
+def process_here(
+    parts: Sequence[Part], *, at_a_time: int, devices: Sequence[str] = ()
+) -> Generator[tuple[Part, PartResult], None, None]:
+    """Process parts in children of this process, each watched by a thread, see :data:`.participants.Workers`.
 
     Parameters
     ----------
+    parts : sequence of Part
     at_a_time : int
     devices : sequence of str
         CUDA devices that they take in turn; none: all see what this process sees.
     """
+    free: SimpleQueue[str | None] = SimpleQueue()
+    for _, device in zip(range(at_a_time), cycle(devices or (None,))):
+        free.put(device)
+    call = uuid.uuid4().hex
 
-    def __init__(self, at_a_time: int, devices: Sequence[str] = ()) -> None:
-        self._at_a_time = at_a_time
-        self._devices: SimpleQueue[str | None] = SimpleQueue()
-        for number in range(at_a_time):
-            self._devices.put(devices[number % len(devices)] if devices else None)
-
-    def process(self, parts: Sequence[Part]) -> Generator[tuple[Part, PartResult], None, None]:
-        """Process parts, and yield each with its result as soon as that is there.
-
-        Whoever stops iterating closes the generator: the processes then end after a checkpoint.
-        """
-        call = uuid.uuid4().hex
-        pool = ThreadPoolExecutor(self._at_a_time)
-        try:
-            submitted = {pool.submit(self._run, part, call): part for part in parts}
-            for future in as_completed(submitted):
-                yield submitted[future], future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            stop_children(call)
-            pool.shutdown()
-
-    def _run(self, part: Part, call: str) -> PartResult:
-        device = self._devices.get()
+    def process(part: Part) -> PartResult:
+        device = free.get()
         try:
             tried = 0
             while True:
@@ -173,12 +152,22 @@ class Processes:
                     return run_in_child(part, call=call, device=device)
                 except ChildKilledError:
                     tried += 1
-                    if tried > RETRIES or _children.is_stopped(call):
+                    if tried > RETRIES or children.is_stopped(call):
                         raise
         except Exception as error:
             return PartResult(error=readable(error))
         finally:
-            self._devices.put(device)
+            free.put(device)
+
+    pool = ThreadPoolExecutor(at_a_time)
+    try:
+        submitted = {pool.submit(process, part): part for part in parts}
+        for future in as_completed(submitted):
+            yield submitted[future], future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        children.stop(call)
+        pool.shutdown()
 
 
 def readable(error: BaseException) -> SicnnAppError:
