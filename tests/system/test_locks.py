@@ -274,8 +274,9 @@ def test_only_silence_tells_of_a_process_on_another_computer(folder, file_system
         assert not folder.exists()
 
 
-def test_a_sign_of_life_is_given_again_and_again(folder):
-    with locked_folder(folder, interval=0.05):
+def test_a_sign_of_life_is_given_again_and_again(folder, monkeypatch):
+    monkeypatch.setattr(marks, "HEARTBEAT", 0.05)
+    with locked_folder(folder):
         age(folder / LOCK_FILE, 9)
         wait_until(lambda: time.time() - (folder / LOCK_FILE).stat().st_mtime < 60)
 

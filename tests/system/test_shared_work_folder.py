@@ -24,7 +24,7 @@ from sicnn_app.pipeline.study.training import remove_networks
 from sicnn_app.system.checkpoints import TrainingCheckpoint, write_state
 from sicnn_app.system.locks.folders import MADE_FILE
 from sicnn_app.system.locks.leftovers import remove_leftovers
-from sicnn_app.system.locks.mark import STALE, _boot_id, look
+from sicnn_app.system.locks.mark import STALE, _boot_id, holder_of, look
 from sicnn_app.system.locks.owned import OWNER_FILE, owned_folder
 from sicnn_app.system.locks.shared import LOCK_FILE, HeldElsewhere, locked_folder, shared_folder
 
@@ -355,7 +355,8 @@ def test_whatever_a_mark_holds_it_can_be_looked_at(tmp_path_factory, content):
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with look(LOCK_FILE, descriptor) as seen:
-            assert seen.holder.isprintable() and len(seen.holder) < 300
+            holder = holder_of(seen.content)
+            assert holder.isprintable() and len(holder) < 300
             assert seen.locked is False and seen.silence < STALE
             # Nothing but a process of this kernel is known to have ended.
             assert not seen.dead

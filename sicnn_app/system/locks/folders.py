@@ -11,8 +11,8 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from sicnn_app.errors import OutputError
@@ -22,19 +22,25 @@ MADE_FILE = ".sicnn-app"
 """The mark of a folder that stays when no process works in it: it says the name under which it was made."""
 
 
-def open_folder(path: Path, *, dir_fd: int | None = None) -> int:
-    """Open a folder that is no link.
+@contextmanager
+def opened(path: Path | str, *, dir_fd: int | None = None) -> Iterator[int]:
+    """Context with the descriptor of a folder that is no link; raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=dir_fd)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def open_folder(path: Path, *, dir_fd: int | None = None) -> Iterator[int]:
+    """Context with the descriptor of a folder of this app.
 
     Parameters
     ----------
     path : Path
     dir_fd : int, optional
         Descriptor of its parent, where the caller has it open.
-
-    Returns
-    -------
-    int
-        Descriptor, which the caller closes.
 
     Raises
     ------
@@ -43,22 +49,22 @@ def open_folder(path: Path, *, dir_fd: int | None = None) -> int:
     OSError
         It is absent, or not for this user.
     """
-    try:
-        return os.open(
-            path if dir_fd is None else path.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=dir_fd
-        )
-    except OSError as error:
-        # Without a descriptor a folder on the way may be what is none: there is nothing at all in this place.
-        there = dir_fd is not None or os.path.lexists(path)
-        if error.errno not in (errno.ENOTDIR, errno.ELOOP) or not there:
-            raise
-        raise OutputError(
-            f"{path}: is a link or no folder, and sicnn-app keeps a folder of its own there: name another "
-            "one with --work-dir, or have it removed"
-        ) from error
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(opened(path if dir_fd is None else path.name, dir_fd=dir_fd))
+        except OSError as error:
+            # Without a descriptor a folder on the way may be what is none: nothing at all is in this place.
+            there = dir_fd is not None or os.path.lexists(path)
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP) or not there:
+                raise
+            raise OutputError(
+                f"{path}: is a link or no folder, and sicnn-app keeps a folder of its own there: name "
+                "another one with --work-dir, or have it removed"
+            ) from error
+        yield folder
 
 
-def open_work_folder(path: Path) -> int:
+def open_work_folder(path: Path) -> AbstractContextManager[int]:
     """Open the work directory, made when it is absent, whoever it belongs to; see :func:`open_folder`."""
     # A file in the place of a folder above it is told below, by the system's own word for that.
     with suppress(FileExistsError):
@@ -70,15 +76,9 @@ def open_work_folder(path: Path) -> int:
 
 
 def require_folder(path: Path) -> None:
-    """Refuse a work directory that is a link or no folder; nothing happens when it is absent.
-
-    Raises
-    ------
-    OutputError
-        It is a link or no folder.
-    """
-    with suppress(OSError):
-        os.close(open_folder(path))
+    """Refuse a work directory that is a link or no folder, not one that is absent; raises OutputError."""
+    with suppress(OSError), open_folder(path):
+        pass
 
 
 def mark_as_made(folder: int, name: str) -> None:
@@ -90,7 +90,7 @@ def mark_as_made(folder: int, name: str) -> None:
 
 
 def is_marked(folder: int, name: str) -> bool:
-    """Whether a folder holds the mark that was left in it under this name: a copy elsewhere is the user's."""
+    """True when a folder holds the mark left in it under this name: a copy elsewhere is the user's."""
     with suppress(OSError):
         return read_regular(MADE_FILE, len(_made(name)), follow=False, dir_fd=folder) == _made(name)
     return False

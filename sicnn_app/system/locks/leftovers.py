@@ -41,8 +41,7 @@ def remove_leftovers(work_dir: Path, *, checkpoints: bool = False) -> list[str]:
     """
     said = []
     with suppress(OSError):
-        work = open_folder(work_dir)
-        try:
+        with open_folder(work_dir) as work:
             for name in sorted(os.listdir(work)):
                 # A link, a pipe or a file under such a name is not of ours.
                 with suppress(OSError, OutputError, HeldElsewhere):
@@ -50,22 +49,17 @@ def remove_leftovers(work_dir: Path, *, checkpoints: bool = False) -> list[str]:
                         said += _free(work_dir / name, work, checkpoints=checkpoints)
                     elif _OWNED_NAME.fullmatch(name):
                         remove_owned(work_dir / name, work)
-        finally:
-            os.close(work)
         remove_if_empty(work_dir)
     return said
 
 
 def _free(folder: Path, work: int, *, checkpoints: bool) -> list[str]:
-    inside = open_folder(folder, dir_fd=work)
-    try:
+    with open_folder(folder, dir_fd=work) as inside:
         reason = why_not_ours(inside, work, folder.name)
         if reason is not None:
             return [f"{folder}: left as it is: {reason}"] if checkpoints else []
         if not _is_abandoned(inside, checkpoints=checkpoints):
             return []
-    finally:
-        os.close(inside)
     lock = FolderLock(folder)
     try:
         lock.acquire(0.0)

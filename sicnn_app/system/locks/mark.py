@@ -57,12 +57,7 @@ def _boot_id() -> str | None:
 class Mark:
     """A file of this process that tells others that, and since when, it is at work.
 
-    Parameters
-    ----------
-    name : str
-        Of a file that does not exist.
-    folder : int
-        Descriptor of its folder.
+    It gets a name that does not exist, in a folder given by its descriptor.
     """
 
     def __init__(self, name: str, folder: int) -> None:
@@ -104,12 +99,12 @@ class Mark:
             os.utime(self._descriptor)
 
     @contextmanager
-    def beating(self, interval: float) -> Iterator[None]:
-        """Context in which a thread gives a sign of life every ``interval`` seconds."""
+    def beating(self) -> Iterator[None]:
+        """Context in which a thread gives a sign of life every :data:`HEARTBEAT` seconds."""
         ended = threading.Event()
 
         def beat() -> None:
-            while not ended.wait(interval):
+            while not ended.wait(HEARTBEAT):
                 self.beat()
 
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
@@ -135,11 +130,11 @@ class Seen:
     content : dict
         What its process wrote, as far as it can be read.
     locked : bool or None
-        Whether a process has it locked; None where the file system knows no locks. When False, this
-        process has it locked during the look.
+        A process has it locked; None where the file system knows no locks. When False, this process has it
+        locked during the look.
     here : bool
-        Whether its process ran on this kernel and saw the file on the same mounted device, so that
-        locks can be relied on.
+        Its process ran on this kernel and saw the file on the same mounted device, so that locks can be
+        relied on.
     silence : float
         Seconds since the last sign of life, by the clock of the file system.
     """
@@ -151,26 +146,15 @@ class Seen:
 
     @property
     def dead(self) -> bool:
-        """Whether the process is known, or after ten silent minutes supposed, to have ended."""
+        """True when the process is known, or after ten silent minutes supposed, to have ended."""
         if self.locked:
             return False
         return (self.locked is False and self.here) or self.silence > STALE
-
-    @property
-    def holder(self) -> str:
-        """Who it is, in words."""
-        return holder_of(self.content)
 
 
 @contextmanager
 def look(name: str, folder: int) -> Iterator[Seen | None]:
     """Look at a mark, None when there is none; of two processes that look only one sees it unlocked.
-
-    Parameters
-    ----------
-    name : str
-    folder : int
-        Descriptor of its folder.
 
     Raises
     ------
@@ -191,10 +175,8 @@ def look(name: str, folder: int) -> Iterator[Seen | None]:
         status = os.fstat(descriptor)
         # Of the file that is locked: another one may have its name by now.
         content = _parsed(os.pread(descriptor, _MARK_SIZE, 0))
-        here = _boot_id() is not None and (content.get("kernel"), content.get("device")) == (
-            _boot_id(),
-            status.st_dev,
-        )
+        ran_on = content.get("kernel"), content.get("device")
+        here = _boot_id() is not None and ran_on == (_boot_id(), status.st_dev)
         yield Seen(content, locked, here, _now(folder) - status.st_mtime)
     finally:
         os.close(descriptor)
@@ -217,18 +199,18 @@ def content_of(name: str, folder: int) -> dict:
 
 
 def is_mark(content: dict) -> bool:
-    """Whether content is that of a mark, which nothing but this app writes."""
+    """True for the content of a mark, which nothing but this app writes."""
     return all(isinstance(content.get(name), kind) for name, kind in _FIELDS.items())
 
 
 def holder_of(content: dict) -> str:
     """Who wrote a mark, in words, whatever it holds: anybody may have written it."""
-    found = {name: content.get(name) for name in ("host", "pid", "since")}
-    words = {
-        name: shorten(printable(value), _WORD_LENGTH) if isinstance(value, _FIELDS[name]) else "unknown"
-        for name, value in found.items()
-    }
-    return "host {host}, pid {pid}, since {since}".format(**words)
+
+    def word(name: str) -> str:
+        value = content.get(name)
+        return shorten(printable(value), _WORD_LENGTH) if isinstance(value, _FIELDS[name]) else "unknown"
+
+    return ", ".join(f"{name} {word(name)}" for name in ("host", "pid", "since"))
 
 
 def _parsed(text: bytes) -> dict:

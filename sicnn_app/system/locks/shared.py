@@ -7,7 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from sicnn_app.errors import OutputError, TryAgainError
@@ -21,17 +21,7 @@ from sicnn_app.system.locks.folders import (
     open_work_folder,
     remove_if_empty,
 )
-from sicnn_app.system.locks.mark import (
-    HEARTBEAT,
-    NEW,
-    STALE,
-    Mark,
-    Seen,
-    content_of,
-    holder_of,
-    is_mark,
-    look,
-)
+from sicnn_app.system.locks.mark import NEW, STALE, Mark, Seen, content_of, holder_of, is_mark, look
 
 LOCK_FILE = "lock"
 """The mark in such a folder."""
@@ -65,14 +55,10 @@ class FolderLock:
         self.mark: Mark | None = None
         self._work: int | None = None
         self._inside: int | None = None
+        self._opened = ExitStack()
 
     def acquire(self, wait: float) -> None:
         """Take the lock.
-
-        Parameters
-        ----------
-        wait : float
-            Seconds.
 
         Raises
         ------
@@ -90,7 +76,7 @@ class FolderLock:
             if refusal is None and self._put_mark():
                 break
             now = time.monotonic()
-            with self._look() as seen:
+            with nullcontext() if self._inside is None else look(LOCK_FILE, self._inside) as seen:
                 if refusal is None and seen is not None and self._take_over(seen, now - started):
                     break
                 held = seen is not None and not seen.dead
@@ -151,40 +137,29 @@ class FolderLock:
 
     def _enter(self) -> str | None:
         """Open the folder, made when it is absent; why it may not be worked in, in words, or None."""
+        if self.mark is not None:
+            with suppress(OSError):
+                # The mark of this process is still beside the place where it belongs.
+                os.stat(self.mark.name, dir_fd=self._inside, follow_symlinks=False)
+                return None
         # Another process may remove the folders when they are empty.
-        return None if self._is_marked() else made_again(self._open)
+        return made_again(self._open)
 
     def _open(self) -> str | None:
         self._leave()
-        self._work = open_work_folder(self.folder.parent)
+        self._work = self._opened.enter_context(open_work_folder(self.folder.parent))
         with suppress(FileExistsError):
             # Others may see who works here, but put nothing into it.
             os.mkdir(self.folder.name, 0o755, dir_fd=self._work)
         try:
-            self._inside = open_folder(self.folder, dir_fd=self._work)
+            self._inside = self._opened.enter_context(open_folder(self.folder, dir_fd=self._work))
         except PermissionError:
             return "is not readable, and may be in use by another user"
         return why_not_ours(self._inside, self._work, self.folder.name)
 
-    def _is_marked(self) -> bool:
-        """Whether the mark of this process is still beside the place where it belongs."""
-        if self.mark is None:
-            return False
-        with suppress(OSError):
-            os.stat(self.mark.name, dir_fd=self._inside, follow_symlinks=False)
-            return True
-        return False
-
     def _leave(self) -> None:
-        if self.mark is not None:
-            self.mark.close()
-        for descriptor in (self._inside, self._work):
-            if descriptor is not None:
-                os.close(descriptor)
+        self._opened.close()
         self.mark = self._inside = self._work = None
-
-    def _look(self) -> AbstractContextManager[Seen | None]:
-        return nullcontext() if self._inside is None else look(LOCK_FILE, self._inside)
 
     def _is_ours(self) -> bool:
         if self.mark is None or content_of(LOCK_FILE, self._inside).get("token") != self.mark.token:
@@ -199,6 +174,7 @@ class FolderLock:
         try:
             if self.mark is None:
                 self.mark = Mark(f"{LOCK_FILE}{NEW}{uuid.uuid4().hex}", self._inside)
+                self._opened.callback(self.mark.close)
         except FileNotFoundError:
             # Another process removed the empty folder.
             return False
@@ -216,43 +192,33 @@ class FolderLock:
         """Put the mark in the place of one whose process is no more."""
         # A suspended process keeps its file locked, but so does, for a moment, one that looks.
         silent = seen.locked is not False and seen.silence > STALE and waited > SETTLE
-        if not ((seen.dead and seen.locked is False) or silent) or not self._replace(seen):
+        if self.mark is None or not ((seen.dead and seen.locked is False) or silent):
+            return False
+        # As text: JSON knows values that are not equal to themselves.
+        if str(content_of(LOCK_FILE, self._inside).get("token")) != str(seen.content.get("token")):
+            return False
+        # Nobody else can be here where it is unlocked: they would have to lock the same mark.
+        if not self._rename(settle=seen.locked is not False):
             return False
         self.recovered = (
-            f"took over the lock of a process that ended without a word ({seen.holder}; last "
+            f"took over the lock of a process that ended without a word ({holder_of(seen.content)}; last "
             f"sign of life {max(seen.silence, 0) / 60:.0f} minutes ago)"
         )
         return True
 
-    def _replace(self, seen: Seen) -> bool:
-        now = content_of(LOCK_FILE, self._inside)
-        # As text: JSON knows values that are not equal to themselves.
-        if self.mark is None or str(now.get("token")) != str(seen.content.get("token")):
-            return False
-        if seen.locked is False:
-            # Nobody else can be here: they would have to lock the same mark.
-            with suppress(FileNotFoundError):
-                self.mark.rename(LOCK_FILE)
-            return self._is_ours()
-        return self._rename()
-
-    def _rename(self) -> bool:
-        """Put the mark there without any protection; the last one to do so has it."""
+    def _rename(self, *, settle: bool = True) -> bool:
+        """Put the mark there; without any protection the last one to do so has it, when all have settled."""
         with suppress(FileNotFoundError):
             self.mark.rename(LOCK_FILE)
-        time.sleep(SETTLE)
+        if settle:
+            time.sleep(SETTLE)
         return self._is_ours()
 
 
 def why_not_ours(folder: int, work: int, name: str) -> str | None:
-    """Why a shared folder may neither be used nor emptied, in words; None when it may.
+    """Why a shared folder of this name may neither be used nor emptied, in words; None when it may.
 
-    Parameters
-    ----------
-    folder, work : int
-        Descriptors of the folder and of the work directory.
-    name : str
-        Of the folder.
+    ``folder`` and ``work`` are the descriptors of the folder and of the work directory.
     """
     reason = why_not_private(os.fstat(folder), work)
     if reason is not None:
@@ -265,9 +231,7 @@ def why_not_ours(folder: int, work: int, name: str) -> str | None:
 
 
 @contextmanager
-def locked_folder(
-    folder: Path, *, keep: Collection[str] = (), wait: float = 0.0, interval: float = HEARTBEAT
-) -> Iterator[FolderLock]:
+def locked_folder(folder: Path, *, keep: Collection[str] = (), wait: float = 0.0) -> Iterator[FolderLock]:
     """Work in ``folder`` as the only process; it is created when absent and removed at the end.
 
     Parameters
@@ -279,8 +243,6 @@ def locked_folder(
         which the same command may succeed (OutputError, TryAgainError); otherwise they go too.
     wait : float
         Seconds to wait for a process that holds the folder.
-    interval : float
-        Seconds between two signs of life.
 
     Raises
     ------
@@ -290,7 +252,7 @@ def locked_folder(
         When it cannot be created, is a link, may be another user's, or holds what this app has no record of.
     """
     lock = FolderLock(folder)
-    stopped = True
+    kept = keep
     try:
         try:
             lock.acquire(wait)
@@ -300,16 +262,15 @@ def locked_folder(
                 f"{folder}: cannot be locked ({error.strerror}): make the work directory writable, "
                 "or name another one with --work-dir"
             ) from error
-        with lock.mark.beating(interval):
+        with lock.mark.beating():
             yield lock
-        stopped = False
-    except (OutputError, TryAgainError):
-        raise
-    except Exception:
-        stopped = False
+        kept = ()
+    except Exception as error:
+        if not isinstance(error, OutputError | TryAgainError):
+            kept = ()
         raise
     finally:
-        lock.release(keep if stopped else ())
+        lock.release(kept)
 
 
 def shared_folder(work_dir: Path, what: str, output_dir: Path) -> Path:
