@@ -5,29 +5,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sicnn_app.bids.discover import Discovery, discover
+from sicnn_app.bids.discover import discover
 from sicnn_app.bids.validate import check_dataset
 from sicnn_app.errors import UsageError
-from sicnn_app.pipeline.group_level import process_group
 from sicnn_app.pipeline.participant_level import process, show_plan
-from sicnn_app.pipeline.reports import rebuild_reports, write_boilerplate
+from sicnn_app.pipeline.reports import process_group, rebuild_reports, write_boilerplate
 from sicnn_app.pipeline.study.groups import find_study
 from sicnn_app.settings import Settings
 from sicnn_app.system.console import Console
 
 
 def run(settings: Settings, console: Console) -> int:
-    """Do what the command line asked for.
+    """Do what the command line asked for, and give the exit code of the contract.
 
-    Returns
-    -------
-    int
-        Exit code of the contract.
-
-    Raises
-    ------
-    SicnnAppError
-        When nothing can be processed at all; its ``exit_code`` is the process's.
+    Raises a SicnnAppError when nothing can be processed at all; its ``exit_code`` is the process's.
     """
     settings = settings.with_real_work_dir()
     if settings.analysis_level == "group":
@@ -38,27 +29,18 @@ def run(settings: Settings, console: Console) -> int:
     for text in check_dataset(settings.bids_dir, skip=settings.selection.skip_bids_validation):
         console.warning(text)
     check_output_place(settings)
-    discovery = find_runs(settings, console)
-    if settings.boilerplate_only:
-        return write_boilerplate(settings, console)
-    study = find_study(settings, discovery)
-    for text in study.warnings():
-        console.warning(text)
-    for text in study.lines():
-        console.line(text)
-    if settings.dry_run:
-        return show_plan(settings, discovery, console)
-    return process(settings, discovery, study, console)
-
-
-def find_runs(settings: Settings, console: Console) -> Discovery:
-    """The runs that the settings select; says what is left out and why."""
     discovery = discover(settings.bids_dir, settings.selection, settings.inputs, settings.preprocessing)
     for text in discovery.warnings:
         console.warning(text)
     for name, reason in discovery.skipped:
         console.line(f"{name}: skipped, {reason}")
-    return discovery
+    if settings.boilerplate_only:
+        return write_boilerplate(settings, console)
+    study = find_study(settings, discovery)
+    study.tell(console)
+    if settings.dry_run:
+        return show_plan(settings, discovery, console)
+    return process(settings, discovery, study, console)
 
 
 def check_output_place(settings: Settings) -> None:

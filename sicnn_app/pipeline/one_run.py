@@ -27,14 +27,7 @@ from sicnn_app.steps import STEPS, Situation
 from sicnn_app.system.checkpoints import TrainingCheckpoint
 from sicnn_app.system.console import Console, ProgressCallback
 from sicnn_app.system.locks.shared import locked_folder, shared_folder
-from sicnn_app.system.memory import (
-    MemoryPlan,
-    forget_peak,
-    peak_memory,
-    plan_memory,
-    remaining_memory,
-    resident_memory,
-)
+from sicnn_app.system.memory import forget_peak, peak_memory, plan_memory, remaining_memory, resident_memory
 
 if TYPE_CHECKING:
     from sicnn_app.pipeline.study.training import StudyNetworks
@@ -49,16 +42,8 @@ CHECKPOINT = "training.pt"
 class Job:
     """What the work on the runs of one process needs besides their files.
 
-    Attributes
-    ----------
-    part : Part
-        The runs, and what is known of them.
-    console : Console
-    device : str
-        ``cpu`` or ``cuda:N``.
-    log : Path
-    networks : StudyNetworks
-        What the trainings start from.
+    ``part`` holds the runs and what is known of them; the device is ``cpu`` or ``cuda:N``; trainings start
+    from one of the networks.
     """
 
     part: Part
@@ -90,17 +75,10 @@ def work_folder(item: DwiRun, settings: Settings) -> Path:
 
 
 def process_run(item: DwiRun, job: Job) -> bool:
-    """Load, prepare, estimate and write one run, unless another process has it or has finished it.
+    """Load, prepare, estimate and write one run; False when another process has finished it.
 
-    Returns
-    -------
-    bool
-        True when there was anything to do.
-
-    Raises
-    ------
-    SicnnAppError
-        What keeps the run from being finished; HeldElsewhere when another process works on it.
+    Raises what keeps the run from being finished, a SicnnAppError; HeldElsewhere when another process works
+    on it.
     """
     settings, console, fingerprint = job.settings, job.console, job.part.fingerprints[item.name]
     with locked_folder(work_folder(item, settings), keep=(CHECKPOINT,), wait=job.part.lock_wait) as lock:
@@ -127,36 +105,20 @@ def process_run(item: DwiRun, job: Job) -> bool:
 
 
 def prepare_run(
-    item: DwiRun,
-    settings: Settings,
-    *,
-    fingerprint: str,
-    scratch: Path,
-    progress: ProgressCallback,
+    item: DwiRun, settings: Settings, *, fingerprint: str, scratch: Path, progress: ProgressCallback
 ) -> PreparedRun:
     """Load a run and do all that comes before the estimation.
 
-    Parameters
-    ----------
-    item : DwiRun
-    settings : Settings
-    fingerprint : str
-        What :func:`sicnn_app.pipeline.planned.fingerprint_all` said of the files of the run.
-    scratch : Path
-        Folder on whose file system the series lies where memory is short.
-    progress : callable (text, done, total)
-
-    Raises
-    ------
-    SicnnAppError
-        What keeps the run from being estimated; TryAgainError when its files are others by now.
+    The series lies on the file system of ``scratch`` where memory is short. Raises what keeps the run from
+    being estimated; TryAgainError when its files are not those of ``fingerprint`` any more, see
+    :func:`sicnn_app.pipeline.planned.fingerprint_all`.
     """
     from sicnn_app.preprocess.steps import prepare
 
     anatomy, anatomy_source = choose_anatomy(settings.preprocessing.anatomy, item.metadata)
-    plan = _plan_resources(item, anatomy, settings, scratch)
+    on_disk = _goes_on_disk(item, anatomy, settings, scratch)
     with digests_of_reads() as read:
-        loaded = load_run(item, bvals_file=settings.inputs.bvals, scratch=scratch if plan.on_disk else None)
+        loaded = load_run(item, bvals_file=settings.inputs.bvals, scratch=scratch if on_disk else None)
         external_mask, warnings = None, list(loaded.warnings)
         if item.mask is not None:
             shape = loaded.series.signals.shape[:3]
@@ -317,14 +279,8 @@ def fit_conventionally(
     It is an extra that may be missing, and changes nothing else. Where no network is trained nothing is
     fitted: those maps are the conventional fit, or as good. It gets the memory that is left when the network
     is done. No room is planned for it beforehand: that could change the batch of the network, and with it the
-    maps.
-
-    Returns
-    -------
-    fit : Estimate or None
-        The maps of ``--method lsq``; ``predicted`` is left empty, to keep its memory free.
-    warnings : list of str
-        Why there is none, when the memory does not suffice.
+    maps. Its ``predicted`` is left empty, to keep its memory free. A warning tells why there is none when the
+    memory does not suffice.
     """
     if not settings.estimation.described.trains:
         return None, []
@@ -340,12 +296,11 @@ def fit_conventionally(
     return replace(found, predicted=np.empty((0,), dtype=np.float32)), []
 
 
-def _plan_resources(item: DwiRun, anatomy: str, settings: Settings, scratch: Path) -> MemoryPlan:
-    """Where the series of a run will lie; raises when memory or a disk has no room for the run."""
+def _goes_on_disk(item: DwiRun, anatomy: str, settings: Settings, scratch: Path) -> bool:
+    """True when the series will lie on disk; raises when memory or a disk has no room for the run."""
     shape, bvals = series_size(item, bvals_file=settings.inputs.bvals)
     steps = settings.preprocessing
-    situation = Situation(anatomy, item.preprocessed, shape[3])
-    denoising, _ = STEPS["denoising"].wanted(steps, situation)
+    denoising, _ = STEPS["denoising"].wanted(steps, Situation(anatomy, item.preprocessed, shape[3]))
     plan = plan_memory(
         shape,
         bvals=bvals,
@@ -364,4 +319,4 @@ def _plan_resources(item: DwiRun, anatomy: str, settings: Settings, scratch: Pat
         comparison=settings.estimation.described.trains,
         work=[(scratch, plan.disk)],
     )
-    return plan
+    return plan.on_disk

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,12 +19,13 @@ from sicnn_app.pipeline.planned import (
     is_reported,
     planned_outputs,
     require_free_runs,
+    warn_if_refused,
 )
 from sicnn_app.pipeline.reports import write_report
 from sicnn_app.pipeline.study.groups import Study
 from sicnn_app.pipeline.study.training import StudyNetworks
-from sicnn_app.pipeline.tasks.part import Outcome, Part, PartResult
-from sicnn_app.pipeline.workplace import at_work, caught, code_of, output_and_log, warn_if_refused
+from sicnn_app.pipeline.tasks.part import Outcome, Part, PartResult, counted
+from sicnn_app.pipeline.workplace import at_work, caught, code_of, output_and_log
 from sicnn_app.preprocess.anatomy import choose_anatomy
 from sicnn_app.settings import ResourceSettings, Settings
 from sicnn_app.system.cgroups import below_memory_limit, memory_limit
@@ -52,19 +52,17 @@ def show_plan(settings: Settings, discovery: Discovery, console: Console) -> int
 
 def process(settings: Settings, discovery: Discovery, study: Study, console: Console) -> int:
     """Process every run, write every report as soon as it is complete, and say how it went."""
-    settings = within_memory_limit(settings)
-    device = begin(settings, console)
+    settings, device = begin(settings, console)
     fingerprints = study.fingerprints(settings, discovery.runs)
     finished = finished_runs(settings, discovery.runs, fingerprints)
-    done = frozenset(item.name for item in finished)
-    require_free_runs(settings, [item for item in discovery.runs if item.name not in done])
+    require_free_runs(settings, [item for item in discovery.runs if item.name not in finished])
     everything = [*discovery.runs, *(item for item, _ in discovery.problems)]
     part = Part(
         settings,
         study,
         tuple(sorted(everything, key=lambda item: natural_key(item.name))),
         fingerprints,
-        done,
+        finished,
         {item.name: error for item, error in discovery.problems},
     )
     with at_work(settings, console), output_and_log(settings, console, part.runs) as log:
@@ -75,38 +73,35 @@ def process(settings: Settings, discovery: Discovery, study: Study, console: Con
 
 def process_part(part: Part, console: Console) -> PartResult:
     """Process some of the runs of a call, in a process that was started for them."""
-    settings = within_memory_limit(part.settings)
+    settings, device = begin(part.settings, console)
     part = replace(part, settings=settings)
-    device = begin(settings, console)
     with at_work(settings, console), output_and_log(settings, console, part.runs) as log:
         job = Job(part, console, device, log, StudyNetworks(part.study, settings, console, device))
         outcomes = train_networks(job) if part.networks_only else process_sessions(job)
         return PartResult(tuple(outcomes), log)
 
 
-def within_memory_limit(settings: Settings) -> Settings:
-    """The same with the memory that this process, and all that it starts here, may use."""
-    if settings.resources.dask_scheduler is not None:
-        # The memory is that of the workers.
-        return settings
-    return replace(settings, resources=below_memory_limit(settings.resources, memory_limit()))
+def begin(settings: Settings, console: Console) -> tuple[Settings, str]:
+    """Settings with the memory that this process, and all that it starts here, may use; and the device.
 
-
-def begin(settings: Settings, console: Console) -> str:
-    """The device to work on; raises DeviceError where there is none."""
-    from sicnn_app.system.device import choose_device, limit_threads
-
+    Raises DeviceError where there is none, and TryAgainError where the memory is too little for any work.
+    """
+    title = f"sicnn-app {__version__}: {settings.estimation.method}"
     address = settings.resources.dask_scheduler
     if address is not None:
-        # The devices are those of the workers.
-        console.line(f"sicnn-app {__version__}: {settings.estimation.method} on the workers of {address}")
-        return "cpu"
-    device, reason = choose_device(settings.resources.device)
-    limit_threads(settings.resources.omp_nthreads)
-    console.line(f"sicnn-app {__version__}: {settings.estimation.method} on {device} ({reason})")
-    if settings.resources.mem_from != ResourceSettings.mem_from:
-        console.line(f"memory: {settings.resources.mem:.3g} GB, for {settings.resources.mem_from}")
-    return device
+        # Memory and devices are those of the workers.
+        console.line(f"{title} on the workers of {address}")
+        return settings, "cpu"
+    resources = below_memory_limit(settings.resources, memory_limit())
+    # Loaded when there is room for it.
+    from sicnn_app.system.device import choose_device, limit_threads
+
+    device, reason = choose_device(resources.device)
+    limit_threads(resources.omp_nthreads)
+    console.line(f"{title} on {device} ({reason})")
+    if resources.mem_from != ResourceSettings.mem_from:
+        console.line(f"memory: {resources.mem:.3g} GB, for {resources.mem_from}")
+    return replace(settings, resources=resources), device
 
 
 def process_in_tasks(job: Job) -> list[Outcome]:
@@ -130,7 +125,7 @@ def process_in_tasks(job: Job) -> list[Outcome]:
         devices=() if named else visible_devices(),
         done=len({item.subject for item in part.runs} - waiting),
     )
-    forget_networks(outcomes, job)
+    job.networks.forget_finished(outcomes)
     return sorted(outcomes, key=lambda outcome: natural_key(outcome.run.name))
 
 
@@ -141,13 +136,8 @@ def process_sessions(job: Job) -> list[Outcome]:
         outcomes += process_session(session, job)
         if job.settings.stop_on_first_crash and any(outcome.error for outcome in outcomes):
             break
-    forget_networks(outcomes, job)
+    job.networks.forget_finished(outcomes)
     return outcomes
-
-
-def forget_networks(outcomes: Sequence[Outcome], job: Job) -> None:
-    """Remove the networks of a study that nothing is left to start from."""
-    job.networks.forget_finished([outcome.run.name for outcome in outcomes if outcome.status == "done"])
 
 
 def process_session(runs: Sequence[DwiRun], job: Job) -> list[Outcome]:
@@ -197,12 +187,9 @@ def train_networks(job: Job) -> list[Outcome]:
 
 def summarise(outcomes: Sequence[Outcome], job: Job) -> int:
     """Say how many runs were written, skipped and failed, and which exit code that makes."""
-    count = Counter(item.status for item in outcomes)
-    job.console.line(
-        f"runs: {count['done']} written, {count['skipped']} skipped, {count['failed']} failed; log: {job.log}"
-    )
-    for item in outcomes:
-        if item.error is not None:
-            job.console.line(f"failed: {item.run.name}: {item.error}")
-    alone = count["failed"] == len(outcomes) or job.settings.stop_on_first_crash
-    return code_of([item.error for item in outcomes if item.error is not None], all_failed=alone)
+    job.console.line(f"runs: {counted(outcomes)}; log: {job.log}")
+    errors = {item.run.name: item.error for item in outcomes if item.error is not None}
+    for name, error in errors.items():
+        job.console.line(f"failed: {name}: {error}")
+    alone = len(errors) == len(outcomes) or job.settings.stop_on_first_crash
+    return code_of(list(errors.values()), all_failed=alone)

@@ -23,12 +23,13 @@ from sicnn_app.derivatives.names import (
     step_pictures_of,
 )
 from sicnn_app.derivatives.written import WrittenRecord, require_free
-from sicnn_app.errors import TryAgainError, UsageError
+from sicnn_app.errors import OutputError, TryAgainError, UsageError
 from sicnn_app.files import hash_file
 from sicnn_app.ivim.run import DwiRun
 from sicnn_app.preprocess.anatomy import choose_anatomy
 from sicnn_app.settings import Settings
 from sicnn_app.steps import STEPS, Situation
+from sicnn_app.system.console import Console
 
 
 def grouped(runs: Iterable[DwiRun], *attributes: str) -> dict[Any, list[DwiRun]]:
@@ -47,13 +48,7 @@ def digest(content: Any) -> str:
 def training_key(settings: Settings, device: str, **data: Any) -> str:
     """What must be equal for a training to go on to the very same weights in another process.
 
-    Parameters
-    ----------
-    settings : Settings
-    device : str
-        ``cpu`` or ``cuda:N``.
-    **data
-        What it trains on, and with which settings of the estimation.
+    ``data`` tells what it trains on, and with which settings of the estimation.
     """
     from sicnn_app.system.device import describe_device
 
@@ -73,21 +68,9 @@ def fingerprint_all(settings: Settings, runs: Sequence[DwiRun]) -> dict[str, str
 
 
 def require_unchanged(settings: Settings, item: DwiRun, fingerprint: str, read: Mapping[Path, str]) -> None:
-    """Make sure that what was read of a run is what its fingerprint was made of.
+    """Make sure that what was read of a run is what its fingerprint was made of; raises TryAgainError.
 
-    Parameters
-    ----------
-    settings : Settings
-    item : DwiRun
-    fingerprint : str
-        Of the run, by :func:`fingerprint_all`.
-    read : mapping of Path to str
-        Hashes of what was read, by :func:`sicnn_app.bids.unpacked.digests_of_reads`.
-
-    Raises
-    ------
-    TryAgainError
-        A file was replaced or changed meanwhile.
+    ``read`` holds hashes of what was read, by :func:`sicnn_app.bids.unpacked.digests_of_reads`.
     """
 
     def digest_of(path: Path | None) -> str | None:
@@ -116,8 +99,8 @@ def _fingerprint(settings: Settings, item: DwiRun, digest_of: Callable[[Path | N
 
 def finished_runs(
     settings: Settings, runs: Sequence[DwiRun], fingerprints: Mapping[str, str]
-) -> list[DwiRun]:
-    """Runs that need no work; refuses, before any run starts, to mix outputs of different settings."""
+) -> frozenset[str]:
+    """Names of runs that need no work; refuses, before any starts, to mix outputs of different settings."""
     finished, other = [], []
     for item in runs:
         found, complete = recorded_fingerprint(settings.output_dir, item)
@@ -126,7 +109,7 @@ def finished_runs(
         if found != fingerprints[item.name]:
             other.append(item)
         elif complete:
-            finished.append(item)
+            finished.append(item.name)
     if other:
         require_free_runs(settings, other)
         names = ", ".join(item.name for item in other[:3]) + (" ..." if len(other) > 3 else "")
@@ -134,7 +117,7 @@ def finished_runs(
             f"{settings.output_dir} holds outputs of other settings or other source files for {names}: "
             "choose another output folder, or --overwrite them"
         )
-    return finished
+    return frozenset(finished)
 
 
 def is_reported(item: DwiRun, output_dir: Path) -> bool:
@@ -165,10 +148,7 @@ def planned_outputs(item: DwiRun, settings: Settings) -> list[Path]:
 def require_free_runs(settings: Settings, runs: Sequence[DwiRun]) -> None:
     """Make sure, before anything is computed, that whatever runs and their reports replace is the app's own.
 
-    Raises
-    ------
-    OutputError
-        Somebody else's file has the name of an output, or a folder on the way to it is a link.
+    Raises OutputError when somebody else's file has the name of an output, or a folder on the way is a link.
     """
     foreign = []
     for item in runs:
@@ -181,6 +161,14 @@ def require_free_runs(settings: Settings, runs: Sequence[DwiRun]) -> None:
 def require_free_reports(output_dir: Path, sessions: Iterable[tuple[str, str | None]]) -> None:
     """The same for reports that are written anew; raises OutputError."""
     require_free(_foreign_reports(output_dir, dict.fromkeys(sessions, ())))
+
+
+def warn_if_refused(check: Callable[[], None], console: Console) -> None:
+    """Say in a dry run what would end the call."""
+    try:
+        check()
+    except OutputError as error:
+        console.warning(f"the call would be refused: {error}")
 
 
 def _foreign_reports(

@@ -1,16 +1,17 @@
-"""Reports and methods texts from the derivatives."""
+"""Reports, methods texts and tables of all runs, from the derivatives: the dataset is never opened."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
 
-from sicnn_app.derivatives import provenance
+from sicnn_app.bids.derivative_datasets import require_derivatives
+from sicnn_app.bids.select import Selection
+from sicnn_app.derivatives import names, provenance
 from sicnn_app.derivatives.atomic import StagedFiles, scratch_folder
-from sicnn_app.derivatives.names import report_path, report_unit
-from sicnn_app.derivatives.written import WrittenRecord
+from sicnn_app.derivatives.written import WrittenRecord, require_free
 from sicnn_app.errors import NoRunsError
-from sicnn_app.pipeline.planned import require_free_reports
+from sicnn_app.pipeline.planned import require_free_reports, warn_if_refused
 from sicnn_app.pipeline.workplace import at_work, caught, code_of, output_and_log, prepare_folder
 from sicnn_app.settings import Settings
 from sicnn_app.system.console import Console
@@ -19,20 +20,26 @@ from sicnn_app.system.locks.shared import locked_folder, shared_folder
 REPORT_WAIT = 600.0
 """Seconds to wait for other processes that write the same report; each takes a few."""
 
+GROUP_WAIT = 3600.0
+"""Seconds to wait for another process that gathers the group: it leaves little to do."""
+
+MAX_WARNINGS = 20
+"""Warnings of one kind on the terminal; the log has all."""
+
 
 def write_report(
     settings: Settings, subject: str, session: str | None, console: Console, errors: Sequence[str] = ()
 ) -> None:
-    """Write one report from the derivatives; processes that do so at the same time wait for one another."""
+    """Write one report; processes that do so at the same time wait for one another."""
     from sicnn_app.report.html import build_report
 
-    unit = report_unit(subject, session)
+    unit = names.report_unit(subject, session)
     with (
         locked_folder(shared_folder(settings.work_dir, unit, settings.output_dir), wait=REPORT_WAIT),
         scratch_folder(settings.output_dir) as folder,
     ):
         staged = StagedFiles(folder)
-        path, failure = report_path(settings.output_dir, subject, session), None
+        path, failure = names.report_path(settings.output_dir, subject, session), None
         try:
             build_report(
                 settings.output_dir,
@@ -54,13 +61,11 @@ def write_report(
 
 
 def rebuild_reports(settings: Settings, console: Console) -> int:
-    """Write all reports anew from the derivatives; the dataset is never opened."""
-    from sicnn_app.derivatives.names import reported_sessions
-
+    """Write all reports anew."""
     subjects, sessions = settings.selection.participant_label, settings.selection.session_id
     found = [
         (subject, session)
-        for subject, session in reported_sessions(settings.output_dir)
+        for subject, session in names.reported_sessions(settings.output_dir)
         if (not subjects or subject in subjects) and (not sessions or session in sessions)
     ]
     if not found:
@@ -73,7 +78,7 @@ def rebuild_reports(settings: Settings, console: Console) -> int:
         for subject, session in found:
             error = caught(partial(write_report, settings, subject, session, console), log)
             if error is not None:
-                name = report_path(settings.output_dir, subject, session).name
+                name = names.report_path(settings.output_dir, subject, session).name
                 console.error(f"{name}: {error}", error)
                 errors.append(error)
     return code_of(errors, all_failed=len(errors) == len(found))
@@ -88,3 +93,61 @@ def write_boilerplate(settings: Settings, console: Console) -> int:
     for text in methods_text(settings.changing_maps(), provenance.software_versions()).split("\n"):
         console.line(text)
     return 0
+
+
+def process_group(settings: Settings, console: Console) -> int:
+    """Gather all runs of the output in tables and a page."""
+    from sicnn_app.group.gather import find_runs
+
+    selection = Selection.build(settings.selection)
+    require_derivatives(settings.inputs.derivatives)
+    chosen = find_runs(settings.output_dir, selection)
+    runs = chosen.runs
+    if not runs:
+        raise NoRunsError(
+            f"{settings.output_dir} holds no maps to gather that were asked for: process the dataset first"
+        )
+    for text in (*selection.warnings, *selection.unmatched(run.entities for run in runs)):
+        console.warning(text)
+    targets = names.group_outputs(settings.output_dir)
+    foreign = WrittenRecord(settings.output_dir, names.GROUP_UNIT).foreign(targets)
+    if settings.dry_run:
+        warn_if_refused(partial(require_free, foreign), console)
+        console.line(f"{len(runs)} runs would be gathered:")
+        for path in (*(run.name for run in runs), "would write", *targets):
+            console.line(f"  {path}")
+        return 0
+    require_free(foreign)
+    with at_work(settings, console), output_and_log(settings, console) as log:
+        # It imports matplotlib, which looks for its cache at once.
+        from sicnn_app.group.write import write_group
+
+        place = shared_folder(settings.work_dir, names.GROUP_UNIT, settings.output_dir)
+        with console.progress("group") as progress, locked_folder(place, wait=GROUP_WAIT):
+            gathered = write_group(
+                settings.output_dir,
+                chosen,
+                settings.inputs.derivatives,
+                reuse=not settings.overwrite,
+                stop=settings.stop_on_first_crash,
+                prepare=partial(prepare_folder, settings),
+                caught=partial(caught, log=log),
+                progress=progress,
+            )
+        warnings = [text for item in gathered.runs for text in item.warnings]
+        for text in warnings[:MAX_WARNINGS]:
+            console.warning(text)
+        if len(warnings) > MAX_WARNINGS:
+            console.warning(f"{len(warnings) - MAX_WARNINGS} more segmentations: group_ivim.json names them")
+        for _, error in gathered.left_out:
+            console.error(f"left out: {error}", error)
+        console.line(
+            f"runs: {len(gathered.runs)} gathered, {gathered.reused} of them unchanged, "
+            f"{len(gathered.left_out)} left out; log: {log}"
+        )
+        console.line(
+            f"report: {targets[-1]}"
+            if gathered.runs
+            else "nothing is written, since no run can be used: files of an earlier call stay as they are"
+        )
+    return code_of([error for _, error in gathered.left_out], all_failed=not gathered.runs)

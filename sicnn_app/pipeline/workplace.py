@@ -94,11 +94,11 @@ def caught(action: Callable[[], object], log: Path) -> SicnnAppError | None:
     except Exception as error:
         from sicnn_app.system.device import is_out_of_memory
 
-        wrapped: SicnnAppError = InternalError(
-            f"internal error ({one_line(error)}): please report it with {log}"
+        wrapped = (
+            TryAgainError("out of memory: try again on a machine with more")
+            if is_out_of_memory(error)
+            else InternalError(f"internal error ({one_line(error)}): please report it with {log}")
         )
-        if is_out_of_memory(error):
-            wrapped = TryAgainError("out of memory: try again on a machine with more")
         wrapped.__cause__ = error
         return wrapped
     return None
@@ -108,11 +108,3 @@ def code_of(errors: Sequence[SicnnAppError], *, all_failed: bool) -> int:
     """Exit code of a call in which something failed; that of the errors where all failed for one reason."""
     codes = {error.exit_code for error in errors}
     return 0 if not codes else codes.pop() if len(codes) == 1 and all_failed else SOME_FAILED
-
-
-def warn_if_refused(check: Callable[[], None], console: Console) -> None:
-    """Say in a dry run what would end the call."""
-    try:
-        check()
-    except OutputError as error:
-        console.warning(f"the call would be refused: {error}")

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sicnn_app.system.locks.folders import opened
+from sicnn_app.system.surroundings import environment
+
 CACHE_VARIABLES = {
     "MPLCONFIGDIR": "matplotlib",
     "XDG_CACHE_HOME": "xdg",
@@ -46,30 +49,18 @@ def limit_library_threads(threads: int) -> None:
 def private_caches(folder: Path) -> Iterator[None]:
     """Point every cache into ``folder``, which belongs to this process; as before at the end.
 
-    The container's root is read-only and HOME may be anything, so nothing else can be relied on.
-
-    Raises
-    ------
-    OSError
-        When a folder cannot be created there.
+    The container's root is read-only and HOME may be anything, so nothing else can be relied on. Raises
+    OSError when a folder cannot be created there.
     """
     folder = Path(os.path.abspath(folder))
-    before = {name: os.environ.get(name) for name in CACHE_VARIABLES}
     # Not through a link that somebody put in its place meanwhile.
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
+    with opened(folder) as descriptor:
         for part in CACHE_VARIABLES.values():
             os.mkdir(part, dir_fd=descriptor)
-    finally:
-        os.close(descriptor)
-    try:
-        os.environ.update({name: str(folder / part) for name, part in CACHE_VARIABLES.items()})
-        tempfile.tempdir = os.environ["TMPDIR"]
-        yield
-    finally:
-        tempfile.tempdir = None
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    places = {name: str(folder / part) for name, part in CACHE_VARIABLES.items()}
+    with environment(os.environ | places):
+        try:
+            tempfile.tempdir = places["TMPDIR"]
+            yield
+        finally:
+            tempfile.tempdir = None

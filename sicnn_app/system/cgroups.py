@@ -32,22 +32,9 @@ VERSION_2 = "memory.max"
 def below_memory_limit(resources: ResourceSettings, limit: int | None) -> ResourceSettings:
     """Resources that stay below a limit of the system, whatever ``--mem`` allows.
 
-    Parameters
-    ----------
-    resources : ResourceSettings
-    limit : int or None
-        Bytes, see :func:`memory_limit`.
-
-    Returns
-    -------
-    ResourceSettings
-        With ``mem`` lowered to :data:`PLANNED_SHARE` of the limit and ``mem_from`` saying so, where that is
-        lower than ``mem``.
-
-    Raises
-    ------
-    TryAgainError
-        When the limit has no room for the program itself, see :data:`LEAST_LIMIT`.
+    ``mem`` is lowered to :data:`PLANNED_SHARE` of the limit, in bytes of :func:`memory_limit`, and
+    ``mem_from`` says so, where that is lower. Raises TryAgainError when the limit has no room for the program
+    itself, see :data:`LEAST_LIMIT`.
     """
     if limit is None:
         return resources
@@ -64,21 +51,17 @@ def below_memory_limit(resources: ResourceSettings, limit: int | None) -> Resour
 
 
 def memory_limit(process: Path = Path("/proc/self")) -> int | None:
-    """Memory that the control groups of a process allow it and everything else in them.
+    """Memory that the control groups of a process allow it and everything else in them, bytes.
 
-    Parameters
-    ----------
-    process : Path
-        Folder of the process in ``/proc``; its ``cgroup`` and ``mountinfo`` are read, see cgroups(7) and
-        proc(5).
-
-    Returns
-    -------
-    int or None
-        Bytes: the lowest limit of the group and of all groups above it that can be seen. None without a
-        limit below the memory of the machine, and where the system does not tell.
+    ``cgroup`` and ``mountinfo`` of the process are read, see cgroups(7) and proc(5). It is the lowest limit
+    of the group and of all groups above it that can be seen; None without a limit below the memory of the
+    machine, and where the system does not tell.
     """
-    limits = [limit for path in _limit_files(process) if (limit := _read(path)) is not None]
+    limits = []
+    for path in _limit_files(process):
+        # The file may be missing, or say "max".
+        with suppress(OSError, ValueError):
+            limits.append(int(path.read_text()))
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min((limit for limit in limits if limit < machine), default=None)
 
@@ -86,38 +69,26 @@ def memory_limit(process: Path = Path("/proc/self")) -> int | None:
 def _limit_files(process: Path) -> Iterator[Path]:
     """Files that may hold a limit, of either version of control groups; both may be mounted at once."""
     with suppress(OSError, ValueError):
-        groups = dict(_groups((process / "cgroup").read_text(errors="surrogateescape")))
-        mounts = (process / "mountinfo").read_text(errors="surrogateescape")
-        for name, root, mount in _mounts(mounts):
-            if name in groups:
-                yield from (folder / name for folder in _upwards(groups[name], root, mount))
-
-
-def _groups(text: str) -> Iterator[tuple[str, str]]:
-    """Name of the file with the limit and the path of the group, from lines like ``4:memory:/docker/9f``."""
-    for line in text.splitlines():
-        number, controllers, path = line.split(":", 2)
-        if "memory" in controllers.split(","):
-            yield VERSION_1, path
-        elif number == "0" and not controllers:
-            yield VERSION_2, path
-
-
-def _mounts(text: str) -> Iterator[tuple[str, str, Path]]:
-    """Name of the file with the limit, the group that is mounted, and where."""
-    for line in text.splitlines():
-        before, _, after = line.partition(" - ")
-        root, mount = (_unescaped(part) for part in before.split(" ")[3:5])
-        kind, *_, options = after.split(" ")
-        if kind == "cgroup2":
-            yield VERSION_2, root, Path(mount)
-        elif kind == "cgroup" and "memory" in options.split(","):
-            yield VERSION_1, root, Path(mount)
-
-
-def _unescaped(text: str) -> str:
-    """Spaces, tabs, line breaks and backslashes stand in octal in ``mountinfo``."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+        groups = {}
+        for line in (process / "cgroup").read_text(errors="surrogateescape").splitlines():
+            # As in "4:memory:/docker/9f".
+            number, controllers, path = line.split(":", 2)
+            if "memory" in controllers.split(","):
+                groups[VERSION_1] = path
+            elif number == "0" and not controllers:
+                groups[VERSION_2] = path
+        for line in (process / "mountinfo").read_text(errors="surrogateescape").splitlines():
+            before, _, after = line.partition(" - ")
+            # Spaces, tabs, line breaks and backslashes stand in octal there.
+            root, mount = (
+                re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), part)
+                for part in before.split(" ")[3:5]
+            )
+            kind, *_, options = after.split(" ")
+            version_1 = kind == "cgroup" and "memory" in options.split(",")
+            name = VERSION_1 if version_1 else VERSION_2
+            if name in groups and (version_1 or kind == "cgroup2"):
+                yield from (folder / name for folder in _upwards(groups[name], root, Path(mount)))
 
 
 def _upwards(group: str, root: str, mount: Path) -> list[Path]:
@@ -127,10 +98,3 @@ def _upwards(group: str, root: str, mount: Path) -> list[Path]:
         return [mount]
     inside = path.relative_to(top)
     return [mount / parent for parent in (inside, *inside.parents)]
-
-
-def _read(path: Path) -> int | None:
-    """A limit in bytes; None where the file is missing or says ``max``."""
-    with suppress(OSError, ValueError):
-        return int(path.read_text())
-    return None

@@ -6,12 +6,12 @@ import hashlib
 import io
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from sicnn_app.files import open_regular, why_not_private
+from sicnn_app.system.locks.folders import opened
 
 MAGIC = b"sicnn-app checkpoint 1\n"
 """First bytes of every file; a SHA-256 of the rest follows, because torch verifies no checksum."""
@@ -30,10 +30,8 @@ def read_state(path: Path, key: str) -> dict[str, Any] | None:
     them, so only this user can have written it. Of the folder nothing is asked: whoever may rename files in
     it can put there no other state than one that this user wrote, and of that the key tells.
 
-    Raises
-    ------
-    Untrusted
-        The file is a link, no regular file, another user's or open to changes by one, or not of this app.
+    Raises Untrusted when the file is a link, no regular file, another user's or open to changes by one, or
+    not of this app.
     """
     import torch
 
@@ -58,7 +56,7 @@ def read_state(path: Path, key: str) -> dict[str, Any] | None:
 
 
 def is_state(path: Path) -> bool:
-    """Whether there is a file of this user that begins as :func:`write_state` lets it begin."""
+    """True for a file of this user that begins as :func:`write_state` lets it begin."""
     with suppress(Untrusted):
         stream = _opened(path)
         if stream is not None:
@@ -70,7 +68,7 @@ def is_state(path: Path) -> bool:
 def _opened(path: Path) -> BinaryIO | None:
     """A file of this user and app, read to the end of its first bytes; None when it is absent."""
     try:
-        with ExitStack() as stack, _folder_of(path) as folder:
+        with ExitStack() as stack, opened(path.parent) as folder:
             stream = os.fdopen(open_regular(path.name, follow=False, dir_fd=folder), "rb")
             stack.enter_context(stream)
             reason = why_not_private(os.fstat(stream.fileno()), folder)
@@ -87,16 +85,6 @@ def _opened(path: Path) -> BinaryIO | None:
         raise Untrusted(error.strerror or str(error)) from error
 
 
-@contextmanager
-def _folder_of(path: Path) -> Iterator[int]:
-    """Context with the descriptor of the folder of a file; a link in the place of the folder is refused."""
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
 def write_state(path: Path, key: str, state: dict[str, Any]) -> None:
     """Write tensors and plain values so that the file is complete or not there; raises OSError.
 
@@ -109,7 +97,7 @@ def write_state(path: Path, key: str, state: dict[str, Any]) -> None:
     torch.save({"key": key, "state": state}, body)
     # A name of its own for every write: a signal may interrupt one and flush in the meantime.
     name = f"{path.name}.{secrets.token_hex(8)}.tmp"
-    with _folder_of(path) as folder:
+    with opened(path.parent) as folder:
         descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
         try:
             with os.fdopen(descriptor, "wb") as stream:
@@ -127,18 +115,9 @@ def write_state(path: Path, key: str, state: dict[str, Any]) -> None:
 class TrainingCheckpoint:
     """The last state of one training that lies on disk, for another process to go on from.
 
-    Parameters
-    ----------
-    path : Path
-        File of the checkpoint; its folder exists.
-    key : str
-        What the state belongs to; a file with another key is ignored.
-
-    Attributes
-    ----------
-    warnings : list of str
-        At most one line each: that an earlier state is not trusted, and that the state could not be written.
-        A training never stops for that.
+    The folder of the file exists. The key tells what the state belongs to: a file of another is ignored.
+    Warnings say, at most once each, that an earlier state is not trusted, and that the state could not be
+    written: a training never stops for that.
     """
 
     def __init__(self, path: Path, key: str) -> None:
@@ -174,12 +153,12 @@ class TrainingCheckpoint:
 
     def remove(self) -> None:
         """Forget the state: the training is complete."""
-        with suppress(OSError), _folder_of(self.path) as folder:
+        with suppress(OSError), opened(self.path.parent) as folder:
             os.unlink(self.path.name, dir_fd=folder)
         self._remove_temporary_files()
 
     def _remove_temporary_files(self) -> None:
-        with suppress(OSError), _folder_of(self.path) as folder:
+        with suppress(OSError), opened(self.path.parent) as folder:
             for name in os.listdir(folder):
                 if name.startswith(f"{self.path.name}.") and name.endswith(".tmp"):
                     os.unlink(name, dir_fd=folder)

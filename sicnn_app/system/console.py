@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from textwrap import indent
@@ -28,40 +29,27 @@ PLAIN_WIDTH = 200
 
 ProgressCallback = Callable[[str, int, int], None]
 
+LOG_ATTEMPTS = 10_000
+"""How often another name is tried for a log."""
+
 
 class _LogFormat(logging.Formatter):
     """A line for each thing said; those of a traceback are indented, so that they pass for no such line."""
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s")
 
     def formatException(self, ei: tuple) -> str:
         return indent(printable_traceback(ei[1]), "    ")
 
 
-LOG_ATTEMPTS = 10_000
-"""How often another name is tried for a log."""
-
-
 class LogFile(logging.StreamHandler):
     """The log of one call; a disk that is full ends neither the work nor in a traceback.
 
-    Parameters
-    ----------
-    path : Path
-    mode : str
-        As of :func:`open`; by default there may be no such file yet.
-
-    Raises
-    ------
-    OSError
-        When the file cannot be opened.
+    By default there may be no such file yet. Raises OSError when it cannot be opened.
     """
 
     def __init__(self, path: Path, *, mode: str = "x") -> None:
         super().__init__(path.open(mode, encoding="utf-8", errors="backslashreplace"))
         self.path = path
-        self.setFormatter(_LogFormat())
+        self.setFormatter(_LogFormat("%(asctime)s %(levelname)s %(message)s"))
 
     @classmethod
     def create(cls, folder: Path) -> LogFile:
@@ -85,20 +73,14 @@ class LogFile(logging.StreamHandler):
         super().close()
 
 
-class _Stream(RichConsole):
-    """Console without emoji codes and highlights, because paths may look like them."""
-
-    def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
-        super().__init__(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, width=width)
+# Without emoji codes and highlights, because paths may look like them.
+_Stream = partial(RichConsole, highlight=False, soft_wrap=True, emoji=False)
 
 
 class Console:
     """Lines for people on stdout, warnings and errors on stderr, and all of them in the log.
 
-    Parameters
-    ----------
-    verbosity : int
-        Number of ``-v``; from 1 on every data iteration is a line where there is no terminal.
+    Verbosity is the number of ``-v``; from 1 on every data iteration is a line where there is no terminal.
     """
 
     def __init__(self, verbosity: int = 0) -> None:

@@ -14,34 +14,20 @@ from sicnn_app.errors import DeviceError, TryAgainError
 
 
 def choose_device(requested: str) -> tuple[str, str]:
-    """Resolve ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """Resolve ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` to ``cpu`` or ``cuda:N``, and say what decided it.
 
-    Parameters
-    ----------
-    requested : str
-
-    Returns
-    -------
-    device : str
-        ``cpu`` or ``cuda:N``.
-    reason : str
-        What decided it, in words.
-
-    Raises
-    ------
-    DeviceError
-        When a CUDA device was asked for and is not there: it never falls back silently.
+    Raises DeviceError when a CUDA device was asked for and is not there: it never falls back silently.
     """
     if requested == "cpu":
         return "cpu", "--device cpu"
-    if requested == "auto" and not torch.cuda.is_available():
-        return "cpu", "no CUDA device was found"
     if not torch.cuda.is_available():
+        if requested == "auto":
+            return "cpu", "no CUDA device was found"
         raise DeviceError(
             f"--device {requested}: no CUDA device is available; give the container its GPU "
             "(docker run --gpus all, apptainer run --nv) or use --device cpu"
         )
-    index = int(requested.partition(":")[2] or 0) if requested != "auto" else 0
+    index = int(requested.partition(":")[2] or 0)
     count = torch.cuda.device_count()
     if index >= count:
         raise DeviceError(f"--device {requested}: there are {count} CUDA devices, numbered from 0")
@@ -85,7 +71,7 @@ NO_MEMORY = ("out of memory", "not enough memory", "ALLOC_FAILED")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device, or the machine, has no memory left.
+    """True for an error that says that the device, or the machine, has no memory left.
 
     Examples
     --------
@@ -121,14 +107,14 @@ def first_that_fits(
 ) -> tuple[Result, Way, list[str]]:
     """Do something in the first of several ways that does not run out of memory.
 
+    There is one way at least; the next is asked for when there was too little memory for the one before.
+
     Parameters
     ----------
-    ways : iterable
-        At least one; the next is asked for when there was too little memory for the one before.
     work : callable
         Gets the way and what was given up before it.
     no_memory : callable
-        What the error says when the last way took too much.
+        What the error says, a TryAgainError, when the last way took too much.
     given_up : sequence of str
         What was given up before the first way.
     again : callable, optional
@@ -136,16 +122,7 @@ def first_that_fits(
 
     Returns
     -------
-    result : object
-    way : object
-        That which had enough memory.
-    given_up : list of str
-        One line for every way that had not.
-
-    Raises
-    ------
-    TryAgainError
-        When none is left.
+    The result, the way that had enough memory, and one line for every way that had not.
     """
     given_up, remaining = list(given_up), iter(ways)
     way = next(remaining)
@@ -160,14 +137,9 @@ def first_that_fits(
                 raise TryAgainError(no_memory(way)) from error
         given_up = [*given_up, f"{way.device} ran out of memory with {way}"]
         # Outside the handler: the error holds what the work had made.
-        _release_memory(way.device)
+        gc.collect()
+        if torch.device(way.device).type == "cuda":
+            torch.cuda.empty_cache()
         way = following
         if again is not None:
             again(way)
-
-
-def _release_memory(device: str) -> None:
-    """Give what nothing refers to any more back to the device, before the next attempt."""
-    gc.collect()
-    if torch.device(device).type == "cuda":
-        torch.cuda.empty_cache()

@@ -131,7 +131,9 @@ class DiskArray(np.ndarray):
             return super().__getitem__(index)
         if isinstance(index, tuple) and len(index) == 2 and index[0] is Ellipsis:
             if isinstance(index[1], slice):
-                return self._view(index)
+                view = super().__getitem__(index)
+                view._mapping, view._folder = self._mapping, self._folder
+                return view
             if np.ndim(index[1]) == 1:
                 return self._take(np.arange(self.shape[-1])[index[1]])
         view = np.asarray(self)[index]
@@ -140,13 +142,11 @@ class DiskArray(np.ndarray):
 
     def __setitem__(self, index, values):
         if self._mapping is not None:
-            self._use(self.itemsize * (np.size(values) if _gathers(index) else np.asarray(self)[index].size))
+            parts = index if isinstance(index, tuple) else (index,)
+            # What gathers voxels would take a copy, and not a view.
+            gathers = any(np.ndim(part) > 0 for part in parts)
+            self._use(self.itemsize * (np.size(values) if gathers else np.asarray(self)[index].size))
         super().__setitem__(index, values)
-
-    def _view(self, index) -> DiskArray:
-        view = super().__getitem__(index)
-        view._mapping, view._folder = self._mapping, self._folder
-        return view
 
     def _take(self, volumes: np.ndarray) -> DiskArray:
         taken = DiskArray.create((*self.shape[:-1], volumes.size), self._folder)
@@ -155,29 +155,13 @@ class DiskArray(np.ndarray):
         return taken
 
 
-def _gathers(index: object) -> bool:
-    """Whether an index takes a copy and not a view."""
-    return any(np.ndim(part) > 0 for part in (index if isinstance(index, tuple) else (index,)))
-
-
 def empty_series(
     shape: tuple[int, int, int, int], *, like: np.ndarray | None = None, folder: Path | None = None
 ) -> np.ndarray:
-    """A float32 series to be filled volume by volume, volumes contiguous.
+    """A float32 series of shape (X, Y, Z, N) to be filled volume by volume, volumes contiguous.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        (X, Y, Z, N)
-    like : ndarray, optional
-        The result lies where this series lies, in memory or on disk.
-    folder : Path, optional
-        The result lies in a file on this file system.
-
-    Raises
-    ------
-    OutputError
-        When the disk has no room.
+    It lies where ``like`` lies, in memory or on disk, or in a file on the file system of ``folder``. Raises
+    OutputError when the disk has no room.
     """
     if isinstance(like, DiskArray):
         folder = like._folder
@@ -192,16 +176,10 @@ def release(values: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How a run is kept below ``--mem``.
+    """How a run is kept below ``--mem``: where its series lies.
 
-    Attributes
-    ----------
-    on_disk : bool
-        The series lies on disk and not in memory.
-    needed : int
-        Bytes of resident memory that the run is expected to reach.
-    disk : int
-        Bytes that it needs in the work directory.
+    The run is expected to reach ``needed`` bytes of resident memory, and to take ``disk`` bytes of the work
+    directory.
     """
 
     on_disk: bool
@@ -220,7 +198,7 @@ def plan_memory(
     denoise: str = "none",
     corrections: int = 0,
 ) -> MemoryPlan:
-    """Decide where the series lies.
+    """Decide where the series lies; raises TryAgainError when the limit is too low for either place.
 
     The series lies in memory when everything fits beside it, on disk otherwise, which changes no map.
     Denoising holds groups of volumes in memory in either case, and is never left out for want of it:
@@ -245,15 +223,6 @@ def plan_memory(
         ``none``, or the method by which the series will be denoised.
     corrections : int
         Other steps that make a new series: unringing, motion correction.
-
-    Returns
-    -------
-    MemoryPlan
-
-    Raises
-    ------
-    TryAgainError
-        When the limit is too low for the series on disk, or for the denoising that was asked for.
     """
     volume = int(np.prod(shape[:3], dtype=object)) * 4
     series = volume * shape[3]
@@ -282,20 +251,10 @@ def remaining_memory(limit: float | None) -> int | None:
 
 
 def require_space(needs: Iterable[tuple[Path, int]]) -> None:
-    """Refuse to begin what the disk cannot hold.
+    """Refuse to begin what the disk cannot hold; raises OutputError.
 
-    File systems that do not tell their free space, and quotas, are only met in writing.
-
-    Parameters
-    ----------
-    needs : iterable of (Path, int)
-        Folders, which need not exist yet, and the bytes to be written there; those of folders on one
-        file system are added up.
-
-    Raises
-    ------
-    OutputError
-        When a file system has less room than that.
+    File systems that do not tell their free space, and quotas, are only met in writing. ``needs`` are
+    folders, which need not exist yet, and the bytes to be written there.
     """
     wanted: dict[int, tuple[Path, Path, int]] = {}
     for folder, size in needs:

@@ -33,26 +33,19 @@ DASK_SETTINGS = re.compile("DASK_.*")
 def undisturbed(*, dask: bool) -> Iterator[None]:
     """Context in which libraries are imported and work; as before at the end.
 
-    Relative paths lose their meaning in it.
-
-    Parameters
-    ----------
-    dask : bool
-        Whether Dask keeps its settings, also those of HOME.
+    Relative paths lose their meaning in it. With ``dask`` Dask keeps its settings, also those of HOME.
     """
-    before = dict(os.environ)
     folder = None
     with suppress(FileNotFoundError):
         folder = os.getcwd()  # noqa: PTH109 (compared with text of the environment)
-    try:
-        _replace_environment(_without_settings(before, folder, dask=dask))
-        os.chdir("/")
-        yield
-    finally:
-        _replace_environment(before)
-        if folder is not None:
-            with suppress(OSError):
-                os.chdir(folder)
+    with environment(_without_settings(os.environ, folder, dask=dask)):
+        try:
+            os.chdir("/")
+            yield
+        finally:
+            if folder is not None:
+                with suppress(OSError):
+                    os.chdir(folder)
 
 
 def restart_with_docstrings() -> None:
@@ -66,16 +59,18 @@ def restart_with_docstrings() -> None:
     ]
     if kept != given or "PYTHONOPTIMIZE" in os.environ:
         options = [word for word in kept if word != "-"]
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONOPTIMIZE"}
-        os.execve(sys.executable, [sys.executable, *options, *sys.argv[1:]], environment)
+        os.environ.pop("PYTHONOPTIMIZE", None)
+        os.execv(sys.executable, [sys.executable, *options, *sys.argv[1:]])
 
 
-def _without_settings(environment: Mapping[str, str], folder: str | None, *, dask: bool) -> dict[str, str]:
-    kept = {name: value for name, value in environment.items() if not SETTINGS.fullmatch(name)}
+def _without_settings(variables: Mapping[str, str], folder: str | None, *, dask: bool) -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in variables.items()
+        if not SETTINGS.fullmatch(name) and (dask or not DASK_SETTINGS.fullmatch(name))
+    }
     if dask:
         kept.setdefault("DASK_CONFIG", os.path.expanduser("~/.config/dask"))
-    else:
-        kept = {name: value for name, value in kept.items() if not DASK_SETTINGS.fullmatch(name)}
     if folder is not None and kept.get("PYTHONPATH"):
         # Processes that are started here find the same modules.
         entries = kept["PYTHONPATH"].split(os.pathsep)
@@ -83,7 +78,18 @@ def _without_settings(environment: Mapping[str, str], folder: str | None, *, das
     return kept | {"HOME": NO_HOME}
 
 
-def _replace_environment(environment: Mapping[str, str]) -> None:
-    for name in os.environ.keys() - environment.keys():
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Context with these environment variables and no others; as before at the end."""
+    before = dict(os.environ)
+    try:
+        _replace_environment(variables)
+        yield
+    finally:
+        _replace_environment(before)
+
+
+def _replace_environment(variables: Mapping[str, str]) -> None:
+    for name in os.environ.keys() - variables.keys():
         del os.environ[name]
-    os.environ.update(environment)
+    os.environ.update(variables)

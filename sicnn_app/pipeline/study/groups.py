@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,18 +16,14 @@ from sicnn_app.ivim.bvalues import group_bvalues, same_bvalues, wanted_bvalues
 from sicnn_app.ivim.run import DwiRun
 from sicnn_app.pipeline.planned import digest, fingerprint_all
 from sicnn_app.settings import Settings
+from sicnn_app.system.console import Console
 
 
 @dataclass(frozen=True)
 class StudyGroup:
     """Two runs or more that share a network because they have the same b-values.
 
-    Attributes
-    ----------
-    bvals : tuple of float, s/mm^2
-        Nominal b-values of the first run, ascending, those that are left out aside.
-    runs : tuple of DwiRun
-    settings : Settings
+    ``bvals`` are the nominal b-values of the first run, s/mm^2, ascending, those that are left out aside.
     """
 
     bvals: tuple[float, ...]
@@ -52,13 +48,7 @@ class StudyGroup:
 class Study:
     """The groups of a dataset.
 
-    Attributes
-    ----------
-    groups : tuple of StudyGroup
-    alone : tuple of str
-        Names of runs whose b-values no other run has.
-    left_out : tuple of (name, error)
-        Runs that cannot be part of a group.
+    Runs ``alone`` have b-values that no other run has; those ``left_out`` cannot be part of a group.
     """
 
     groups: tuple[StudyGroup, ...] = ()
@@ -73,17 +63,17 @@ class Study:
     def _groups_by_run(self) -> dict[str, StudyGroup]:
         return {item.name: group for group in self.groups for item in group.runs}
 
-    def warnings(self) -> Iterable[str]:
-        """One line per run that cannot be part of a group."""
-        return (f"study network: trained without {name}: {error}" for name, error in self.left_out)
-
-    def lines(self) -> Iterable[str]:
-        """One line per group, and one for the runs without."""
+    def tell(self, console: Console) -> None:
+        """A line per run that cannot be part of a group, per group, and for the runs without."""
+        for name, error in self.left_out:
+            console.warning(f"study network: trained without {name}: {error}")
         for group in self.groups:
             bvals = ", ".join(f"{b:g}" for b in group.bvals)
-            yield f"training scope study: one network for {len(group.runs)} runs with b = {bvals} s/mm^2"
+            console.line(
+                f"training scope study: one network for {len(group.runs)} runs with b = {bvals} s/mm^2"
+            )
         if self.alone:
-            yield (
+            console.line(
                 f"training scope study: no other run has the b-values of {', '.join(self.alone)}: trained "
                 "as with --training-scope subject"
             )
@@ -105,18 +95,8 @@ class Study:
 def find_study(settings: Settings, discovery: Discovery) -> Study:
     """The groups of all runs that the settings select when no label narrows participants or sessions.
 
-    There are none unless the training scope is the study.
-
-    Parameters
-    ----------
-    settings : Settings
-    discovery : Discovery
-        What they select with these labels.
-
-    Raises
-    ------
-    SicnnAppError
-        As :func:`sicnn_app.bids.discover.discover`.
+    There are none unless the training scope is the study. ``discovery`` is what the settings select with the
+    labels. Raises as :func:`sicnn_app.bids.discover.discover`.
     """
     if settings.estimation.training_scope != "study":
         return Study()

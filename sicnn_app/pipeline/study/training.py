@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from sicnn_app.ivim.run import DwiRun
 from sicnn_app.pipeline.one_run import CHECKPOINT, prepare_run
 from sicnn_app.pipeline.planned import training_key
 from sicnn_app.pipeline.study.groups import Study, StudyGroup
+from sicnn_app.pipeline.tasks.part import Outcome
 from sicnn_app.settings import Settings
 from sicnn_app.system.checkpoints import TrainingCheckpoint, Untrusted, is_state, read_state, write_state
 from sicnn_app.system.console import Console
@@ -43,8 +44,7 @@ class StudyNetworks:
 
     def __init__(self, study: Study, settings: Settings, console: Console, device: str) -> None:
         self._study, self._settings, self._console, self._device = study, settings, console, device
-        self._found: dict[str, StudyNetwork | None] = {}
-        self._failed: dict[str, SicnnAppError] = {}
+        self._found: dict[str, StudyNetwork | SicnnAppError | None] = {}
         self._untrusted: set[Path] = set()
 
     def start_of(self, item: DwiRun) -> StudyNetwork | None:
@@ -56,26 +56,25 @@ class StudyNetworks:
         if group is None:
             return None
         key = self._key(group)
-        if key in self._failed:
-            raise self._failed[key]
         if key not in self._found:
             try:
                 self._found[key] = self._network(group, key)
             except SicnnAppError as error:
                 # Without the traceback, whose frames hold the signals of all runs.
-                self._failed[key] = type(error)(str(error))
+                self._found[key] = type(error)(str(error))
                 raise
-        return self._found[key]
+        found = self._found[key]
+        if isinstance(found, SicnnAppError):
+            raise found
+        return found
 
-    def forget_finished(self, made: Collection[str]) -> None:
+    def forget_finished(self, outcomes: Sequence[Outcome]) -> None:
         """Remove the networks of which every run is finished in this output.
 
-        Parameters
-        ----------
-        made : collection of str
-            Names of the runs that this call has made. With ``--overwrite`` only they count as finished: other
-            jobs may still make the rest again.
+        With ``--overwrite`` only what this call has done counts as finished: other jobs may still make the
+        rest again.
         """
+        done = {outcome.run.name for outcome in outcomes if outcome.status == "done"}
         for group in self._study.groups:
             key = self._key(group)
             path = network_path(self._settings.work_dir, key)
@@ -87,7 +86,7 @@ class StudyNetworks:
                 continue
             # A run that could not be loaded for the network will not be finished either.
             needed = {item.name: item for item in group.runs if network is None or item.name in network.runs}
-            if self._settings.overwrite and not needed.keys() <= set(made):
+            if self._settings.overwrite and not needed.keys() <= done:
                 continue
             if all(
                 recorded_fingerprint(self._settings.output_dir, item) == (group.fingerprint(name), True)
@@ -179,12 +178,9 @@ class StudyNetworks:
             title = f"study network: run {number} of {len(group.runs)}, {item.name}"
             try:
                 with self._console.progress(title) as progress:
+                    own = group.own[item.name]
                     ready = prepare_run(
-                        item,
-                        self._settings,
-                        fingerprint=group.own[item.name],
-                        scratch=scratch,
-                        progress=progress,
+                        item, self._settings, fingerprint=own, scratch=scratch, progress=progress
                     )
             except (DataError, MissingInputError) as error:
                 self._console.warning(f"study network: trained without {item.name}: {error}")
@@ -208,10 +204,7 @@ def network_path(work_dir: Path, key: str) -> Path:
 def read_network(path: Path, key: str) -> StudyNetwork | None:
     """The network in a file; None for one that is absent, damaged or of another key.
 
-    Raises
-    ------
-    Untrusted
-        Somebody else may have written it.
+    Raises Untrusted when somebody else may have written it.
     """
     from sicnn_app.sicnn.study_network import StudyNetwork
 

@@ -9,7 +9,7 @@ import threading
 import uuid
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future as Awaited
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -45,12 +45,8 @@ RUNNING = "running"
 def dask_workers(address: str, console: Console) -> Iterator[Workers]:
     """Context with the workers of the scheduler at an address.
 
-    Raises
-    ------
-    DeviceError
-        No scheduler answers at the address.
-    UsageError
-        Dask is not installed; it is no address; the scheduler or a worker has no app, or another version.
+    Raises DeviceError when no scheduler answers there, and UsageError when Dask is not installed, it is no
+    address, or the scheduler or a worker has no app, or another version.
     """
     with _silence(), _client(address) as client:
         if not client.scheduler_info()["workers"]:
@@ -71,15 +67,12 @@ def _silence() -> Iterator[None]:
     except ValueError as error:
         raise UsageError(f"Dask cannot read its settings ({one_line(error)}): correct them") from None
 
-    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
+    with ExitStack() as stack:
+        for name in ("distributed", "distributed.client"):
+            logger = logging.getLogger(name)
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL + 1)
         yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 @contextmanager

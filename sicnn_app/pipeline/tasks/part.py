@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,12 @@ class Outcome:
     error: SicnnAppError | None = None
 
 
+def counted(outcomes: Sequence[Outcome]) -> str:
+    """How many runs were written, skipped and failed, in words."""
+    count = Counter(outcome.status for outcome in outcomes)
+    return f"{count['done']} written, {count['skipped']} skipped, {count['failed']} failed"
+
+
 @dataclass(frozen=True)
 class Part:
     """Runs to be processed by one process.
@@ -34,7 +41,6 @@ class Part:
     ----------
     settings : Settings
         Paths are absolute.
-    study : Study
     runs : tuple of DwiRun
         Of whole sessions, those of ``problems`` too.
     fingerprints : dict of str to str
@@ -88,15 +94,9 @@ class Part:
 class PartResult:
     """What a process made of its part.
 
-    Attributes
-    ----------
-    outcomes : tuple of Outcome
-        With ``networks_only`` those of runs whose network cannot be trained.
-    log : Path or None
-    error : SicnnAppError or None
-        What ended the process before it had dealt with its runs.
-    stopped : bool
-        Whether that was a signal, after which the checkpoint was written.
+    With ``networks_only`` the outcomes are those of runs whose network cannot be trained. The error is what
+    ended the process before it had dealt with its runs; ``stopped`` when that was a signal, after which the
+    checkpoint was written.
     """
 
     outcomes: tuple[Outcome, ...] = ()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 
-from sicnn_app.pipeline.tasks.part import Outcome, Part, PartResult
+from sicnn_app.pipeline.tasks.part import Outcome, Part, PartResult, counted
 from sicnn_app.pipeline.tasks.processes import process_here
 from sicnn_app.settings import ResourceSettings
 from sicnn_app.system.console import Console
@@ -29,27 +28,17 @@ def process_participants(
 ) -> list[Outcome]:
     """Process each participant in a process of its own, several at a time.
 
+    The console gets a line per participant; what their processes say stands in their logs. Outcomes come in
+    the order of the runs; with ``stop_on_first_crash`` there are none of participants that were stopped.
+
     Parameters
     ----------
     part : Part
         Runs of all these participants; its settings say how many are at work at a time, and where.
-    console : Console
-        Gets a line per participant; what their processes say stands in their logs.
     devices : sequence of str
         CUDA devices that the processes on this machine take in turn.
     done : int
         Participants that were dealt with before, to be counted.
-
-    Returns
-    -------
-    list of Outcome
-        Of the participants that came to an end, in the order of the runs. With ``stop_on_first_crash`` the
-        others were stopped.
-
-    Raises
-    ------
-    SicnnAppError
-        When the cluster cannot be used.
     """
     resources = part.settings.resources
     one = replace(
@@ -94,14 +83,10 @@ def _process(workers: Workers, parts: Sequence[Part], console: Console, done: in
                 if outcome.error is not None:
                     console.error(f"{outcome.run.name}: {outcome.error}", outcome.error)
             found |= {outcome.run.name: outcome for outcome in outcomes}
-            count = Counter(outcome.status for outcome in outcomes)
             subject = f"sub-{part.runs[0].subject}"
             console.note(f"{subject}: log: {result.log}")
-            console.line(
-                f"{subject}: {count['done']} written, {count['skipped']} skipped, {count['failed']} failed "
-                f"({number} of {total} participants)"
-            )
-            if part.settings.stop_on_first_crash and count["failed"]:
+            console.line(f"{subject}: {counted(outcomes)} ({number} of {total} participants)")
+            if part.settings.stop_on_first_crash and any(outcome.error for outcome in outcomes):
                 break
     return [found[item.name] for part in parts for item in part.runs if item.name in found]
 

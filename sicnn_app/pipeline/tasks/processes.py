@@ -15,7 +15,7 @@ import threading
 import uuid
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from itertools import cycle
+from itertools import cycle, islice
 from queue import SimpleQueue
 from typing import IO, Any
 
@@ -74,22 +74,11 @@ children = Children()
 
 
 def run_in_child(part: Part, *, call: str, device: str | None = None) -> PartResult:
-    """Process a part in a child of this process.
+    """Process a part in a child of this process, which sees one CUDA device, or all that this process sees.
 
-    Parameters
-    ----------
-    part : Part
-    call : str
-        Tells the call of the app that the part belongs to from others at the same scheduler.
-    device : str, optional
-        The only CUDA device that the child sees; by default all that this process sees.
-
-    Raises
-    ------
-    ChildKilledError
-        The child was killed, or stopped by somebody else than the call.
-    InternalError
-        It ended without an answer.
+    ``call`` tells the call of the app that the part belongs to from others at the same scheduler. Raises
+    ChildKilledError when the child was killed, or stopped by somebody else than the call, and InternalError
+    when it ended without an answer.
     """
     environment = os.environ | thread_variables(part.settings.resources.omp_nthreads)
     # Libraries compute with their docstrings.
@@ -114,9 +103,10 @@ def run_in_child(part: Part, *, call: str, device: str | None = None) -> PartRes
         if code < 0:
             raise ChildKilledError(signal.Signals(-code).name)
         if code > 0:
+            said.seek(0)
+            *_, last = ["nothing said", *said.read().decode(errors="replace").strip().splitlines()]
             raise InternalError(
-                f"internal error (the process of a participant ended with {code}: {_last_line(said)}): "
-                "please report it"
+                f"internal error (the process of a participant ended with {code}: {last}): please report it"
             )
         answer.seek(0)
         result = pickle.load(answer)
@@ -131,15 +121,10 @@ def process_here(
 ) -> Generator[tuple[Part, PartResult], None, None]:
     """Process parts in children of this process, each watched by a thread, see :data:`.participants.Workers`.
 
-    Parameters
-    ----------
-    parts : sequence of Part
-    at_a_time : int
-    devices : sequence of str
-        CUDA devices that they take in turn; none: all see what this process sees.
+    They take the CUDA devices in turn; with none given all see what this process sees.
     """
     free: SimpleQueue[str | None] = SimpleQueue()
-    for _, device in zip(range(at_a_time), cycle(devices or (None,))):
+    for device in islice(cycle(devices or (None,)), at_a_time):
         free.put(device)
     call = uuid.uuid4().hex
 
@@ -187,8 +172,3 @@ def readable(error: BaseException) -> SicnnAppError:
 def _memory_file() -> IO[bytes]:
     """A file that needs no folder: a worker may have none to write to."""
     return os.fdopen(os.memfd_create("sicnn-app"), "w+b")
-
-
-def _last_line(said: IO[bytes]) -> str:
-    said.seek(0)
-    return ["nothing said", *said.read().decode(errors="replace").strip().splitlines()][-1]

@@ -34,20 +34,9 @@ def opened(path: Path | str, *, dir_fd: int | None = None) -> Iterator[int]:
 
 @contextmanager
 def open_folder(path: Path, *, dir_fd: int | None = None) -> Iterator[int]:
-    """Context with the descriptor of a folder of this app.
+    """Context with the descriptor of a folder of this app; ``dir_fd`` is that of its parent, if it is open.
 
-    Parameters
-    ----------
-    path : Path
-    dir_fd : int, optional
-        Descriptor of its parent, where the caller has it open.
-
-    Raises
-    ------
-    OutputError
-        It is a link or no folder.
-    OSError
-        It is absent, or not for this user.
+    Raises OutputError when it is a link or no folder, and OSError when it is absent, or not for this user.
     """
     with ExitStack() as stack:
         try:

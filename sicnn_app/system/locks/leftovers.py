@@ -20,24 +20,10 @@ _OWNED_NAME = re.compile(r"[a-z]+-.+-\d+-\w{8}")
 def remove_leftovers(work_dir: Path, *, checkpoints: bool = False) -> list[str]:
     """Remove what processes that are no more left in the work directory; nothing a user put there.
 
-    A name tells where to look. What goes belongs to this user and holds a mark of this app.
-
-    Parameters
-    ----------
-    work_dir : Path
-        It may be absent.
-    checkpoints : bool
-        Remove also what the same command would continue from.
-
-    Returns
-    -------
-    list of str
-        What was taken over, and with ``checkpoints`` what stays under a name of ours, in words.
-
-    Raises
-    ------
-    OutputError
-        It is a link or no folder.
+    A name tells where to look. What goes belongs to this user and holds a mark of this app; with
+    ``checkpoints`` also what the same command would continue from. Gives in words what was taken over, and
+    with ``checkpoints`` what stays under a name of ours. The work directory may be absent; raises OutputError
+    when it is a link or no folder.
     """
     said = []
     with suppress(OSError):

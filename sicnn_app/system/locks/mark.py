@@ -156,10 +156,7 @@ class Seen:
 def look(name: str, folder: int) -> Iterator[Seen | None]:
     """Look at a mark, None when there is none; of two processes that look only one sees it unlocked.
 
-    Raises
-    ------
-    OSError
-        What has its name is a link, a folder, a pipe or a device, or cannot be read.
+    Raises OSError when what has its name is a link, a folder, a pipe or a device, or cannot be read.
     """
     try:
         descriptor = _open(name, folder)

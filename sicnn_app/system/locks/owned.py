@@ -21,18 +21,8 @@ OWNER_FILE = ".owner"
 def owned_folder(parent: Path, kind: str) -> Iterator[Path]:
     """A new folder of this process below ``parent``, removed at the end with its parent when empty.
 
-    Parameters
-    ----------
-    parent : Path
-    kind : str
-        Start of the folder's name, in small letters, before host and process number.
-
-    Raises
-    ------
-    OSError
-        When it cannot be created.
-    OutputError
-        When ``parent`` is a link or no folder.
+    Its name begins with ``kind``, in small letters, before host and process number. Raises OSError when it
+    cannot be created, and OutputError when ``parent`` is a link or no folder.
     """
     with ExitStack() as stack:
         stack.callback(remove_if_empty, Path(parent))

@@ -42,11 +42,7 @@ class HeldElsewhere(TryAgainError):
 class FolderLock:
     """The right to work in a folder; see :func:`locked_folder`.
 
-    Attributes
-    ----------
-    folder : Path
-    recovered : str or None
-        What was taken over from a process that is no more, in words.
+    ``recovered`` tells in words what was taken over from a process that is no more.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -60,14 +56,8 @@ class FolderLock:
     def acquire(self, wait: float) -> None:
         """Take the lock.
 
-        Raises
-        ------
-        HeldElsewhere
-            When another process still holds it after ``wait`` seconds.
-        OutputError
-            When the folder is a link, may be another user's, or holds what this app has no record of.
-        OSError
-            When the folder cannot be made or written.
+        Raises HeldElsewhere and OutputError as :func:`locked_folder` does, and OSError when the folder cannot
+        be made or written.
         """
         started, patience = time.monotonic(), max(wait, SETTLE)
         refused_since = None
@@ -123,17 +113,14 @@ class FolderLock:
                 with suppress(OSError):
                     self.clear(keep)
                 # Still locked: whoever looks at it now sees a living owner or nothing.
-                self._unmark()
+                with suppress(OSError):
+                    if set(os.listdir(self._inside)) <= {LOCK_FILE, MADE_FILE}:
+                        os.unlink(MADE_FILE, dir_fd=self._inside)
+                with suppress(OSError):
+                    os.unlink(LOCK_FILE, dir_fd=self._inside)
             remove_if_empty(self.folder, dir_fd=self._work)
         self._leave()
         remove_if_empty(self.folder.parent)
-
-    def _unmark(self) -> None:
-        with suppress(OSError):
-            if set(os.listdir(self._inside)) <= {LOCK_FILE, MADE_FILE}:
-                os.unlink(MADE_FILE, dir_fd=self._inside)
-        with suppress(OSError):
-            os.unlink(LOCK_FILE, dir_fd=self._inside)
 
     def _enter(self) -> str | None:
         """Open the folder, made when it is absent; why it may not be worked in, in words, or None."""
@@ -247,9 +234,9 @@ def locked_folder(folder: Path, *, keep: Collection[str] = (), wait: float = 0.0
     Raises
     ------
     HeldElsewhere
-        When another living process holds it.
+        Another living process holds it.
     OutputError
-        When it cannot be created, is a link, may be another user's, or holds what this app has no record of.
+        It cannot be created, is a link, may be another user's, or holds what this app has no record of.
     """
     lock = FolderLock(folder)
     kept = keep
