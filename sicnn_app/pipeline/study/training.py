@@ -202,10 +202,7 @@ def network_path(work_dir: Path, key: str) -> Path:
 
 
 def read_network(path: Path, key: str) -> StudyNetwork | None:
-    """The network in a file; None for one that is absent, damaged or of another key.
-
-    Raises Untrusted when somebody else may have written it.
-    """
+    """The network in a file, None for one that is absent, damaged or of another key; raises Untrusted."""
     from sicnn_app.sicnn.study_network import StudyNetwork
 
     state = read_state(path, key)

@@ -41,11 +41,8 @@ def process_participants(
         Participants that were dealt with before, to be counted.
     """
     resources = part.settings.resources
-    one = replace(
-        part.settings,
-        clean_workdir=False,
-        resources=resources.of_one_task(taken=resident_memory() / GB),
-    )
+    share = resources.of_one_task(taken=resident_memory() / GB)
+    one = replace(part.settings, clean_workdir=False, resources=share)
     part = replace(part, settings=one, lock_wait=0.0 if resources.dask_scheduler is None else TAKE_OVER)
     at_a_time = min(resources.nprocs, len(part.by_participant()))
     with _workers(resources, at_a_time, devices, console) as workers:
