@@ -6,13 +6,16 @@ page; a picture of matplotlib can do neither.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
 
-from sicnn_app.group.statistics import Distribution
+from sicnn_app.group.statistics import Distribution, distribution
 
 WIDTH = 420
 """Units of the drawing, near the width of a phone in pixels, so that letters are not shrunk there."""
@@ -51,8 +54,7 @@ class Point:
     x: str
     y: str
     level: int
-    title: str
-    href: str | None
+    source: Source
 
 
 @dataclass(frozen=True)
@@ -79,25 +81,6 @@ class Strip:
 
 
 @dataclass(frozen=True)
-class Tick:
-    """A place on an axis."""
-
-    place: str
-    text: str
-
-
-@dataclass(frozen=True)
-class StripChart:
-    """All strips of one measure over one axis."""
-
-    title: str
-    axis: str
-    height: int
-    strips: list[Strip]
-    ticks: list[Tick]
-
-
-@dataclass(frozen=True)
 class Line:
     """A line across a plot at height ``y``."""
 
@@ -106,66 +89,57 @@ class Line:
     kind: str
 
 
+class Axis:
+    """Values to places between two ends; ``ticks`` are pairs of a place and a round number."""
+
+    def __init__(self, label: str, values: np.ndarray, start: float, end: float, bins: int) -> None:
+        low, high = float(values.min()), float(values.max())
+        margin = 0.04 * (high - low) or 0.05 * abs(high) or 1.0
+        self.label = label
+        self._low, self._high = low - margin, high + margin
+        self._start, self._end = start, end
+        locator = MaxNLocator(nbins=bins, steps=[1, 2, 2.5, 5, 10])
+        ticks = np.asarray(locator.tick_values(self._low, self._high))
+        ticks = ticks[(ticks >= self._low) & (ticks <= self._high)]
+        # Steps of binary fractions leave 0.30000000000000004.
+        numbers = [f"{round(tick, 12):g}" for tick in ticks]
+        self.ticks = list(zip(_texts(self.place(ticks)), numbers, strict=True))
+
+    def place(self, values: ArrayLike) -> np.ndarray:
+        """Places of values, in the shape of these."""
+        share = (np.asarray(values) - self._low) / (self._high - self._low)
+        return self._start + share * (self._end - self._start)
+
+
+@dataclass(frozen=True)
+class StripChart:
+    """All strips of one measure over one axis."""
+
+    title: str
+    axis: Axis
+    height: int
+    strips: list[Strip]
+
+
 @dataclass(frozen=True)
 class ScatterChart:
     """A Bland-Altman plot."""
 
     title: str
-    x_axis: str
-    y_axis: str
+    across: Axis
+    up: Axis
     height: int
-    x_ticks: list[Tick]
-    y_ticks: list[Tick]
     lines: list[Line]
     points: list[Point]
 
 
 @dataclass(frozen=True)
 class Values:
-    """What a strip shows.
-
-    Attributes
-    ----------
-    label : str
-    values : ndarray, shape (n,)
-        In the unit of the axis.
-    distribution : Distribution
-        Of these values.
-    sources : sequence of Source
-        One per value.
-    """
+    """What a strip shows: values in the unit of the axis, shape (n,), and a source for each."""
 
     label: str
     values: np.ndarray
-    distribution: Distribution
     sources: Sequence[Source]
-
-
-class _Axis:
-    """Values to places between two ends, with round ticks."""
-
-    def __init__(self, values: np.ndarray, start: float, end: float, bins: int) -> None:
-        low, high = float(values.min()), float(values.max())
-        margin = 0.04 * (high - low) or 0.05 * abs(high) or 1.0
-        self._low, self._high = low - margin, high + margin
-        self._start, self._end = start, end
-        ticks = np.asarray(
-            MaxNLocator(nbins=bins, steps=[1, 2, 2.5, 5, 10]).tick_values(self._low, self._high)
-        )
-        self._ticks = ticks[(ticks >= self._low) & (ticks <= self._high)]
-
-    def place(self, value: float) -> float:
-        share = (value - self._low) / (self._high - self._low)
-        return self._start + share * (self._end - self._start)
-
-    def ticks(self) -> list[Tick]:
-        # Steps of binary fractions leave 0.30000000000000004.
-        return [Tick(_text(self.place(tick)), f"{round(tick, 12):g}") for tick in self._ticks]
-
-
-def _text(number: float) -> str:
-    """A place in the drawing, to a tenth of a unit."""
-    return f"{number:.1f}".removesuffix(".0")
 
 
 def strip_chart(title: str, axis_label: str, strips: Sequence[Values]) -> StripChart:
@@ -176,34 +150,27 @@ def strip_chart(title: str, axis_label: str, strips: Sequence[Values]) -> StripC
     title, axis_label : str
     strips : sequence of Values
         One or more, none of them empty.
-
-    Returns
-    -------
-    StripChart
     """
-    axis = _Axis(np.concatenate([strip.values for strip in strips]), LEFT, WIDTH - RIGHT, 6)
+    axis = Axis(axis_label, np.concatenate([strip.values for strip in strips]), LEFT, WIDTH - RIGHT, 6)
     drawn = []
     for position, strip in enumerate(strips):
         top = position * STRIP
         middle = top + LABEL + (STRIP - LABEL) / 2
-        x = np.array([axis.place(value) for value in strip.values])
+        found = distribution(strip.values)
+        x = axis.place(strip.values)
         y = middle + swarm(x, (STRIP - LABEL) / 2 - DOT / 2)
-        points = _points(x, y, strip.distribution.levels, strip.sources)
-        drawn.append(Strip(strip.label, top + LABEL - 5, middle, _box(strip, axis), points))
-    return StripChart(title, axis_label, len(strips) * STRIP + AXIS, drawn, axis.ticks())
+        box = _box(strip.values, found, axis) if strip.values.size >= MIN_BOX else None
+        drawn.append(
+            Strip(strip.label, top + LABEL - 5, middle, box, _points(x, y, found.levels, strip.sources))
+        )
+    return StripChart(title, axis, len(strips) * STRIP + AXIS, drawn)
 
 
-def _box(strip: Values, axis: _Axis) -> Box | None:
-    if strip.values.size < MIN_BOX:
-        return None
-    found = strip.distribution
-    inside = strip.values[(strip.values >= found.fences[0]) & (strip.values <= found.fences[1])]
-    lower, _, upper = found.quartiles
-    low, high = float(min(inside.min(), lower)), float(max(inside.max(), upper))
-    ends, quartiles = map(axis.place, (low, high)), [axis.place(value) for value in found.quartiles]
-    start, end = map(_text, ends)
-    first, middle, last = map(_text, quartiles)
-    return Box(start, first, middle, last, end, _text(quartiles[2] - quartiles[0]))
+def _box(values: np.ndarray, found: Distribution, axis: Axis) -> Box:
+    inside = values[(values >= found.fences[0]) & (values <= found.fences[1])]
+    low, middle, high = found.quartiles
+    places = axis.place([min(inside.min(), low), low, middle, high, max(inside.max(), high)])
+    return Box(*_texts([*places, places[3] - places[1]]))
 
 
 def swarm(x: np.ndarray, room: float) -> np.ndarray:
@@ -216,31 +183,23 @@ def swarm(x: np.ndarray, room: float) -> np.ndarray:
     room : float
         Largest distance; points come nearer to each other where there are too many.
 
-    Returns
-    -------
-    ndarray, shape (n,)
-
     Examples
     --------
     >>> swarm(np.array([10.0, 30.0, 10.5, 11.0]), 20.0).tolist()
     [0.0, 0.0, 5.0, -5.0]
     """
-    column = np.floor(x / DOT).astype(int)
-    order = np.argsort(column, kind="stable")
-    _, start, count = np.unique(column[order], return_index=True, return_counts=True)
-    rank = np.empty(x.size, dtype=int)
-    rank[order] = np.arange(x.size) - np.repeat(start, count)
-    size = np.empty(x.size, dtype=int)
-    size[order] = np.repeat(count, count)
-    step = np.minimum(DOT, room / np.maximum(size // 2, 1))
-    side = np.where(rank % 2 == 1, 1.0, -1.0)
-    return np.where(rank == 0, 0.0, side * ((rank + 1) // 2) * step)
+    columns = np.floor(x / DOT).astype(int).tolist()
+    sizes = Counter(columns)
+    ranks: dict[int, count] = defaultdict(count)
+    rank = np.array([next(ranks[column]) for column in columns])
+    step = [min(DOT, room / max(sizes[column] // 2, 1)) for column in columns]
+    return np.where(rank % 2 == 1, (rank + 1) // 2, -(rank // 2)) * step
 
 
 def scatter_chart(
     title: str,
-    x_axis: str,
-    y_axis: str,
+    x_label: str,
+    y_label: str,
     pairs: np.ndarray,
     lines: Sequence[tuple[float, str, str]],
     sources: Sequence[Source],
@@ -249,39 +208,34 @@ def scatter_chart(
 
     Parameters
     ----------
-    title, x_axis, y_axis : str
+    title, x_label, y_label : str
     pairs : ndarray, shape (n, 2)
         First and second value.
     lines : sequence of (value, text, kind)
-        Bias and limits; those that are not finite are left out.
+        Bias and limits, finite.
     sources : sequence of Source
         One per pair.
-
-    Returns
-    -------
-    ScatterChart
     """
     mean, difference = pairs.mean(axis=1), pairs[:, 1] - pairs[:, 0]
-    lines = [line for line in lines if np.isfinite(line[0])]
-    across = _Axis(mean, LEFT_AXIS, WIDTH - RIGHT, 5)
-    heights = np.concatenate([difference, [line[0] for line in lines], [0.0]])
-    up = _Axis(heights, PLOT_HEIGHT, TOP, 5)
-    x = np.array([across.place(value) for value in mean])
-    y = np.array([up.place(value) for value in difference])
+    values = [value for value, _, _ in lines]
+    across = Axis(x_label, mean, LEFT_AXIS, WIDTH - RIGHT, 5)
+    up = Axis(y_label, np.concatenate([difference, values, [0.0]]), PLOT_HEIGHT, TOP, 5)
+    levels = np.zeros(mean.size, dtype=int)
     return ScatterChart(
         title,
-        x_axis,
-        y_axis,
+        across,
+        up,
         PLOT_HEIGHT + AXIS,
-        across.ticks(),
-        up.ticks(),
-        [Line(_text(up.place(value)), text, kind) for value, text, kind in lines],
-        _points(x, y, np.zeros(mean.size, dtype=int), sources),
+        [Line(y, *words) for y, (_, *words) in zip(_texts(up.place(values)), lines, strict=True)],
+        _points(across.place(mean), up.place(difference), levels, sources),
     )
 
 
 def _points(x: np.ndarray, y: np.ndarray, levels: np.ndarray, sources: Sequence[Source]) -> list[Point]:
-    return [
-        Point(_text(float(across)), _text(float(up)), abs(int(level)), source.title, source.href)
-        for across, up, level, source in zip(x, y, levels, sources, strict=True)
-    ]
+    places = zip(_texts(x), _texts(y), np.abs(levels).tolist(), sources, strict=True)
+    return [Point(*place) for place in places]
+
+
+def _texts(numbers: Iterable[float]) -> list[str]:
+    """Places in the drawing, to a tenth of a unit."""
+    return [f"{number:.1f}".removesuffix(".0") for number in numbers]

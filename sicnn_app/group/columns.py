@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -68,9 +69,8 @@ class Region:
 
     def ensemble_spread(self, label: str) -> float | None:
         """Median standard deviation of a map over an ensemble; None where there was none."""
-        if label not in self.run.maps or label not in self.run.spread:
-            return None
-        return spread(self.run.spread[label][self.run.mask][self.where(label)]).median
+        deviations = self.run.spread.get(label)
+        return None if deviations is None else spread(deviations[self.run.mask][self.where(label)]).median
 
     @property
     def flagged_share(self) -> float | None:
@@ -106,10 +106,12 @@ def _of_quality(name: str) -> Callable[[Region], float | int | str | None]:
         number = as_number(text)
         if number is None:
             return None if text is None else shorten(text, MAX_LETTERS)
-        return int(number) if number == int(number) else number
+        return int(number) if number.is_integer() else number
 
     return value
 
+
+METHOD = Column("method", "Method", "Estimation method", _of_quality("method"))
 
 _IDENTITY = (
     Column(
@@ -124,14 +126,14 @@ _IDENTITY = (
         "Session of the run",
         lambda region: None if region.source.session is None else f"ses-{region.source.session}",
     ),
-    Column("source", "Source run", "Entities of the source run", lambda region: region.source.name),
+    Column("source", "Source run", "Entities of the source run", attrgetter("source.name")),
     Column(
         "acquisition",
         "Acquisition",
         "Entities of the run besides participant, session and run number",
-        lambda region: region.acquisition,
+        attrgetter("acquisition"),
     ),
-    Column("method", "Method", "Estimation method", _of_quality("method")),
+    METHOD,
     Column(
         "app_version",
         "Version",
@@ -145,13 +147,13 @@ PLACE = (
         "segmentation",
         "Segmentation",
         "Dataset of --derivatives and desc or seg label of the segmentation; n/a: the mask of the maps",
-        lambda region: region.segmentation,
+        attrgetter("segmentation"),
     ),
     Column(
         "region",
         "Region",
         f"Name of the region in the segmentation; {MASK_REGION}: all voxels of the maps",
-        lambda region: region.name,
+        attrgetter("name"),
     ),
 )
 
@@ -161,7 +163,7 @@ _COUNTS = (
         "Voxels",
         "Voxels of the region inside the mask of the maps: those that all statistics but that of D* are "
         "taken over",
-        lambda region: region.voxels,
+        attrgetter("voxels"),
     ),
     Column(
         "dstar_voxel_count",
@@ -171,20 +173,18 @@ _COUNTS = (
     ),
 )
 
-_STATISTICS = (
-    ("median", "Median", "Median over the voxels of the region"),
-    ("iqr", "Interquartile range", "Interquartile range over the voxels of the region"),
-    ("std", "Standard deviation", "Standard deviation (n - 1) over the voxels of the region"),
-)
-
 
 def _of_map(spec: MapSpec) -> Iterator[Column]:
     condition = f" with F of at least {NEGLIGIBLE_F:g}" if spec.needs_perfusion else ""
-    for name, word, meaning in _STATISTICS:
+    for name, word, detail in (
+        ("median", "Median", ""),
+        ("iqr", "Interquartile range", ""),
+        ("std", "Standard deviation", " (n - 1)"),
+    ):
         yield Column(
             f"{spec.label}_{name}",
             f"{word} of {spec.symbol}",
-            f"{meaning}{condition}. {spec.description}",
+            f"{word}{detail} over the voxels of the region{condition}. {spec.description}",
             lambda region, name=name: getattr(region.statistics.get(spec.label), name, None),
             spec.unit,
         )
@@ -203,7 +203,7 @@ _FLAGGED = Column(
     "flagged_share",
     "Share of flagged voxels",
     "Share of the voxels of the region with any reason not to trust them",
-    lambda region: region.flagged_share,
+    attrgetter("flagged_share"),
 )
 
 _MOTION = tuple(
@@ -237,7 +237,7 @@ def table_columns() -> dict[str, dict[str, Any]]:
 
 
 def region_rows(source: DwiRun, run: RunDerivatives, regions: Mapping[str, Regions]) -> list[dict[str, Any]]:
-    """Rows of a run: its whole mask, then its regions.
+    """Rows of a run, its whole mask and then its regions: a value per column of :func:`measured_columns`.
 
     Parameters
     ----------
@@ -246,11 +246,6 @@ def region_rows(source: DwiRun, run: RunDerivatives, regions: Mapping[str, Regio
         With every map.
     regions : mapping of str to Regions
         In the voxels of its mask, by the name of the segmentation.
-
-    Returns
-    -------
-    list of dict
-        One value per column of :func:`measured_columns`; None where there is none.
     """
     first, of_region, last = _columns()
     whole = Region(source, run, np.ones(int(run.mask.sum()), dtype=bool))

@@ -15,7 +15,7 @@ from sicnn_app import __version__
 from sicnn_app.bids.segmentations import Regions, Segmentation, Segmentations, load_regions
 from sicnn_app.bids.select import Selection
 from sicnn_app.bids.text_files import read_bytes
-from sicnn_app.derivatives.collect import RunDerivatives, collect_run, software_of
+from sicnn_app.derivatives.collect import collect_run, software_of
 from sicnn_app.derivatives.marker import Marker, marker_path, read_marker
 from sicnn_app.derivatives.names import (
     map_ending,
@@ -73,7 +73,7 @@ class GatheredRun:
     warnings : list of str
         Segmentations that were left out, files named by BIDS URIs.
     reused : bool
-        Whether its rows were taken from the last table.
+        Its rows were taken from the last table.
     """
 
     run: DwiRun
@@ -85,15 +85,7 @@ class GatheredRun:
 
 @dataclass(frozen=True)
 class Gathered:
-    """All runs that were asked for.
-
-    Attributes
-    ----------
-    runs : list of GatheredRun
-        In natural order of their names.
-    left_out : list of (DwiRun, SicnnAppError)
-        Runs without rows, and why.
-    """
+    """All runs that were asked for, in natural order of their names; those without rows, and why."""
 
     runs: list[GatheredRun]
     left_out: list[tuple[DwiRun, SicnnAppError]]
@@ -141,14 +133,14 @@ def find_runs(output_dir: Path, selection: Selection) -> Chosen:
         Derivative dataset written by the app; it may be absent.
     selection : Selection
     """
-    runs, others = [], 0
-    for subject, session in reported_sessions(output_dir):
-        for name in run_names(output_dir, subject, session):
-            if selection.accepts(source_name(name)):
-                runs.append(run_called(name))
-            else:
-                others += 1
-    return Chosen(sorted(runs, key=lambda run: natural_key(run.name)), others, selection.describe())
+    names = [
+        name
+        for subject, session in reported_sessions(output_dir)
+        for name in run_names(output_dir, subject, session)
+    ]
+    runs = [run_called(name) for name in names if selection.accepts(source_name(name))]
+    runs.sort(key=lambda run: natural_key(run.name))
+    return Chosen(runs, len(names) - len(runs), selection.describe())
 
 
 def gather(
@@ -178,15 +170,10 @@ def gather(
         Does something and returns the error it ends with, whatever it is, as one a user can act on.
     progress : callable (text, done, total)
 
-    Returns
-    -------
-    Gathered
-        Runs that are incomplete or cannot be read are in ``left_out``.
-
     Raises
     ------
     SicnnAppError
-        With ``stop``: a run is incomplete, or cannot be read.
+        With ``stop``: a run is incomplete, or cannot be read. Without it such runs are in ``left_out``.
     """
     segmentations, roots = Segmentations(datasets), DatasetRoots({**datasets, "": output_dir})
     gathered: list[GatheredRun] = []
@@ -197,9 +184,9 @@ def gather(
 
     for position, run in enumerate(runs, start=1):
         error = caught(partial(add, run))
-        if error is not None and stop:
-            raise error
         if error is not None:
+            if stop:
+                raise error
             # Errors that nobody thought of do not name their run.
             name = f"{run.name}: " if isinstance(error, InternalError | TryAgainError) else ""
             told = type(error)(f"{name}{roots.portable(str(error))}")
@@ -212,25 +199,19 @@ def gather(
 def _gather_run(
     output_dir: Path, run: DwiRun, segmentations: Segmentations, roots: DatasetRoots, known: Earlier | None
 ) -> GatheredRun:
-    found, ambiguous = _find_segmentations(segmentations, run, roots)
-    state = _look(output_dir, run, found, ambiguous, roots)
-    if known is not None and known.key == state.key:
-        return GatheredRun(run, state, known.rows, known.warnings, reused=True)
-    rows, warnings = _measure(output_dir, run, found)
-    warnings = [*ambiguous, *map(roots.portable, warnings)]
-    if _look(output_dir, run, found, ambiguous, roots) != state:
-        raise MissingInputError(f"{run.name} changed while it was read: repeat this command")
-    return GatheredRun(run, state, rows, warnings)
-
-
-def _find_segmentations(
-    segmentations: Segmentations, run: DwiRun, roots: DatasetRoots
-) -> tuple[list[Segmentation], list[str]]:
     try:
         found, warnings = segmentations.of(run.entities)
     except SicnnAppError as error:
         found, warnings = [], [f"its segmentations are left out: {error}"]
-    return found, [f"{run.name}: {roots.portable(text)}" for text in warnings]
+    ambiguous = [f"{run.name}: {roots.portable(text)}" for text in warnings]
+    look = partial(_look, output_dir, run, found, ambiguous, roots)
+    state = look()
+    if known is not None and known.key == state.key:
+        return GatheredRun(run, state, known.rows, known.warnings, reused=True)
+    rows, warnings = _measure(output_dir, run, found)
+    if look() != state:
+        raise MissingInputError(f"{run.name} changed while it was read: repeat this command")
+    return GatheredRun(run, state, rows, [*ambiguous, *map(roots.portable, warnings)])
 
 
 def _look(
@@ -293,25 +274,7 @@ def _size(path: Path) -> int:
 def _measure(
     output_dir: Path, run: DwiRun, segmentations: Sequence[Segmentation]
 ) -> tuple[list[Row], list[str]]:
-    """Rows of a run, and warnings on segmentations that were left out of them."""
-    found = _read_maps(output_dir, run)
-    image = output_path(run, output_dir, f"{map_ending('f')}.nii.gz")
-    regions: dict[str, Regions] = {}
-    warnings = []
-    for segmentation in segmentations:
-        try:
-            regions[segmentation.name], said = load_regions(segmentation, image, found.mask)
-        except SicnnAppError as error:
-            warnings.append(f"{run.name}: a segmentation is left out: {error}")
-            continue
-        warnings += [f"{run.name}: {text}" for text in said]
-    columns = list(measured_columns())
-    rows = parse_table(tsv_bytes(columns, region_rows(run, found, regions)))
-    return rows, warnings
-
-
-def _read_maps(output_dir: Path, run: DwiRun) -> RunDerivatives:
-    """The derivatives of a run, as far as the group uses them.
+    """Rows of a run, and warnings on segmentations that were left out of them.
 
     Raises
     ------
@@ -319,14 +282,23 @@ def _read_maps(output_dir: Path, run: DwiRun) -> RunDerivatives:
         A file cannot be read, a map is missing or has another shape, or the maps hold no number.
     """
     found = collect_run(output_dir, run.subject, run.session, run.name, series=False, conventional=False)
-    problems = list(found.problems)
-    if not problems and (missing := [spec.label for spec in MAPS if spec.label not in found.maps]):
-        problems.append(f"no map of {', '.join(missing)}")
-    if not problems and not found.has_voxels:
-        problems.append("its maps hold no number")
-    if problems:
-        raise _unusable(run, "; ".join(problems))
-    return found
+    missing = [spec.label for spec in MAPS if spec.label not in found.maps]
+    if found.problems:
+        raise _unusable(run, "; ".join(found.problems))
+    if missing:
+        raise _unusable(run, f"no map of {', '.join(missing)}")
+    if not found.has_voxels:
+        raise _unusable(run, "its maps hold no number")
+    image = output_path(run, output_dir, f"{map_ending('f')}.nii.gz")
+    regions: dict[str, Regions] = {}
+    warnings = []
+    for segmentation in segmentations:
+        try:
+            regions[segmentation.name], said = load_regions(segmentation, image, found.mask)
+        except SicnnAppError as error:
+            said = [f"a segmentation is left out: {error}"]
+        warnings += [f"{run.name}: {text}" for text in said]
+    return parse_table(tsv_bytes(list(measured_columns()), region_rows(run, found, regions))), warnings
 
 
 def _unusable(run: DwiRun, reason: str) -> DataError:

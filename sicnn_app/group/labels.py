@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sicnn_app.derivatives.facts import MISSING, format_number
 from sicnn_app.derivatives.quality import Shown, outlier_columns
 from sicnn_app.formats import natural_key
-from sicnn_app.group.outliers import Measured
+from sicnn_app.group.outliers import Kind, Measured, RegionKey, region_key
 from sicnn_app.group.table import MASK_REGION
 from sicnn_app.methods import METHODS
 from sicnn_app.report.quantities import shown_quantities
@@ -18,9 +19,6 @@ MAX_POINTS = 24_000
 
 MAX_REGIONS = 24
 """Regions that are drawn: more are a list, not a picture."""
-
-RegionKey = tuple[str | None, str | None]
-Kind = Mapping[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class ShownMeasure(Shown):
 
         Examples
         --------
-        >>> measures()["flagged_share"].text(0.125)
+        >>> region_measures()["flagged_share"].text(0.125)
         '12.5 %'
         """
         if value is None:
@@ -52,17 +50,20 @@ class ShownMeasure(Shown):
         return f"{number}{times}{self.unit}" if unit and self.unit else number
 
 
-def measures() -> dict[str, ShownMeasure]:
-    """What is drawn and looked through for outliers, by column of the table."""
+def region_measures() -> dict[str, ShownMeasure]:
+    """What is drawn of every region, by column of the table."""
     maps = {
         f"{item.spec.label}_median": ShownMeasure(
             f"median {item.spec.symbol}", f"{item.spec.symbol}, {item.title}", item.factor, item.unit
         )
         for item in shown_quantities(None)
     }
-    flagged = {"flagged_share": ShownMeasure("flagged voxels", "Flagged voxels", 100.0, "%")}
-    of_run = {column.name: ShownMeasure(**vars(column.outlier)) for column in outlier_columns()}
-    return maps | flagged | of_run
+    return maps | {"flagged_share": ShownMeasure("flagged voxels", "Flagged voxels", 100.0, "%")}
+
+
+def run_measures() -> dict[str, ShownMeasure]:
+    """What is drawn of every run, by column of the table."""
+    return {column.name: ShownMeasure(**vars(column.outlier)) for column in outlier_columns()}
 
 
 def method_in_words(method: str | None) -> str:
@@ -92,40 +93,31 @@ class RegionNames:
             for column in ("acquisition", "method", "anatomy")
             if len({kind[column] for kind in kinds}) > 1
         ]
-        self._order: dict[RegionKey, int] = {}
-        segmentations: dict[str | None, set[str | None]] = {}
-        for kind in kinds:
-            self._order.setdefault((kind["segmentation"], kind["region"]), len(self._order))
-            segmentations.setdefault(kind["region"], set()).add(kind["segmentation"])
-        self._ambiguous = {region for region, names in segmentations.items() if len(names) > 1}
+        keys = dict.fromkeys(map(region_key, kinds))
+        self._order = {key: position for position, key in enumerate(keys)}
+        segmentations = Counter(region for _, region in keys)
+        self._ambiguous = {region for region, count in segmentations.items() if count > 1} | {MASK_REGION}
 
     def of(self, kind: Kind, *, alone: bool = False) -> str:
         """Name of a kind; ``alone`` leaves all but the region out."""
-        region = "whole mask" if kind["segmentation"] is None else str(kind["region"])
-        if kind["segmentation"] is not None and (
-            kind["region"] in self._ambiguous or kind["region"] == MASK_REGION
-        ):
-            region = f"{region} ({kind['segmentation']})"
-        others = [] if alone else [(column, kind[column]) for column in self._varying]
-        words = [method_in_words(text) if column == "method" else text for column, text in others]
-        return ", ".join([region, *filter(None, words)])
+        segmentation, region = region_key(kind)
+        name = "whole mask" if segmentation is None else str(region)
+        if segmentation is not None and region in self._ambiguous:
+            name = f"{region} ({segmentation})"
+        others = [] if alone else self._varying
+        words = [method_in_words(kind[other]) if other == "method" else kind[other] for other in others]
+        return ", ".join([name, *filter(None, words)])
 
     def rank(self, kind: Kind) -> tuple:
         """Sort key: region by region, and within one by the rest of the name."""
-        return self._order[kind["segmentation"], kind["region"]], natural_key(self.of(kind))
+        return self._order[region_key(kind)], natural_key(self.of(kind))
 
 
-def choose_regions(measured: Sequence[Measured]) -> tuple[set[RegionKey], int]:
-    """Regions that are drawn, those of most runs first, and how many are not; the mask always is.
-
-    Parameters
-    ----------
-    measured : sequence of Measured
-    """
-    points: dict[RegionKey, int] = {}
+def choose_regions(measured: Iterable[Measured]) -> tuple[set[RegionKey], int]:
+    """Regions that are drawn, those of most runs first, and how many are not; the mask always is."""
+    points: Counter[RegionKey] = Counter()
     for item in measured:
-        key = item.kind["segmentation"], item.kind["region"]
-        points[key] = points.get(key, 0) + item.values.size
+        points[region_key(item.kind)] += item.values.size
     shown: set[RegionKey] = set()
     total = 0
     for key, count in sorted(points.items(), key=lambda item: (item[0][0] is not None, -item[1])):

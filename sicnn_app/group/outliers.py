@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,31 +35,41 @@ OUTLIER_RULE = (
 )
 
 
-def run_measures() -> list[str]:
-    """Columns that belong to the run and not to a region of it, in which outliers are looked for."""
-    return [column.name for column in outlier_columns()]
+RegionKey = tuple[str | None, str | None]
+Kind = Mapping[str, str | None]
+
+
+def region_key(kind: Kind) -> RegionKey:
+    """Segmentation and region, which no two regions share; the segmentation of the whole mask is None."""
+    return kind["segmentation"], kind["region"]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One column over the rows of one kind.
+    """One column over the rows of one kind that have a value in it.
 
     Attributes
     ----------
-    column : str
-    kind : dict of str to str or None
+    kind : mapping of str to str or None
         By :data:`KIND_COLUMNS`.
-    rows : list of dict of str to str
-        Those with a value.
     values : ndarray, shape (n,)
-    distribution : Distribution
+        One per row.
     """
 
     column: str
-    kind: dict[str, str | None]
+    kind: Kind
     rows: list[Row]
     values: np.ndarray
-    distribution: Distribution
+
+    @cached_property
+    def distribution(self) -> Distribution:
+        """How the values are distributed."""
+        return distribution(self.values)
+
+    @property
+    def points(self) -> Iterator[tuple[Row, float, int]]:
+        """Row, value, and how far outside it lies."""
+        return zip(self.rows, self.values.tolist(), self.distribution.levels.tolist(), strict=True)
 
 
 def measure_kinds(rows: Sequence[Row]) -> list[Measured]:
@@ -65,11 +77,11 @@ def measure_kinds(rows: Sequence[Row]) -> list[Measured]:
 
     What belongs to the run is taken from the row of its mask only.
     """
-    kinds: dict[tuple, list[Row]] = {}
+    kinds: dict[tuple, list[Row]] = defaultdict(list)
     for row in rows:
-        kinds.setdefault(tuple(cell(row, column) for column in KIND_COLUMNS), []).append(row)
+        kinds[tuple(cell(row, column) for column in KIND_COLUMNS)].append(row)
     found = []
-    of_run = run_measures()
+    of_run = [column.name for column in outlier_columns()]
     for column in (*REGION_MEASURES, *of_run):
         for key, own in kinds.items():
             kind = dict(zip(KIND_COLUMNS, key, strict=True))
@@ -77,9 +89,8 @@ def measure_kinds(rows: Sequence[Row]) -> list[Measured]:
                 continue
             measured = [(row, value) for row in own if (value := number(row, column)) is not None]
             if measured:
-                values = np.array([value for _, value in measured])
-                chosen = [row for row, _ in measured]
-                found.append(Measured(column, kind, chosen, values, distribution(values)))
+                chosen, values = zip(*measured, strict=True)
+                found.append(Measured(column, kind, list(chosen), np.array(values)))
     return found
 
 
@@ -98,12 +109,12 @@ def outlier_words(level: int) -> str:
 
 def mark_outliers(rows: Sequence[Row], measured: Sequence[Measured]) -> list[dict[str, Any]]:
     """The rows with a column ``outliers``: ``f_median high, snr_b0 far low``; None without one."""
-    said: dict[int, list[str]] = {}
+    said: dict[int, list[str]] = defaultdict(list)
     for item in measured:
-        for row, level in zip(item.rows, item.distribution.levels, strict=True):
+        for row, _, level in item.points:
             if level:
-                said.setdefault(id(row), []).append(f"{item.column} {outlier_words(level)}")
-    return [{**row, "outliers": ", ".join(said.get(id(row), ())) or None} for row in rows]
+                said[id(row)].append(f"{item.column} {outlier_words(level)}")
+    return [{**row, "outliers": ", ".join(said[id(row)]) or None} for row in rows]
 
 
 def distribution_record(item: Measured) -> dict[str, Any]:
@@ -111,9 +122,9 @@ def distribution_record(item: Measured) -> dict[str, Any]:
     found = item.distribution
     return {
         "Column": item.column,
-        **{column: item.kind[column] for column in KIND_COLUMNS},
-        "Runs": int(item.values.size),
-        "Quartiles": list(found.quartiles),
-        "Fences": list(found.fences),
-        "FarFences": list(found.far_fences),
+        **item.kind,
+        "Runs": item.values.size,
+        "Quartiles": found.quartiles,
+        "Fences": found.fences,
+        "FarFences": found.far_fences,
     }

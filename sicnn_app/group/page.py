@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -15,17 +17,16 @@ from sicnn_app.formats import natural_key
 from sicnn_app.group.charts import MIN_BOX, Source, StripChart, Values, strip_chart
 from sicnn_app.group.gather import Chosen, Gathered
 from sicnn_app.group.labels import (
-    RegionKey,
     RegionNames,
     ShownMeasure,
     choose_regions,
-    measures,
     method_in_words,
+    region_measures,
+    run_measures,
 )
-from sicnn_app.group.outliers import OUTLIER_RULE, Measured, outlier_words, run_measures
+from sicnn_app.group.outliers import OUTLIER_RULE, Measured, RegionKey, outlier_words, region_key
 from sicnn_app.group.repeat_sections import as_table, repeat_sections
 from sicnn_app.group.repeats import Repeats
-from sicnn_app.group.statistics import distribution
 from sicnn_app.group.table import Row, cell, number
 from sicnn_app.group.uniform import differences
 from sicnn_app.ivim.adequacy_inputs import UNKNOWN, VERDICTS
@@ -64,6 +65,26 @@ class Group:
     reports: Mapping[str, str]
     chosen: Chosen
 
+    @cached_property
+    def names(self) -> RegionNames:
+        """What the regions are called."""
+        return RegionNames(item.kind for item in self.measured)
+
+    @cached_property
+    def regions(self) -> tuple[set[RegionKey], int]:
+        """Regions that are drawn, and how many are not."""
+        return choose_regions(self.measured)
+
+    @cached_property
+    def measures(self) -> dict[str, ShownMeasure]:
+        """What is drawn and looked through for outliers, by column of the table."""
+        return region_measures() | run_measures()
+
+    @cached_property
+    def masks(self) -> list[Row]:
+        """The row of every run that stands for its whole mask."""
+        return [row for row in self.rows if cell(row, "segmentation") is None]
+
     def source(self, row: Row, text: str) -> Source:
         """What a point of a row stands for."""
         return Source(f"{row['source']}: {text}", self.reports.get(row["source"]))
@@ -75,146 +96,111 @@ class Group:
 
 
 def group_page(group: Group) -> bytes:
-    """The page, HTML; the same rows give the same bytes.
-
-    Parameters
-    ----------
-    group : Group
-
-    Returns
-    -------
-    bytes
-    """
-    shown, hidden = choose_regions(group.measured)
-    names = RegionNames(item.kind for item in group.measured)
-    masks = [row for row in group.rows if cell(row, "segmentation") is None]
-    outliers = _outlier_rows(group, names)
-    repeated = repeat_sections(group, names, shown)
-    left_out = [f"{error}" for _, error in group.gathered.left_out]
-    warnings = [text for run in group.gathered.runs for text in run.warnings]
-    unreported = [row["source"] for row in masks if row["source"] not in group.reports]
+    """The page, HTML; the same rows give the same bytes."""
+    outliers = _outlier_rows(group)
     return render_page(
         "group.html.j2",
         package="sicnn_app.group",
         styles=("report.css", "group.css"),
         version=__version__,
-        subset=_subset(group),
-        tiles=_tiles(group, masks),
-        left_out=_first(left_out),
+        subset=_subset(group.chosen),
+        tiles=_tiles(group),
+        left_out=_first([str(error) for _, error in group.gathered.left_out]),
         differences=differences(group.gathered.runs),
-        warnings=_first(warnings),
-        unreported=_first(unreported),
-        made=as_table(_made_rows(masks)),
+        warnings=_first([text for run in group.gathered.runs for text in run.warnings]),
+        unreported=_first([row["source"] for row in group.masks if row["source"] not in group.reports]),
+        made=as_table(_made_rows(group.masks)),
         outlier_rule=OUTLIER_RULE,
         negligible_f=NEGLIGIBLE_F,
         min_box=MIN_BOX,
         outliers=as_table(outliers[:MAX_LISTED]),
         outlier_count=len(outliers),
-        hidden=hidden,
-        charts=_strip_charts(group, names, shown, of_run=False),
-        quality=_strip_charts(group, names, shown, of_run=True),
-        repeated=repeated,
-        runs=as_table([_run_row(group, row) for row in masks]),
+        hidden=group.regions[1],
+        charts=_strip_charts(group, region_measures()),
+        quality=_strip_charts(group, run_measures()),
+        repeated=repeat_sections(group),
+        runs=as_table([_run_row(group, row) for row in group.masks]),
     )
 
 
-def _first(lines: Sequence[str]) -> list[str]:
-    if len(lines) <= MAX_LISTED:
-        return list(lines)
-    return [*lines[:MAX_LISTED], f"and {len(lines) - MAX_LISTED} more: group_ivim.json names all"]
+def _first(lines: list[str]) -> list[str]:
+    more = len(lines) - MAX_LISTED
+    return [*lines[:MAX_LISTED], f"and {more} more: group_ivim.json names all"] if more > 0 else lines
 
 
-def _subset(group: Group) -> str | None:
-    chosen = group.chosen
+def _subset(chosen: Chosen) -> str | None:
     if not chosen.others:
         return None
     count = len(chosen.runs)
     return f"{count:,} of the {count + chosen.others:,} runs in this dataset, chosen by {chosen.by}."
 
 
-def _tiles(group: Group, masks: Sequence[Row]) -> list[dict[str, str]]:
-    sessions = {(row["participant_id"], session) for row in masks if (session := cell(row, "session_id"))}
+def _tiles(group: Group) -> list[dict[str, str]]:
+    sessions = {(row["participant_id"], row["session_id"]) for row in group.masks if cell(row, "session_id")}
     counts = {
-        "Participants": len({row["participant_id"] for row in masks}),
+        "Participants": len({row["participant_id"] for row in group.masks}),
         **({"Sessions": len(sessions)} if sessions else {}),
-        "Runs": len(masks),
+        "Runs": len(group.masks),
         "Runs left out": len(group.gathered.left_out),
         "Runs with outliers": len({row["source"] for row in group.rows if cell(row, "outliers")}),
     }
-    tiles = [{"name": name, "value": f"{count:,}"} for name, count in counts.items()]
-    return [*tiles, *_verdict_tile(masks)]
-
-
-def _verdict_tile(masks: Sequence[Row]) -> list[dict[str, str]]:
-    counts = Counter(cell(row, "adequacy") for row in masks)
-    words = [word for word in VERDICTS if word != UNKNOWN or counts[word]]
-    if not any(counts[word] for word in words):
-        return []
-    numbers = (f"{counts[word]:,}" for word in words)
-    return [{"name": f"Verdict {' / '.join(words)}", "value": " / ".join(numbers)}]
+    tiles = {name: f"{count:,}" for name, count in counts.items()}
+    verdicts = Counter(cell(row, "adequacy") for row in group.masks)
+    words = [word for word in VERDICTS if word != UNKNOWN or verdicts[word]]
+    if any(verdicts[word] for word in words):
+        tiles[f"Verdict {' / '.join(words)}"] = " / ".join(f"{verdicts[word]:,}" for word in words)
+    return [{"name": name, "value": value} for name, value in tiles.items()]
 
 
 def _made_rows(masks: Sequence[Row]) -> list[dict[str, str]]:
-    kinds: dict[tuple[str, ...], list[Row]] = {}
+    kinds: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for row in masks:
         key = tuple(row[column] for column in ("anatomy", "acquisition", "method", "app_version"))
-        kinds.setdefault(key, []).append(row)
+        kinds[key].append(row["participant_id"])
     return [
         {
             "Anatomy": anatomy,
             "Acquisition": acquisition,
             "Method": method_in_words(method),
             "Version": version,
-            "Participants": f"{len({row['participant_id'] for row in rows}):,}",
-            "Runs": f"{len(rows):,}",
+            "Participants": f"{len(set(participants)):,}",
+            "Runs": f"{len(participants):,}",
         }
-        for (anatomy, acquisition, method, version), rows in sorted(
+        for (anatomy, acquisition, method, version), participants in sorted(
             kinds.items(), key=lambda item: natural_key(" ".join(item[0]))
         )
     ]
 
 
 def _run_row(group: Group, row: Row) -> dict[str, Any]:
-    shown = measures()
-
     def text(column: str, *, unit: bool = False) -> str:
-        return shown[column].text(number(row, column), unit=unit)
+        return group.measures[column].text(number(row, column), unit=unit)
 
-    voxels = number(row, "voxel_count")
+    voxels, verdict = number(row, "voxel_count"), cell(row, "adequacy")
     medians = [f"{spec.label}_median" for spec in MAPS if spec.outlier]
+    outliers = (entry.split(" ", 1) for entry in (cell(row, "outliers") or "").split(", ") if entry)
     return {
         "Run": group.link(row),
         "Method": method_in_words(cell(row, "method")),
-        "Verdict": _verdict(cell(row, "adequacy")),
+        "Verdict": MISSING if verdict is None else f"{SYMBOLS.get(verdict, SYMBOLS[UNKNOWN])} {verdict}",
         "Voxels": MISSING if voxels is None else f"{int(voxels):,}",
         "b-values": row["b_values"],
         "SNR, lowest b": text("snr_b0"),
         "SNR, highest b": text("snr_highest_b"),
-        **{shown[column].short: text(column) for column in medians},
+        **{group.measures[column].short: text(column) for column in medians},
         "Flagged": text("flagged_share", unit=True),
         "Ended because": stop_in_words(row["stop_reason"]),
-        "Outliers": _outlier_cell(cell(row, "outliers")),
+        "Outliers": "; ".join(f"{group.measures[column].name} {where}" for column, where in outliers),
     }
 
 
-def _verdict(word: str | None) -> str:
-    return MISSING if word is None else f"{SYMBOLS.get(word, SYMBOLS[UNKNOWN])} {word}"
-
-
-def _outlier_cell(text: str | None) -> str:
-    if text is None:
-        return ""
-    words = (entry.split(" ", 1) for entry in text.split(", "))
-    return "; ".join(f"{measures()[column].name} {where}" for column, where in words)
-
-
-def _outlier_rows(group: Group, names: RegionNames) -> list[dict[str, Any]]:
+def _outlier_rows(group: Group) -> list[dict[str, Any]]:
     """One line per run with its value farthest outside, the farthest of all first."""
-    found: dict[str, list[tuple[float, dict[str, Any]]]] = {}
+    found: dict[str, list[tuple[float, dict[str, Any]]]] = defaultdict(list)
     for item in group.measured:
-        measure = measures()[item.column]
+        measure = group.measures[item.column]
         low, _, high = item.distribution.quartiles
-        for row, value, level in zip(item.rows, item.values, item.distribution.levels, strict=True):
+        for row, value, level in item.points:
             if not level:
                 continue
             # Without a spread every distance is infinitely far.
@@ -222,45 +208,37 @@ def _outlier_rows(group: Group, names: RegionNames) -> list[dict[str, Any]]:
             line = {
                 "Run": group.link(row),
                 "Values": "",
-                "Farthest: region": names.of(item.kind),
+                "Farthest: region": group.names.of(item.kind),
                 "Measure": measure.name,
                 "Value": measure.text(value),
                 "Quartiles of its kind": f"{measure.text(low, unit=False)} – {measure.text(high)}",
-                "Lies": outlier_words(int(level)),
+                "Lies": outlier_words(level),
             }
-            found.setdefault(row["source"], []).append((beyond, line))
-    lines = []
-    for values in found.values():
-        beyond, line = max(values, key=lambda pair: pair[0])
-        lines.append((beyond, line | {"Values": f"{len(values):,}"}))
-    return [line for _, line in sorted(lines, key=lambda pair: -pair[0])]
+            found[row["source"]].append((beyond, line))
+    farthest = [(*max(values, key=itemgetter(0)), f"{len(values):,}") for values in found.values()]
+    farthest.sort(key=itemgetter(0), reverse=True)
+    return [line | {"Values": count} for _, line, count in farthest]
 
 
-def _strip_charts(
-    group: Group, names: RegionNames, shown: set[RegionKey], *, of_run: bool
-) -> list[StripChart]:
+def _strip_charts(group: Group, measures: Mapping[str, ShownMeasure]) -> list[StripChart]:
+    drawn, _ = group.regions
+    items = [item for item in group.measured if region_key(item.kind) in drawn]
+    items.sort(key=lambda item: group.names.rank(item.kind))
     charts = []
-    for column, measure in measures().items():
-        if (column in run_measures()) != of_run:
-            continue
-        items = [item for item in group.measured if item.column == column]
-        items = [item for item in items if (item.kind["segmentation"], item.kind["region"]) in shown]
-        strips = [
-            _strip(group, names, measure, item) for item in sorted(items, key=lambda i: names.rank(i.kind))
-        ]
+    for column, measure in measures.items():
+        strips = [_strip(group, measure, item) for item in items if item.column == column]
         if strips:
             charts.append(strip_chart(measure.title, measure.axis, strips))
     return charts
 
 
-def _strip(group: Group, names: RegionNames, measure: ShownMeasure, item: Measured) -> Values:
+def _strip(group: Group, measure: ShownMeasure, item: Measured) -> Values:
     sources = []
-    for row, value, level in zip(item.rows, item.values, item.distribution.levels, strict=True):
-        outside = f", {outlier_words(int(level))}" if level else ""
+    for row, value, level in item.points:
+        outside = f", {outlier_words(level)}" if level else ""
         sources.append(group.source(row, f"{measure.text(value)}{outside}"))
-    label = f"{names.of(item.kind)}: {count_of(item.values.size, 'run')}"
+    label = f"{group.names.of(item.kind)}: {count_of(item.values.size, 'run')}"
     if item.values.size >= MIN_BOX:
         low, middle, high = (measure.text(value, unit=False) for value in item.distribution.quartiles)
         label += f", median {middle} ({low} – {high})"
-    values = item.values * measure.factor
-    return Values(label, values, distribution(values), sources)
+    return Values(label, item.values * measure.factor, sources)

@@ -9,8 +9,8 @@ import numpy as np
 
 from sicnn_app.derivatives.facts import MISSING, format_number
 from sicnn_app.group.charts import ScatterChart, scatter_chart
-from sicnn_app.group.labels import RegionKey, RegionNames, measures, method_in_words
-from sicnn_app.group.outliers import KIND_COLUMNS
+from sicnn_app.group.labels import ShownMeasure, method_in_words
+from sicnn_app.group.outliers import region_key
 from sicnn_app.group.repeats import Repeats
 from sicnn_app.group.table import Row, number
 
@@ -19,28 +19,26 @@ if TYPE_CHECKING:
 
 _REPEATED = {"ses": "Sessions", "run": "Runs of one session"}
 
+_LINES = (
+    ("bias", "bias", "bias"),
+    ("limits_lower", "lower 95 % limit", "limit"),
+    ("limits_upper", "upper 95 % limit", "limit"),
+)
+"""Lines across a plot: column, text and kind."""
+
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> dict[str, list]:
     """``head`` and ``rows`` of a table from rows that name their cells."""
     return {"head": list(rows[0]) if rows else [], "rows": [list(row.values()) for row in rows]}
 
 
-def repeat_sections(group: Group, names: RegionNames, shown: set[RegionKey]) -> list[dict[str, Any]]:
-    """One part per repeated entity and acquisition: its table, and the plots of every region shown.
+def repeat_sections(group: Group) -> list[dict[str, Any]]:
+    """One part per repeated entity and acquisition: ``title``, ``table``, and charts of every region drawn.
 
-    Parameters
-    ----------
-    group : Group
-    names : RegionNames
-    shown : set of (segmentation, region)
-        Regions that are drawn.
-
-    Returns
-    -------
-    list of dict
-        ``title``, ``table``, and ``regions``: charts by the region's name.
+    The charts are in ``regions``, by the region's name.
     """
     sections: dict[tuple, dict[str, Any]] = {}
+    drawn, _ = group.regions
     for repeats, row in group.repeats:
         shared = repeats.shared
         key = (repeats.repeated, repeats.acquisition, shared["anatomy"], shared["method"])
@@ -48,16 +46,15 @@ def repeat_sections(group: Group, names: RegionNames, shown: set[RegionKey]) -> 
             [_REPEATED[repeats.repeated], *filter(None, key[1:3]), method_in_words(shared["method"])]
         )
         section = sections.setdefault(key, {"title": title, "rows": [], "regions": {}})
-        region = names.of({**dict.fromkeys(KIND_COLUMNS), **shared}, alone=True)
-        section["rows"].append(_repeatability_row(region, repeats, row))
-        if (shared["segmentation"], shared["region"]) in shown:
-            section["regions"].setdefault(region, []).append(_agreement_chart(group, repeats, row))
+        region = group.names.of(shared, alone=True)
+        measure = group.measures[f"{repeats.parameter}_median"]
+        section["rows"].append({"Region": region, **_repeatability_row(measure, row)})
+        if region_key(shared) in drawn:
+            section["regions"].setdefault(region, []).append(_agreement_chart(group, measure, repeats, row))
     return [{**section, "table": as_table(section["rows"])} for section in sections.values()]
 
 
-def _repeatability_row(region: str, repeats: Repeats, row: Row) -> dict[str, str]:
-    measure = measures()[f"{repeats.parameter}_median"]
-
+def _repeatability_row(measure: ShownMeasure, row: Row) -> dict[str, str]:
     def shown(column: str) -> str:
         return measure.text(number(row, column), unit=False)
 
@@ -67,7 +64,6 @@ def _repeatability_row(region: str, repeats: Repeats, row: Row) -> dict[str, str
     variation = number(row, "within_subject_cv")
     icc = [format_number(number(row, name), 2) for name in ("icc", "icc_lower", "icc_upper")]
     return {
-        "Region": region,
         "Parameter": measure.short,
         "Participants": row["participants"],
         "Mean": shown("mean"),
@@ -80,23 +76,19 @@ def _repeatability_row(region: str, repeats: Repeats, row: Row) -> dict[str, str
     }
 
 
-def _agreement_chart(group: Group, repeats: Repeats, row: Row) -> ScatterChart:
-    measure = measures()[f"{repeats.parameter}_median"]
-    pairs = np.array([pair[1:] for pair in repeats.pairs]) * measure.factor
-    sources = [
-        group.source(first, f"{measure.text(one)} and then {measure.text(two)}")
-        for first, one, two in repeats.pairs
-    ]
-    lines = []
-    for column, text, kind in (
-        ("bias", "bias", "bias"),
-        ("limits_lower", "lower 95 % limit", "limit"),
-        ("limits_upper", "upper 95 % limit", "limit"),
-    ):
-        value = number(row, column)
-        if value is not None:
-            lines.append((value * measure.factor, f"{text} {measure.text(value)}", kind))
+def _agreement_chart(group: Group, measure: ShownMeasure, repeats: Repeats, row: Row) -> ScatterChart:
     return scatter_chart(
-        measure.title, f"Mean of both ({measure.unit})", f"Second less first ({measure.unit})",
-        pairs, lines, sources,
-    )  # fmt: skip
+        measure.title,
+        f"Mean of both ({measure.unit})",
+        f"Second less first ({measure.unit})",
+        np.array([pair[1:] for pair in repeats.pairs]) * measure.factor,
+        [
+            (value * measure.factor, f"{text} {measure.text(value)}", kind)
+            for column, text, kind in _LINES
+            if (value := number(row, column)) is not None
+        ],
+        [
+            group.source(first, f"{measure.text(one)} and then {measure.text(two)}")
+            for first, one, two in repeats.pairs
+        ],
+    )

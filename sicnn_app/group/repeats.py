@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 
 import numpy as np
 
 from sicnn_app.formats import Column, natural_key
-from sicnn_app.group.columns import PLACE, REPEATED_ENTITIES
+from sicnn_app.group.columns import METHOD, PLACE, REPEATED_ENTITIES
 from sicnn_app.group.statistics import Agreement, Repeatability, agreement, repeatability
 from sicnn_app.group.table import Row, cell, number
 from sicnn_app.ivim.parameters import SPECS, TISSUE_LABELS
@@ -44,7 +45,7 @@ class Repeats:
     @property
     def pairs(self) -> list[tuple[Row, float, float]]:
         """First row, first and second value of every participant."""
-        return [(found[0][0], found[0][1], found[1][1]) for found in self.values.values()]
+        return [(row, first, second) for (row, first), (_, second), *_ in self.values.values()]
 
     @cached_property
     def repeatability(self) -> Repeatability:
@@ -77,27 +78,33 @@ def find_repeats(rows: Sequence[Row]) -> list[Repeats]:
     for repeated in REPEATED_ENTITIES:
         groups: dict[tuple, dict[str, dict[str, Row]]] = {}
         for row in rows:
-            entities = [part.split("-", 1) for part in row["source"].split("_")]
-            if repeated not in {key for key, _ in entities}:
+            entities = dict(part.split("-", 1) for part in row["source"].split("_"))
+            if repeated not in entities:
                 continue
-            kept = "_".join(f"{key}-{label}" for key, label in entities if key not in ("sub", repeated))
+            kept = "_".join(
+                f"{key}-{label}" for key, label in entities.items() if key not in ("sub", repeated)
+            )
             shared = tuple(cell(row, column) for column in _SHARED)
             participants = groups.setdefault((kept or None, *shared), {})
             participants.setdefault(row["participant_id"], {}).setdefault(row["source"], row)
         for (acquisition, *values_shared), participants in groups.items():
+            described = dict(zip(_SHARED, values_shared, strict=True))
             for label in TISSUE_LABELS:
                 values = {name: _measurements(own.values(), label) for name, own in participants.items()}
                 values = {name: own for name, own in values.items() if len(own) > 1}
                 if values:
-                    described = dict(zip(_SHARED, values_shared, strict=True))
                     found.append(Repeats(repeated, acquisition, described, label, values))
     return found
 
 
 def _measurements(rows: Iterable[Row], label: str) -> list[tuple[Row, float]]:
     ordered = sorted(rows, key=lambda row: natural_key(row["source"]))
-    measured = [(row, number(row, f"{label}_median")) for row in ordered]
-    return [(row, value) for row, value in measured if value is not None]
+    return [(row, value) for row in ordered if (value := number(row, f"{label}_median")) is not None]
+
+
+def _attribute(path: str, title: str, description: str) -> Column:
+    """Column of what :class:`Repeats` has at the end of a path, under the same name."""
+    return Column(path.rpartition(".")[2], title, description, attrgetter(path))
 
 
 def _interval(
@@ -115,86 +122,50 @@ def _interval(
 _UNIT = "in the unit of the column units"
 
 COLUMNS: tuple[Column, ...] = (
-    Column(
-        "repeated",
-        "Repeated entity",
-        "ses: sessions are compared; run: runs of one session are",
-        lambda repeats: repeats.repeated,
-    ),
-    Column(
-        "acquisition",
-        "Acquisition",
-        "Entities that the compared runs share besides the participant",
-        lambda repeats: repeats.acquisition,
-    ),
+    _attribute("repeated", "Repeated entity", "ses: sessions are compared; run: runs of one session are"),
+    _attribute("acquisition", "Acquisition", "Entities that the compared runs share besides the participant"),
     Column("anatomy", "Anatomy", "Brain or body", lambda repeats: repeats.shared["anatomy"]),
-    Column("method", "Method", "Estimation method", lambda repeats: repeats.shared["method"]),
-    *(replace(column, value=lambda repeats, name=column.name: repeats.shared[name]) for column in PLACE),
-    Column(
-        "parameter",
-        "Parameter",
-        "Label of the map; its median over the region is what is compared",
-        lambda repeats: repeats.parameter,
+    *(
+        replace(column, value=lambda repeats, name=column.name: repeats.shared[name])
+        for column in (METHOD, *PLACE)
     ),
+    _attribute("parameter", "Parameter", "Label of the map; its median over the region is what is compared"),
     Column("units", "Units", "Unit of the parameter", lambda repeats: SPECS[repeats.parameter].unit),
-    Column(
-        "participants",
-        "Participants",
-        "Participants with two measurements or more",
-        lambda repeats: repeats.repeatability.participants,
-    ),
-    Column(
-        "measurements",
-        "Measurements",
-        "All measurements of these participants",
-        lambda repeats: repeats.repeatability.measurements,
-    ),
-    Column("mean", "Mean", f"Mean of all measurements, {_UNIT}", lambda repeats: repeats.repeatability.mean),
-    Column(
-        "within_subject_sd",
+    _attribute("repeatability.participants", "Participants", "Participants with two measurements or more"),
+    _attribute("repeatability.measurements", "Measurements", "All measurements of these participants"),
+    _attribute("repeatability.mean", "Mean", f"Mean of all measurements, {_UNIT}"),
+    _attribute(
+        "repeatability.within_subject_sd",
         "Within-subject standard deviation",
         f"Square root of the mean square within participants (one-way analysis of variance), {_UNIT}",
-        lambda repeats: repeats.repeatability.within_subject_sd,
     ),
-    Column(
-        "within_subject_cv",
+    _attribute(
+        "repeatability.within_subject_cv",
         "Within-subject coefficient of variation",
         "Within-subject standard deviation over the mean",
-        lambda repeats: repeats.repeatability.within_subject_cv,
     ),
     Column(
         "repeatability_coefficient",
         "Repeatability coefficient",
         "1.96 sqrt(2) within-subject standard deviations: two measurements of one participant differ by less "
         f"in 95 % of cases (Bland and Altman, Lancet 1986;327:307-310), {_UNIT}",
-        lambda repeats: repeats.repeatability.coefficient,
+        attrgetter("repeatability.coefficient"),
     ),
     *_interval(
         "repeatability_coefficient",
         "Repeatability coefficient",
         " (chi-squared)",
-        lambda repeats: repeats.repeatability.coefficient_interval,
+        attrgetter("repeatability.coefficient_interval"),
     ),
-    Column(
-        "icc",
+    _attribute(
+        "repeatability.icc",
         "Intraclass correlation",
         "ICC(1,1), one-way random, single measurement (Shrout and Fleiss, Psychol Bull 1979;86:420-428)",
-        lambda repeats: repeats.repeatability.icc,
     ),
-    *_interval("icc", "Intraclass correlation", "", lambda repeats: repeats.repeatability.icc_interval),
-    Column(
-        "pairs",
-        "Pairs",
-        "Participants whose first two measurements are compared below",
-        lambda repeats: repeats.agreement.pairs,
-    ),
-    Column(
-        "bias",
-        "Bias",
-        f"Mean of second less first measurement, {_UNIT}",
-        lambda repeats: repeats.agreement.bias,
-    ),
-    *_interval("bias", "Bias", " (Student's t)", lambda repeats: repeats.agreement.bias_interval),
+    *_interval("icc", "Intraclass correlation", "", attrgetter("repeatability.icc_interval")),
+    _attribute("agreement.pairs", "Pairs", "Participants whose first two measurements are compared below"),
+    _attribute("agreement.bias", "Bias", f"Mean of second less first measurement, {_UNIT}"),
+    *_interval("bias", "Bias", " (Student's t)", attrgetter("agreement.bias_interval")),
     Column(
         "limits_lower",
         "Lower limit of agreement",

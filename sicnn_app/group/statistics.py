@@ -21,14 +21,16 @@ LIMITS = float(stats.norm.ppf(0.975))
 
 CONFIDENCE = 0.95
 
+_UNKNOWN = (math.nan, math.nan)
+
 
 @dataclass(frozen=True)
 class Spread:
     """Median, interquartile range and standard deviation (n - 1) of values; NaN where they are too few."""
 
-    median: float
-    iqr: float
-    std: float
+    median: float = math.nan
+    iqr: float = math.nan
+    std: float = math.nan
 
 
 def spread(values: np.ndarray) -> Spread:
@@ -45,7 +47,7 @@ def spread(values: np.ndarray) -> Spread:
     """
     values = np.asarray(values, dtype=np.float64)
     if values.size == 0:
-        return Spread(math.nan, math.nan, math.nan)
+        return Spread()
     std = float(values.std(ddof=1)) if values.size > 1 else math.nan
     return Spread(float(np.median(values)), float(stats.iqr(values)), std)
 
@@ -80,7 +82,7 @@ def distribution(values: np.ndarray) -> Distribution:
     Parameters
     ----------
     values : ndarray, shape (n,)
-        Finite; one or more.
+        Finite.
 
     Raises
     ------
@@ -95,15 +97,16 @@ def distribution(values: np.ndarray) -> Distribution:
     values = np.asarray(values, dtype=np.float64)
     if values.size == 0:
         raise ValueError("a distribution needs a value")
-    low, middle, high = (float(value) for value in np.percentile(values, (25, 50, 75)))
-    (near_low, near_high), (far_low, far_high) = (
+    low, middle, high = np.percentile(values, (25, 50, 75)).tolist()
+    near, far = (
         (low - factor * (high - low), high + factor * (high - low))
         for factor in (OUTLIER_FENCE, FAR_OUTLIER_FENCE)
     )
-    above = (values > near_high).astype(int) + (values > far_high)
-    below = (values < near_low).astype(int) + (values < far_low)
-    levels = above - below if values.size >= MIN_RUNS else np.zeros(values.size, dtype=int)
-    return Distribution((low, middle, high), (near_low, near_high), (far_low, far_high), levels)
+    levels = np.zeros(values.size, dtype=int)
+    if values.size >= MIN_RUNS:
+        for below, above in (near, far):
+            levels += (values > above).astype(int) - (values < below)
+    return Distribution((low, middle, high), near, far, levels)
 
 
 @dataclass(frozen=True)
@@ -122,23 +125,21 @@ class Repeatability:
         ``within_subject_sd`` over ``mean``.
     coefficient : float
         Repeatability coefficient: two measurements of one participant differ by less in 95 % of cases.
-    coefficient_interval : tuple of float
-        Its 95 % confidence interval.
     icc : float
         Intraclass correlation ICC(1,1).
-    icc_interval : tuple of float
-        Its 95 % confidence interval.
+    coefficient_interval, icc_interval : tuple of float
+        Their 95 % confidence intervals.
     """
 
     participants: int
     measurements: int
-    mean: float
-    within_subject_sd: float
-    within_subject_cv: float
-    coefficient: float
-    coefficient_interval: tuple[float, float]
-    icc: float
-    icc_interval: tuple[float, float]
+    mean: float = math.nan
+    within_subject_sd: float = math.nan
+    within_subject_cv: float = math.nan
+    coefficient: float = math.nan
+    coefficient_interval: tuple[float, float] = _UNKNOWN
+    icc: float = math.nan
+    icc_interval: tuple[float, float] = _UNKNOWN
 
 
 def repeatability(repeats: Sequence[np.ndarray]) -> Repeatability:
@@ -156,10 +157,6 @@ def repeatability(repeats: Sequence[np.ndarray]) -> Repeatability:
     repeats : sequence of ndarray, each of shape (k,)
         Measurements of one participant; those with fewer than two are left out.
 
-    Returns
-    -------
-    Repeatability
-
     Examples
     --------
     >>> found = repeatability([np.array([1.0, 1.2]), np.array([2.0, 2.0]), np.array([3.0, 2.8])])
@@ -168,18 +165,16 @@ def repeatability(repeats: Sequence[np.ndarray]) -> Repeatability:
     """
     groups = [np.asarray(values, dtype=np.float64) for values in repeats if len(values) > 1]
     if not groups:
-        nan = math.nan
-        return Repeatability(0, 0, nan, nan, nan, nan, (nan, nan), nan, (nan, nan))
-    counts = np.array([group.size for group in groups])
+        return Repeatability(0, 0)
     values = np.concatenate(groups)
     mean = float(values.mean())
-    freedom = int(counts.sum()) - len(groups)
+    freedom = values.size - len(groups)
     within = sum(float(np.square(group - group.mean()).sum()) for group in groups) / freedom
     sd = math.sqrt(within)
     factor = LIMITS * math.sqrt(2.0)
     tails = ((1.0 + CONFIDENCE) / 2.0, (1.0 - CONFIDENCE) / 2.0)
     low, high = (factor * sd * math.sqrt(freedom / stats.chi2.ppf(tail, freedom)) for tail in tails)
-    icc, icc_interval = _intraclass_correlation(groups, counts, within)
+    icc, icc_interval = _intraclass_correlation(groups, within)
     return Repeatability(
         participants=len(groups),
         measurements=values.size,
@@ -193,20 +188,18 @@ def repeatability(repeats: Sequence[np.ndarray]) -> Repeatability:
     )
 
 
-def _intraclass_correlation(
-    groups: Sequence[np.ndarray], counts: np.ndarray, within: float
-) -> tuple[float, tuple[float, float]]:
+def _intraclass_correlation(groups: Sequence[np.ndarray], within: float) -> tuple[float, tuple[float, float]]:
     """ICC(1,1) and its confidence interval; NaN for one participant, or when nothing varies at all."""
-    unknown = math.nan, (math.nan, math.nan)
+    counts = np.array([group.size for group in groups])
     participants, total = counts.size, int(counts.sum())
     if participants < 2:
-        return unknown
+        return math.nan, _UNKNOWN
     means = np.array([group.mean() for group in groups])
     grand = float(counts @ means) / total
     between = float(counts @ np.square(means - grand)) / (participants - 1)
     k = (total - float(np.square(counts).sum()) / total) / (participants - 1)
     if between == within == 0:
-        return unknown
+        return math.nan, _UNKNOWN
 
     def correlation(numerator: float, denominator: float) -> float:
         return (numerator - denominator) / (numerator + (k - 1.0) * denominator)
@@ -235,9 +228,9 @@ class Agreement:
     """
 
     pairs: int
-    bias: float
-    bias_interval: tuple[float, float]
-    limits: tuple[float, float]
+    bias: float = math.nan
+    bias_interval: tuple[float, float] = _UNKNOWN
+    limits: tuple[float, float] = _UNKNOWN
 
 
 def agreement(first: np.ndarray, second: np.ndarray) -> Agreement:
@@ -255,16 +248,10 @@ def agreement(first: np.ndarray, second: np.ndarray) -> Agreement:
     (0.2, [-0.139, 0.539])
     """
     differences = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
-    if differences.size < 2:
-        bias = float(differences[0]) if differences.size else math.nan
-        return Agreement(differences.size, bias, (math.nan, math.nan), (math.nan, math.nan))
-    bias, sd = float(differences.mean()), float(differences.std(ddof=1))
-    half = (
-        float(stats.t.ppf((1.0 + CONFIDENCE) / 2.0, differences.size - 1)) * sd / math.sqrt(differences.size)
-    )
-    return Agreement(
-        pairs=differences.size,
-        bias=bias,
-        bias_interval=(bias - half, bias + half),
-        limits=(bias - LIMITS * sd, bias + LIMITS * sd),
-    )
+    pairs = differences.size
+    bias = float(differences.mean()) if pairs else math.nan
+    if pairs < 2:
+        return Agreement(pairs, bias)
+    sd = float(differences.std(ddof=1))
+    half = float(stats.t.ppf((1.0 + CONFIDENCE) / 2.0, pairs - 1)) * sd / math.sqrt(pairs)
+    return Agreement(pairs, bias, (bias - half, bias + half), (bias - LIMITS * sd, bias + LIMITS * sd))

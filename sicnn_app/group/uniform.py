@@ -1,4 +1,4 @@
-"""Whether runs were made alike: settings and software that differ between them, in words."""
+"""Settings and software that differ between runs, in words."""
 
 from __future__ import annotations
 
@@ -24,10 +24,6 @@ ABSENT = "not recorded"
 def differences(runs: Sequence[GatheredRun]) -> list[str]:
     """One line per setting and per program that is not the same in all runs.
 
-    Parameters
-    ----------
-    runs : sequence of GatheredRun
-
     Returns
     -------
     list of str
@@ -38,9 +34,8 @@ def differences(runs: Sequence[GatheredRun]) -> list[str]:
 
 
 def _lines(prefix: str, records: Sequence[Mapping[str, str]]) -> list[str]:
-    names = dict.fromkeys(name for record in records for name in record)
     lines = []
-    for name in names:
+    for name in dict.fromkeys(name for record in records for name in record):
         counts = Counter(record.get(name, ABSENT) for record in records)
         if len(counts) > 1:
             ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))

@@ -13,7 +13,7 @@ from sicnn_app.derivatives.names import GROUP_UNIT, TABLE, group_outputs, report
 from sicnn_app.derivatives.written import WrittenRecord
 from sicnn_app.errors import SicnnAppError
 from sicnn_app.files import parse_json, read_regular
-from sicnn_app.formats import tsv_bytes
+from sicnn_app.formats import json_bytes, tsv_bytes
 from sicnn_app.group.columns import table_columns
 from sicnn_app.group.gather import Chosen, Earlier, Gathered, gather
 from sicnn_app.group.outliers import (
@@ -30,6 +30,12 @@ from sicnn_app.report.html import run_anchor
 
 MAX_TABLE_BYTES = 256 << 20
 """10,000 runs with 40 regions have as many; a larger table is measured anew and not reused."""
+
+_REPEATABILITY_SIDECAR = {
+    "Description": "Test-retest statistics: one row per acquisition, region and parameter that participants "
+    "were measured for repeatedly; no row where none was",
+    **{column.name: column.words() for column in COLUMNS},
+}
 
 
 def write_group(
@@ -93,27 +99,24 @@ def write_group(
         [column.name for column in COLUMNS],
         ({column.name: column.value(found) for column in COLUMNS} for found in repeats),
     )
-    page = group_page(
-        Group(
-            gathered,
-            parse_table(table),
-            measured,
-            list(zip(repeats, parse_table(repeated), strict=True)),
-            _reports(output_dir, gathered),
-            chosen,
-        )
+    reports = {
+        item.run.name: f"{path.name}#{run_anchor(item.run.name)}"
+        for item in gathered.runs
+        if (path := report_path(output_dir, item.run.subject, item.run.session)).is_file()
+    }
+    parsed = list(zip(repeats, parse_table(repeated), strict=True))
+    contents = (
+        table,
+        json_bytes(_table_sidecar(chosen, gathered, measured)),
+        repeated,
+        json_bytes(_REPEATABILITY_SIDECAR),
+        group_page(Group(gathered, parse_table(table), measured, parsed, reports, chosen)),
     )
-    targets = group_outputs(output_dir)
-    sidecar = _table_sidecar(chosen, gathered, measured)
-    contents = (table, sidecar, repeated, _repeatability_sidecar(), page)
     prepare()
     with scratch_folder(output_dir) as folder:
         staged = StagedFiles(folder)
-        for target, content in zip(targets, contents, strict=True):
-            if isinstance(content, bytes):
-                staged.add_bytes(target, content)
-            else:
-                staged.add_json(target, content)
+        for target, content in zip(group_outputs(output_dir), contents, strict=True):
+            staged.add_bytes(target, content)
         staged.publish(WrittenRecord(output_dir, GROUP_UNIT))
     return gathered
 
@@ -142,16 +145,6 @@ def read_earlier(output_dir: Path) -> dict[str, Earlier]:
         return {}
 
 
-def _reports(output_dir: Path, gathered: Gathered) -> dict[str, str]:
-    """Address of every run's place in the report of its participant or session."""
-    reports = {}
-    for item in gathered.runs:
-        path = report_path(output_dir, item.run.subject, item.run.session)
-        if path.is_file():
-            reports[item.run.name] = f"{path.name}#{run_anchor(item.run.name)}"
-    return reports
-
-
 def _table_sidecar(chosen: Chosen, gathered: Gathered, measured: Sequence[Measured]) -> dict[str, Any]:
     return {
         "Description": "Statistics of the maps and quality measures: one row per run and region",
@@ -162,12 +155,4 @@ def _table_sidecar(chosen: Chosen, gathered: Gathered, measured: Sequence[Measur
         "LeftOut": [{"Run": run.name, "Reason": str(error)} for run, error in gathered.left_out],
         # What tells whether a run has changed since.
         "Runs": {item.run.name: {"Key": item.state.key, "Warnings": item.warnings} for item in gathered.runs},
-    }
-
-
-def _repeatability_sidecar() -> dict[str, Any]:
-    return {
-        "Description": "Test-retest statistics: one row per acquisition, region and parameter that "
-        "participants were measured for repeatedly; no row where none was",
-        **{column.name: column.words() for column in COLUMNS},
     }
