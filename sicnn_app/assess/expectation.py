@@ -14,7 +14,7 @@ from sicnn_app.ivim.precision import cramer_rao_bounds, improve_bvals, typical_b
 from sicnn_app.ivim.series import MAX_LOW_BVAL, MIN_DISTINCT_BVALS
 from sicnn_app.phantoms.acquire import noise_sigma
 from sicnn_app.phantoms.dataset import SimulationSettings
-from sicnn_app.phantoms.phantom import S0_SCALE, Phantom, make_phantom
+from sicnn_app.phantoms.phantom import S0_SCALE, make_phantom
 from sicnn_app.phantoms.tissues import TISSUES, Tissue
 
 SHAPE = {"abdomen": (64, 60, 1), "brain": (56, 60, 1)}
@@ -27,7 +27,6 @@ class Expectation:
 
     Attributes
     ----------
-    tissue, parameter : str
     true_value : float
         That of the literature.
     voxels : int
@@ -36,8 +35,8 @@ class Expectation:
         Cramer-Rao bound of the standard deviation with the b-values asked for; may be infinite.
     bound_suggested : float
         The same with the b-values suggested.
-    errors : dict of str to Errors or None
-        Of the simulation, by method; None where the tissue has no voxel.
+    errors : dict of str to Errors
+        Of the simulation, by method.
     """
 
     tissue: str
@@ -46,7 +45,7 @@ class Expectation:
     voxels: int
     bound: float
     bound_suggested: float
-    errors: dict[str, Errors | None]
+    errors: dict[str, Errors]
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,6 @@ class Assessment:
 
     Attributes
     ----------
-    settings : SimulationSettings
     bvals, suggested : ndarray, shape (N,), s/mm^2, ascending
         One per volume: asked for, and better for the same number.
     typical, typical_suggested : float
@@ -72,16 +70,13 @@ class Assessment:
     expectations: list[Expectation]
 
     def gain(self, parameter: str) -> float:
-        """Geometric mean of the suggested bound over the one asked for, over the tissues that have both.
-
-        NaN where none has.
-        """
+        """Geometric mean of the suggested bound over the one asked for; NaN where no tissue has both."""
         ratios = [
             row.bound_suggested / row.bound
             for row in self.expectations
-            if row.parameter == parameter and np.isfinite(row.bound) and np.isfinite(row.bound_suggested)
+            if row.parameter == parameter and np.isfinite([row.bound, row.bound_suggested]).all()
         ]
-        return float(np.exp(np.mean(np.log(ratios)))) if ratios else float("nan")
+        return float(np.exp(np.mean(np.log(ratios)))) if ratios else np.nan
 
 
 def perfused_tissues(preset: str) -> tuple[Tissue, ...]:
@@ -98,24 +93,19 @@ def assess(
     ----------
     settings : SimulationSettings
         Protocol, noise, anatomy and seed; one subject, with the tissue values of the literature.
-    progress : callable (text, done, total), optional
-
-    Returns
-    -------
-    Assessment
 
     Raises
     ------
     UsageError
         Without noise, or for b-values that the app would refuse.
     """
-    volumes, _ = settings.protocol.gradient_table()
-    volumes = np.sort(volumes)
     require_assessable(settings)
+    volumes = np.sort(settings.protocol.gradient_table()[0])
     phantom = make_phantom(settings.preset, settings.shape, seed=settings.seed, texture=settings.texture)
     tissues = perfused_tissues(settings.preset)
     values = {name: np.array([getattr(tissue, name) for tissue in tissues]) for name in TISSUE_LABELS}
-    noise = _relative_noise(phantom, settings.snr, tissues)
+    # Of one volume, relative to the S0 of every tissue: dark tissue has more of it.
+    noise = noise_sigma(phantom, settings.snr) / (S0_SCALE * np.array([tissue.s0 for tissue in tissues]))
     suggested = improve_bvals(volumes, noise, *values.values(), directions=settings.protocol.directions)
     bounds, better = (cramer_rao_bounds(b, noise[:, None], **values) for b in (volumes, suggested))
     errors = try_methods(phantom, volumes, tissues, snr=settings.snr, seed=settings.seed, progress=progress)
@@ -142,19 +132,8 @@ def assess(
     )
 
 
-def _relative_noise(phantom: Phantom, snr: float, tissues: tuple[Tissue, ...]) -> np.ndarray:
-    """Noise of one volume relative to the S0 of every tissue: dark tissue has more of it."""
-    return noise_sigma(phantom, snr) / (S0_SCALE * np.array([tissue.s0 for tissue in tissues]))
-
-
 def require_assessable(settings: SimulationSettings) -> None:
-    """Refuse what cannot be assessed.
-
-    Raises
-    ------
-    UsageError
-        Without noise, or for b-values that the app would refuse.
-    """
+    """Raise UsageError without noise, or for b-values that the app would refuse."""
     bvals = settings.protocol.bvals
     if not np.isfinite(settings.snr):
         raise UsageError("--assess needs noise: give --snr a number")

@@ -9,7 +9,7 @@ import numpy as np
 
 from sicnn_app import __version__
 from sicnn_app.assess.expectation import Assessment, Expectation
-from sicnn_app.assess.trial import COMPARED
+from sicnn_app.assess.trial import COMPARED, NAMES
 from sicnn_app.derivatives.atomic import StagedFiles, make_folder, scratch_folder
 from sicnn_app.derivatives.written import WrittenRecord, require_free
 from sicnn_app.errors import OutputError, UsageError
@@ -27,22 +27,23 @@ FILES = ("assess.tsv", "assess.json", "assess.svg")
 MOST_SHOWN = 1000
 """Per cent of the true value; more says no more than that."""
 
-NAMES = {"lsq": "least squares", "si-cnn": "SI-CNN"}
+_ERRORS = {
+    "rmse": ("root_mean_square", "Root mean square of the errors"),
+    "bias": ("mean", "Mean of the errors"),
+}
 
-COLUMNS: dict[str, dict[str, str]] = {
-    "tissue": {"Description": "Tissue of the phantom"},
-    "parameter": {"Description": "f: perfusion fraction; d, dstar: diffusion and pseudo-diffusion, mm^2/s"},
-    "true_value": {"Description": "Value of the literature that the phantom is made of"},
-    "voxels": {"Description": "Voxels of the tissue in the simulation"},
-    "bound": {
-        "Description": "Cramer-Rao bound: smallest standard deviation of an unbiased estimate from one "
-        "voxel, Gaussian noise; n/a where the b-values do not determine the parameter"
-    },
-    "bound_suggested": {"Description": "The same with the b-values suggested"},
+COLUMNS = {
+    "tissue": "Tissue of the phantom",
+    "parameter": "f: perfusion fraction; d, dstar: diffusion and pseudo-diffusion, mm^2/s",
+    "true_value": "Value of the literature that the phantom is made of",
+    "voxels": "Voxels of the tissue in the simulation",
+    "bound": "Cramer-Rao bound: smallest standard deviation of an unbiased estimate from one voxel, Gaussian "
+    "noise; n/a where the b-values do not determine the parameter",
+    "bound_suggested": "The same with the b-values suggested",
     **{
-        f"{method.replace('-', '_')}_{name}": {"Description": f"{title} of {NAMES[method]} in the simulation"}
+        f"{method.replace('-', '_')}_{name}": f"{title} of {NAMES[method]} in the simulation"
         for method in COMPARED
-        for name, title in (("rmse", "Root mean square of the errors"), ("bias", "Mean of the errors"))
+        for name, (_, title) in _ERRORS.items()
     },
 }
 """Columns of ``assess.tsv``; numbers in the unit of the parameter."""
@@ -110,14 +111,11 @@ def show_assessment(console: Console, assessment: Assessment) -> None:
     if assessment.typical_suggested >= assessment.typical * 0.995:
         console.line("better b-values for the same number of volumes: none were found")
         return
-    gains = ", ".join(
-        f"{SPECS[parameter].symbol} x {assessment.gain(parameter):.2f}"
-        for parameter in TISSUE_LABELS
-        if np.isfinite(assessment.gain(parameter))
-    )
     console.line(f"better b-values for the same number of volumes: {counted(assessment.suggested)}")
-    if gains:
-        console.line(f"the bounds would change by (geometric mean over the tissues): {gains}")
+    gains = {SPECS[parameter].symbol: assessment.gain(parameter) for parameter in TISSUE_LABELS}
+    found = ", ".join(f"{symbol} x {gain:.2f}" for symbol, gain in gains.items() if np.isfinite(gain))
+    if found:
+        console.line(f"the bounds would change by (geometric mean over the tissues): {found}")
 
 
 def counted(bvals: np.ndarray) -> str:
@@ -132,31 +130,27 @@ def counted(bvals: np.ndarray) -> str:
 
 
 def _row(row: Expectation) -> dict[str, Any]:
-    found: dict[str, Any] = {name: getattr(row, name) for name in list(COLUMNS)[:6]}
-    for method, errors in row.errors.items():
-        stem = method.replace("-", "_")
-        found[f"{stem}_rmse"] = None if errors is None else errors.root_mean_square
-        found[f"{stem}_bias"] = None if errors is None else errors.mean
-    return found
+    return vars(row) | {
+        f"{method.replace('-', '_')}_{name}": getattr(errors, attribute)
+        for method, errors in row.errors.items()
+        for name, (attribute, _) in _ERRORS.items()
+    }
 
 
 def _cells(row: Expectation) -> list[str]:
     spec = SPECS[row.parameter]
     unit = " %" if spec.shown_unit == "%" else "e-3 mm^2/s"
-    errors = [
-        None if found is None else found.root_mean_square
-        for found in (row.errors[method] for method in COMPARED)
-    ]
+    errors = [row.errors[method].root_mean_square for method in COMPARED]
     return [
         row.tissue.replace("_", " "),
-        SPECS[row.parameter].symbol,
+        spec.symbol,
         f"{spec.factor * row.true_value:.3g}{unit}",
         *(_share(value, row.true_value) for value in (row.bound, *errors, row.bound_suggested)),
     ]
 
 
-def _share(value: float | None, true_value: float) -> str:
-    if value is None:
+def _share(value: float, true_value: float) -> str:
+    if np.isnan(value):
         return "no voxels"
     share = 100 * value / true_value
     return f"{share:.0f} %" if share <= MOST_SHOWN else f"above {MOST_SHOWN} %"
@@ -164,23 +158,19 @@ def _share(value: float | None, true_value: float) -> str:
 
 def _description(assessment: Assessment) -> dict[str, Any]:
     settings = assessment.settings
-    bvals, volumes = np.unique(assessment.bvals, return_counts=True)
-    suggested, suggested_volumes = np.unique(assessment.suggested, return_counts=True)
     return {
         "Description": "Precision of F, D and D* to be expected from a protocol",
-        **COLUMNS,
+        **{name: {"Description": text} for name, text in COLUMNS.items()},
         "Preset": settings.preset,
         "SNR": settings.snr,
         "SNRDefinition": SNR_DEFINITION,
-        "BValues": bvals.tolist(),
-        "Volumes": volumes.tolist(),
+        **_volumes(assessment.bvals),
         "Directions": settings.protocol.directions,
         "Shape": list(settings.shape),
         "Texture": settings.texture,
         "RandomSeed": settings.seed,
         "Suggestion": {
-            "BValues": suggested.tolist(),
-            "Volumes": suggested_volumes.tolist(),
+            **_volumes(assessment.suggested),
             "Criterion": "Geometric mean over the tissues and over F, D and D* of the bound relative to the "
             "true value",
             "CriterionBefore": _finite(assessment.typical),
@@ -189,6 +179,11 @@ def _description(assessment: Assessment) -> dict[str, Any]:
         },
         "GeneratedBy": [{"Name": GENERATOR, "Version": __version__}],
     }
+
+
+def _volumes(bvals: np.ndarray) -> dict[str, list[float]]:
+    values, counts = np.unique(bvals, return_counts=True)
+    return {"BValues": values.tolist(), "Volumes": counts.tolist()}
 
 
 def _finite(value: float) -> float | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from sicnn_app.ivim.parameters import TISSUE_LABELS
-from sicnn_app.methods import LEAST_SQUARES, estimator
+from sicnn_app.methods import LEAST_SQUARES, METHODS, estimator
 from sicnn_app.phantoms.acquire import acquire, noise_sigma
 from sicnn_app.phantoms.phantom import Phantom
 from sicnn_app.phantoms.tissues import Tissue
@@ -17,13 +18,20 @@ from sicnn_app.settings import EstimationSettings
 COMPARED = (LEAST_SQUARES, "si-cnn")
 """Methods that are tried."""
 
+_TITLES = {method: METHODS[method].title for method in COMPARED}
+NAMES = {method: title if title.isupper() else title.lower() for method, title in _TITLES.items()}
+"""What sentences call them."""
+
 
 @dataclass(frozen=True)
 class Errors:
-    """Root mean square and mean of the errors over the voxels of a tissue, in the unit of the map."""
+    """Root mean square and mean of the errors over the voxels of a tissue, in the unit of the map.
 
-    root_mean_square: float
-    mean: float
+    NaN where the tissue has no voxel in the phantom.
+    """
+
+    root_mean_square: float = math.nan
+    mean: float = math.nan
 
 
 def try_methods(
@@ -34,33 +42,29 @@ def try_methods(
     snr: float,
     seed: int,
     progress: Callable[[str, int, int], None] | None = None,
-) -> dict[str, dict[tuple[str, str], Errors | None]]:
+) -> dict[str, dict[tuple[str, str], Errors]]:
     """Estimate the maps of one noisy phantom with every method and hold them against the truth.
 
     Volumes of one b-value are averaged; nothing is denoised, and the methods are told the true noise.
 
     Parameters
     ----------
-    phantom : Phantom
     volumes : ndarray, shape (N,), s/mm^2, ascending
         b-value of every volume.
-    tissues : tuple of Tissue
     snr : float
         As :data:`sicnn_app.phantoms.acquire.SNR_DEFINITION`.
     seed : int
         Of the noise and of the training.
-    progress : callable (text, done, total), optional
 
     Returns
     -------
     dict
-        By method, then by name of the tissue and label; None where a tissue has no voxel in the phantom.
+        By method, then by name of the tissue and label.
     """
     bvals, index, count = np.unique(volumes, return_inverse=True, return_counts=True)
     noisy = acquire(phantom, volumes, snr=snr, seed=[seed, 1])
-    signals = np.stack(
-        [noisy[..., index == position].mean(axis=-1) for position in range(bvals.size)], axis=-1
-    ).astype(np.float32)
+    averages = [noisy[..., index == position].mean(axis=-1) for position in range(bvals.size)]
+    signals = np.stack(averages, axis=-1).astype(np.float32)
     sigma = noise_sigma(phantom, snr)
     mask = phantom.mask & (signals[..., 0] > 0)
     found = {}
@@ -84,8 +88,8 @@ def try_methods(
     return found
 
 
-def _errors(found: np.ndarray, truth: np.ndarray, voxels: np.ndarray) -> Errors | None:
+def _errors(found: np.ndarray, truth: np.ndarray, voxels: np.ndarray) -> Errors:
     if not voxels.any():
-        return None
+        return Errors()
     difference = found[voxels].astype(np.float64) - truth[voxels]
     return Errors(float(np.sqrt(np.mean(difference**2))), float(difference.mean()))

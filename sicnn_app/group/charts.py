@@ -38,6 +38,9 @@ DOT = 5.0
 MIN_BOX = 5
 """Values below which the points say all that a box would."""
 
+BOX = ("low", "lower", "median", "upper", "high", "width")
+"""Places of quartiles and whiskers along the axis, and the width of the box."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -58,35 +61,14 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Box:
-    """Places of quartiles and whiskers along the axis, and the width of the box."""
-
-    low: str
-    lower: str
-    median: str
-    upper: str
-    high: str
-    width: str
-
-
-@dataclass(frozen=True)
 class Strip:
     """Values of one kind along a line at height ``y``."""
 
     label: str
     label_y: float
     y: float
-    box: Box | None
+    box: dict[str, str] | None
     points: list[Point]
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line across a plot at height ``y``."""
-
-    y: str
-    text: str
-    kind: str
 
 
 class Axis:
@@ -123,13 +105,13 @@ class StripChart:
 
 @dataclass(frozen=True)
 class ScatterChart:
-    """A Bland-Altman plot."""
+    """A Bland-Altman plot; ``lines`` across it are of height, text and kind."""
 
     title: str
     across: Axis
     up: Axis
     height: int
-    lines: list[Line]
+    lines: list[tuple[str, str, str]]
     points: list[Point]
 
 
@@ -143,14 +125,7 @@ class Values:
 
 
 def strip_chart(title: str, axis_label: str, strips: Sequence[Values]) -> StripChart:
-    """Lay out the values of every kind as points along one axis, over their boxes.
-
-    Parameters
-    ----------
-    title, axis_label : str
-    strips : sequence of Values
-        One or more, none of them empty.
-    """
+    """Lay out the values of one kind or more as points along one axis, over their boxes."""
     axis = Axis(axis_label, np.concatenate([strip.values for strip in strips]), LEFT, WIDTH - RIGHT, 6)
     drawn = []
     for position, strip in enumerate(strips):
@@ -166,11 +141,11 @@ def strip_chart(title: str, axis_label: str, strips: Sequence[Values]) -> StripC
     return StripChart(title, axis, len(strips) * STRIP + AXIS, drawn)
 
 
-def _box(values: np.ndarray, found: Distribution, axis: Axis) -> Box:
+def _box(values: np.ndarray, found: Distribution, axis: Axis) -> dict[str, str]:
     inside = values[(values >= found.fences[0]) & (values <= found.fences[1])]
     low, middle, high = found.quartiles
     places = axis.place([min(inside.min(), low), low, middle, high, max(inside.max(), high)])
-    return Box(*_texts([*places, places[3] - places[1]]))
+    return dict(zip(BOX, _texts([*places, places[3] - places[1]]), strict=True))
 
 
 def swarm(x: np.ndarray, room: float) -> np.ndarray:
@@ -208,7 +183,6 @@ def scatter_chart(
 
     Parameters
     ----------
-    title, x_label, y_label : str
     pairs : ndarray, shape (n, 2)
         First and second value.
     lines : sequence of (value, text, kind)
@@ -226,7 +200,7 @@ def scatter_chart(
         across,
         up,
         PLOT_HEIGHT + AXIS,
-        [Line(y, *words) for y, (_, *words) in zip(_texts(up.place(values)), lines, strict=True)],
+        [(y, text, kind) for y, (_, text, kind) in zip(_texts(up.place(values)), lines, strict=True)],
         _points(across.place(mean), up.place(difference), levels, sources),
     )
 

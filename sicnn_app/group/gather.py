@@ -45,17 +45,7 @@ from sicnn_app.ivim.run import DwiRun
 
 @dataclass(frozen=True)
 class RunState:
-    """A run as it is now.
-
-    Attributes
-    ----------
-    key : str
-        Hash of all that its rows are made from.
-    settings : dict
-        What its maps were made with, by its completion marker.
-    versions : dict of str to str
-        Software that made them, by name.
-    """
+    """Hash of all that the rows of a run are made from now, and what its marker says made its maps."""
 
     key: str
     settings: dict[str, Any]
@@ -71,7 +61,7 @@ class GatheredRun:
     rows : list of dict of str to str
         One per region, as they stand in the table.
     warnings : list of str
-        Segmentations that were left out, files named by BIDS URIs.
+        On segmentations, files named by BIDS URIs.
     reused : bool
         Its rows were taken from the last table.
     """
@@ -107,16 +97,9 @@ class Earlier:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Runs that were asked for.
+    """Runs that were asked for, in natural order of their names, and how many others the output has.
 
-    Attributes
-    ----------
-    runs : list of DwiRun
-        In natural order of their names.
-    others : int
-        Runs of the output that were not asked for.
-    by : str
-        What was asked for in the words of the command line; empty for everything.
+    ``by`` is what was asked for in the words of the command line; empty for everything.
     """
 
     runs: list[DwiRun]
@@ -125,14 +108,7 @@ class Chosen:
 
 
 def find_runs(output_dir: Path, selection: Selection) -> Chosen:
-    """Runs of which maps, flags or tables are on disk and that were asked for.
-
-    Parameters
-    ----------
-    output_dir : Path
-        Derivative dataset written by the app; it may be absent.
-    selection : Selection
-    """
+    """Runs of which maps, flags or tables are in the output, which may be absent, and that were asked for."""
     names = [
         name
         for subject, session in reported_sessions(output_dir)
@@ -157,7 +133,6 @@ def gather(
 
     Parameters
     ----------
-    output_dir : Path
     runs : sequence of DwiRun
         Those of :func:`find_runs`.
     datasets : mapping of str to Path
@@ -168,7 +143,6 @@ def gather(
         Raise the first error instead of going on.
     caught : callable
         Does something and returns the error it ends with, whatever it is, as one a user can act on.
-    progress : callable (text, done, total)
 
     Raises
     ------

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from sicnn_app.derivatives.facts import MISSING, format_number
 from sicnn_app.derivatives.quality import Shown, outlier_columns
 from sicnn_app.formats import natural_key
+from sicnn_app.group.charts import Source
+from sicnn_app.group.gather import Chosen, Gathered
 from sicnn_app.group.outliers import Kind, Measured, RegionKey, region_key
-from sicnn_app.group.table import MASK_REGION
+from sicnn_app.group.repeats import Repeats
+from sicnn_app.group.table import MASK_REGION, Row, cell
 from sicnn_app.methods import METHODS
 from sicnn_app.report.quantities import shown_quantities
 
@@ -125,3 +129,59 @@ def choose_regions(measured: Iterable[Measured]) -> tuple[set[RegionKey], int]:
             shown.add(key)
             total += count
     return shown, len(points) - len(shown)
+
+
+@dataclass(frozen=True)
+class Group:
+    """All runs, their distributions and what repeats, and where their reports are.
+
+    Attributes
+    ----------
+    gathered : Gathered
+    rows : list of dict of str to str
+        Of ``group_ivim.tsv``, outliers marked.
+    measured : list of Measured
+        Their distributions.
+    repeats : list of (Repeats, dict)
+        With the row of ``group_repeatability.tsv``.
+    reports : mapping of str to str
+        Address of the report of a run, by its name; runs without a report are not in it.
+    chosen : Chosen
+        What was asked for.
+    """
+
+    gathered: Gathered
+    rows: Sequence[Row]
+    measured: Sequence[Measured]
+    repeats: Sequence[tuple[Repeats, Row]]
+    reports: Mapping[str, str]
+    chosen: Chosen
+
+    @cached_property
+    def names(self) -> RegionNames:
+        """What the regions are called."""
+        return RegionNames(item.kind for item in self.measured)
+
+    @cached_property
+    def regions(self) -> tuple[set[RegionKey], int]:
+        """Regions that are drawn, and how many are not."""
+        return choose_regions(self.measured)
+
+    @cached_property
+    def measures(self) -> dict[str, ShownMeasure]:
+        """What is drawn and looked through for outliers, by column of the table."""
+        return region_measures() | run_measures()
+
+    @cached_property
+    def masks(self) -> list[Row]:
+        """The row of every run that stands for its whole mask."""
+        return [row for row in self.rows if cell(row, "segmentation") is None]
+
+    def source(self, row: Row, text: str) -> Source:
+        """What a point of a row stands for."""
+        return Source(f"{row['source']}: {text}", self.reports.get(row["source"]))
+
+    def link(self, row: Row) -> dict[str, str] | str:
+        """Cell of a table that leads to the report of a row's run."""
+        name = row["source"]
+        return {"text": name, "href": self.reports[name]} if name in self.reports else name

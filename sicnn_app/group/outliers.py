@@ -39,6 +39,11 @@ RegionKey = tuple[str | None, str | None]
 Kind = Mapping[str, str | None]
 
 
+def kind_of(row: Row) -> dict[str, str | None]:
+    """What says which rows a row may be compared with, by :data:`KIND_COLUMNS`."""
+    return {column: cell(row, column) for column in KIND_COLUMNS}
+
+
 def region_key(kind: Kind) -> RegionKey:
     """Segmentation and region, which no two regions share; the segmentation of the whole mask is None."""
     return kind["segmentation"], kind["region"]
@@ -79,12 +84,12 @@ def measure_kinds(rows: Sequence[Row]) -> list[Measured]:
     """
     kinds: dict[tuple, list[Row]] = defaultdict(list)
     for row in rows:
-        kinds[tuple(cell(row, column) for column in KIND_COLUMNS)].append(row)
+        kinds[tuple(kind_of(row).items())].append(row)
     found = []
     of_run = [column.name for column in outlier_columns()]
     for column in (*REGION_MEASURES, *of_run):
-        for key, own in kinds.items():
-            kind = dict(zip(KIND_COLUMNS, key, strict=True))
+        for items, own in kinds.items():
+            kind = dict(items)
             if column in of_run and kind["segmentation"] is not None:
                 continue
             measured = [(row, value) for row in own if (value := number(row, column)) is not None]

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from sicnn_app import __version__
-from sicnn_app.derivatives.facts import MISSING, count_of, stop_in_words
-from sicnn_app.formats import natural_key
-from sicnn_app.group.charts import MIN_BOX, Source, StripChart, Values, strip_chart
-from sicnn_app.group.gather import Chosen, Gathered
-from sicnn_app.group.labels import (
-    RegionNames,
-    ShownMeasure,
-    choose_regions,
-    method_in_words,
-    region_measures,
-    run_measures,
-)
-from sicnn_app.group.outliers import OUTLIER_RULE, Measured, RegionKey, outlier_words, region_key
+from sicnn_app.derivatives.facts import MISSING, count_of, in_words, stop_in_words
+from sicnn_app.formats import natural_key, shorten
+from sicnn_app.group.charts import MIN_BOX, StripChart, Values, strip_chart
+from sicnn_app.group.gather import Chosen, GatheredRun
+from sicnn_app.group.labels import Group, ShownMeasure, method_in_words, region_measures, run_measures
+from sicnn_app.group.outliers import OUTLIER_RULE, Measured, outlier_words, region_key
 from sicnn_app.group.repeat_sections import as_table, repeat_sections
-from sicnn_app.group.repeats import Repeats
-from sicnn_app.group.table import Row, cell, number
-from sicnn_app.group.uniform import differences
+from sicnn_app.group.table import MAX_LETTERS, Row, cell, number
 from sicnn_app.ivim.adequacy_inputs import UNKNOWN, VERDICTS
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
 from sicnn_app.ivim.parameters import MAPS
@@ -38,61 +28,13 @@ from sicnn_app.report.page import render_page
 MAX_LISTED = 60
 """Lines of one list on the page; the sidecar of the table has all of them."""
 
+MAX_VALUES = 4
+"""Values of one setting that are listed, the most frequent ones."""
 
-@dataclass(frozen=True)
-class Group:
-    """All runs, their distributions and what repeats, and where their reports are.
+MAX_SETTINGS = 500
+"""Of one run; the app has a fifth of that."""
 
-    Attributes
-    ----------
-    gathered : Gathered
-    rows : list of dict of str to str
-        Of ``group_ivim.tsv``, outliers marked.
-    measured : list of Measured
-        Their distributions.
-    repeats : list of (Repeats, dict)
-        With the row of ``group_repeatability.tsv``.
-    reports : mapping of str to str
-        Address of the report of a run, by its name; runs without a report are not in it.
-    chosen : Chosen
-        What was asked for.
-    """
-
-    gathered: Gathered
-    rows: Sequence[Row]
-    measured: Sequence[Measured]
-    repeats: Sequence[tuple[Repeats, Row]]
-    reports: Mapping[str, str]
-    chosen: Chosen
-
-    @cached_property
-    def names(self) -> RegionNames:
-        """What the regions are called."""
-        return RegionNames(item.kind for item in self.measured)
-
-    @cached_property
-    def regions(self) -> tuple[set[RegionKey], int]:
-        """Regions that are drawn, and how many are not."""
-        return choose_regions(self.measured)
-
-    @cached_property
-    def measures(self) -> dict[str, ShownMeasure]:
-        """What is drawn and looked through for outliers, by column of the table."""
-        return region_measures() | run_measures()
-
-    @cached_property
-    def masks(self) -> list[Row]:
-        """The row of every run that stands for its whole mask."""
-        return [row for row in self.rows if cell(row, "segmentation") is None]
-
-    def source(self, row: Row, text: str) -> Source:
-        """What a point of a row stands for."""
-        return Source(f"{row['source']}: {text}", self.reports.get(row["source"]))
-
-    def link(self, row: Row) -> dict[str, str] | str:
-        """Cell of a table that leads to the report of a row's run."""
-        name = row["source"]
-        return {"text": name, "href": self.reports[name]} if name in self.reports else name
+ABSENT = "not recorded"
 
 
 def group_page(group: Group) -> bytes:
@@ -106,7 +48,7 @@ def group_page(group: Group) -> bytes:
         subset=_subset(group.chosen),
         tiles=_tiles(group),
         left_out=_first([str(error) for _, error in group.gathered.left_out]),
-        differences=differences(group.gathered.runs),
+        differences=_differences(group.gathered.runs),
         warnings=_first([text for run in group.gathered.runs for text in run.warnings]),
         unreported=_first([row["source"] for row in group.masks if row["source"] not in group.reports]),
         made=as_table(_made_rows(group.masks)),
@@ -242,3 +184,41 @@ def _strip(group: Group, measure: ShownMeasure, item: Measured) -> Values:
         low, middle, high = (measure.text(value, unit=False) for value in item.distribution.quartiles)
         label += f", median {middle} ({low} – {high})"
     return Values(label, item.values * measure.factor, sources)
+
+
+def _differences(runs: Sequence[GatheredRun]) -> list[str]:
+    """One line per setting and per program that is not the same in all runs.
+
+    Returns
+    -------
+    list of str
+        ``denoise: mppca (3 runs), none (1 run)``; empty when all runs were made alike.
+    """
+    settings = _lines("", [_flat(run.state.settings) for run in runs])
+    return settings + _lines("version of ", [run.state.versions for run in runs])
+
+
+def _lines(prefix: str, records: Sequence[Mapping[str, str]]) -> list[str]:
+    lines = []
+    for name in dict.fromkeys(name for record in records for name in record):
+        counts = Counter(record.get(name, ABSENT) for record in records)
+        if len(counts) > 1:
+            ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+            values = [f"{value} ({count_of(count, 'run')})" for value, count in ranked[:MAX_VALUES]]
+            rest = [f"{len(ranked) - MAX_VALUES} others"] if len(ranked) > MAX_VALUES else []
+            lines.append(f"{prefix}{name}: {', '.join([*values, *rest])}")
+    return lines
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Settings by name, those of an object apart: two long texts would hide what differs."""
+    leaves = islice(_leaves("", settings), MAX_SETTINGS)
+    return {shorten(name, MAX_LETTERS): shorten(in_words(value), MAX_LETTERS) for name, value in leaves}
+
+
+def _leaves(prefix: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(f"{prefix}{name} ", value)
+        else:
+            yield f"{prefix}{name}", value

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from sicnn_app.derivatives.facts import MISSING, format_number
 from sicnn_app.group.charts import ScatterChart, scatter_chart
-from sicnn_app.group.labels import ShownMeasure, method_in_words
+from sicnn_app.group.labels import Group, ShownMeasure, method_in_words
 from sicnn_app.group.outliers import region_key
 from sicnn_app.group.repeats import Repeats
 from sicnn_app.group.table import Row, number
-
-if TYPE_CHECKING:
-    from sicnn_app.group.page import Group
 
 _REPEATED = {"ses": "Sessions", "run": "Runs of one session"}
 
@@ -40,16 +37,14 @@ def repeat_sections(group: Group) -> list[dict[str, Any]]:
     sections: dict[tuple, dict[str, Any]] = {}
     drawn, _ = group.regions
     for repeats, row in group.repeats:
-        shared = repeats.shared
-        key = (repeats.repeated, repeats.acquisition, shared["anatomy"], shared["method"])
-        title = ", ".join(
-            [_REPEATED[repeats.repeated], *filter(None, key[1:3]), method_in_words(shared["method"])]
-        )
-        section = sections.setdefault(key, {"title": title, "rows": [], "regions": {}})
-        region = group.names.of(shared, alone=True)
+        kind = repeats.kind
+        key = (repeats.repeated, kind["acquisition"], kind["anatomy"], kind["method"])
+        words = [_REPEATED[repeats.repeated], *filter(None, key[1:3]), method_in_words(kind["method"])]
+        section = sections.setdefault(key, {"title": ", ".join(words), "rows": [], "regions": {}})
+        region = group.names.of(kind, alone=True)
         measure = group.measures[f"{repeats.parameter}_median"]
         section["rows"].append({"Region": region, **_repeatability_row(measure, row)})
-        if region_key(shared) in drawn:
+        if region_key(kind) in drawn:
             section["regions"].setdefault(region, []).append(_agreement_chart(group, measure, repeats, row))
     return [{**section, "table": as_table(section["rows"])} for section in sections.values()]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
 
@@ -11,11 +11,10 @@ import numpy as np
 
 from sicnn_app.formats import Column, natural_key
 from sicnn_app.group.columns import METHOD, PLACE, REPEATED_ENTITIES
+from sicnn_app.group.outliers import Kind, kind_of
 from sicnn_app.group.statistics import Agreement, Repeatability, agreement, repeatability
-from sicnn_app.group.table import Row, cell, number
+from sicnn_app.group.table import Row, number
 from sicnn_app.ivim.parameters import SPECS, TISSUE_LABELS
-
-_SHARED = ("anatomy", "method", "segmentation", "region")
 
 
 @dataclass(frozen=True)
@@ -26,10 +25,9 @@ class Repeats:
     ----------
     repeated : {'ses', 'run'}
         Entity by which the measurements of a participant differ.
-    acquisition : str or None
-        Entities that they share, besides the participant.
-    shared : dict of str to str or None
-        Anatomy, method, segmentation and region.
+    kind : mapping of str to str or None
+        By :data:`sicnn_app.group.outliers.KIND_COLUMNS`; the acquisition is the entities that they share,
+        besides the participant.
     parameter : str
         Label of the map.
     values : dict of str to list of (Row, float)
@@ -37,8 +35,7 @@ class Repeats:
     """
 
     repeated: str
-    acquisition: str | None
-    shared: dict[str, str | None]
+    kind: Kind
     parameter: str
     values: dict[str, list[tuple[Row, float]]]
 
@@ -84,16 +81,15 @@ def find_repeats(rows: Sequence[Row]) -> list[Repeats]:
             kept = "_".join(
                 f"{key}-{label}" for key, label in entities.items() if key not in ("sub", repeated)
             )
-            shared = tuple(cell(row, column) for column in _SHARED)
-            participants = groups.setdefault((kept or None, *shared), {})
+            kind = kind_of(row) | {"acquisition": kept or None}
+            participants = groups.setdefault(tuple(kind.items()), {})
             participants.setdefault(row["participant_id"], {}).setdefault(row["source"], row)
-        for (acquisition, *values_shared), participants in groups.items():
-            described = dict(zip(_SHARED, values_shared, strict=True))
+        for items, participants in groups.items():
             for label in TISSUE_LABELS:
                 values = {name: _measurements(own.values(), label) for name, own in participants.items()}
                 values = {name: own for name, own in values.items() if len(own) > 1}
                 if values:
-                    found.append(Repeats(repeated, acquisition, described, label, values))
+                    found.append(Repeats(repeated, dict(items), label, values))
     return found
 
 
@@ -105,6 +101,10 @@ def _measurements(rows: Iterable[Row], label: str) -> list[tuple[Row, float]]:
 def _attribute(path: str, title: str, description: str) -> Column:
     """Column of what :class:`Repeats` has at the end of a path, under the same name."""
     return Column(path.rpartition(".")[2], title, description, attrgetter(path))
+
+
+def _of_kind(name: str, title: str, description: str) -> Column:
+    return Column(name, title, description, lambda repeats: repeats.kind[name])
 
 
 def _interval(
@@ -123,12 +123,9 @@ _UNIT = "in the unit of the column units"
 
 COLUMNS: tuple[Column, ...] = (
     _attribute("repeated", "Repeated entity", "ses: sessions are compared; run: runs of one session are"),
-    _attribute("acquisition", "Acquisition", "Entities that the compared runs share besides the participant"),
-    Column("anatomy", "Anatomy", "Brain or body", lambda repeats: repeats.shared["anatomy"]),
-    *(
-        replace(column, value=lambda repeats, name=column.name: repeats.shared[name])
-        for column in (METHOD, *PLACE)
-    ),
+    _of_kind("acquisition", "Acquisition", "Entities that the compared runs share besides the participant"),
+    _of_kind("anatomy", "Anatomy", "Brain or body"),
+    *(_of_kind(column.name, column.title, column.description) for column in (METHOD, *PLACE)),
     _attribute("parameter", "Parameter", "Label of the map; its median over the region is what is compared"),
     Column("units", "Units", "Unit of the parameter", lambda repeats: SPECS[repeats.parameter].unit),
     _attribute("repeatability.participants", "Participants", "Participants with two measurements or more"),

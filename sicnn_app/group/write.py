@@ -16,6 +16,7 @@ from sicnn_app.files import parse_json, read_regular
 from sicnn_app.formats import json_bytes, tsv_bytes
 from sicnn_app.group.columns import table_columns
 from sicnn_app.group.gather import Chosen, Earlier, Gathered, gather
+from sicnn_app.group.labels import Group
 from sicnn_app.group.outliers import (
     OUTLIER_RULE,
     Measured,
@@ -23,7 +24,7 @@ from sicnn_app.group.outliers import (
     mark_outliers,
     measure_kinds,
 )
-from sicnn_app.group.page import Group, group_page
+from sicnn_app.group.page import group_page
 from sicnn_app.group.repeats import COLUMNS, find_repeats
 from sicnn_app.group.table import Row, parse_table
 from sicnn_app.report.html import run_anchor
@@ -55,8 +56,6 @@ def write_group(
 
     Parameters
     ----------
-    output_dir : Path
-        Derivative dataset written by the app.
     chosen : Chosen
         From :func:`sicnn_app.group.gather.find_runs`.
     datasets : mapping of str to Path
@@ -69,7 +68,6 @@ def write_group(
         Called when there is something to write, before it is written.
     caught : callable
         See :func:`sicnn_app.group.gather.gather`.
-    progress : callable (text, done, total)
 
     Returns
     -------

@@ -56,7 +56,7 @@ def told(assessed) -> dict:
 @pytest.fixture
 def only_bounds(monkeypatch):
     """Assessments whose simulation finds no voxels, for what does not depend on it."""
-    nothing = {method: defaultdict(lambda: None) for method in trial.COMPARED}
+    nothing = {method: defaultdict(trial.Errors) for method in trial.COMPARED}
     monkeypatch.setattr(expectation, "try_methods", lambda *_args, **_options: nothing)
 
 
