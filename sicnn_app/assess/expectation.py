@@ -25,18 +25,8 @@ SHAPE = {"abdomen": (64, 60, 1), "brain": (56, 60, 1)}
 class Expectation:
     """What is to be expected of one parameter of one tissue, in the unit of the parameter.
 
-    Attributes
-    ----------
-    true_value : float
-        That of the literature.
-    voxels : int
-        Of the tissue in the simulation.
-    bound : float
-        Cramer-Rao bound of the standard deviation with the b-values asked for; may be infinite.
-    bound_suggested : float
-        The same with the b-values suggested.
-    errors : dict of str to Errors
-        Of the simulation, by method.
+    What each number is stands with its column, see :data:`sicnn_app.assess.output.COLUMNS`; bounds may be
+    infinite. Errors are those of the simulation, by method.
     """
 
     tissue: str

@@ -91,16 +91,10 @@ def show_assessment(console: Console, assessment: Assessment) -> None:
         f"{settings.preset}, SNR {settings.snr:g} per volume, {assessment.bvals.size} volumes, "
         f"b x volumes: {counted(assessment.bvals)}"
     )
+    errors = [f"error of {NAMES[method]}" for method in COMPARED]
     console.table(
         "Standard deviations and errors in % of the true value",
-        (
-            "tissue",
-            "map",
-            "true value",
-            "bound",
-            *(f"error of {NAMES[method]}" for method in COMPARED),
-            "bound, suggested b",
-        ),
+        ("tissue", "map", "true value", "bound", *errors, "bound, suggested b"),
         [_cells(row) for row in assessment.expectations],
     )
     console.line("bound: Cramer-Rao, the least that one voxel allows without neighbours (Gaussian noise)")

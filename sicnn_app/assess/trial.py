@@ -43,7 +43,7 @@ def try_methods(
     seed: int,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, dict[tuple[str, str], Errors]]:
-    """Estimate the maps of one noisy phantom with every method and hold them against the truth.
+    """Errors of the maps of one noisy phantom, by method, then by name of the tissue and label.
 
     Volumes of one b-value are averaged; nothing is denoised, and the methods are told the true noise.
 
@@ -55,11 +55,6 @@ def try_methods(
         As :data:`sicnn_app.phantoms.acquire.SNR_DEFINITION`.
     seed : int
         Of the noise and of the training.
-
-    Returns
-    -------
-    dict
-        By method, then by name of the tissue and label.
     """
     bvals, index, count = np.unique(volumes, return_inverse=True, return_counts=True)
     noisy = acquire(phantom, volumes, snr=snr, seed=[seed, 1])

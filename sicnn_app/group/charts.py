@@ -65,7 +65,6 @@ class Strip:
     """Values of one kind along a line at height ``y``."""
 
     label: str
-    label_y: float
     y: float
     box: dict[str, str] | None
     points: list[Point]
@@ -129,15 +128,12 @@ def strip_chart(title: str, axis_label: str, strips: Sequence[Values]) -> StripC
     axis = Axis(axis_label, np.concatenate([strip.values for strip in strips]), LEFT, WIDTH - RIGHT, 6)
     drawn = []
     for position, strip in enumerate(strips):
-        top = position * STRIP
-        middle = top + LABEL + (STRIP - LABEL) / 2
+        middle = position * STRIP + LABEL + (STRIP - LABEL) / 2
         found = distribution(strip.values)
         x = axis.place(strip.values)
         y = middle + swarm(x, (STRIP - LABEL) / 2 - DOT / 2)
         box = _box(strip.values, found, axis) if strip.values.size >= MIN_BOX else None
-        drawn.append(
-            Strip(strip.label, top + LABEL - 5, middle, box, _points(x, y, found.levels, strip.sources))
-        )
+        drawn.append(Strip(strip.label, middle, box, _points(x, y, found.levels, strip.sources)))
     return StripChart(title, axis, len(strips) * STRIP + AXIS, drawn)
 
 

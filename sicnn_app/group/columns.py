@@ -36,14 +36,12 @@ class Region:
 
     Attributes
     ----------
-    source : DwiRun
     run : RunDerivatives
         With every map.
     inside : ndarray, shape (M,), bool
         Voxels of its mask that belong to the region.
     segmentation : str or None
         None: the region is the whole mask.
-    name : str
     """
 
     source: DwiRun
@@ -111,6 +109,11 @@ def _of_quality(name: str) -> Callable[[Region], float | int | str | None]:
     return value
 
 
+def attribute(path: str, title: str, description: str) -> Column:
+    """Column of what lies at the end of a path of attributes, under the same name."""
+    return Column(path.rpartition(".")[2], title, description, attrgetter(path))
+
+
 METHOD = Column("method", "Method", "Estimation method", _of_quality("method"))
 
 _IDENTITY = (
@@ -127,11 +130,8 @@ _IDENTITY = (
         lambda region: None if region.source.session is None else f"ses-{region.source.session}",
     ),
     Column("source", "Source run", "Entities of the source run", attrgetter("source.name")),
-    Column(
-        "acquisition",
-        "Acquisition",
-        "Entities of the run besides participant, session and run number",
-        attrgetter("acquisition"),
+    attribute(
+        "acquisition", "Acquisition", "Entities of the run besides participant, session and run number"
     ),
     METHOD,
     Column(
@@ -143,11 +143,10 @@ _IDENTITY = (
 )
 
 PLACE = (
-    Column(
+    attribute(
         "segmentation",
         "Segmentation",
         "Dataset of --derivatives and desc or seg label of the segmentation; n/a: the mask of the maps",
-        attrgetter("segmentation"),
     ),
     Column(
         "region",
@@ -199,11 +198,10 @@ def _of_map(spec: MapSpec) -> Iterator[Column]:
         )
 
 
-_FLAGGED = Column(
+_FLAGGED = attribute(
     "flagged_share",
     "Share of flagged voxels",
     "Share of the voxels of the region with any reason not to trust them",
-    attrgetter("flagged_share"),
 )
 
 _MOTION = tuple(
@@ -241,7 +239,6 @@ def region_rows(source: DwiRun, run: RunDerivatives, regions: Mapping[str, Regio
 
     Parameters
     ----------
-    source : DwiRun
     run : RunDerivatives
         With every map.
     regions : mapping of str to Regions

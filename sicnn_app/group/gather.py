@@ -54,16 +54,9 @@ class RunState:
 
 @dataclass(frozen=True)
 class GatheredRun:
-    """One run in the tables.
+    """One run in the tables: a row per region, and warnings on segmentations, files named by BIDS URIs.
 
-    Attributes
-    ----------
-    rows : list of dict of str to str
-        One per region, as they stand in the table.
-    warnings : list of str
-        On segmentations, files named by BIDS URIs.
-    reused : bool
-        Its rows were taken from the last table.
+    The rows of a run that is ``reused`` were taken from the last table.
     """
 
     run: DwiRun

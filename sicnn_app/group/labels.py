@@ -82,21 +82,15 @@ def method_in_words(method: str | None) -> str:
 
 
 class RegionNames:
-    """What kinds are called: the region, and of the rest what differs between kinds.
+    """What kinds are called: the region, and of the rest what differs between the kinds there are.
 
-    Parameters
-    ----------
-    kinds : iterable of mapping
-        All kinds there are, in the order in which regions shall stand.
+    Regions stand in the order of these.
     """
 
     def __init__(self, kinds: Iterable[Kind]) -> None:
         kinds = list(kinds)
-        self._varying = [
-            column
-            for column in ("acquisition", "method", "anatomy")
-            if len({kind[column] for kind in kinds}) > 1
-        ]
+        others = ("acquisition", "method", "anatomy")
+        self._varying = [column for column in others if len({kind[column] for kind in kinds}) > 1]
         keys = dict.fromkeys(map(region_key, kinds))
         self._order = {key: position for position, key in enumerate(keys)}
         segmentations = Counter(region for _, region in keys)
@@ -137,17 +131,12 @@ class Group:
 
     Attributes
     ----------
-    gathered : Gathered
     rows : list of dict of str to str
         Of ``group_ivim.tsv``, outliers marked.
-    measured : list of Measured
-        Their distributions.
     repeats : list of (Repeats, dict)
         With the row of ``group_repeatability.tsv``.
     reports : mapping of str to str
         Address of the report of a run, by its name; runs without a report are not in it.
-    chosen : Chosen
-        What was asked for.
     """
 
     gathered: Gathered

@@ -11,13 +11,7 @@ from typing import Any
 import numpy as np
 
 from sicnn_app.derivatives.quality import outlier_columns
-from sicnn_app.group.statistics import (
-    FAR_OUTLIER_FENCE,
-    MIN_RUNS,
-    OUTLIER_FENCE,
-    Distribution,
-    distribution,
-)
+from sicnn_app.group.statistics import FAR_OUTLIER_FENCE, MIN_RUNS, OUTLIER_FENCE, Distribution, distribution
 from sicnn_app.group.table import Row, cell, number
 from sicnn_app.ivim.parameters import MAPS
 
@@ -51,15 +45,7 @@ def region_key(kind: Kind) -> RegionKey:
 
 @dataclass(frozen=True)
 class Measured:
-    """One column over the rows of one kind that have a value in it.
-
-    Attributes
-    ----------
-    kind : mapping of str to str or None
-        By :data:`KIND_COLUMNS`.
-    values : ndarray, shape (n,)
-        One per row.
-    """
+    """One column over the rows of one kind with a value in it; ``values`` has shape (n,), one per row."""
 
     column: str
     kind: Kind
@@ -107,9 +93,7 @@ def outlier_words(level: int) -> str:
     >>> outlier_words(-2), outlier_words(1), outlier_words(0)
     ('far low', 'high', '')
     """
-    if level == 0:
-        return ""
-    return ("far " if abs(level) > 1 else "") + ("high" if level > 0 else "low")
+    return {-2: "far low", -1: "low", 0: "", 1: "high", 2: "far high"}[level]
 
 
 def mark_outliers(rows: Sequence[Row], measured: Sequence[Measured]) -> list[dict[str, Any]]:

@@ -187,13 +187,7 @@ def _strip(group: Group, measure: ShownMeasure, item: Measured) -> Values:
 
 
 def _differences(runs: Sequence[GatheredRun]) -> list[str]:
-    """One line per setting and per program that is not the same in all runs.
-
-    Returns
-    -------
-    list of str
-        ``denoise: mppca (3 runs), none (1 run)``; empty when all runs were made alike.
-    """
+    """One line per setting and program that differs, as ``denoise: mppca (3 runs), none (1 run)``."""
     settings = _lines("", [_flat(run.state.settings) for run in runs])
     return settings + _lines("version of ", [run.state.versions for run in runs])
 

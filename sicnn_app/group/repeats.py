@@ -10,7 +10,7 @@ from operator import attrgetter
 import numpy as np
 
 from sicnn_app.formats import Column, natural_key
-from sicnn_app.group.columns import METHOD, PLACE, REPEATED_ENTITIES
+from sicnn_app.group.columns import METHOD, PLACE, REPEATED_ENTITIES, attribute
 from sicnn_app.group.outliers import Kind, kind_of
 from sicnn_app.group.statistics import Agreement, Repeatability, agreement, repeatability
 from sicnn_app.group.table import Row, number
@@ -64,12 +64,7 @@ def find_repeats(rows: Sequence[Row]) -> list[Repeats]:
     Parameters
     ----------
     rows : sequence of dict of str to str
-        Of ``group_ivim.tsv``.
-
-    Returns
-    -------
-    list of Repeats
-        Sessions first; within that in the order of the rows.
+        Of ``group_ivim.tsv``; their order is kept, after that of sessions before runs.
     """
     found = []
     for repeated in REPEATED_ENTITIES:
@@ -98,11 +93,6 @@ def _measurements(rows: Iterable[Row], label: str) -> list[tuple[Row, float]]:
     return [(row, value) for row in ordered if (value := number(row, f"{label}_median")) is not None]
 
 
-def _attribute(path: str, title: str, description: str) -> Column:
-    """Column of what :class:`Repeats` has at the end of a path, under the same name."""
-    return Column(path.rpartition(".")[2], title, description, attrgetter(path))
-
-
 def _of_kind(name: str, title: str, description: str) -> Column:
     return Column(name, title, description, lambda repeats: repeats.kind[name])
 
@@ -122,21 +112,21 @@ def _interval(
 _UNIT = "in the unit of the column units"
 
 COLUMNS: tuple[Column, ...] = (
-    _attribute("repeated", "Repeated entity", "ses: sessions are compared; run: runs of one session are"),
+    attribute("repeated", "Repeated entity", "ses: sessions are compared; run: runs of one session are"),
     _of_kind("acquisition", "Acquisition", "Entities that the compared runs share besides the participant"),
     _of_kind("anatomy", "Anatomy", "Brain or body"),
     *(_of_kind(column.name, column.title, column.description) for column in (METHOD, *PLACE)),
-    _attribute("parameter", "Parameter", "Label of the map; its median over the region is what is compared"),
+    attribute("parameter", "Parameter", "Label of the map; its median over the region is what is compared"),
     Column("units", "Units", "Unit of the parameter", lambda repeats: SPECS[repeats.parameter].unit),
-    _attribute("repeatability.participants", "Participants", "Participants with two measurements or more"),
-    _attribute("repeatability.measurements", "Measurements", "All measurements of these participants"),
-    _attribute("repeatability.mean", "Mean", f"Mean of all measurements, {_UNIT}"),
-    _attribute(
+    attribute("repeatability.participants", "Participants", "Participants with two measurements or more"),
+    attribute("repeatability.measurements", "Measurements", "All measurements of these participants"),
+    attribute("repeatability.mean", "Mean", f"Mean of all measurements, {_UNIT}"),
+    attribute(
         "repeatability.within_subject_sd",
         "Within-subject standard deviation",
         f"Square root of the mean square within participants (one-way analysis of variance), {_UNIT}",
     ),
-    _attribute(
+    attribute(
         "repeatability.within_subject_cv",
         "Within-subject coefficient of variation",
         "Within-subject standard deviation over the mean",
@@ -154,14 +144,14 @@ COLUMNS: tuple[Column, ...] = (
         " (chi-squared)",
         attrgetter("repeatability.coefficient_interval"),
     ),
-    _attribute(
+    attribute(
         "repeatability.icc",
         "Intraclass correlation",
         "ICC(1,1), one-way random, single measurement (Shrout and Fleiss, Psychol Bull 1979;86:420-428)",
     ),
     *_interval("icc", "Intraclass correlation", "", attrgetter("repeatability.icc_interval")),
-    _attribute("agreement.pairs", "Pairs", "Participants whose first two measurements are compared below"),
-    _attribute("agreement.bias", "Bias", f"Mean of second less first measurement, {_UNIT}"),
+    attribute("agreement.pairs", "Pairs", "Participants whose first two measurements are compared below"),
+    attribute("agreement.bias", "Bias", f"Mean of second less first measurement, {_UNIT}"),
     *_interval("bias", "Bias", " (Student's t)", attrgetter("agreement.bias_interval")),
     Column(
         "limits_lower",

@@ -16,10 +16,11 @@ FAR_OUTLIER_FENCE = 3.0
 MIN_RUNS = 8
 """Runs below which no value is called an outlier: quartiles of fewer say little."""
 
-LIMITS = float(stats.norm.ppf(0.975))
-"""Standard deviations that hold 95 % of a normal distribution on both sides: 1.96."""
+TAIL = 0.975
+"""Share below the upper end of an interval that holds 95 %."""
 
-CONFIDENCE = 0.95
+LIMITS = float(stats.norm.ppf(TAIL))
+"""Standard deviations that hold 95 % of a normal distribution on both sides: 1.96."""
 
 _UNKNOWN = (math.nan, math.nan)
 
@@ -34,11 +35,7 @@ class Spread:
 
 
 def spread(values: np.ndarray) -> Spread:
-    """Summarise values.
-
-    Parameters
-    ----------
-    values : ndarray, shape (M,)
+    """Summarise values, shape (M,).
 
     Examples
     --------
@@ -54,14 +51,10 @@ def spread(values: np.ndarray) -> Spread:
 
 @dataclass(frozen=True)
 class Distribution:
-    """Values over runs: quartiles, fences, and how far outside of them each value lies.
+    """Values over runs: quartiles and median, fences, and how far outside of them each value lies.
 
     Attributes
     ----------
-    quartiles : tuple of float
-        Lower quartile, median, upper quartile.
-    fences, far_fences : tuple of float
-        Lower and upper.
     levels : ndarray, shape (n,), int
         0 inside the fences, 1 outside of them, 2 also outside of the far ones; negative for low values. All
         0 for fewer values than :data:`MIN_RUNS`.
@@ -113,22 +106,7 @@ def distribution(values: np.ndarray) -> Distribution:
 class Repeatability:
     """How far repeated measurements of one participant agree; NaN where the data do not tell.
 
-    Attributes
-    ----------
-    participants, measurements : int
-        Those with two measurements or more, and all of their measurements.
-    mean : float
-        Of all measurements.
-    within_subject_sd : float
-        Square root of the mean square within participants.
-    within_subject_cv : float
-        ``within_subject_sd`` over ``mean``.
-    coefficient : float
-        Repeatability coefficient: two measurements of one participant differ by less in 95 % of cases.
-    icc : float
-        Intraclass correlation ICC(1,1).
-    coefficient_interval, icc_interval : tuple of float
-        Their 95 % confidence intervals.
+    What each number is stands with its column, see :data:`sicnn_app.group.repeats.COLUMNS`.
     """
 
     participants: int
@@ -172,8 +150,8 @@ def repeatability(repeats: Sequence[np.ndarray]) -> Repeatability:
     within = sum(float(np.square(group - group.mean()).sum()) for group in groups) / freedom
     sd = math.sqrt(within)
     factor = LIMITS * math.sqrt(2.0)
-    tails = ((1.0 + CONFIDENCE) / 2.0, (1.0 - CONFIDENCE) / 2.0)
-    low, high = (factor * sd * math.sqrt(freedom / stats.chi2.ppf(tail, freedom)) for tail in tails)
+    tails = stats.chi2.ppf((TAIL, 1.0 - TAIL), freedom)
+    low, high = (factor * sd * math.sqrt(freedom / tail) for tail in tails)
     icc, icc_interval = _intraclass_correlation(groups, within)
     return Repeatability(
         participants=len(groups),
@@ -205,27 +183,14 @@ def _intraclass_correlation(groups: Sequence[np.ndarray], within: float) -> tupl
         return (numerator - denominator) / (numerator + (k - 1.0) * denominator)
 
     freedom = participants - 1, total - participants
-    tail = (1.0 + CONFIDENCE) / 2.0
-    lower = correlation(between, within * stats.f.ppf(tail, *freedom))
-    upper = correlation(between * stats.f.ppf(tail, *reversed(freedom)), within)
+    lower = correlation(between, within * stats.f.ppf(TAIL, *freedom))
+    upper = correlation(between * stats.f.ppf(TAIL, *reversed(freedom)), within)
     return correlation(between, within), (float(lower), float(upper))
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Differences of pairs after Bland and Altman; NaN for fewer than two pairs.
-
-    Attributes
-    ----------
-    pairs : int
-    bias : float
-        Mean of second less first.
-    bias_interval : tuple of float
-        Its 95 % confidence interval (Student's t).
-    limits : tuple of float
-        Lower and upper 95 % limits of agreement: ``bias`` less and plus 1.96 standard deviations (n - 1) of
-        the differences.
-    """
+    """Differences of pairs after Bland and Altman; NaN for fewer than two pairs."""
 
     pairs: int
     bias: float = math.nan
@@ -253,5 +218,5 @@ def agreement(first: np.ndarray, second: np.ndarray) -> Agreement:
     if pairs < 2:
         return Agreement(pairs, bias)
     sd = float(differences.std(ddof=1))
-    half = float(stats.t.ppf((1.0 + CONFIDENCE) / 2.0, pairs - 1)) * sd / math.sqrt(pairs)
+    half = float(stats.t.ppf(TAIL, pairs - 1)) * sd / math.sqrt(pairs)
     return Agreement(pairs, bias, (bias - half, bias + half), (bias - LIMITS * sd, bias + LIMITS * sd))

@@ -17,13 +17,7 @@ from sicnn_app.formats import json_bytes, tsv_bytes
 from sicnn_app.group.columns import table_columns
 from sicnn_app.group.gather import Chosen, Earlier, Gathered, gather
 from sicnn_app.group.labels import Group
-from sicnn_app.group.outliers import (
-    OUTLIER_RULE,
-    Measured,
-    distribution_record,
-    mark_outliers,
-    measure_kinds,
-)
+from sicnn_app.group.outliers import OUTLIER_RULE, Measured, distribution_record, mark_outliers, measure_kinds
 from sicnn_app.group.page import group_page
 from sicnn_app.group.repeats import COLUMNS, find_repeats
 from sicnn_app.group.table import Row, parse_table
