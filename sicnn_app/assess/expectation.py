@@ -23,7 +23,7 @@ SHAPE = {"abdomen": (64, 60, 1), "brain": (56, 60, 1)}
 
 @dataclass(frozen=True)
 class Expectation:
-    """What is to be expected of one parameter of one tissue, in the unit of the parameter.
+    """Precision to be expected of one parameter of one tissue, in the unit of the parameter.
 
     What each number is stands with its column, see :data:`sicnn_app.assess.output.COLUMNS`; bounds may be
     infinite. Errors are those of the simulation, by method.

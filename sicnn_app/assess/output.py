@@ -1,4 +1,4 @@
-"""What an assessment says on the terminal, and the files it leaves."""
+"""An assessment on the terminal, and the files it leaves."""
 
 from __future__ import annotations
 

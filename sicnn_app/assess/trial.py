@@ -20,7 +20,7 @@ COMPARED = (LEAST_SQUARES, "si-cnn")
 
 _TITLES = {method: METHODS[method].title for method in COMPARED}
 NAMES = {method: title if title.isupper() else title.lower() for method, title in _TITLES.items()}
-"""What sentences call them."""
+"""Their names within a sentence."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ BOX = ("low", "lower", "median", "upper", "high", "width")
 
 @dataclass(frozen=True)
 class Source:
-    """What a point stands for: a text, and the report that it leads to (None: there is none)."""
+    """Meaning of a point: a text, and the report that it leads to (None: there is none)."""
 
     title: str
     href: str | None
@@ -116,7 +116,7 @@ class ScatterChart:
 
 @dataclass(frozen=True)
 class Values:
-    """What a strip shows: values in the unit of the axis, shape (n,), and a source for each."""
+    """Content of a strip: values in the unit of the axis, shape (n,), and a source for each."""
 
     label: str
     values: np.ndarray

@@ -1,4 +1,4 @@
-"""How the measures and regions of the group are called and written on the page, and which are drawn."""
+"""The group as its page sees it: names of measures and regions, and which regions are drawn."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ShownMeasure(Shown):
 
 
 def region_measures() -> dict[str, ShownMeasure]:
-    """What is drawn of every region, by column of the table."""
+    """Measures that are drawn of every region, by column of the table."""
     maps = {
         f"{item.spec.label}_median": ShownMeasure(
             f"median {item.spec.symbol}", f"{item.spec.symbol}, {item.title}", item.factor, item.unit
@@ -66,7 +66,7 @@ def region_measures() -> dict[str, ShownMeasure]:
 
 
 def run_measures() -> dict[str, ShownMeasure]:
-    """What is drawn of every run, by column of the table."""
+    """Measures that are drawn of every run, by column of the table."""
     return {column.name: ShownMeasure(**vars(column.outlier)) for column in outlier_columns()}
 
 
@@ -82,9 +82,9 @@ def method_in_words(method: str | None) -> str:
 
 
 class RegionNames:
-    """What kinds are called: the region, and of the rest what differs between the kinds there are.
+    """Names of kinds: the region, and of the rest what differs between the kinds there are.
 
-    Regions stand in the order of these.
+    Regions stand in the order in which these name them.
     """
 
     def __init__(self, kinds: Iterable[Kind]) -> None:
@@ -148,7 +148,7 @@ class Group:
 
     @cached_property
     def names(self) -> RegionNames:
-        """What the regions are called."""
+        """Names of all kinds there are."""
         return RegionNames(item.kind for item in self.measured)
 
     @cached_property
@@ -158,7 +158,7 @@ class Group:
 
     @cached_property
     def measures(self) -> dict[str, ShownMeasure]:
-        """What is drawn and looked through for outliers, by column of the table."""
+        """Measures that are drawn and looked through for outliers, by column of the table."""
         return region_measures() | run_measures()
 
     @cached_property
@@ -167,7 +167,7 @@ class Group:
         return [row for row in self.rows if cell(row, "segmentation") is None]
 
     def source(self, row: Row, text: str) -> Source:
-        """What a point of a row stands for."""
+        """Meaning of a point that stands for a row."""
         return Source(f"{row['source']}: {text}", self.reports.get(row["source"]))
 
     def link(self, row: Row) -> dict[str, str] | str:

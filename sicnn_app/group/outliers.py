@@ -34,7 +34,7 @@ Kind = Mapping[str, str | None]
 
 
 def kind_of(row: Row) -> dict[str, str | None]:
-    """What says which rows a row may be compared with, by :data:`KIND_COLUMNS`."""
+    """The kind of a row, by :data:`KIND_COLUMNS`."""
     return {column: cell(row, column) for column in KIND_COLUMNS}
 
 
@@ -54,7 +54,7 @@ class Measured:
 
     @cached_property
     def distribution(self) -> Distribution:
-        """How the values are distributed."""
+        """Quartiles, fences and outliers of the values."""
         return distribution(self.values)
 
     @property
@@ -86,7 +86,7 @@ def measure_kinds(rows: Sequence[Row]) -> list[Measured]:
 
 
 def outlier_words(level: int) -> str:
-    """How far outside, and on which side; empty inside the fences.
+    """Distance and side of an outlier in words; empty inside the fences.
 
     Examples
     --------
@@ -107,7 +107,7 @@ def mark_outliers(rows: Sequence[Row], measured: Sequence[Measured]) -> list[dic
 
 
 def distribution_record(item: Measured) -> dict[str, Any]:
-    """What the sidecar of the table keeps of a distribution, as JSON."""
+    """A distribution as the sidecar of the table keeps it."""
     found = item.distribution
     return {
         "Column": item.column,

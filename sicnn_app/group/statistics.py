@@ -104,7 +104,7 @@ def distribution(values: np.ndarray) -> Distribution:
 
 @dataclass(frozen=True)
 class Repeatability:
-    """How far repeated measurements of one participant agree; NaN where the data do not tell.
+    """Agreement of repeated measurements of one participant; NaN where the data do not tell.
 
     What each number is stands with its column, see :data:`sicnn_app.group.repeats.COLUMNS`.
     """
