@@ -6,12 +6,13 @@ May import ``preprocess``, for types alone.
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
-    from sicnn_app.preprocess.corrected import Corrected, Progress
+    from sicnn_app.preprocess.correction import Corrected, Progress
     from sicnn_app.settings import PreprocessingSettings
 
 AUTO_MIN_VOLUMES = 6
@@ -19,6 +20,14 @@ AUTO_MIN_VOLUMES = 6
 
 Measured with least squares on the abdominal phantom: with 6 volumes or more the errors of F, D and D* fell at
 every SNR from 20 to 300, with 4 the error of D grew by 16 % at 300."""
+
+MIN_PATCH_VOXELS = 25
+"""Voxels of the smallest MP-PCA patch (5 x 5 in a single slice, 3 x 3 x 3 in a volume).
+
+With 9 voxels and 4 volumes noise and signal cannot be told apart: at an SNR of 300 the error of F tripled."""
+
+MIN_MOTION_VOXELS = 16
+"""Voxels per axis of a slice; fewer hold no position."""
 
 NOT_DONE = "Not done"
 """How the description of a step begins that was left out: records say it in words only."""
@@ -41,7 +50,7 @@ KELLNER = (
 
 @dataclass(frozen=True)
 class Situation:
-    """What is known of a run before its images are loaded.
+    """What is known of a run.
 
     Attributes
     ----------
@@ -50,11 +59,14 @@ class Situation:
         The image comes from a derivative dataset: ``auto`` then leaves it alone, because a second
         interpolation or projection loses detail and hides noise.
     volumes : int
+    grid : tuple of int
+        Voxels along X, Y and Z; empty until the images are loaded.
     """
 
     anatomy: str
     preprocessed: bool
     volumes: int = 0
+    grid: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,23 +106,26 @@ class Correction(Protocol):
         self,
         series: Any,
         *,
+        kind: str,
         settings: PreprocessingSettings,
-        situation: Situation,
         progress: Progress | None = None,
     ) -> Corrected:
-        """The series after the step, or the same series with the reason in the record.
+        """The series after the step.
 
         Parameters
         ----------
         series : DwiSeries
+        kind : str
+            What ``wanted`` of the step came to, never ``none``.
         settings : PreprocessingSettings
-        situation : Situation
         progress : callable (text, done, total), optional
 
         Raises
         ------
+        NotPossible
+            When these data do not allow it: they are left as they are.
         DataError
-            When what is asked for cannot be done with these data.
+            When they do not allow it, and maps without it would mislead.
         """
 
 
@@ -131,13 +146,15 @@ class Step:
     options : mapping of str to Option
         By name of the setting; the first one asks for the step.
     wanted : callable
-        See :data:`Wanted`; as far as can be told before the images are loaded.
+        See :data:`Wanted`; as far as the situation tells.
     look_for : str
         What its picture in the report should show, and what it should not.
     references : mapping of str to str
         The work to cite, by a word of the record of the step that was done, in small letters.
     lowers_noise : bool
         The noise is estimated from the series before it.
+    counts : bool
+        It tells how far it is by itself.
     """
 
     name: str
@@ -147,6 +164,7 @@ class Step:
     look_for: str
     references: Mapping[str, str] = field(default_factory=dict)
     lowers_noise: bool = False
+    counts: bool = False
 
     def asked(self, settings: PreprocessingSettings) -> bool:
         """True unless the settings rule the step out; ``auto`` may still come to nothing."""
@@ -157,12 +175,29 @@ class Step:
         return cast(Correction, importlib.import_module(self.module))
 
 
+def largest_patch(grid: tuple[int, ...]) -> int:
+    """Voxels of the largest patch of odd sides that fits an image."""
+    return math.prod(size - 1 + size % 2 for size in grid)
+
+
+def motion_obstacle(grid: tuple[int, ...], volumes: int) -> str:
+    """Why motion cannot be estimated; empty when it can."""
+    if min(grid[:2]) < MIN_MOTION_VOXELS:
+        return f"a slice of {grid[0]} x {grid[1]} voxels has fewer than {MIN_MOTION_VOXELS} along an axis"
+    return "there is one volume" if volumes < 2 else ""
+
+
 def _denoising(settings: PreprocessingSettings, situation: Situation) -> tuple[str, str]:
+    # Patch2Self is never chosen: it removed no more noise than MP-PCA, and damaged series without repeats.
     if settings.denoise != "auto":
         return settings.denoise, f"--denoise {settings.denoise}"
     if situation.preprocessed:
         return "none", "automatic: the image is preprocessed"
-    method = "none" if situation.volumes < AUTO_MIN_VOLUMES else "mppca"
+    enough = situation.volumes >= AUTO_MIN_VOLUMES
+    if enough and situation.grid and largest_patch(situation.grid) < MIN_PATCH_VOXELS:
+        size = " x ".join(map(str, situation.grid))
+        return "none", f"automatic: an image of {size} voxels has no patch of {MIN_PATCH_VOXELS}"
+    method = "mppca" if enough else "none"
     return method, f"automatic: {situation.volumes} volumes, MP-PCA from {AUTO_MIN_VOLUMES} on"
 
 
@@ -175,6 +210,8 @@ def _motion_correction(settings: PreprocessingSettings, situation: Situation) ->
         return settings.motion_correction, f"--motion-correction {settings.motion_correction}"
     if situation.preprocessed:
         return "none", "automatic: the image is preprocessed already"
+    if situation.grid and (obstacle := motion_obstacle(situation.grid, situation.volumes)):
+        return "none", f"automatic: {obstacle}"
     if settings.per_slice:
         return "rigid", "automatic: --per-slice asks for a correction"
     if situation.anatomy == "brain":
@@ -227,6 +264,7 @@ STEPS: dict[str, Step] = {
         wanted=_motion_correction,
         look_for="Edges in the difference are where something was moved. They should be as sharp "
         "after as before; a grain all over comes from the interpolation.",
+        counts=True,
     ),
 }
 """The steps by their labels in file names, in the order in which they are done.

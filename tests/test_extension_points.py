@@ -27,7 +27,7 @@ from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.parameters import MapSpec
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.methods import METHODS, Method
-from sicnn_app.preprocess.corrected import Corrected, not_done
+from sicnn_app.preprocess.correction import Corrected
 from sicnn_app.steps import STEPS, Option, Step
 
 REFERENCE = "Nobody A, Noone B. Maps that are the same everywhere. Journal of Examples 2026;1:1."
@@ -216,14 +216,11 @@ def wanted(settings, situation) -> tuple[str, str]:
     return ("gaussian", f"--smoothing {width:g}") if width else ("none", "--smoothing was not given")
 
 
-def correct(series, *, settings, situation, progress=None) -> Corrected:
-    kind, reason = wanted(settings, situation)
-    if kind == "none":
-        return not_done("Smoothing", series, reason)
+def correct(series, *, kind, settings, progress=None) -> Corrected:
     width = settings.option("smoothing") / np.linalg.norm(series.affine[:3, :3], axis=0)
     signals = gaussian_filter(np.asarray(series.signals), [*width[:2], 0, 0])
-    record = {"Name": "Smoothing", "Description": "Gaussian filter in the plane", "Width": reason}
-    return Corrected(replace(series, signals=signals), record).because(reason)
+    record = {"Description": "Gaussian filter in the plane", "Width": settings.option("smoothing")}
+    return Corrected(replace(series, signals=signals), record)
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.methods import estimator
 from sicnn_app.phantoms.acquire import DEFAULT_BVALS, Protocol, acquire, noise_sigma
 from sicnn_app.phantoms.phantom import make_phantom
+from sicnn_app.preprocess import denoise
 from sicnn_app.preprocess.average import average_repeats
-from sicnn_app.preprocess.denoise import denoise
 from sicnn_app.preprocess.noise import estimate_noise, noise_after_denoising
 from sicnn_app.settings import EstimationSettings
 
@@ -47,7 +47,7 @@ def measure(
     bvals, bvecs = protocol.gradient_table()
     noisy = acquire(phantom, bvals, snr=snr, seed=seed + 100).astype(np.float32)
     before = DwiSeries(noisy, bvals, bvecs, phantom.affine)
-    after = before if denoising == "none" else denoise(before, method=denoising).series
+    after = before if denoising == "none" else denoise.correct(before, kind=denoising).series
     average = average_repeats(after, phantom.mask)
     if noise_from == "before":
         noise = estimate_noise(before, average_repeats(before, phantom.mask))

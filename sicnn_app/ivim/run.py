@@ -109,7 +109,7 @@ class RunResult:
     fingerprint : str
         Hash over the settings, the source files and the app's minor version.
     motion : list of dict, or None
-        One row per volume of ``series``, see :class:`sicnn_app.preprocess.motion.correct_motion`;
+        One row per volume of ``series``, see :class:`sicnn_app.preprocess.motion.correct`;
         None when motion was not corrected.
     conventional : Estimate or None
         Least squares over the same signals, to compare with; its ``predicted`` is empty. None for least

@@ -8,19 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 
 from sicnn_app.errors import DataError
 from sicnn_app.ivim.series import DwiSeries
-from sicnn_app.preprocess.corrected import Corrected, Progress, not_done
-from sicnn_app.settings import PreprocessingSettings
-from sicnn_app.steps import STEPS, Situation
+from sicnn_app.preprocess.correction import Corrected, fill_missing, keep_others, positive_offset
+from sicnn_app.steps import MIN_PATCH_VOXELS, largest_patch
 from sicnn_app.system.memory import empty_series
-
-MIN_PATCH_VOXELS = 25
-"""Voxels of the smallest MP-PCA patch (5 x 5 in a single slice, 3 x 3 x 3 in a volume).
-
-With 9 voxels and 4 volumes noise and signal cannot be told apart: at an SNR of 300 the error of F tripled."""
 
 MAX_GROUP = 64
 """Volumes denoised together; longer series are dealt into groups.
@@ -38,40 +31,7 @@ VOXELS_PER_VOLUME = 10
 """Voxels with data that a regression of Patch2Self takes per volume, so that it cannot fit the noise."""
 
 
-def choose_denoising(
-    series: DwiSeries, settings: PreprocessingSettings, situation: Situation
-) -> tuple[str, str]:
-    """Resolve ``--denoise``: the method (``none``, ``mppca``, ``patch2self``), and what decided it, in words.
-
-    ``auto`` is that of :data:`sicnn_app.steps.STEPS` when the image has room for a patch of MP-PCA, and
-    nothing otherwise. Patch2Self is never chosen: it removed no more noise than MP-PCA, and damaged series
-    without repeats.
-    """
-    *shape, volumes = series.signals.shape
-    method, reason = STEPS["denoising"].wanted(settings, replace(situation, volumes=volumes))
-    if settings.denoise == "auto" and method != "none" and _largest_patch(shape) < MIN_PATCH_VOXELS:
-        size = " x ".join(map(str, shape))
-        return "none", f"automatic: an image of {size} voxels has no patch of {MIN_PATCH_VOXELS}"
-    return method, reason
-
-
-def correct(
-    series: DwiSeries,
-    *,
-    settings: PreprocessingSettings,
-    situation: Situation,
-    progress: Progress | None = None,
-) -> Corrected:
-    """The step of :data:`sicnn_app.steps.STEPS`."""
-    method, reason = choose_denoising(series, settings, situation)
-    if method == "none":
-        return not_done("Denoising", series, reason)
-    if progress is not None:
-        progress("denoising", 0, 1)
-    return denoise(series, method=method).because(reason)
-
-
-def denoise(series: DwiSeries, *, method: str, mask: np.ndarray | None = None) -> Corrected:
+def correct(series: DwiSeries, *, kind: str, **_others: Any) -> Corrected:
     """Denoise the whole series.
 
     MP-PCA: principal components of local patches that the Marchenko-Pastur law cannot tell from noise
@@ -91,16 +51,13 @@ def denoise(series: DwiSeries, *, method: str, mask: np.ndarray | None = None) -
     Parameters
     ----------
     series : DwiSeries
-    method : {'mppca', 'patch2self'}
-    mask : ndarray, shape (X, Y, Z), bool, or None
-        Voxels to denoise, the others stay as they are; None: all. Saves time, which grows with the voxels.
+    kind : {'mppca', 'patch2self'}
 
     Returns
     -------
     Corrected
-        Signals of the same shape, float32. The noise left in it is no longer independent between
-        volumes: its level cannot be taken from differences of repeats or from what a smooth decay
-        leaves over.
+        The noise left in it is no longer independent between volumes: its level cannot be taken from
+        differences of repeats or from what a smooth decay leaves over.
 
     Raises
     ------
@@ -111,60 +68,21 @@ def denoise(series: DwiSeries, *, method: str, mask: np.ndarray | None = None) -
     ----------
     MP-PCA: Veraart et al., NeuroImage 2016;142:394-406. Patch2Self: Fadnavis et al., NeurIPS 2020.
     """
-    run = {"mppca": _mppca, "patch2self": _patch2self}[method]
     inside = np.zeros(series.signals.shape[:3], dtype=bool)
     for volume in range(series.bvals.size):
         values = series.signals[..., volume]
         inside |= np.isfinite(values) & (values != 0)
-    if mask is not None:
-        inside &= mask
     if not inside.any():
         raise DataError("no voxel has data to denoise: use --denoise none")
+    run = {"mppca": _mppca, "patch2self": _patch2self}[kind]
     signals, record, notes = run(series, inside)
-    total = squares = count = 0.0
-    for volume in range(series.bvals.size):
-        before = series.signals[..., volume]
-        changed = inside & np.isfinite(before)
-        change = signals[..., volume][changed].astype(np.float64) - before[changed]
-        signals[..., volume][~changed] = before[~changed]
-        total, squares, count = total + change.sum(), squares + change @ change, count + change.size
-    mean = total / count
-    return Corrected(
-        series=replace(series, signals=signals),
-        record={
-            "Name": "Denoising",
-            **record,
-            "VoxelsDenoised": int(inside.sum()),
-            "ResidualMean": float(mean),
-            "ResidualStandardDeviation": float(np.sqrt(max(squares / count - mean**2, 0.0))),
-        },
-        warnings=notes,
-    )
-
-
-def fill_missing(volume: np.ndarray) -> np.ndarray:
-    """Replace what is not finite by the nearest finite voxel, by 0 when there is none.
-
-    Parameters
-    ----------
-    volume : ndarray, shape (X, Y, Z)
-
-    Returns
-    -------
-    ndarray, shape (X, Y, Z), float64
-    """
-    missing = ~np.isfinite(volume)
-    if missing.all():
-        return np.zeros(volume.shape)
-    if missing.any():
-        nearest = distance_transform_edt(missing, return_distances=False, return_indices=True)
-        volume = volume[tuple(nearest)]
-    return volume.astype(np.float64)
-
-
-def _largest_patch(shape: tuple[int, ...] | list[int]) -> int:
-    """Voxels of the largest patch of odd sides that fits the image."""
-    return math.prod(size - 1 + size % 2 for size in shape)
+    mean, mean_square = keep_others(signals, series.signals, inside)
+    record |= {
+        "VoxelsDenoised": int(inside.sum()),
+        "ResidualMean": mean,
+        "ResidualStandardDeviation": float(np.sqrt(max(mean_square - mean**2, 0.0))),
+    }
+    return Corrected(replace(series, signals=signals), record, notes)
 
 
 def _patch_radius(shape: tuple[int, int, int], voxels: int) -> np.ndarray:
@@ -191,7 +109,7 @@ def _mppca(series: DwiSeries, inside: np.ndarray) -> tuple[np.ndarray, dict[str,
     """MP-PCA of the voxels inside; signals outside are arbitrary."""
     from dipy.denoise.localpca import mppca
 
-    room = _largest_patch(inside.shape)
+    room = largest_patch(inside.shape)
     if room < MIN_PATCH_VOXELS:
         size = " x ".join(map(str, inside.shape))
         raise DataError(
@@ -211,9 +129,8 @@ def _mppca(series: DwiSeries, inside: np.ndarray) -> tuple[np.ndarray, dict[str,
     variances = []
     for group in groups:
         noisy = np.stack([fill_missing(series.signals[(*box, volume)]) for volume in group], axis=3)
-        lowest = noisy.min()
         # dipy clips at 0. The patches' means are taken out first, so an offset changes nothing else.
-        offset = float(noisy.max() - 2.0 * lowest) if lowest < 0 else 0.0
+        offset = positive_offset(noisy)
         with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             clean, sigma = mppca(
@@ -227,18 +144,15 @@ def _mppca(series: DwiSeries, inside: np.ndarray) -> tuple[np.ndarray, dict[str,
         # Patches without any noise have a level of NaN.
         variances.append(np.median(np.nan_to_num(sigma[inside[box]]) ** 2))
     size = (2 * radius + 1).tolist()
-    return (
-        signals,
-        {
-            "Description": "Principal components of local patches below the Marchenko-Pastur limit removed "
-            f"(MP-PCA), patches of {' x '.join(map(str, size))} voxels{_in_groups(groups)}",
-            "Method": "mppca",
-            "PatchSize": size,
-            "VolumeGroups": len(groups),
-            "NoiseStandardDeviationRemoved": float(np.sqrt(np.mean(variances))),
-        },
-        [],
-    )
+    record = {
+        "Description": "Principal components of local patches below the Marchenko-Pastur limit removed "
+        f"(MP-PCA), patches of {' x '.join(map(str, size))} voxels{_in_groups(groups)}",
+        "Method": "mppca",
+        "PatchSize": size,
+        "VolumeGroups": len(groups),
+        "NoiseStandardDeviationRemoved": float(np.sqrt(np.mean(variances))),
+    }
+    return signals, record, []
 
 
 def _patch2self(series: DwiSeries, inside: np.ndarray) -> tuple[np.ndarray, dict[str, Any], list[str]]:
@@ -261,38 +175,22 @@ def _patch2self(series: DwiSeries, inside: np.ndarray) -> tuple[np.ndarray, dict
         clean = _predict_from_the_others(noisy)
         for volume, values in zip(group, clean.T, strict=True):
             signals[inside, volume] = values if noisy.min() < 0 else np.maximum(values, 0.0)
-    notes = (
-        [
-            f"Patch2Self was used on {volumes} volumes: below about {FEW_PATCH2SELF_VOLUMES}, above all "
-            "without repeats, it distorts the decay; --denoise mppca is safer"
-        ]
-        if volumes < FEW_PATCH2SELF_VOLUMES
-        else []
+    record = {
+        "Description": "Every volume predicted from the others by linear regression over the voxels "
+        f"(Patch2Self){_in_groups(groups)}",
+        "Method": "patch2self",
+        "PatchSize": [1, 1, 1],
+        "VolumeGroups": len(groups),
+    }
+    note = (
+        f"Patch2Self was used on {volumes} volumes: below about {FEW_PATCH2SELF_VOLUMES}, above all "
+        "without repeats, it distorts the decay; --denoise mppca is safer"
     )
-    return (
-        signals,
-        {
-            "Description": "Every volume predicted from the others by linear regression over the voxels "
-            f"(Patch2Self){_in_groups(groups)}",
-            "Method": "patch2self",
-            "PatchSize": [1, 1, 1],
-            "VolumeGroups": len(groups),
-        },
-        notes,
-    )
+    return signals, record, [note] if volumes < FEW_PATCH2SELF_VOLUMES else []
 
 
 def _predict_from_the_others(signals: np.ndarray) -> np.ndarray:
-    """Ordinary least squares of every volume on the others, by dipy.
-
-    Parameters
-    ----------
-    signals : ndarray, shape (M, N), float64
-
-    Returns
-    -------
-    ndarray, shape (M, N)
-    """
+    """Ordinary least squares of every volume on the others, by dipy; shape (M, N), float64."""
     from dipy.denoise.patch2self import patch2self
     from scipy.linalg import LinAlgWarning
 

@@ -10,7 +10,7 @@ from dipy.segment.threshold import otsu
 from scipy import ndimage
 
 from sicnn_app.errors import DataError
-from sicnn_app.preprocess.slices import find_slice_axis
+from sicnn_app.preprocess.correction import find_slice_axis
 
 SMOOTHING_WIDTH = 3
 """Voxels; side of the in-plane median filter before the threshold. Unlike a Gaussian filter it

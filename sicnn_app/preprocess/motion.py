@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -12,17 +12,14 @@ from scipy.spatial.transform import Rotation
 
 from sicnn_app.ivim.bvalues import group_bvalues
 from sicnn_app.ivim.series import DwiSeries
-from sicnn_app.preprocess.corrected import Corrected, Progress, not_done
+from sicnn_app.preprocess.correction import Corrected, NotPossible, Progress, fill_missing
 from sicnn_app.preprocess.registration import align, displacements, most_typical, moved
 from sicnn_app.settings import PreprocessingSettings
-from sicnn_app.steps import STEPS, Situation
+from sicnn_app.steps import motion_obstacle
 from sicnn_app.system.memory import empty_series
 
 MIN_SLICES = 7
 """With fewer slices, motion through them changes mostly what was not imaged: it cannot be estimated."""
-
-MIN_IN_PLANE = 16
-"""Voxels per axis of a slice; fewer hold no position."""
 
 REFERENCE_MAX_BVAL = 50.0
 """s/mm^2; up to it the contrast is that of the lowest b-value but for the blood."""
@@ -34,44 +31,17 @@ half a voxel, the first and last of a few thick slices would be lost to every sm
 SPHERE_RADIUS = 50.0
 """mm; turns rotations into displacements (Power et al., NeuroImage 2012;59:2142-2154)."""
 
+WITHIN_PLANE = np.ix_([0, 1, 3], [0, 1, 3])
+"""Where the matrix of a slice stands in that of the volume."""
+
 INTERPOLATION = (
     "Cubic splines, once per volume, clipped to the volume's range; not interpolated where nothing moved; "
     "not a number more than one voxel outside the field of view"
 )
 
 
-def choose_motion_correction(
-    series: DwiSeries, settings: PreprocessingSettings, situation: Situation
-) -> tuple[str, str]:
-    """Resolve ``--motion-correction``: the kind (``none``, ``rigid``, ``affine``), and what decided it."""
-    automatic = settings.motion_correction == "auto" and not situation.preprocessed
-    if automatic and (obstacle := _obstacle(series)):
-        return "none", f"automatic: {obstacle}"
-    return STEPS["motioncorrection"].wanted(settings, situation)
-
-
 def correct(
-    series: DwiSeries,
-    *,
-    settings: PreprocessingSettings,
-    situation: Situation,
-    progress: Progress | None = None,
-) -> Corrected:
-    """The step of :data:`sicnn_app.steps.STEPS`."""
-    kind, reason = choose_motion_correction(series, settings, situation)
-    if kind == "none":
-        return not_done("Motion correction", series, reason)
-    moved = correct_motion(series, kind=kind, per_slice=settings.per_slice, progress=progress)
-    return moved.because(reason)
-
-
-def correct_motion(
-    series: DwiSeries,
-    *,
-    kind: str,
-    per_slice: bool = False,
-    mask: np.ndarray | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    series: DwiSeries, *, kind: str, settings: PreprocessingSettings, progress: Progress | None = None
 ) -> Corrected:
     """Bring every volume to one position.
 
@@ -86,44 +56,38 @@ def correct_motion(
     ----------
     series : DwiSeries
     kind : {'rigid', 'affine'}
-    per_slice : bool
-    mask : ndarray, shape (X, Y, Z), bool, or None
-        The object whose position counts; None: found by a threshold.
+    settings : PreprocessingSettings
+        ``per_slice`` of them.
     progress : callable (text, done, total), optional
 
     Returns
     -------
     Corrected
-        The unchanged series, a warning and no motion where it cannot be estimated. ``motion`` has one row per
-        volume: ``volume``, ``b_value``, ``trans_x``, ``trans_y``, ``trans_z`` (mm), ``rot_x``, ``rot_y``,
-        ``rot_z`` (degrees), ``framewise_displacement`` (mm): where the volume lay relative to the reference,
-        about the centre of the volume, along the axes of the world. Means over slices when every slice was
-        corrected by itself.
-    """
-    obstacle = _obstacle(series)
-    if obstacle:
-        record: dict[str, Any] = {
-            "Name": "Motion correction",
-            "Description": f"Not done: {obstacle}",
-            "Kind": "none",
-        }
-        warning = f"motion was not corrected: {obstacle}"
-        return Corrected(series=series, record=record, warnings=[warning])
+        ``motion`` has one row per volume: ``volume``, ``b_value``, ``trans_x``, ``trans_y``, ``trans_z``
+        (mm), ``rot_x``, ``rot_y``, ``rot_z`` (degrees), ``framewise_displacement`` (mm): where the volume
+        lay relative to the reference, about the centre of the volume, along the axes of the world. Means
+        over slices when every slice was corrected by itself.
 
+    Raises
+    ------
+    NotPossible
+        When motion cannot be estimated.
+    """
     slices, count = series.signals.shape[2:]
+    if obstacle := motion_obstacle(series.signals.shape[:3], count):
+        raise NotPossible(obstacle, left="motion was not corrected", Kind="none")
+    per_slice = settings.per_slice
     affine = _usable(series.affine)
     zooms = np.linalg.norm(affine[:3, :3], axis=0)
     in_plane = per_slice or slices < MIN_SLICES
     nominal, groups = group_bvalues(series.bvals)
     reference_groups = max(1, int((nominal <= REFERENCE_MAX_BVAL).sum()))
     parts = slices if per_slice else 1
-    done = 0
+    registered = itertools.count(1)
 
     def step() -> None:
-        nonlocal done
-        done += 1
         if progress is not None:
-            progress("Motion correction", done, parts * (count - 1))
+            progress("Motion correction", next(registered), parts * (count - 1))
 
     filled = _without_gaps(series.signals)
     matrices = np.tile(np.eye(4), (parts, count, 1, 1))
@@ -131,8 +95,8 @@ def correct_motion(
     lowest = np.flatnonzero(groups == 0)
     reference = int(lowest[most_typical(filled[..., lowest])])
     failed = []
+    flat = per_slice or slices == 1
     for part in range(parts):
-        flat = per_slice or slices == 1
         found = align(
             filled[:, :, part] if flat else filled,
             groups,
@@ -141,7 +105,6 @@ def correct_motion(
             zooms=zooms[:2] if flat else zooms,
             kind=kind,
             in_plane=in_plane,
-            mask=None if mask is None else (mask[:, :, part] if flat else mask),
             progress=step,
         )
         matrices[part] = [_in_three_dimensions(matrix) for matrix in found.matrices]
@@ -152,22 +115,21 @@ def correct_motion(
             size[part] = [np.linalg.norm(shift * scale, axis=0).mean() for shift in shifts]
 
     signals = empty_series(series.signals.shape, like=series.signals)
-    still = (matrices == np.eye(4)).all(axis=(2, 3)).all(axis=0)
+    still = (matrices == np.eye(4)).all(axis=(0, 2, 3))
     outside = 0
     for volume, unmoved in enumerate(still):
+        values = series.signals[..., volume]
         if unmoved:
-            signals[..., volume] = series.signals[..., volume]
+            signals[..., volume] = values
             continue
         signals[..., volume], lost = _resampled(
-            series.signals[..., volume], filled[..., volume], matrices[:, volume], in_plane=in_plane
+            values, filled[..., volume], matrices[:, volume], in_plane=in_plane
         )
         outside += lost
     bvecs = series.bvecs
     if turn := bvecs is not None and not per_slice:
         bvecs = _turned(bvecs, matrices[0], affine)
-    corrected = replace(series, signals=signals, bvecs=bvecs)
     record = {
-        "Name": "Motion correction",
         "Description": _describe(kind, per_slice=per_slice, in_plane=in_plane, slices=slices),
         "DirectionsRotated": turn,
         "Kind": kind,
@@ -182,26 +144,16 @@ def correct_motion(
         "RegistrationsRejected": len(failed),
         "MeanDisplacement": float(size.mean()),
         "LargestDisplacement": float(size.max()),
-        "ValuesOutsideFieldOfView": int(outside),
+        "ValuesOutsideFieldOfView": outside,
         "FramewiseDisplacement": "Sum of the absolute changes since the volume before, rotations on a "
         f"sphere of {SPHERE_RADIUS:g} mm (Power et al. 2012)",
     }
     return Corrected(
-        series=corrected,
-        record=record,
+        replace(series, signals=signals, bvecs=bvecs),
+        record,
         warnings=_warnings(series, failed, per_slice=per_slice),
         motion=_rows(series, matrices, affine),
     )
-
-
-def _obstacle(series: DwiSeries) -> str:
-    """Why motion cannot be estimated; empty when it can."""
-    shape = series.signals.shape
-    if min(shape[:2]) < MIN_IN_PLANE:
-        return f"a slice of {shape[0]} x {shape[1]} voxels has fewer than {MIN_IN_PLANE} along an axis"
-    if shape[3] < 2:
-        return "there is one volume"
-    return ""
 
 
 def _usable(affine: np.ndarray) -> np.ndarray:
@@ -219,12 +171,7 @@ def _without_gaps(signals: np.ndarray) -> np.ndarray:
         return signals
     filled = empty_series(signals.shape, like=signals)
     for volume in volumes:
-        values = signals[..., volume]
-        known = np.isfinite(values)
-        if known.any() and not known.all():
-            nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
-            values = values[tuple(nearest)]
-        filled[..., volume] = values if known.any() else 0.0
+        filled[..., volume] = fill_missing(signals[..., volume])
     return filled
 
 
@@ -233,8 +180,7 @@ def _in_three_dimensions(matrix: np.ndarray) -> np.ndarray:
     if matrix.shape == (4, 4):
         return matrix
     full = np.eye(4)
-    full[:2, :2] = matrix[:2, :2]
-    full[:2, 3] = matrix[:2, 2]
+    full[WITHIN_PLANE] = matrix
     return full
 
 
@@ -244,13 +190,10 @@ def _resampled(
     """One volume in its new position, and how many of its voxels came from outside the field of view."""
     if not in_plane:
         return _one_resampled(values, filled, matrices[0])
-    result = values.copy()
+    result = np.empty_like(values)
     lost = 0
     for z in range(values.shape[2]):
-        full = matrices[z if len(matrices) > 1 else 0]
-        matrix = np.eye(3)
-        matrix[:2, :2] = full[:2, :2]
-        matrix[:2, 2] = full[:2, 3]
+        matrix = matrices[z if len(matrices) > 1 else 0][WITHIN_PLANE]
         result[:, :, z], outside = _one_resampled(values[:, :, z], filled[:, :, z], matrix)
         lost += outside
     return result, lost
@@ -266,14 +209,13 @@ def _one_resampled(values: np.ndarray, filled: np.ndarray, matrix: np.ndarray) -
     for axis, size in enumerate(values.shape):
         source = matrix[axis, dims] + sum(matrix[axis, k] * grid[k] for k in range(dims))
         outside |= (source < -OUTSIDE) | (source > size - 1 + OUTSIDE)
-    missing = outside
+    result[outside] = np.nan
     gaps = ~np.isfinite(values)
     if gaps.any():
         share = ndimage.affine_transform(
             gaps.astype(np.float64), matrix[:dims, :dims], matrix[:dims, dims], order=1, mode="nearest"
         )
-        missing = outside | (share > 0.5)
-    result[missing] = np.nan
+        result[share > 0.5] = np.nan
     return result, int(outside.sum())
 
 
@@ -314,17 +256,15 @@ def _rows(series: DwiSeries, matrices: np.ndarray, affine: np.ndarray) -> list[d
     steps = steps + SPHERE_RADIUS * np.abs(np.diff(rotations[:, order], axis=1)).sum(axis=2)
     framewise = np.zeros(order.size)
     framewise[order[1:]] = steps.mean(axis=0)
-    values = np.concatenate([translations.mean(axis=0), np.rad2deg(rotations.mean(axis=0))], axis=1)
-    names = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
-    return [
-        {
-            "volume": int(series.source_volumes[volume]),
-            "b_value": float(series.bvals[volume]),
-            **{name: float(value) for name, value in zip(names, values[volume], strict=True)},
-            "framewise_displacement": float(framewise[volume]),
-        }
-        for volume in range(order.size)
-    ]
+    columns = {
+        "volume": series.source_volumes,
+        "b_value": series.bvals,
+        **dict(zip(("trans_x", "trans_y", "trans_z"), translations.mean(axis=0).T, strict=True)),
+        **dict(zip(("rot_x", "rot_y", "rot_z"), np.rad2deg(rotations.mean(axis=0)).T, strict=True)),
+        "framewise_displacement": framewise,
+    }
+    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def _describe(kind: str, *, per_slice: bool, in_plane: bool, slices: int) -> str:

@@ -83,8 +83,7 @@ def align(
     zooms: Sequence[float] | np.ndarray,
     kind: str,
     in_plane: bool,
-    mask: np.ndarray | None = None,
-    progress: Callable[[], None] | None = None,
+    progress: Callable[[], None],
 ) -> Alignment:
     """Find the position of every image of a series, upwards in b.
 
@@ -107,62 +106,50 @@ def align(
     kind : {'rigid', 'affine'}
     in_plane : bool
         In 3-D: only move within the plane of the first two axes, all slices together.
-    mask : ndarray, shape of one image, bool, or None
-        The object; None: found by Otsu's threshold.
-    progress : callable, optional
-        Called after every image.
-
-    Returns
-    -------
-    Alignment
+    progress : callable
+        Called after every image but the reference.
     """
     dims = images.ndim - 1
     zooms = np.asarray(zooms, dtype=np.float64)
     matrices = np.tile(np.eye(dims + 1), (images.shape[-1], 1, 1))
-    object_mask = _object(images[..., groups == 0].mean(axis=-1), mask)
-    crop = _bounding_box(object_mask)
+    object_mask = _object(images[..., groups == 0].mean(axis=-1))
     points = np.argwhere(object_mask)
     sample = points[:: max(1, len(points) // 2000)].T
     failed: list[int] = []
-    if len(points) >= MIN_OBJECT:
-        registration = _Registration(object_mask[crop], zooms, kind=kind, in_plane=in_plane)
-        shift = np.eye(dims + 1)
-        shift[:dims, dims] = [axis.start for axis in crop]
-        means: list[np.ndarray] = []
-        counts: list[int] = []
-        fixed = images[..., reference][crop]
-        for group in range(int(groups.max()) + 1):
-            members = np.flatnonzero(groups == group)
-            total = np.zeros(fixed.shape)
-            predictors = [means[0], *means[1:][1 - MAX_CHANNELS :]] if means else [fixed]
-            for i in members:
-                moving = images[..., i][crop]
-                matrix, accepted = np.eye(dims + 1), True
-                if i != reference:
-                    matrix, accepted = registration.position(fixed, moving, predictors)
-                    if progress is not None:
-                        progress()
-                if not accepted:
-                    failed.append(int(i))
-                total += moved(moving, matrix)
-                matrices[i] = shift @ matrix @ np.linalg.inv(shift)
-            means.append(total / members.size)
-            counts.append(members.size)
-            if group < reference_groups:
-                fixed = np.average(means, axis=0, weights=counts)
-    elif progress is not None:
+    if len(points) < MIN_OBJECT:
         for _ in range(images.shape[-1] - 1):
             progress()
+        return Alignment(matrices, failed, sample)
+    crop = _bounding_box(object_mask)
+    registration = _Registration(object_mask[crop], zooms, kind=kind, in_plane=in_plane)
+    shift = np.eye(dims + 1)
+    shift[:dims, dims] = [axis.start for axis in crop]
+    means: list[np.ndarray] = []
+    counts: list[int] = []
+    fixed = images[..., reference][crop]
+    for group in range(int(groups.max()) + 1):
+        members = np.flatnonzero(groups == group)
+        total = np.zeros(fixed.shape)
+        predictors = [means[0], *means[1:][1 - MAX_CHANNELS :]] if means else [fixed]
+        for i in members:
+            moving = images[..., i][crop]
+            matrix, accepted = np.eye(dims + 1), True
+            if i != reference:
+                matrix, accepted = registration.position(fixed, moving, predictors)
+                progress()
+            if not accepted:
+                failed.append(int(i))
+            total += moved(moving, matrix)
+            matrices[i] = shift @ matrix @ np.linalg.inv(shift)
+        means.append(total / members.size)
+        counts.append(members.size)
+        if group < reference_groups:
+            fixed = np.average(means, axis=0, weights=counts)
     return Alignment(matrices, failed, sample)
 
 
 def most_typical(images: np.ndarray) -> int:
-    """Index of the image that correlates most with the mean of all, the first of two.
-
-    Parameters
-    ----------
-    images : ndarray, shape (X, Y, ..., N), finite
-    """
+    """Index of the image (last axis) that correlates most with the mean of all; the first of two."""
     if images.shape[-1] < 3:
         return 0
     step = max(1, round(np.sqrt(images[..., 0].size / MAX_SAMPLES)))
@@ -243,11 +230,10 @@ class _Registration:
         from dipy.align.imaffine import AffineInvalidValuesError, AffineInversionError
 
         pick = tuple(slice(None, None, stride) for stride in self.strides)
-        sampled = self.to_space @ np.diag([*self.strides, 1.0])
         images = {
             "static": self._prepared(fixed)[pick],
             "moving": self._prepared(moving),
-            "static_grid2world": sampled,
+            "static_grid2world": self.to_space @ np.diag([*self.strides, 1.0]),
             "moving_grid2world": self.to_space,
             "static_mask": self.mask[pick].astype(np.int32),
             "moving_mask": np.ones(moving.shape, dtype=np.int32),
@@ -268,7 +254,7 @@ class _Registration:
         transform = getattr(transforms, f"{kind.capitalize()}Transform{self.dims}D")()
         metric = MutualInformationMetric(nbins=HISTOGRAM_BINS)
         if self.in_plane:
-            metric = _within_plane(metric, kind)
+            _hold_within_plane(metric, kind)
         registration = AffineRegistration(
             metric=metric,
             level_iters=[ITERATIONS] * levels,
@@ -277,8 +263,9 @@ class _Registration:
             options={"gtol": 1e-6, "ftol": 1e-6},
             verbosity=0,
         )
-        found = registration.optimize(transform=transform, params0=None, starting_affine=start, **images)
-        return found.affine
+        return registration.optimize(
+            transform=transform, params0=None, starting_affine=start, **images
+        ).affine
 
     def _prepared(self, image: np.ndarray) -> np.ndarray:
         low, high = np.percentile(image, INPUT_PERCENTILES)
@@ -329,7 +316,7 @@ class _Registration:
         return float(independent * np.log(still / motion) - self.freedom * np.log(independent))
 
 
-def _within_plane(metric, kind: str):
+def _hold_within_plane(metric, kind: str) -> None:
     """Hold the parameters of a 3-D transform that leave the plane of the first two axes."""
     # Order of the parameters: rotations about x, y, z, then translations; or the rows of the matrix.
     free = [2, 3, 4] if kind == "rigid" else [0, 1, 3, 4, 5, 7]
@@ -342,30 +329,26 @@ def _within_plane(metric, kind: str):
         return distance, held
 
     metric.distance_and_gradient = distance_and_gradient
-    return metric
 
 
-def _object(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+def _object(image: np.ndarray) -> np.ndarray:
     """Where the object is, two voxels wider in plane: its outline says most about its position."""
-    if mask is None or not mask.any():
-        from dipy.segment.threshold import otsu
+    from dipy.segment.threshold import otsu
 
-        smooth = ndimage.gaussian_filter(image.astype(np.float64), [1.0] * 2 + [0.0] * (image.ndim - 2))
-        if np.ptp(smooth) == 0:
-            return np.zeros(image.shape, dtype=bool)
-        # Half of Otsu's threshold keeps the dark tissue beside the bright one.
-        mask = smooth > smooth.min() + 0.5 * (otsu(smooth) - smooth.min())
+    smooth = ndimage.gaussian_filter(image.astype(np.float64), [1.0] * 2 + [0.0] * (image.ndim - 2))
+    if np.ptp(smooth) == 0:
+        return np.zeros(image.shape, dtype=bool)
+    # Half of Otsu's threshold keeps the dark tissue beside the bright one.
+    mask = smooth > smooth.min() + 0.5 * (otsu(smooth) - smooth.min())
     cross = ndimage.generate_binary_structure(2, 1).reshape((3, 3) + (1,) * (image.ndim - 2))
     return ndimage.binary_dilation(mask, cross, iterations=2)
 
 
 def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    boxes = ndimage.find_objects(mask.astype(np.int8))
-    if not boxes:
-        return tuple(slice(0, size) for size in mask.shape)
+    (box,) = ndimage.find_objects(mask.astype(np.int8))
     return tuple(
         slice(max(0, axis.start - MARGIN), min(size, axis.stop + MARGIN))
-        for axis, size in zip(boxes[0], mask.shape, strict=True)
+        for axis, size in zip(box, mask.shape, strict=True)
     )
 
 

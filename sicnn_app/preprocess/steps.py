@@ -7,17 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from sicnn_app.ivim.before_after import BeforeAfter
+from sicnn_app.ivim.before_after import BeforeAfter, change_of, root_mean_square
 from sicnn_app.ivim.bvalues import group_bvalues
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
-from sicnn_app.preprocess.average import RepeatAverage, average_repeats, mean_of_volumes
-from sicnn_app.preprocess.before_after import compare_step
-from sicnn_app.preprocess.corrected import Progress
+from sicnn_app.preprocess.average import average_repeats, mean_of_volumes
+from sicnn_app.preprocess.correction import NotPossible, Progress
 from sicnn_app.preprocess.mask import Mask, body_mask, brain_mask, check_mask
 from sicnn_app.preprocess.noise import Noise, estimate_noise, noise_after_denoising
 from sicnn_app.preprocess.volumes import select_volumes
 from sicnn_app.settings import PreprocessingSettings
-from sicnn_app.steps import STEPS, Situation
+from sicnn_app.steps import NOT_DONE, STEPS, Situation
 
 MASK_MAX_BVAL = 50.0
 """s/mm^2; volumes up to it, or of the lowest b-value, make the image the mask is found in."""
@@ -40,7 +39,7 @@ class Prepared:
     normaliser_bval : float
         The b-value all signals are divided by, s/mm^2.
     motion : list of dict, or None
-        See :class:`sicnn_app.preprocess.motion.correct_motion`.
+        See :class:`sicnn_app.preprocess.motion.correct`.
     before_after : list of BeforeAfter
         What each correction that changed anything did to one slice.
     """
@@ -72,8 +71,7 @@ def prepare(
     Parameters
     ----------
     series : DwiSeries
-    anatomy : str
-        ``brain`` or ``body``, as returned by :func:`sicnn_app.preprocess.anatomy.choose_anatomy`.
+    anatomy : {'brain', 'body'}
     external_mask : ndarray, shape (X, Y, Z), or None
         Used instead of making one; after motion correction it belongs to the position of the reference.
     settings : PreprocessingSettings
@@ -83,32 +81,36 @@ def prepare(
     progress : callable (text, done, total), optional
         Called as the corrections advance.
 
-    Returns
-    -------
-    Prepared
-
     Raises
     ------
     DataError
         When too few b-values remain, the mask is empty or of another shape, or no voxel has data.
     """
-    selected, selection, left_out = select_volumes(
+    corrected, selection, warnings = select_volumes(
         series, max_bval=settings.max_bval, ignore_bvals=settings.ignore_bvals
     )
-    steps, warnings = [selection], list(left_out)
-    situation = Situation(anatomy, preprocessed, selected.bvals.size)
-    # A series that a step left alone is the same object.
+    steps, motion = [selection], None
+    *grid, volumes = corrected.signals.shape
+    situation = Situation(anatomy, preprocessed, volumes, tuple(grid))
     changes: dict[str, tuple[DwiSeries, DwiSeries]] = {}
-    corrected, motion = selected, None
     for label, step in STEPS.items():
-        done = step.load().correct(corrected, settings=settings, situation=situation, progress=progress)
-        steps.append(done.record)
-        warnings += done.warnings
-        # Empty where motion could not be estimated, of which the record and a warning tell.
-        motion = done.motion or motion
-        if done.series is not corrected:
-            changes[label] = (corrected, done.series)
-        corrected = done.series
+        kind, choice = step.wanted(settings, situation)
+        record: dict[str, Any] = {"Description": f"{NOT_DONE}: {choice}"}
+        if kind != "none":
+            if progress is not None and not step.counts:
+                progress(label, 0, 1)
+            try:
+                done = step.load().correct(corrected, kind=kind, settings=settings, progress=progress)
+            except NotPossible as obstacle:
+                record = {"Description": f"{NOT_DONE}: {obstacle.reason}", **obstacle.details}
+                warnings.append(str(obstacle))
+            else:
+                record = done.record
+                warnings += done.warnings
+                motion = done.motion or motion
+                changes[label] = (corrected, done.series)
+                corrected = done.series
+        steps.append({"Name": step.name, **record, "Choice": choice})
     mask = _find_mask(corrected, anatomy, external_mask, motion is not None)
     average = average_repeats(corrected, mask.voxels)
     noise = estimate_noise(corrected, average)
@@ -118,13 +120,22 @@ def prepare(
     pictures = [compare_step(label, *pair, average.mask) for label, pair in changes.items()]
     averaged = average.with_noise(noise.sigma, noise.remaining, noise.method)
     normaliser_bval = float(averaged.bvals[0])
+    warnings += [*mask.warnings, *average.warnings]
+    if not noise.sigma > 0:
+        count = int(average.mask.sum())
+        warnings.append(f"no noise was found in {count} voxels: thresholds in units of it are 0")
+    if normaliser_bval != 0:
+        warnings.append(
+            "there is no volume at b = 0: signals are normalised by the lowest b-value, "
+            f"{normaliser_bval:g} s/mm^2"
+        )
     return Prepared(
         series=corrected,
         averaged=averaged,
         mask_method=mask.method,
         steps=[
             *steps,
-            _mask_record(mask),
+            {"Name": "Mask", "Description": _capitalised(mask.method), "Voxels": int(mask.voxels.sum())},
             average.record,
             _noise_record(averaged, noise, preprocessed),
             {
@@ -133,13 +144,7 @@ def prepare(
                 "NormalisationBValue": normaliser_bval,
             },
         ],
-        warnings=[
-            *warnings,
-            *mask.warnings,
-            *average.warnings,
-            *_noise_warnings(noise, average),
-            *_normaliser_warnings(normaliser_bval),
-        ],
+        warnings=warnings,
         normaliser_bval=normaliser_bval,
         motion=motion,
         before_after=[picture for picture in pictures if picture is not None],
@@ -160,24 +165,14 @@ def _find_mask(series: DwiSeries, anatomy: str, external_mask: np.ndarray | None
     return mask
 
 
-def _mask_record(mask: Mask) -> dict[str, Any]:
-    return {
-        "Name": "Mask",
-        "Description": mask.method[0].upper() + mask.method[1:],
-        "Voxels": int(mask.voxels.sum()),
-    }
-
-
 def _noise_record(averaged: AveragedSignals, noise: Noise, preprocessed: bool) -> dict[str, Any]:
-    description = noise.method[0].upper() + noise.method[1:]
-    if preprocessed:
-        description += "; the image was preprocessed elsewhere, which may hide noise"
+    hidden = "; the image was preprocessed elsewhere, which may hide noise" if preprocessed else ""
     signal = np.median(averaged.signals[averaged.mask], axis=0)
     snr = (signal / noise.sigma).tolist() if noise.sigma > 0 else None
     averaged_snr = (signal / averaged.sigma_per_bval).tolist() if noise.remaining > 0 else None
     return {
         "Name": "Noise estimate",
-        "Description": description,
+        "Description": _capitalised(noise.method) + hidden,
         "NoiseStandardDeviation": noise.sigma,
         "NoiseStandardDeviationPerBValue": averaged.sigma_per_bval.tolist(),
         **noise.details,
@@ -187,13 +182,40 @@ def _noise_record(averaged: AveragedSignals, noise: Noise, preprocessed: bool) -
     }
 
 
-def _noise_warnings(noise: Noise, average: RepeatAverage) -> list[str]:
-    if noise.sigma > 0:
-        return []
-    return [f"no noise was found in {int(average.mask.sum())} voxels: thresholds in units of it are 0"]
+def _capitalised(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
-def _normaliser_warnings(bval: float) -> list[str]:
-    if bval == 0:
-        return []
-    return [f"there is no volume at b = 0: signals are normalised by the lowest b-value, {bval:g} s/mm^2"]
+def compare_step(label: str, before: DwiSeries, after: DwiSeries, mask: np.ndarray) -> BeforeAfter | None:
+    """One slice of two volumes before and after a step; None where the step changed nothing in it.
+
+    The slice is the one with most voxels in the mask, shape (X, Y, Z). The volumes are of the middle and the
+    highest nominal b-value, and of each the one that changed most in the slice: motion may have spared all
+    others.
+    """
+    nominal, index = group_bvalues(before.bvals)
+    slice_index = int(np.argmax(mask.sum(axis=(0, 1))))
+    inside = mask[..., slice_index]
+
+    def change(volume: int) -> float:
+        pair = (series.signals[:, :, slice_index, volume][inside] for series in (before, after))
+        return root_mean_square(change_of(*pair))
+
+    def slices(series: DwiSeries) -> np.ndarray:
+        # One by one: several at once would be gathered in memory from a series on disk.
+        return np.stack([np.array(series.signals[:, :, slice_index, volume]) for volume in chosen])
+
+    groups = [nominal.size // 2, nominal.size - 1]
+    # The first of equals: max keeps it.
+    chosen = [max(np.flatnonzero(index == group).tolist(), key=change) for group in groups]
+    if not any(change(volume) for volume in chosen):
+        return None
+    return BeforeAfter(
+        label=label,
+        bvals=tuple(float(nominal[group]) for group in groups),
+        volumes=tuple(int(before.source_volumes[volume]) for volume in chosen),
+        slice_index=slice_index,
+        before=slices(before),
+        after=slices(after),
+        inside=inside.copy(),
+    )

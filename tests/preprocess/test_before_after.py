@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from sicnn_app.ivim.series import DwiSeries
 from sicnn_app.ivim.signal import ivim_signal_maps
-from sicnn_app.preprocess.before_after import compare_step
-from sicnn_app.preprocess.steps import prepare
+from sicnn_app.preprocess.steps import compare_step, prepare
 from sicnn_app.settings import PreprocessingSettings
 from sicnn_app.steps import STEPS
 from sicnn_app.system.memory import DiskArray

@@ -14,9 +14,9 @@ from sicnn_app.ivim.series import DwiSeries
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.phantoms.acquire import Protocol
 from sicnn_app.phantoms.phantom import make_phantom
-from sicnn_app.preprocess.denoise import choose_denoising, denoise
+from sicnn_app.preprocess.denoise import correct
 from sicnn_app.settings import PreprocessingSettings
-from sicnn_app.steps import Situation
+from sicnn_app.steps import STEPS, Situation
 
 BVALS = (0, 10, 20, 30, 40, 50, 75, 100, 150, 250, 400, 600)
 FEW = Protocol(BVALS).gradient_table()[0]
@@ -64,7 +64,7 @@ def gain(before, after, clean, where):
 def test_the_peak_signal_to_noise_ratio_rises(method, bvals, decibel):
     clean = truth(bvals)
     before = noisy(clean)
-    after = denoise(series(before, bvals), method=method).series
+    after = correct(series(before, bvals), kind=method).series
     assert gain(before, after.signals, clean, PHANTOM.mask) > decibel
     assert after.signals.dtype == np.float32
     assert (after.signals >= 0).all()
@@ -76,7 +76,7 @@ def test_mppca_keeps_the_mean_decay_of_every_tissue():
     for bvals in (FEW, MANY):
         clean = truth(bvals)
         before = noisy(clean, rician=False)
-        after = denoise(series(before, bvals), method="mppca").series.signals
+        after = correct(series(before, bvals), kind="mppca").series.signals
         tissues = [label for label in np.unique(PHANTOM.labels[PHANTOM.mask])]
         regions = [PHANTOM.labels == label for label in tissues]
         regions = [region for region in regions if region.sum() >= 20]
@@ -95,7 +95,7 @@ def test_mppca_keeps_edges():
     ]
     clean = ivim_signal_maps(bvals, *maps)
     before = noisy(clean, sigma=50.0, rician=False)
-    after = denoise(series(before, bvals), method="mppca").series.signals
+    after = correct(series(before, bvals), kind="mppca").series.signals
     step = (clean[12] - clean[11]).mean(axis=(0, 1))
     found = (after[12] - after[11]).mean(axis=(0, 1))
     # Two means of 72 voxels differ with a standard error of 50 sqrt(2 / 72) = 8.3.
@@ -109,7 +109,7 @@ def test_mppca_keeps_edges():
 def test_the_noise_that_is_removed_is_the_noise_that_was_added(volumes):
     bvals = np.resize(MANY, volumes)
     signals = noisy(truth(bvals)[:20, :18], rician=False)
-    result = denoise(series(signals, bvals), method="mppca")
+    result = correct(series(signals, bvals), kind="mppca")
     assert result.record["NoiseStandardDeviationRemoved"] == pytest.approx(SIGMA, rel=0.1)
     assert result.record["ResidualStandardDeviation"] < SIGMA
     assert abs(result.record["ResidualMean"]) < 0.01 * SIGMA
@@ -122,7 +122,7 @@ def test_long_series_are_denoised_in_groups_that_span_the_decay(method, share):
     where = np.s_[8:24, 6:22]
     clean, inside = truth(bvals)[where], PHANTOM.mask[where]
     before = noisy(clean, rician=False)
-    result = denoise(series(before, bvals), method=method)
+    result = correct(series(before, bvals), kind=method)
     after = result.series.signals
     assert result.record["VolumeGroups"] == 3
     assert "3 groups of up to 44 volumes" in result.record["Description"]
@@ -142,7 +142,7 @@ def test_patch2self_returns_every_volume_in_its_place(volumes):
     levels = np.resize([1000.0, 400.0, 100.0], volumes)
     clean = levels * np.random.default_rng(1).uniform(0.5, 1.5, (20, 11, 1, 1))
     before = noisy(clean, sigma=30.0, rician=False)
-    after = denoise(series(before, np.resize([0.0, 300.0, 800.0], volumes)), method="patch2self").series
+    after = correct(series(before, np.resize([0.0, 300.0, 800.0], volumes)), kind="patch2self").series
     errors = np.sqrt(np.mean((after.signals - clean) ** 2, axis=(0, 1, 2)))
     assert (errors < 30.0).all()
 
@@ -151,7 +151,7 @@ def test_patch2self_denoises_a_single_b_0():
     bvals = np.array([0.0] + [50.0] * 6 + [400.0] * 6)
     clean = np.exp(-0.001 * bvals) * np.random.default_rng(1).uniform(500, 1500, (14, 12, 2, 1))
     before = noisy(clean, sigma=40.0)
-    after = denoise(series(before, bvals), method="patch2self").series.signals
+    after = correct(series(before, bvals), kind="patch2self").series.signals
     assert rms(after[..., 0] - clean[..., 0]) < 0.8 * rms(before[..., 0] - clean[..., 0])
 
 
@@ -171,7 +171,7 @@ def test_any_shape_is_denoised_or_refused_in_one_line(shape, volumes, method, po
     )
     copy = given_series.signals.copy()
     try:
-        result = denoise(given_series, method=method)
+        result = correct(given_series, kind=method)
     except DataError as error:
         assert "--denoise" in str(error) and "\n" not in str(error)
         return
@@ -195,35 +195,36 @@ def test_any_shape_is_denoised_or_refused_in_one_line(shape, volumes, method, po
     ],
 )
 def test_patches_fit_thin_images(shape, patch):
-    result = denoise(odd_series(shape, 9), method="mppca")
+    result = correct(odd_series(shape, 9), kind="mppca")
     assert result.record["PatchSize"] == patch
     assert result.record["ResidualStandardDeviation"] > 1.0
 
 
 def test_patches_grow_with_the_volumes():
     for volumes, side in ((12, 3), (27, 3), (28, 5), (60, 5)):
-        assert denoise(odd_series((8, 7, 6), volumes), method="mppca").record["PatchSize"] == [side] * 3
+        assert correct(odd_series((8, 7, 6), volumes), kind="mppca").record["PatchSize"] == [side] * 3
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2), (1, 5, 4), (24, 1, 1)])
 def test_mppca_refuses_images_without_room_for_a_patch(shape):
     given_series = series(noisy(np.full((*shape, 12), 100.0)), FEW)
     with pytest.raises(DataError, match="too small for MP-PCA, which needs a patch of 25 voxels"):
-        denoise(given_series, method="mppca")
-    method, reason = choose_denoising(given_series, PreprocessingSettings(), Situation("body", False))
+        correct(given_series, kind="mppca")
+    situation = Situation("body", False, 12, shape)
+    method, reason = STEPS["denoising"].wanted(PreprocessingSettings(), situation)
     assert method == "none" and "no patch of 25" in reason
 
 
 def test_patch2self_refuses_few_volumes_and_few_voxels():
     with pytest.raises(DataError, match="needs at least 10 volumes, there are 9"):
-        denoise(odd_series((9, 9, 3), 9), method="patch2self")
+        correct(odd_series((9, 9, 3), 9), kind="patch2self")
     with pytest.raises(DataError, match="10 voxels with data per volume, there are 75 for 12"):
-        denoise(odd_series((5, 5, 3), 12), method="patch2self")
+        correct(odd_series((5, 5, 3), 12), kind="patch2self")
 
 
 def test_patch2self_on_few_volumes_is_warned_about():
-    assert "on 12 volumes" in denoise(odd_series((9, 9, 3), 12), method="patch2self").warnings[0]
-    assert denoise(odd_series((9, 9, 6), 30), method="patch2self").warnings == []
+    assert "on 12 volumes" in correct(odd_series((9, 9, 3), 12), kind="patch2self").warnings[0]
+    assert correct(odd_series((9, 9, 6), 30), kind="patch2self").warnings == []
 
 
 @pytest.mark.parametrize("method", ["mppca", "patch2self"])
@@ -236,7 +237,7 @@ def test_what_is_not_finite_stays_and_harms_nothing(method):
     holes[20, 15, 2, 5] = np.inf
     holes[21, 15, 2, 7:9] = np.nan
     holes[..., 30] = np.nan
-    after = denoise(series(holes, bvals), method=method).series.signals
+    after = correct(series(holes, bvals), kind=method).series.signals
     np.testing.assert_array_equal(np.isfinite(after), np.isfinite(holes))
     np.testing.assert_array_equal(after[~np.isfinite(holes)], holes[~np.isfinite(holes)])
     near = np.zeros(holes.shape, dtype=bool)
@@ -251,26 +252,24 @@ def test_scattered_missing_values_cost_little(method, decibel):
     before = noisy(clean).astype(np.float32)
     holes = before.copy()
     holes[np.random.default_rng(0).random(holes.shape) < 0.02] = np.nan
-    after = denoise(series(holes, MANY), method=method).series.signals
+    after = correct(series(holes, MANY), kind=method).series.signals
     assert gain(before, after, clean, np.isfinite(holes) & PHANTOM.mask[..., None]) > decibel
 
 
 @pytest.mark.parametrize("layer", [np.s_[0:1], np.s_[14:15], np.s_[29:30]])
 @pytest.mark.parametrize("volumes", [12, 40])
-def test_mppca_of_a_thin_mask_uses_the_voxels_around_it(layer, volumes):
+def test_mppca_denoises_the_border_of_the_image_as_well(layer, volumes):
     bvals = np.resize(FEW, volumes)
     clean = 300.0 + 700.0 * np.exp(-bvals * 0.0015) * np.ones((30, 16, 4, 1))
     before = noisy(clean, sigma=50.0)
-    mask = np.zeros(before.shape[:3], dtype=bool)
-    mask[layer] = True
-    after = denoise(series(before, bvals), method="mppca", mask=mask).series.signals
-    assert gain(before, after, clean, mask) > 8.0
+    after = correct(series(before, bvals), kind="mppca").series.signals
+    assert gain(before, after, clean, layer) > 8.0
 
 
 @pytest.mark.parametrize("method", ["mppca", "patch2self"])
 def test_the_same_series_gives_the_same_bits(method):
     given_series = odd_series((9, 8, 4), 14)
-    first, second = (denoise(given_series, method=method).series.signals for _ in range(2))
+    first, second = (correct(given_series, kind=method).series.signals for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
@@ -279,7 +278,7 @@ def test_the_same_series_gives_the_same_bits(method):
 def test_units_do_not_matter(method, factor):
     given_series = odd_series((9, 8, 4), 14)
     scaled = series(given_series.signals * factor, given_series.bvals)
-    once, twice = (denoise(one, method=method).series.signals for one in (given_series, scaled))
+    once, twice = (correct(one, kind=method).series.signals for one in (given_series, scaled))
     np.testing.assert_allclose(twice, once * factor, rtol=1e-4, atol=1e-4 * factor)
 
 
@@ -287,23 +286,22 @@ def test_units_do_not_matter(method, factor):
 def test_negative_values_are_not_clipped_to_a_bias(method):
     signals = np.random.default_rng(0).normal(0.0, 10.0, (20, 18, 3, 20))
     signals[:10] += 500.0 * np.exp(-np.linspace(0, 0.8, 20))
-    after = denoise(series(signals, np.linspace(0, 800, 20)), method=method).series.signals
+    after = correct(series(signals, np.linspace(0, 800, 20)), kind=method).series.signals
     assert after.min() < 0
     # The standard error of the mean over half the image is 10 / sqrt(10 * 18 * 3 * 20) = 0.1.
     assert abs(after[10:].mean()) < 0.4
 
 
 @pytest.mark.parametrize("method", ["mppca", "patch2self"])
-def test_voxels_outside_of_the_mask_and_without_data_stay(method):
+def test_voxels_without_data_stay(method):
     signals = noisy(truth(MANY)).astype(np.float32)
-    signals[:3] = 0.0
     inside = PHANTOM.mask.copy()
     inside[:, :8] = False
-    result = denoise(series(signals, MANY), method=method, mask=inside)
-    after = result.series.signals
-    np.testing.assert_array_equal(after[~inside], signals[~inside])
-    np.testing.assert_array_equal(after[:3], 0.0)
     inside[:3] = False
+    signals[~inside] = 0.0
+    result = correct(series(signals, MANY), kind=method)
+    after = result.series.signals
+    np.testing.assert_array_equal(after[~inside], 0.0)
     assert result.record["VoxelsDenoised"] == inside.sum()
     assert (after[inside] != signals[inside]).mean() > 0.99
     assert gain(signals, after, truth(MANY), inside) > 6.0
@@ -311,13 +309,13 @@ def test_voxels_outside_of_the_mask_and_without_data_stay(method):
 
 def test_an_image_without_data_is_refused():
     with pytest.raises(DataError, match="no voxel has data"):
-        denoise(series(np.zeros((9, 9, 3, 12)), FEW), method="mppca")
+        correct(series(np.zeros((9, 9, 3, 12)), FEW), kind="mppca")
 
 
 @pytest.mark.parametrize("method", ["mppca", "patch2self"])
 def test_noise_free_images_hardly_change(method):
     clean = truth(MANY)
-    after = denoise(series(clean, MANY), method=method).series.signals
+    after = correct(series(clean, MANY), kind=method).series.signals
     assert rms(after - clean) < 0.005 * PHANTOM.s0[PHANTOM.mask].mean()
 
 
@@ -333,6 +331,6 @@ def test_noise_free_images_hardly_change(method):
     ],
 )
 def test_choice_and_reason(requested, volumes, preprocessed, method, reason):
-    settings, situation = PreprocessingSettings(denoise=requested), Situation("body", preprocessed)
-    found = choose_denoising(odd_series((6, 6, 3), volumes), settings, situation)
+    situation = Situation("body", preprocessed, volumes, (6, 6, 3))
+    found = STEPS["denoising"].wanted(PreprocessingSettings(denoise=requested), situation)
     assert found == (method, reason)

@@ -17,7 +17,7 @@ from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.phantoms.acquire import acquire
 from sicnn_app.phantoms.phantom import make_phantom
 from sicnn_app.preprocess.average import average_repeats
-from sicnn_app.preprocess.corrected import Corrected
+from sicnn_app.preprocess.correction import Corrected
 from sicnn_app.preprocess.steps import prepare
 from sicnn_app.settings import PreprocessingSettings
 
@@ -203,17 +203,16 @@ def test_corrections_run_in_order_on_the_selected_volumes_and_pass_their_warning
 
     seen = []
 
-    def correction(name, made):
+    def correction(name):
         def run(series, **_):
             seen.append((name, float(series.signals.flat[0]), series.bvals.size))
             changed = replace(series, signals=series.signals + np.float32(1.0))
-            return made(changed, {"Name": name, "Description": "Done"}, [f"{name} warns"])
+            return Corrected(changed, {"Description": "Done"}, [f"{name} warns"])
 
         return run
 
-    monkeypatch.setattr(denoise, "denoise", correction("Denoising", Corrected))
-    monkeypatch.setattr(unring, "unring", correction("Gibbs unringing", Corrected))
-    monkeypatch.setattr(motion, "correct_motion", correction("Motion correction", Corrected))
+    for module, name in zip((denoise, unring, motion), CORRECTIONS, strict=True):
+        monkeypatch.setattr(module, "correct", correction(name))
     series = phantom()
     result = prepared(series, denoise="mppca", unring=True, motion_correction="affine")
     first = float(series.signals.flat[0])
@@ -235,7 +234,19 @@ def test_motion_that_cannot_be_estimated_is_a_warning():
     result = prepared(small, motion_correction="rigid", external_mask=np.ones(small.signals.shape[:3]))
     assert result.motion is None and result.mask_method == "given"
     assert any("motion was not corrected" in warning for warning in result.warnings)
-    assert step(result, "Motion correction")["Description"].startswith("Not done")
+    record = step(result, "Motion correction")
+    assert record["Description"].startswith("Not done: a slice") and record["Kind"] == "none"
+    assert record["Choice"] == "--motion-correction rigid"
+
+
+def test_slices_too_small_to_be_unrung_are_a_warning_and_stay():
+    series = phantom()
+    small = replace(series, signals=series.signals[4:11])
+    result = prepared(small, unring=True, external_mask=np.ones(small.signals.shape[:3]))
+    np.testing.assert_array_equal(result.series.signals, small.signals[..., :11])
+    assert any("Gibbs ringing was not removed: slices of 7" in warning for warning in result.warnings)
+    record = step(result, "Gibbs unringing")
+    assert record["Description"].startswith("Not done: slices") and record["Choice"] == "--unring"
 
 
 def test_only_the_left_out_volumes_are_warned_about():
