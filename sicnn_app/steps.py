@@ -58,7 +58,6 @@ class Situation:
     preprocessed : bool
         The image comes from a derivative dataset: ``auto`` then leaves it alone, because a second
         interpolation or projection loses detail and hides noise.
-    volumes : int
     grid : tuple of int
         Voxels along X, Y and Z; empty until the images are loaded.
     """
@@ -81,7 +80,6 @@ class Option:
         ``{default}`` stands for the default.
     choices : tuple of str
         None: any value of the kind of the default.
-    metavar : str, optional
     """
 
     default: Any
@@ -110,15 +108,7 @@ class Correction(Protocol):
         settings: PreprocessingSettings,
         progress: Progress | None = None,
     ) -> Corrected:
-        """The series after the step.
-
-        Parameters
-        ----------
-        series : DwiSeries
-        kind : str
-            What ``wanted`` of the step came to, never ``none``.
-        settings : PreprocessingSettings
-        progress : callable (text, done, total), optional
+        """The series after the step; ``kind`` is what ``wanted`` of the step came to, never ``none``.
 
         Raises
         ------

@@ -38,8 +38,8 @@ class Protocol:
     b0_repeats : int
         Volumes per b-value of 0.
     directions : int
-        Gradient directions per b-value above 0. The phantoms are isotropic: directions
-        differ in their noise only.
+        Gradient directions per b-value above 0. The phantoms are isotropic: they differ in
+        their noise only.
 
     Raises
     ------
@@ -55,46 +55,20 @@ class Protocol:
     def __post_init__(self) -> None:
         if not self.bvals or not all(math.isfinite(b) and b >= 0 for b in self.bvals):
             raise UsageError(f"b-values must be numbers of 0 or more in s/mm^2, not {list(self.bvals)}")
-        for flag, count in (
-            ("--repeats", self.repeats),
-            ("--b0-repeats", self.b0_repeats),
-            ("--directions", self.directions),
-        ):
-            if count < 1:
-                raise UsageError(f"{flag} must be 1 or more, not {count}")
+        for name in ("repeats", "b0_repeats", "directions"):
+            if (count := getattr(self, name)) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} must be 1 or more, not {count}")
 
     def gradient_table(self) -> tuple[np.ndarray, np.ndarray]:
-        """B-value and direction of every volume.
-
-        Returns
-        -------
-        bvals : ndarray, shape (N,), s/mm^2
-        bvecs : ndarray, shape (N, 3)
-            Unit vectors; zeros where b is 0.
-        """
-        bvals: list[float] = []
-        bvecs: list[np.ndarray] = []
-        for b in self.bvals:
-            vectors = directions(self.directions) if b > 0 else np.zeros((1, 3))
-            count = self.repeats if b > 0 else self.b0_repeats
-            for vector in vectors:
-                bvals += [float(b)] * count
-                bvecs += [vector] * count
-        return np.array(bvals), np.array(bvecs)
+        """B-value, s/mm^2, shape (N,), and unit vector, zeros at b = 0, shape (N, 3), of every volume."""
+        weighted = np.repeat(directions(self.directions), self.repeats, axis=0)
+        vectors = [weighted if b > 0 else np.zeros((self.b0_repeats, 3)) for b in self.bvals]
+        bvals = np.repeat(np.array(self.bvals, dtype=np.float64), [len(rows) for rows in vectors])
+        return bvals, np.concatenate(vectors)
 
 
 def directions(count: int) -> np.ndarray:
-    """Unit vectors spread over a half-sphere.
-
-    Parameters
-    ----------
-    count : int, 1 or more
-        Up to three are the axes x, y and z, more are a golden-angle spiral.
-
-    Returns
-    -------
-    ndarray, shape (count, 3)
-    """
+    """Unit vectors spread over a half-sphere, shape (count, 3): up to 3 axes, or a golden-angle spiral."""
     if count <= 3:
         return np.eye(3)[:count]
     z = (np.arange(count) + 0.5) / count
@@ -104,13 +78,7 @@ def directions(count: int) -> np.ndarray:
 
 
 def noise_sigma(phantom: Phantom, snr: float) -> float:
-    """Standard deviation of one noise channel, image units: see :data:`SNR_DEFINITION`.
-
-    Parameters
-    ----------
-    phantom : Phantom
-    snr : float
-        Above 0; infinity gives 0.
+    """Standard deviation of one noise channel, image units, 0 for an SNR of infinity: :data:`SNR_DEFINITION`.
 
     Raises
     ------
@@ -142,13 +110,10 @@ def acquire(
 
     Parameters
     ----------
-    phantom : Phantom
     bvals : array_like, shape (N,), s/mm^2
     snr : float
-        Mean true S0 over the mask divided by the sigma of one channel, for a single volume
-        at b = 0 before any averaging. Infinity: no noise.
+        See :data:`SNR_DEFINITION`; infinity: no noise.
     seed : int or sequence of int
-        Seed of the noise.
 
     Returns
     -------

@@ -17,7 +17,7 @@ from sicnn_app.phantoms.tissues import TISSUES
 FIELD_OF_VIEW = {"abdomen": (38.0, 30.0), "brain": (17.0, 20.5)}
 """Extent in x and y, cm."""
 
-SLAB = {"abdomen": 6.4, "brain": 6.4}
+SLAB = 6.4
 """Extent in z that is shared out among the slices, cm."""
 
 MAX_SLICE_THICKNESS = 0.8
@@ -27,19 +27,8 @@ MAX_SLICE_THICKNESS = 0.8
 def grid(
     preset: str, shape: tuple[int, int, int]
 ) -> tuple[tuple[np.ndarray, ...], tuple[float, float, float]]:
-    """Voxel centres and voxel sizes.
-
-    Parameters
-    ----------
-    preset : {"abdomen", "brain"}
-    shape : tuple of int, (X, Y, Z)
-
-    Returns
-    -------
-    coordinates : tuple of three ndarrays, shapes (X, 1, 1), (1, Y, 1), (1, 1, Z), cm
-    spacing : tuple of float, cm
-    """
-    extent = (*FIELD_OF_VIEW[preset], min(SLAB[preset], shape[2] * MAX_SLICE_THICKNESS))
+    """Coordinates of the voxels, shapes (X, 1, 1), (1, Y, 1) and (1, 1, Z), and their sizes; cm."""
+    extent = (*FIELD_OF_VIEW[preset], min(SLAB, shape[2] * MAX_SLICE_THICKNESS))
     spacing = tuple(size / count for size, count in zip(extent, shape, strict=True))
     axes = [(np.arange(count) - (count - 1) / 2) * step for count, step in zip(shape, spacing, strict=True)]
     x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
@@ -47,18 +36,7 @@ def grid(
 
 
 def label(preset: str, shape: tuple[int, int, int]) -> np.ndarray:
-    """Tissue code of every voxel.
-
-    Parameters
-    ----------
-    preset : {"abdomen", "brain"}
-    shape : tuple of int, (X, Y, Z)
-
-    Returns
-    -------
-    ndarray, shape (X, Y, Z), int16
-        Codes of :data:`sicnn_app.phantoms.tissues.TISSUES`; 0 is background.
-    """
+    """Code of every voxel in :data:`sicnn_app.phantoms.tissues.TISSUES`, 0 in the background; int16."""
     (x, y, z), spacing = grid(preset, shape)
     labels = np.zeros(shape, dtype=np.int16)
     codes = {tissue.name: tissue.code for tissue in TISSUES[preset]}
@@ -123,10 +101,8 @@ def _draw_spine(paint: Callable, x, y, z) -> None:
     ring = _radius(x, y, (0, -7.6), (1.9, 1.6))
     process = (np.abs(x) < 0.45) & (y < -8.5) & (y > -10.6)
     wing = (np.abs(y + 7.9) < 0.45) & (np.abs(x) < 3.4)
-    paint(
-        "marrow",
-        (_radius(x, y, (0, -4.9), (2.4 + disc, 1.9 + disc), power=2.3) <= 1) | (ring <= 1) | process | wing,
-    )
+    vertebra = _radius(x, y, (0, -4.9), (2.4 + disc, 1.9 + disc), power=2.3)
+    paint("marrow", (vertebra <= 1) | (ring <= 1) | process | wing)
     paint("spinal_canal", _radius(x, y, (0, -7.4), (1.05, 0.9)) <= 1)
 
 
@@ -231,22 +207,15 @@ def _draw_brain(paint: Callable, x, y, z, pitch: float) -> None:
     paint("csf", (midline < 0.5 * thin) & fissure)
     level = 0.35 + 0.1 * z + 0.25 * (midline - 5.0)
     insula = (midline > 4.6) & (np.abs(y - level) < 0.5 * thin + ribbon) & (depth >= pial)
-    paint(
-        "cortical_grey_matter",
-        insula | (np.abs(_radius(midline, y, (1.6, 0.3), (3.25, 3.0)) - 1) < 0.07) & (midline > 3.9),
-    )
+    claustrum = (np.abs(_radius(midline, y, (1.6, 0.3), (3.25, 3.0)) - 1) < 0.07) & (midline > 3.9)
+    paint("cortical_grey_matter", insula | claustrum)
     paint("csf", (np.abs(y - level) < 0.5 * thin) & (midline > 5.0) & (depth >= 0))
 
     low = np.clip((1.9 - z) / 2.6, 0.0, 1.0)
     grow = low + 1e-9
-    paint(
-        "deep_grey_matter",
-        (low > 0.15) & (_radius(midline, y, (1.45, -1.0), (1.05 * grow, 1.55 * grow), angle=25) <= 1),
-    )
-    paint(
-        "deep_grey_matter",
-        (low > 0.15) & (_radius(midline, y, (3.05, 1.1), (0.8 * grow, 2.0 * grow), angle=12) <= 1),
-    )
+    thalamus = _radius(midline, y, (1.45, -1.0), (1.05 * grow, 1.55 * grow), angle=25)
+    lentiform = _radius(midline, y, (3.05, 1.1), (0.8 * grow, 2.0 * grow), angle=12)
+    paint("deep_grey_matter", (low > 0.15) & ((thalamus <= 1) | (lentiform <= 1)))
     paint("deep_grey_matter", _radius(midline, y, (1.55, 3.0), (0.6, 1.0), angle=-20) <= 1)
 
     wide = 1.0 + 0.06 * z

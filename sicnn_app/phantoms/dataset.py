@@ -20,8 +20,7 @@ from sicnn_app.errors import OutputError, UsageError
 from sicnn_app.files import parse_json, read_regular
 from sicnn_app.ivim.parameters import MAPS
 from sicnn_app.phantoms.acquire import SNR_DEFINITION, Protocol, acquire, noise_sigma
-from sicnn_app.phantoms.phantom import Phantom, make_phantom
-from sicnn_app.phantoms.texts import dataset_readme, truth_readme
+from sicnn_app.phantoms.phantom import S0_SCALE, Phantom, make_phantom
 from sicnn_app.system.locks.leftovers import remove_leftovers
 
 BIDS_VERSION = "1.11.1"
@@ -31,14 +30,7 @@ TRUTH = Path("derivatives") / "truth"
 UNIT = "simulation"
 """Name of the record of what was written."""
 
-OWN_NAMES = (
-    "dataset_description.json",
-    "README.md",
-    "participants.tsv",
-    "dwi.*",
-    "sub-*",
-    TRUTH.as_posix(),
-)
+OWN_NAMES = ("dataset_description.json", "README.md", "participants.tsv", "dwi.*", "sub-*", TRUTH.as_posix())
 """What a dataset of this command consists of."""
 
 QUANTISATION = 16
@@ -68,29 +60,18 @@ TRUTH_BIDSIGNORE = "*_dwimap.*\n"
 
 @dataclass(frozen=True)
 class SimulationSettings:
-    """Everything that decides the content of a dataset.
+    """Everything that decides the content of a dataset; raises UsageError for what makes none.
 
     Attributes
     ----------
-    preset : {"abdomen", "brain"}
-    protocol : Protocol
     snr : float
         See :data:`sicnn_app.phantoms.acquire.SNR_DEFINITION`.
-    shape : tuple of int, (X, Y, Z)
-    subjects : int
     sessions : int
         0: no session level. Sessions of a subject show the same body with other noise.
-    seed : int
-    texture : float
-        See :func:`sicnn_app.phantoms.phantom.make_phantom`.
-    subject_variation : float
-        The same function's ``tissue_variation``.
+    texture, subject_variation : float
+        See ``texture`` and ``tissue_variation`` of :func:`sicnn_app.phantoms.phantom.make_phantom`.
     inherit_bval : bool
         One gradient table at the top of the dataset instead of one beside every image.
-
-    Raises
-    ------
-    UsageError
     """
 
     preset: str
@@ -118,7 +99,7 @@ class SimulationSettings:
 def write_dataset(
     out: Path, settings: SimulationSettings, *, command: str, overwrite: bool = False
 ) -> list[Path]:
-    """Write a simulated BIDS dataset and its truth below ``derivatives/truth``.
+    """Write a simulated BIDS dataset and its truth below ``derivatives/truth``; returns the files, sorted.
 
     The dataset grows in a hidden folder inside ``out`` and gets its final names at the
     end, ``dataset_description.json`` last.
@@ -127,18 +108,12 @@ def write_dataset(
     ----------
     out : Path
         Made if missing; must be empty otherwise.
-    settings : SimulationSettings
     command : str
         Command line to state in the README.
     overwrite : bool
         Replace a dataset that this function wrote before; files beside it, such as other
         derivatives, stay. A folder with any other content is refused, and so is a dataset in which
         somebody added or changed files.
-
-    Returns
-    -------
-    list of Path
-        The files written, sorted.
 
     Raises
     ------
@@ -210,19 +185,19 @@ def _check_replaceable(out: Path, overwrite: bool) -> None:
 def _write_raw(root: Path, settings: SimulationSettings, command: str) -> None:
     """Write raw dataset and truth."""
     bvals, bvecs = settings.protocol.gradient_table()
-    bval_text = " ".join(np.format_float_positional(b, trim="-") for b in bvals) + "\n"
-    bvec_text = "".join(" ".join(f"{value:.6g}" for value in row) + "\n" for row in bvecs.T)
+    table = {
+        ".bval": " ".join(np.format_float_positional(b, trim="-") for b in bvals) + "\n",
+        ".bvec": "".join(" ".join(f"{value:.6g}" for value in row) + "\n" for row in bvecs.T),
+    }
     truth = root / TRUTH
-    truth.mkdir(parents=True)
     _write_json(root / "dataset_description.json", _description(settings, "raw", command))
     _write_json(truth / "dataset_description.json", _description(settings, "derivative", command))
-    (truth / ".bidsignore").write_text(TRUTH_BIDSIGNORE, encoding="utf-8")
+    _write_text(truth / ".bidsignore", TRUTH_BIDSIGNORE)
 
     subjects = [f"{number + 1:02d}" for number in range(settings.subjects)]
     sessions: list[str | None] = [str(number + 1) for number in range(settings.sessions)] or [None]
-    (root / "participants.tsv").write_text(
-        "participant_id\n" + "".join(f"sub-{name}\n" for name in subjects), encoding="utf-8"
-    )
+    names = "".join(f"sub-{name}\n" for name in subjects)
+    _write_text(root / "participants.tsv", f"participant_id\n{names}")
     common = {
         **ACQUISITION[settings.preset],
         "Manufacturer": "none (simulated)",
@@ -232,10 +207,8 @@ def _write_raw(root: Path, settings: SimulationSettings, command: str) -> None:
         "SimulatedSubjectVariation": settings.subject_variation,
     }
     if settings.inherit_bval:
-        (root / "dwi.bval").write_text(bval_text, encoding="utf-8")
-        (root / "dwi.bvec").write_text(bvec_text, encoding="utf-8")
-        _write_json(root / "dwi.json", common)
-        common = {}
+        _write_beside(root / "dwi", table, common)
+        table, common = {}, {}
 
     for number, subject in enumerate(subjects):
         # A seed of its own for every subject and session: adding more leaves the others as they are.
@@ -253,81 +226,69 @@ def _write_raw(root: Path, settings: SimulationSettings, command: str) -> None:
             folder = dwi_folder(Path(), subject, session)
             stem = session_name(subject, session)
             signals = acquire(phantom, bvals, snr=settings.snr, seed=noise_seed)
-            base = root / folder / f"{stem}_dwi"
-            base.parent.mkdir(parents=True)
-            _write_signals(base.with_suffix(".nii.gz"), signals, phantom, sigma)
             own = {
                 "SimulatedSigma": sigma,
                 "SimulatedSubjectSeed": anatomy_seed,
                 "SimulatedNoiseSeed": noise_seed,
             }
-            _write_json(base.with_suffix(".json"), {**common, **own})
-            if not settings.inherit_bval:
-                base.with_suffix(".bval").write_text(bval_text, encoding="utf-8")
-                base.with_suffix(".bvec").write_text(bvec_text, encoding="utf-8")
+            base = root / folder / f"{stem}_dwi"
+            _write_beside(base, table, {**common, **own})
+            _write_signals(base.with_suffix(".nii.gz"), signals, phantom, sigma)
             _write_truth(truth, folder, stem, phantom)
 
-    (root / "README.md").write_text(
-        dataset_readme(
-            settings.preset, command, settings.snr, phantom, settings.subject_variation, settings.texture
-        ),
-        encoding="utf-8",
-    )
-    (truth / "README.md").write_text(truth_readme(settings.preset), encoding="utf-8")
+    _write_text(root / "README.md", _dataset_readme(settings, command, phantom.voxel_size))
+    _write_text(truth / "README.md", _truth_readme(settings.preset))
 
 
 def _description(settings: SimulationSettings, kind: str, command: str) -> dict:
     title = f"Simulated IVIM diffusion MRI of the {settings.preset}"
     generator = {"Name": GENERATOR, "Version": __version__, "Description": command}
-    description: dict[str, Any] = {
+    return {
         "Name": title if kind == "raw" else f"{title}: true maps",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": kind,
         "License": "CC0",
         "Authors": ["sicnn-app contributors"],
         "GeneratedBy": [generator],
+        **({} if kind == "raw" else {"DatasetLinks": {"raw": "../.."}}),
     }
-    if kind == "derivative":
-        description["DatasetLinks"] = {"raw": "../.."}
-    return description
 
 
 def _write_truth(truth: Path, folder: Path, stem: str, phantom: Phantom) -> None:
     """True maps, mask and tissue labels of one run; NaN in maps where there is no tissue."""
-    target = truth / folder
-    target.mkdir(parents=True)
     source = {"Sources": [f"bids:raw:{(folder / f'{stem}_dwi.nii.gz').as_posix()}"]}
-    for spec in MAPS:
-        values = getattr(phantom, spec.label, None)
-        if values is None:
-            continue
-        base = target / f"{stem}_{map_ending(spec.label)}"
-        _save(base.with_suffix(".nii.gz"), np.where(phantom.mask, values, np.nan).astype(np.float32), phantom)
-        _write_json(
-            base.with_suffix(".json"),
-            {"Description": f"True value. {spec.description}", "Units": spec.unit, **source},
-        )
 
+    def write(ending: str, data: np.ndarray, content: dict[str, Any]) -> Path:
+        base = truth / folder / f"{stem}_{ending}"
+        _write_json(base.with_suffix(".json"), content)
+        _save(base.with_suffix(".nii.gz"), data, phantom)
+        return base
+
+    for spec in MAPS:
+        if (values := getattr(phantom, spec.label, None)) is not None:
+            write(
+                map_ending(spec.label),
+                np.where(phantom.mask, values, np.nan).astype(np.float32),
+                {"Description": f"True value. {spec.description}", "Units": spec.unit, **source},
+            )
     desc = MASK_DESC[phantom.preset]
-    base = target / f"{stem}_{mask_ending(desc)}"
-    _save(base.with_suffix(".nii.gz"), phantom.mask.astype(np.uint8), phantom)
-    _write_json(
-        base.with_suffix(".json"),
+    write(
+        mask_ending(desc),
+        phantom.mask.astype(np.uint8),
         {"Description": "Voxels that hold tissue", "Type": "Brain" if desc == "brain" else "ROI", **source},
     )
-
-    base = target / f"{stem}_desc-tissues_dseg"
-    _save(base.with_suffix(".nii.gz"), phantom.labels.astype(np.uint8), phantom)
-    _write_json(
-        base.with_suffix(".json"), {"Description": "Tissue of every voxel", **source, **TISSUE_COLUMNS}
+    base = write(
+        "desc-tissues_dseg",
+        phantom.labels.astype(np.uint8),
+        {"Description": "Tissue of every voxel", **source, **TISSUE_COLUMNS},
     )
     columns = ("index", "name", "color", *TISSUE_COLUMNS)
     rows = [
         (t.code, t.name, t.color, f"{t.f:.6g}", f"{t.d:.6g}", f"{t.dstar:.6g}", f"{t.s0:.6g}", t.source)
         for t in phantom.tissues
     ]
-    lines = ["\t".join(map(str, row)) for row in (columns, *rows)]
-    base.with_suffix(".tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines = ("\t".join(map(str, row)) + "\n" for row in (columns, *rows))
+    _write_text(base.with_suffix(".tsv"), "".join(lines))
 
 
 def _write_signals(path: Path, signals: np.ndarray, phantom: Phantom, sigma: float) -> None:
@@ -352,5 +313,57 @@ def _save(path: Path, data: np.ndarray, phantom: Phantom, *, step: float | None 
     image.to_filename(path)
 
 
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+def _write_beside(base: Path, texts: dict[str, str], sidecar: dict[str, Any]) -> None:
+    _write_json(base.with_suffix(".json"), sidecar)
+    for suffix, text in texts.items():
+        _write_text(base.with_suffix(suffix), text)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    _write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _dataset_readme(settings: SimulationSettings, command: str, voxel_size: tuple[float, ...]) -> str:
+    size = " x ".join(f"{value:.4g}" for value in voxel_size)
+    texture, variation = 100 * settings.texture, 100 * settings.subject_variation
+    return f"""# Simulated IVIM diffusion MRI: {settings.preset}
+
+Nobody was scanned: the anatomy is a drawing by formulas, the signals follow
+S(b) = S0 (F exp(-b D*) + (1 - F) exp(-b D)), and the noise is Rician. Made by
+
+    {command}
+
+The same command gives the same files with the same versions of the app and of NumPy.
+
+- SNR {settings.snr:g}: {SNR_DEFINITION}.
+  The sigma it means for each image is `SimulatedSigma` in its sidecar. Single tissues have more or less:
+  their mean S0 is {S0_SCALE:g} times the `s0` in the table of tissues.
+- F, D, D* and S0 have a texture of {texture:g} % within a tissue: half of its variance is smooth,
+  half is independent from voxel to voxel. The tissues of a subject differ from the literature's by
+  {variation:g} % (standard deviation). F stays in 0..1, D in 0..0.005 mm^2/s and D* in
+  0.005..0.2 mm^2/s.
+- Sessions of one subject show the same body with other noise.
+- Diffusion is isotropic: gradient directions differ in their noise only. Relaxation, motion and
+  distortion are not simulated; `EchoTime` and `RepetitionTime` are typical values.
+- Voxels of {size} mm, first axis towards the patient's left (LAS).
+
+The true maps are the derivatives dataset `derivatives/truth`.
+"""
+
+
+def _truth_readme(preset: str) -> str:
+    return f"""# True maps of the simulated {preset}
+
+- `*_param-{{f,d,dstar,s0}}_dwimap.nii.gz`: the maps the signals were computed from; NaN where there is
+  no tissue. F is a fraction; D and D* (the full second exponent) are in mm^2/s; S0 in image units.
+  D* has no meaning where F is close to 0, and D none where F is 1 (vessels): leave those voxels
+  out when errors are computed.
+- `*_desc-{MASK_DESC[preset]}_mask.nii.gz`: every voxel that holds tissue.
+- `*_desc-tissues_dseg.nii.gz`: the tissues; the table beside it has the values of this subject's
+  tissues and the source they were varied from. The relative brightness `s0` is chosen, not measured.
+"""

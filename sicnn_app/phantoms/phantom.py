@@ -29,8 +29,7 @@ class Phantom:
 
     Attributes
     ----------
-    preset : str
-        ``abdomen`` or ``brain``.
+    preset : {"abdomen", "brain"}
     f, d, dstar, s0 : ndarray, shape (X, Y, Z), float64
         Fraction, mm^2/s, mm^2/s and image units; 0 in the background.
     labels : ndarray, shape (X, Y, Z), int16
@@ -80,10 +79,6 @@ def make_phantom(
     tissue_variation : float
         Standard deviation of the subject's tissue values around the literature's, relative.
 
-    Returns
-    -------
-    Phantom
-
     Raises
     ------
     UsageError
@@ -117,13 +112,16 @@ def make_phantom(
         values = S0_SCALE * np.clip(values, 0.0, None) if name == "s0" else np.clip(values, *BOUNDS[name])
         maps[name] = np.where(labels > 0, values, 0.0)
 
+    affine = np.diag([-voxel_size[0], voxel_size[1], voxel_size[2], 1.0])
+    # The world's origin lies in the middle of the image.
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     return Phantom(
         preset=preset,
         labels=labels,
         mask=labels > 0,
         tissues=tissues,
         voxel_size=voxel_size,
-        affine=_affine(shape, voxel_size),
+        affine=affine,
         **maps,
     )
 
@@ -137,10 +135,3 @@ def _texture_field(
     fast = rng.standard_normal(shape)
     # A single voxel has no spread to normalise by.
     return fast if spread == 0 else (slow / spread + fast) / np.sqrt(2.0)
-
-
-def _affine(shape: tuple[int, int, int], voxel_size: tuple[float, float, float]) -> np.ndarray:
-    """Affine with the world's origin in the middle of the image."""
-    affine = np.diag([-voxel_size[0], voxel_size[1], voxel_size[2], 1.0])
-    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-    return affine

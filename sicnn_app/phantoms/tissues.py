@@ -17,7 +17,8 @@ from sicnn_app.ivim.parameters import TISSUE_LABELS
 CONSENSUS = "Ljimani et al., MAGMA 2020 (consensus means)"
 XCAT = "OSIPI TF2.4 XCAT phantom (values collected from the literature)"
 RYDHOG = "Rydhog et al., Magn Reson Med 2014"
-ASSUMED = "assumed"
+FREE_FLUID = "assumed: free fluid"
+SUPPRESSED_FAT = "assumed: residual signal of suppressed fat"
 
 BOUNDS = {label: PARAMETER_BOUNDS[label] for label in TISSUE_LABELS}
 """Closed intervals the textured values are clipped to: F fraction, D and D* mm^2/s."""
@@ -31,18 +32,15 @@ class Tissue:
     ----------
     code : int
         Its label in the segmentation; 0 is background.
-    name : str
-    f : float
-        Perfusion fraction, 0..1.
-    d, dstar : float
-        Diffusion and pseudo-diffusion coefficient, mm^2/s. D* is the full second
+    f, d, dstar : float
+        Perfusion fraction, 0..1, diffusion and pseudo-diffusion coefficient, mm^2/s. D* is the full second
         exponent. It has no meaning where F is 0.
     s0 : float
         Brightness at b = 0 relative to 1.
     source : str
         Where F, D and D* come from.
     color : str
-        Colour of the label in a viewer.
+        Of the label in a viewer.
     """
 
     code: int
@@ -55,65 +53,49 @@ class Tissue:
     color: str
 
 
-ABDOMEN: tuple[Tissue, ...] = (
-    Tissue(1, "liver", 0.2305, 1.09e-3, 0.0700, 0.45, CONSENSUS, "#8c4a2f"),
-    Tissue(2, "kidney_cortex", 0.097, 2.12e-3, 0.020, 0.95, XCAT, "#e69f00"),
-    Tissue(3, "kidney_medulla", 0.158, 2.09e-3, 0.019, 1.05, XCAT, "#d55e00"),
-    Tissue(4, "spleen", 0.20, 1.30e-3, 0.030, 0.80, XCAT, "#7b3294"),
-    Tissue(5, "pancreas", 0.2003, 1.41e-3, 0.0254, 0.60, CONSENSUS, "#f0e442"),
-    Tissue(6, "muscle", 0.1034, 1.47e-3, 0.0309, 0.32, CONSENSUS, "#cc6677"),
-    Tissue(7, "marrow", 0.145, 0.43e-3, 0.050, 0.28, XCAT, "#ddcc77"),
-    Tissue(8, "stomach_wall", 0.30, 1.50e-3, 0.012, 0.55, XCAT, "#44aa99"),
-    Tissue(9, "stomach_content", 0.0, 2.00e-3, 0.100, 0.90, XCAT, "#88ccee"),
-    Tissue(10, "gallbladder", 0.0, 3.00e-3, 0.100, 1.40, XCAT, "#009e73"),
-    Tissue(11, "intestine", 0.69, 1.31e-3, 0.029, 0.50, XCAT, "#999933"),
-    Tissue(12, "vessel", 1.0, 3.00e-3, 0.100, 0.70, XCAT, "#cc0000"),
-    Tissue(13, "spinal_canal", 0.0, 3.00e-3, 0.100, 1.30, f"{ASSUMED}: free fluid", "#0072b2"),
-    Tissue(14, "fat", 0.0, 0.20e-3, 0.100, 0.10, f"{ASSUMED}: residual signal of suppressed fat", "#bbbbbb"),
-)
-"""Tissues of the abdomen preset."""
-
-BRAIN: tuple[Tissue, ...] = (
-    Tissue(1, "white_matter", 0.044, 0.81e-3, 0.084, 0.55, RYDHOG, "#dddddd"),
-    Tissue(2, "cortical_grey_matter", 0.033, 0.86e-3, 0.076, 0.75, RYDHOG, "#888888"),
-    Tissue(3, "deep_grey_matter", 0.0764, 0.83e-3, 0.0109, 0.65, f"{CONSENSUS}, brain", "#cc79a7"),
-    Tissue(4, "csf", 0.0, 3.00e-3, 0.100, 1.60, RYDHOG, "#56b4e9"),
-    Tissue(5, "vessel", 1.0, 3.00e-3, 0.100, 0.80, XCAT, "#cc0000"),
-)
-"""Tissues of the brain preset."""
-
-TISSUES: dict[str, tuple[Tissue, ...]] = {"abdomen": ABDOMEN, "brain": BRAIN}
-"""The tissue table of every preset."""
+TISSUES: dict[str, tuple[Tissue, ...]] = {
+    "abdomen": (
+        Tissue(1, "liver", 0.2305, 1.09e-3, 0.0700, 0.45, CONSENSUS, "#8c4a2f"),
+        Tissue(2, "kidney_cortex", 0.097, 2.12e-3, 0.020, 0.95, XCAT, "#e69f00"),
+        Tissue(3, "kidney_medulla", 0.158, 2.09e-3, 0.019, 1.05, XCAT, "#d55e00"),
+        Tissue(4, "spleen", 0.20, 1.30e-3, 0.030, 0.80, XCAT, "#7b3294"),
+        Tissue(5, "pancreas", 0.2003, 1.41e-3, 0.0254, 0.60, CONSENSUS, "#f0e442"),
+        Tissue(6, "muscle", 0.1034, 1.47e-3, 0.0309, 0.32, CONSENSUS, "#cc6677"),
+        Tissue(7, "marrow", 0.145, 0.43e-3, 0.050, 0.28, XCAT, "#ddcc77"),
+        Tissue(8, "stomach_wall", 0.30, 1.50e-3, 0.012, 0.55, XCAT, "#44aa99"),
+        Tissue(9, "stomach_content", 0.0, 2.00e-3, 0.100, 0.90, XCAT, "#88ccee"),
+        Tissue(10, "gallbladder", 0.0, 3.00e-3, 0.100, 1.40, XCAT, "#009e73"),
+        Tissue(11, "intestine", 0.69, 1.31e-3, 0.029, 0.50, XCAT, "#999933"),
+        Tissue(12, "vessel", 1.0, 3.00e-3, 0.100, 0.70, XCAT, "#cc0000"),
+        Tissue(13, "spinal_canal", 0.0, 3.00e-3, 0.100, 1.30, FREE_FLUID, "#0072b2"),
+        Tissue(14, "fat", 0.0, 0.20e-3, 0.100, 0.10, SUPPRESSED_FAT, "#bbbbbb"),
+    ),
+    "brain": (
+        Tissue(1, "white_matter", 0.044, 0.81e-3, 0.084, 0.55, RYDHOG, "#dddddd"),
+        Tissue(2, "cortical_grey_matter", 0.033, 0.86e-3, 0.076, 0.75, RYDHOG, "#888888"),
+        Tissue(3, "deep_grey_matter", 0.0764, 0.83e-3, 0.0109, 0.65, f"{CONSENSUS}, brain", "#cc79a7"),
+        Tissue(4, "csf", 0.0, 3.00e-3, 0.100, 1.60, RYDHOG, "#56b4e9"),
+        Tissue(5, "vessel", 1.0, 3.00e-3, 0.100, 0.80, XCAT, "#cc0000"),
+    ),
+}
 
 
 def vary_tissues(
     tissues: tuple[Tissue, ...], variation: float, rng: np.random.Generator
 ) -> tuple[Tissue, ...]:
-    """Give one subject tissue values of its own.
+    """Tissues with values of one subject's own, in the same order; F, D and D* stay within :data:`BOUNDS`.
 
-    Parameters
-    ----------
-    tissues : tuple of Tissue
-    variation : float
-        Standard deviation of the relative change of F, D, D* and S0, independent for every
-        tissue and parameter and cut off at two standard deviations. 0 changes nothing.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    tuple of Tissue
-        The same tissues in the same order; F, D and D* stay within :data:`BOUNDS`.
+    ``variation`` is the standard deviation of the relative change of F, D, D* and S0, independent for every
+    tissue and parameter and cut off at two standard deviations. 0 changes nothing.
     """
     factors = 1.0 + variation * np.clip(rng.standard_normal((len(tissues), 4)), -2.0, 2.0)
-    varied = []
-    for tissue, (f, d, dstar, s0) in zip(tissues, factors.tolist(), strict=True):
-        varied.append(
-            replace(
-                tissue,
-                f=float(np.clip(tissue.f * f, *BOUNDS["f"])),
-                d=float(np.clip(tissue.d * d, *BOUNDS["d"])),
-                dstar=float(np.clip(tissue.dstar * dstar, *BOUNDS["dstar"])),
-                s0=tissue.s0 * s0,
-            )
+    return tuple(
+        replace(
+            tissue,
+            f=float(np.clip(tissue.f * f, *BOUNDS["f"])),
+            d=float(np.clip(tissue.d * d, *BOUNDS["d"])),
+            dstar=float(np.clip(tissue.dstar * dstar, *BOUNDS["dstar"])),
+            s0=tissue.s0 * s0,
         )
-    return tuple(varied)
+        for tissue, (f, d, dstar, s0) in zip(tissues, factors.tolist(), strict=True)
+    )

@@ -11,21 +11,7 @@ BRAIN_NAMES = ("BRAIN", "HEAD")
 
 
 def choose_anatomy(requested: str, metadata: Mapping[str, Any]) -> tuple[str, str]:
-    """Decide between ``brain`` and ``body``.
-
-    Parameters
-    ----------
-    requested : str
-        ``auto``, ``brain`` or ``body``, the value of ``--anatomy``.
-    metadata : mapping
-        Merged JSON sidecars of the run.
-
-    Returns
-    -------
-    anatomy : str
-        ``brain`` or ``body``.
-    source : str
-        What decided it, in words; quotes the sidecar only where that names a body part.
+    """``brain`` or ``body``, and what decided it: the value of ``--anatomy`` or the merged sidecars of a run.
 
     Examples
     --------
@@ -40,6 +26,6 @@ def choose_anatomy(requested: str, metadata: Mapping[str, Any]) -> tuple[str, st
         name = str(metadata.get(key) or "").strip()
         if name:
             anatomy = "brain" if name.upper() in BRAIN_NAMES else "body"
-            # Whatever else stands there may be anything, also the name of a person.
+            # Quoted only where it names a body part: it may be anything, also the name of a person.
             return anatomy, f"{key} {name} of the sidecar" if is_body_part(name) else f"{key} of the sidecar"
     return "body", "the sidecar names no body part"

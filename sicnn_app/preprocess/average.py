@@ -40,7 +40,7 @@ class VolumeGroups:
     @property
     def repeats(self) -> np.ndarray:
         """Volumes per b-value, shape (B,)."""
-        return np.array([sum(volumes.size for volumes in directions) for directions in self.members])
+        return np.array([sum(map(len, directions)) for directions in self.members])
 
     @property
     def directions(self) -> np.ndarray:
@@ -55,12 +55,8 @@ class VolumeGroups:
         n volumes in balanced numbers. For the geometric mean it holds to first order in the noise,
         for directions of similar signal.
         """
-        return np.array(
-            [
-                np.sqrt(sum(1.0 / volumes.size for volumes in directions)) / len(directions)
-                for directions in self.members
-            ]
-        )
+        sums = [sum(1.0 / volumes.size for volumes in directions) for directions in self.members]
+        return np.sqrt(sums) / self.directions
 
 
 @dataclass(frozen=True)
@@ -73,10 +69,8 @@ class RepeatAverage:
         Finite inside ``mask``, 0 outside.
     mask : ndarray, shape (X, Y, Z), bool
         The given mask less the voxels without usable data.
-    groups : VolumeGroups
     record : dict
         One row of the preprocessing steps.
-    warnings : list of str
     """
 
     signals: np.ndarray
@@ -86,17 +80,7 @@ class RepeatAverage:
     warnings: list[str]
 
     def with_noise(self, sigma: float, remaining: float, method: str) -> AveragedSignals:
-        """What estimators take.
-
-        Parameters
-        ----------
-        sigma : float, units of the source image
-            Noise standard deviation of a single volume as it was measured.
-        remaining : float, units of the source image
-            The same of the volumes that were averaged, after denoising.
-        method : str
-            How ``sigma`` was found, in words.
-        """
+        """Signals with the noise of a volume as measured, what denoising left of it, and how it was found."""
         return AveragedSignals(
             signals=self.signals,
             bvals=self.groups.bvals,
@@ -115,40 +99,24 @@ def group_volumes(series: DwiSeries) -> VolumeGroups:
     Without a .bvec, and without diffusion weighting, all volumes of a b-value are repeats of one
     direction. Vectors at most :data:`SAME_DIRECTION` apart up to sign are one direction, chains of
     such vectors too; zero and non-finite vectors together are one direction of their own.
-
-    Parameters
-    ----------
-    series : DwiSeries
-
-    Returns
-    -------
-    VolumeGroups
     """
     nominal, index = group_bvalues(series.bvals)
     members = []
     for b, bval in enumerate(nominal):
         volumes = np.flatnonzero(index == b)
-        if series.bvecs is None or bval <= UNWEIGHTED_BVAL:
-            members.append((volumes,))
-        else:
+        labels = np.zeros(volumes.size)
+        if series.bvecs is not None and bval > UNWEIGHTED_BVAL:
             labels = _direction_labels(series.bvecs[volumes])
-            members.append(tuple(volumes[labels == label] for label in dict.fromkeys(labels.tolist())))
+        members.append(tuple(volumes[labels == label] for label in dict.fromkeys(labels.tolist())))
     return VolumeGroups(bvals=nominal, members=tuple(members))
 
 
 def mean_of_volumes(signals: np.ndarray, volumes: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
     """Arithmetic mean over the finite values of some volumes, one volume in memory at a time.
 
-    Parameters
-    ----------
-    signals : ndarray, shape (X, Y, Z, N)
-    volumes : ndarray of int
-    where : ndarray, shape (X, Y, Z), bool, or None
-        Voxels wanted; None: all.
-
     Returns
     -------
-    ndarray, shape (X, Y, Z), or (M,) for the M voxels of ``where``, float64
+    ndarray, shape (X, Y, Z), or (M,) for the M voxels of the mask ``where``, float64
         NaN where no volume is finite.
     """
     size = signals.shape[:3] if where is None else (np.count_nonzero(where),)
@@ -174,15 +142,6 @@ def average_repeats(series: DwiSeries, mask: np.ndarray) -> RepeatAverage:
 
     A voxel is taken out of the mask when a b-value has no finite value in it, when it is the same at
     every b-value (zero, padding), or when its signal at the lowest b-value is not positive.
-
-    Parameters
-    ----------
-    series : DwiSeries
-    mask : ndarray, shape (X, Y, Z), bool
-
-    Returns
-    -------
-    RepeatAverage
 
     Raises
     ------
@@ -211,13 +170,12 @@ def average_repeats(series: DwiSeries, mask: np.ndarray) -> RepeatAverage:
         f"without positive signal at b = {groups.bvals[0]:g}": lowest <= 0,
     }
     unusable = np.zeros(missing.size, dtype=bool)
-    counts = {}
+    counts = []
     for reason, holds in reasons.items():
-        holds = holds & ~unusable
+        if count := np.count_nonzero(holds & ~unusable):
+            counts.append(f"{count} {reason}")
         unusable |= holds
-        if holds.any():
-            counts[reason] = int(holds.sum())
-    removed = "; ".join(f"{count} {reason}" for reason, count in counts.items())
+    removed = "; ".join(counts)
     if unusable.all():
         raise DataError(f"no voxel of the mask has usable data ({removed or 'the mask is empty'})")
     used = mask.copy()
@@ -228,18 +186,14 @@ def average_repeats(series: DwiSeries, mask: np.ndarray) -> RepeatAverage:
     record = {
         "Name": "Averaging of repeats and directions",
         "Description": _describe(series, groups),
-        "BValues": [float(bval) for bval in groups.bvals],
+        "BValues": groups.bvals.tolist(),
         "VolumesPerBValue": groups.repeats.tolist(),
         "DirectionsPerBValue": None if series.bvecs is None else groups.directions.tolist(),
         "VoxelsAveragedArithmetically": int(arithmetic_voxels.sum()),
         "VoxelsWithoutData": int(unusable.sum()),
     }
-    warnings = (
-        [f"{int(unusable.sum())} voxels without usable data were taken out of the mask: {removed}"]
-        if counts
-        else []
-    )
-    return RepeatAverage(signals=signals, mask=used, groups=groups, record=record, warnings=warnings)
+    warning = f"{int(unusable.sum())} voxels without usable data were taken out of the mask: {removed}"
+    return RepeatAverage(signals, used, groups, record, warnings=[warning] if counts else [])
 
 
 def _direction_labels(bvecs: np.ndarray) -> np.ndarray:
@@ -255,21 +209,10 @@ def _direction_labels(bvecs: np.ndarray) -> np.ndarray:
 
 
 def mean_over_directions(means: Iterable[np.ndarray], voxels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of one b-value over its directions.
+    """Mean of one b-value over its directions, and where it had to be arithmetic; shape (V,) for V voxels.
 
-    Parameters
-    ----------
-    means : iterable of ndarray, shape (V,)
-        Of the repeats of every direction; NaN where none is finite. Taken one at a time.
-    voxels : int
-        V.
-
-    Returns
-    -------
-    mean : ndarray, shape (V,), float64
-        NaN where no direction is finite.
-    arithmetic : ndarray, shape (V,), bool
-        Where the mean over directions had to be arithmetic.
+    ``means`` are those of the repeats of every direction, NaN where none is finite, taken one at a time; so
+    is the result where no direction is finite.
     """
     total, log_total = np.zeros((2, voxels))
     count = np.zeros(voxels, dtype=np.int32)

@@ -25,7 +25,6 @@ class Corrected:
         Same shape and affine as before.
     record : dict
         ``{"Description": str, ...numbers}`` for sidecar and report; JSON-serialisable.
-    warnings : list of str
     motion : list of dict
         Of a motion correction: see :func:`sicnn_app.preprocess.motion.correct`.
     """
@@ -39,19 +38,18 @@ class Corrected:
 class NotPossible(Exception):
     """The data do not allow a correction, and stay as they are.
 
-    Parameters
-    ----------
-    reason : str
-    left : str
-        What was not done, for the warning.
-    **details
-        Further entries of the record.
+    ``left`` says what was not done, for the warning; ``details`` are further entries of the record.
     """
 
     def __init__(self, reason: str, left: str, **details: str) -> None:
         super().__init__(f"{left}: {reason}")
         self.reason = reason
         self.details = details
+
+
+def holds_data(values: np.ndarray) -> np.ndarray:
+    """True where a value is finite and not 0."""
+    return np.isfinite(values) & (values != 0)
 
 
 def fill_missing(volume: np.ndarray) -> np.ndarray:
@@ -83,6 +81,14 @@ def keep_others(
         new[~changed] = old[~changed]
         total, squares, count = total + change.sum(), squares + change @ change, count + change.size
     return (float(total / count), float(squares / count)) if count else (0.0, 0.0)
+
+
+def bounding_box(inside: np.ndarray, margin: np.ndarray | int) -> tuple[slice, ...]:
+    """Smallest box around the voxels inside, wider by a margin (per axis) where the image goes on."""
+    where = np.argwhere(inside)
+    low = np.maximum(where.min(axis=0) - margin, 0)
+    high = np.minimum(where.max(axis=0) + margin + 1, inside.shape)
+    return tuple(map(slice, low.tolist(), high.tolist()))
 
 
 def find_slice_axis(shape: tuple[int, ...]) -> int:

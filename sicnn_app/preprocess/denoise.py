@@ -11,7 +11,14 @@ import numpy as np
 
 from sicnn_app.errors import DataError
 from sicnn_app.ivim.series import DwiSeries
-from sicnn_app.preprocess.correction import Corrected, fill_missing, keep_others, positive_offset
+from sicnn_app.preprocess.correction import (
+    Corrected,
+    bounding_box,
+    fill_missing,
+    holds_data,
+    keep_others,
+    positive_offset,
+)
 from sicnn_app.steps import MIN_PATCH_VOXELS, largest_patch
 from sicnn_app.system.memory import empty_series
 
@@ -32,7 +39,7 @@ VOXELS_PER_VOLUME = 10
 
 
 def correct(series: DwiSeries, *, kind: str, **_others: Any) -> Corrected:
-    """Denoise the whole series.
+    """Denoise the whole series by ``mppca`` or ``patch2self``.
 
     MP-PCA: principal components of local patches that the Marchenko-Pastur law cannot tell from noise
     are dropped. The patch is the smallest with at least as many voxels as volumes; it is thinner along
@@ -48,16 +55,8 @@ def correct(series: DwiSeries, *, kind: str, **_others: Any) -> Corrected:
     without. Neither method corrects the noise floor of magnitude images: what averages to the Rician
     mean still does.
 
-    Parameters
-    ----------
-    series : DwiSeries
-    kind : {'mppca', 'patch2self'}
-
-    Returns
-    -------
-    Corrected
-        The noise left in it is no longer independent between volumes: its level cannot be taken from
-        differences of repeats or from what a smooth decay leaves over.
+    The noise that is left is no longer independent between volumes: its level cannot be taken from
+    differences of repeats or from what a smooth decay leaves over.
 
     Raises
     ------
@@ -70,8 +69,7 @@ def correct(series: DwiSeries, *, kind: str, **_others: Any) -> Corrected:
     """
     inside = np.zeros(series.signals.shape[:3], dtype=bool)
     for volume in range(series.bvals.size):
-        values = series.signals[..., volume]
-        inside |= np.isfinite(values) & (values != 0)
+        inside |= holds_data(series.signals[..., volume])
     if not inside.any():
         raise DataError("no voxel has data to denoise: use --denoise none")
     run = {"mppca": _mppca, "patch2self": _patch2self}[kind]
@@ -118,7 +116,7 @@ def _mppca(series: DwiSeries, inside: np.ndarray) -> tuple[np.ndarray, dict[str,
         )
     groups = _groups(series.bvals, min(MAX_GROUP, room))
     radius = _patch_radius(inside.shape, max(MIN_PATCH_VOXELS, groups[0].size))
-    box = _box(inside, 2 * radius)
+    box = bounding_box(inside, 2 * radius)
     # dipy centres patches on voxels of its mask that have room for one: at the border the nearest such
     # voxel stands in, so that every voxel inside belongs to a patch.
     shape = inside[box].shape
@@ -214,16 +212,6 @@ def _predict_from_the_others(signals: np.ndarray) -> np.ndarray:
         warnings.simplefilter("ignore", LinAlgWarning)
         clean = patch2self(block, bvals, b0_threshold=50, version=1)
     return clean[..., 1:].reshape(4 * rows, volumes)[:voxels] * scale + means
-
-
-def _box(inside: np.ndarray, margin: np.ndarray) -> tuple[slice, ...]:
-    """Smallest box around the voxels inside, wider by a margin per axis where the image goes on."""
-    where = np.argwhere(inside)
-    low, high = where.min(axis=0) - margin, where.max(axis=0) + margin + 1
-    return tuple(
-        slice(int(max(first, 0)), int(min(last, size)))
-        for first, last, size in zip(low, high, inside.shape, strict=True)
-    )
 
 
 def _in_groups(groups: list[np.ndarray]) -> str:

@@ -59,15 +59,7 @@ MAX_MEDIAN_RADIUS = 4
 
 @dataclass(frozen=True)
 class Mask:
-    """A mask and how it was made.
-
-    Attributes
-    ----------
-    voxels : ndarray, shape (X, Y, Z), bool
-    method : str
-        In words, for the sidecar.
-    warnings : list of str
-    """
+    """A mask, shape (X, Y, Z), bool, and how it was made, in words for the sidecar."""
 
     voxels: np.ndarray
     method: str
@@ -75,18 +67,9 @@ class Mask:
 
 
 def check_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Binarise a given mask (> 0) and compare it with the image.
+    """Binarise a given mask (> 0; NaN counts as outside) and bring it to the shape of the image.
 
-    Parameters
-    ----------
-    mask : ndarray, shape (X, Y, Z), any type; NaN counts as outside
-        Trailing singleton dimensions may be added or missing.
-    shape : tuple of int
-        Spatial shape of the series.
-
-    Returns
-    -------
-    ndarray, shape (X, Y, Z), bool
+    Trailing singleton dimensions may be added or missing.
 
     Raises
     ------
@@ -94,14 +77,8 @@ def check_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         When the shapes differ or no voxel is inside.
     """
     mask = np.asarray(mask)
-
-    def significant(dimensions: tuple[int, ...]) -> tuple[int, ...]:
-        sizes = list(dimensions)
-        while sizes and sizes[-1] == 1:
-            sizes.pop()
-        return tuple(sizes)
-
-    if significant(mask.shape) != significant(tuple(shape)):
+    given, wanted = (np.trim_zeros(np.array(sizes) - 1, "b").tolist() for sizes in (mask.shape, shape))
+    if given != wanted:
         raise DataError(
             f"the mask has shape {mask.shape}, the image {tuple(shape)}: give a mask on the grid of the image"
         )
@@ -111,7 +88,7 @@ def check_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return inside
 
 
-def body_mask(low: np.ndarray, high: np.ndarray | None = None, overall: np.ndarray | None = None) -> Mask:
+def body_mask(low: np.ndarray, high: np.ndarray, overall: np.ndarray) -> Mask:
     """Everything that gives signal, wherever it lies in the image.
 
     1. Take the median of 3 x 3 voxels in the slice plane and L = log(S + floor): in the logarithm
@@ -125,17 +102,13 @@ def body_mask(low: np.ndarray, high: np.ndarray | None = None, overall: np.ndarr
     4. Drop specks (opening), keep components of at least 20 % of the largest, fill holes in
        3-D and in every slice.
 
-    The slice axis is the one with the fewest voxels (the last of equals). Nothing is assumed about
-    position, number or shape of the parts.
+    Nothing is assumed about position, number or shape of the parts.
 
     Parameters
     ----------
-    low : ndarray, shape (X, Y, Z)
-        Mean image at low b; may hold NaN and negative values.
-    high : ndarray, shape (X, Y, Z), or None
-        Mean image at the highest b, same units; without it the first split is taken as it is.
-    overall : ndarray, shape (X, Y, Z), or None
-        Mean image over all volumes, same units; without it ``low`` is searched for faint tissue.
+    low, high, overall : ndarray, shape (X, Y, Z)
+        Mean images at low b, at the highest b and over all volumes, same units; may hold NaN and negative
+        values.
 
     Returns
     -------
@@ -147,10 +120,9 @@ def body_mask(low: np.ndarray, high: np.ndarray | None = None, overall: np.ndarr
     Otsu, IEEE Trans Syst Man Cybern 1979;9:62-66.
     """
     finite = np.isfinite(low)
-    low = _not_negative(low)
-    high = None if high is None else _not_negative(high)
-    plane = _in_plane(low.shape)
-    smooth = _smooth(low, plane)
+    low, high, overall = (_not_negative(image) for image in (low, high, overall))
+    across = find_slice_axis(low.shape)
+    smooth = _smooth(low, across)
     threshold = _background_threshold(smooth, high)
     if threshold is None:
         return Mask(
@@ -159,47 +131,34 @@ def body_mask(low: np.ndarray, high: np.ndarray | None = None, overall: np.ndarr
             warnings=["no background was found in the image: the mask holds every voxel with signal"],
         )
     above = smooth > threshold
-    if high is not None:
-        above |= _faint_tissue(
-            smooth if overall is None else _smooth(_not_negative(overall), plane), above, low, high
-        )
-    opened = _open(above, plane)
-    voxels = _fill(_large_components(opened if opened.any() else above), plane)
+    above |= _faint_tissue(_smooth(overall, across), above, low, high)
+    opened = _open(above, across)
     return Mask(
-        voxels=voxels,
+        voxels=_fill(_large_components(opened if opened.any() else above), across),
         method="body mask: Otsu threshold on the logarithm of the smoothed mean image at low b, "
         f"components of at least {MIN_COMPONENT_SHARE:.0%} of the largest, holes filled",
     )
 
 
-def brain_mask(low: np.ndarray, high: np.ndarray | None = None, overall: np.ndarray | None = None) -> Mask:
+def brain_mask(low: np.ndarray, high: np.ndarray, overall: np.ndarray) -> Mask:
     """Brain by ``dipy.segment.mask.median_otsu``: median filters, Otsu threshold, largest component.
 
     The radius of the median filter shrinks with the matrix, so that small images keep their shape.
     When the result is empty or implausibly small the body mask is used instead, with a warning.
-
-    Parameters
-    ----------
-    low, high, overall : ndarray, shape (X, Y, Z)
-        As in :func:`body_mask`.
-
-    Returns
-    -------
-    Mask
+    Parameters as in :func:`body_mask`.
     """
-    plane = _in_plane(low.shape)
-    radius = int(np.clip(min(low.shape[axis] for axis in plane) // 24, 1, MAX_MEDIAN_RADIUS))
+    across = find_slice_axis(low.shape)
+    radius = int(np.clip(np.delete(low.shape, across).min() // 24, 1, MAX_MEDIAN_RADIUS))
     image = _not_negative(low)
     # median_otsu cuts at the lower edge of a bin, so an even background that is not zero would lie above it.
     image[image < SIGNAL_FLOOR * np.percentile(image, 99)] = 0.0
     body = body_mask(low, high, overall)
+    voxels = np.zeros(low.shape, dtype=bool)
     if np.ptp(image) > 0:
         # The median filter can leave a tiny image without contrast, where Otsu's method divides 0 by 0.
         with np.errstate(divide="ignore", invalid="ignore"):
             _, voxels = median_otsu(image, median_radius=radius, numpass=MEDIAN_PASSES)
-        voxels = _fill(_large_components(voxels, share=1.0), plane)
-    else:
-        voxels = np.zeros(low.shape, dtype=bool)
+        voxels = _fill(_large_components(voxels, share=1.0), across)
     if voxels.sum() < max(MIN_MASK_SHARE * voxels.size, 0.1 * body.voxels.sum(), 1):
         warning = (
             f"median_otsu found a brain of {int(voxels.sum())} voxels, too few to be one: "
@@ -211,21 +170,15 @@ def brain_mask(low: np.ndarray, high: np.ndarray | None = None, overall: np.ndar
     )
 
 
-def _in_plane(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Axes of the slice plane: all but the one with the fewest voxels, the last of equals."""
-    slice_axis = find_slice_axis(shape)
-    return tuple(axis for axis in range(3) if axis != slice_axis)  # type: ignore[return-value]
-
-
 def _not_negative(image: np.ndarray) -> np.ndarray:
     return np.maximum(np.nan_to_num(image, posinf=0.0, neginf=0.0), 0.0).astype(np.float64)
 
 
-def _smooth(image: np.ndarray, plane: tuple[int, int]) -> np.ndarray:
-    return ndimage.median_filter(image, size=[SMOOTHING_WIDTH if axis in plane else 1 for axis in range(3)])
+def _smooth(image: np.ndarray, across: int) -> np.ndarray:
+    return ndimage.median_filter(image, size=[1 if axis == across else SMOOTHING_WIDTH for axis in range(3)])
 
 
-def _background_threshold(smooth: np.ndarray, high: np.ndarray | None) -> float | None:
+def _background_threshold(smooth: np.ndarray, high: np.ndarray) -> float | None:
     """Signal below which a voxel is background; None when there is no background."""
     if not smooth.any():
         return None
@@ -238,7 +191,7 @@ def _background_threshold(smooth: np.ndarray, high: np.ndarray | None) -> float 
         cut = _otsu(logarithm[candidates])
         dark, bright = candidates & (logarithm <= cut), candidates & (logarithm > cut)
         dark_level, bright_level = np.median(smooth[dark]), np.median(smooth[bright])
-        decays = high is not None and np.median(high[dark]) < MIN_BACKGROUND_RATIO * dark_level
+        decays = np.median(high[dark]) < MIN_BACKGROUND_RATIO * dark_level
         if not decays or dark_level < MAX_BACKGROUND_LEVEL * bright_level:
             return float(smooth[dark].max() + smooth[bright].min()) / 2
         candidates = dark
@@ -253,11 +206,9 @@ def _faint_tissue(smooth: np.ndarray, body: np.ndarray, low: np.ndarray, high: n
     if logarithm.size == 0 or np.ptp(logarithm) == 0:
         return nothing
     is_faint = logarithm > _otsu(logarithm)
-    faint_logarithm, air_logarithm = logarithm[is_faint], logarithm[~is_faint]
-    spread = np.sqrt(
-        np.average([faint_logarithm.var(), air_logarithm.var()], weights=[is_faint.sum(), (~is_faint).sum()])
-    )
-    separated = faint_logarithm.mean() - air_logarithm.mean() >= MIN_SEPARATION * spread
+    classes = logarithm[is_faint], logarithm[~is_faint]
+    spread = np.sqrt(np.average([part.var() for part in classes], weights=[part.size for part in classes]))
+    separated = classes[0].mean() - classes[1].mean() >= MIN_SEPARATION * spread
     faint = nothing.copy()
     faint[dark] = is_faint
     decays = high[faint].mean() < MAX_FAINT_RATIO * low[faint].mean()
@@ -271,14 +222,19 @@ def _otsu(values: np.ndarray) -> float:
     return float(otsu(values, nbins=HISTOGRAM_BINS) + np.ptp(values) / HISTOGRAM_BINS)
 
 
-def _open(mask: np.ndarray, plane: tuple[int, int]) -> np.ndarray:
-    """Opening by a cross in the slice plane; the border of the image does not count as outside."""
+def _cross(*flat: int) -> np.ndarray:
+    """Cross of 3 x 3 x 3 voxels without its arms along some axes."""
     cross = ndimage.generate_binary_structure(3, 1)
-    for axis in range(3):
-        if axis not in plane or mask.shape[axis] == 1:
-            cross = cross & np.expand_dims(np.array([False, True, False]), [a for a in range(3) if a != axis])
+    for axis in flat:
+        np.moveaxis(cross, axis, 0)[[0, 2]] = False
+    return cross
+
+
+def _open(mask: np.ndarray, across: int) -> np.ndarray:
+    """Opening by a cross in the slice plane; the border of the image does not count as outside."""
+    single = (axis for axis in range(3) if mask.shape[axis] == 1)
     padded = np.pad(mask, 1, mode="edge")
-    return ndimage.binary_opening(padded, cross)[1:-1, 1:-1, 1:-1] & mask
+    return ndimage.binary_opening(padded, _cross(across, *single))[1:-1, 1:-1, 1:-1] & mask
 
 
 def _large_components(mask: np.ndarray, share: float = MIN_COMPONENT_SHARE) -> np.ndarray:
@@ -289,11 +245,6 @@ def _large_components(mask: np.ndarray, share: float = MIN_COMPONENT_SHARE) -> n
     return np.isin(labels, 1 + np.flatnonzero(sizes >= share * sizes.max()))
 
 
-def _fill(mask: np.ndarray, plane: tuple[int, int]) -> np.ndarray:
+def _fill(mask: np.ndarray, across: int) -> np.ndarray:
     """Fill cavities closed in 3-D or within one slice."""
-    in_plane = ndimage.generate_binary_structure(3, 1)
-    slice_axis = next(axis for axis in range(3) if axis not in plane)
-    in_plane = in_plane & np.expand_dims(
-        np.array([False, True, False]), [a for a in range(3) if a != slice_axis]
-    )
-    return ndimage.binary_fill_holes(ndimage.binary_fill_holes(mask), in_plane)
+    return ndimage.binary_fill_holes(ndimage.binary_fill_holes(mask), _cross(across))

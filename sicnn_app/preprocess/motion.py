@@ -43,7 +43,7 @@ INTERPOLATION = (
 def correct(
     series: DwiSeries, *, kind: str, settings: PreprocessingSettings, progress: Progress | None = None
 ) -> Corrected:
-    """Bring every volume to one position.
+    """Bring every volume to one position by ``rigid`` or ``affine`` transforms.
 
     The position is that of the volume of the lowest b-value most like the mean of that b-value; how others
     are found and accepted: :func:`sicnn_app.preprocess.registration.align`. In 3-D with :data:`MIN_SLICES`
@@ -51,14 +51,6 @@ def correct(
     every slice of a volume by itself (``per_slice``). Volumes that did not move are returned bit by bit.
     Directions turn with their volume (with the rotation nearest to an affine transform; Leemans and Jones,
     Magn Reson Med 2009;61:1336-1349), except per slice, where a volume has no single rotation.
-
-    Parameters
-    ----------
-    series : DwiSeries
-    kind : {'rigid', 'affine'}
-    settings : PreprocessingSettings
-        ``per_slice`` of them.
-    progress : callable (text, done, total), optional
 
     Returns
     -------

@@ -66,16 +66,6 @@ def estimate_noise(series: DwiSeries, average: RepeatAverage) -> Noise:
     below sigma where the signal is below about 3 sigma (to 0.66 sigma without signal), so sigma-hat
     is a few per cent low when much of the series lies there (Gudbjartsson and Patz, Magn Reson
     Med 1995;34:910-914). No correction is made.
-
-    Parameters
-    ----------
-    series : DwiSeries
-    average : RepeatAverage
-        Of the same series.
-
-    Returns
-    -------
-    Noise
     """
     sets, what = _repeats(series, average.groups)
     if sets:
@@ -85,11 +75,7 @@ def estimate_noise(series: DwiSeries, average: RepeatAverage) -> Noise:
             method = f"standard deviation of {count} repeated volumes ({what}), median over voxels"
             return Noise(sigma, method, remaining=sigma)
     voxels = _evenly_spaced(average.mask)
-    sigma = noise_from_decay(
-        average.signals[voxels],
-        average.groups.bvals,
-        average.groups.noise_factors,
-    )
+    sigma = noise_from_decay(average.signals[voxels], average.groups.bvals, average.groups.noise_factors)
     method = "residuals of a non-negative sum of exponentials fitted to the decay, median over voxels"
     return Noise(sigma, method, remaining=sigma)
 
@@ -110,34 +96,25 @@ def noise_after_denoising(noisy: DwiSeries, denoised: DwiSeries, mask: np.ndarra
     Motion counts as noise before denoising, which comes before its correction, and makes both too high:
     2 times in a simulated brain with every other volume up to 1.5 voxels off.
 
-    Parameters
-    ----------
-    noisy, denoised : DwiSeries
-        Before and after denoising, both before motion correction.
-    mask : ndarray, shape (X, Y, Z), bool
-        At most :data:`MAX_FITTED_VOXELS` of its voxels are used.
-    scatter : Noise
-        Of the final series; what remains is never below it.
-
-    Returns
-    -------
-    Noise
+    Both series are from before motion correction. At most :data:`MAX_FITTED_VOXELS` voxels of the mask are
+    used. What remains is never below ``scatter``, the noise of the final series.
     """
     voxels = _evenly_spaced(mask)
-    before, after = (_average_at(series, voxels) for series in (noisy, denoised))
-    noise = estimate_noise(_at(noisy, voxels), before)
+    few = [_at(series, voxels) for series in (noisy, denoised)]
+    before, after = (average_repeats(one, np.ones(one.signals.shape[:3], dtype=bool)) for one in few)
+    noise = estimate_noise(few[0], before)
     both = before.mask & after.mask
     removed = (before.signals[both] - after.signals[both]) / before.groups.noise_factors
     squares = np.square(removed, dtype=np.float64).sum(axis=1)
     removed_sigma = _sigma(squares, removed.shape[1])
-    remaining = float(np.sqrt(abs(noise.sigma**2 - removed_sigma**2)))
+    remaining = max(float(np.sqrt(abs(noise.sigma**2 - removed_sigma**2))), scatter.sigma)
     return Noise(
         sigma=noise.sigma,
         method=f"{noise.method}, before denoising; what remains from what denoising took off the averages",
-        remaining=max(remaining, scatter.sigma),
+        remaining=remaining,
         details={
             "NoiseRemovedByDenoising": removed_sigma,
-            "NoiseStandardDeviationRemaining": max(remaining, scatter.sigma),
+            "NoiseStandardDeviationRemaining": remaining,
             "ScatterAfterPreprocessing": scatter.sigma,
         },
     )
@@ -149,19 +126,8 @@ def noise_from_repeats(signals: np.ndarray, sets: list[np.ndarray], mask: np.nda
     Per voxel the pooled sample variance v = sum_k sum_i (S_ki - mean_k)^2 / nu with
     nu = sum_k (n_k - 1) over the sets k of n_k repeats; then sigma^2 = median(v) nu / q with the
     median q of the chi-square distribution of nu degrees of freedom. The median ignores the few voxels
-    where flow or movement dominates. Voxels with a value that is not finite are left out.
-
-    Parameters
-    ----------
-    signals : ndarray, shape (X, Y, Z, N)
-    sets : list of ndarray of int
-        Volumes of every set of repeats, 2 or more each.
-    mask : ndarray, shape (X, Y, Z), bool
-
-    Returns
-    -------
-    float
-        In units of ``signals``; 0 when no voxel is finite in all repeats.
+    where flow or movement dominates. Voxels with a value that is not finite are left out; 0 when all are.
+    Every one of the ``sets`` holds the indices of 2 or more volumes.
     """
     squares = np.zeros(int(mask.sum()))
     for volumes in sets:
@@ -190,18 +156,8 @@ def noise_from_decay(signals: np.ndarray, bvals: np.ndarray, noise_factors: np.n
     8) it is on average 10 to 22 % low for 4 b-values, 2 to 8 % for 8 and at most 4 % for 12 or more;
     one estimate from 1000 voxels scatters by 1 to 2 % around that, with 4 b-values by 4 %.
 
-    Parameters
-    ----------
-    signals : ndarray, shape (M, B), units of the source image
-        Averaged signals of voxels in the mask; every one is fitted.
-    bvals : ndarray, shape (B,), s/mm^2
-    noise_factors : ndarray, shape (B,)
-        Noise of every averaged signal relative to one volume.
-
-    Returns
-    -------
-    float
-        In units of ``signals``.
+    Every row of ``signals``, shape (M, B), averaged, is fitted; for ``noise_factors``, shape (B,), see
+    :class:`sicnn_app.preprocess.average.VolumeGroups`.
     """
     decays = np.exp(-np.outer(bvals, DECAY_RATES)) / noise_factors[:, None]
     squares, freedom = np.zeros(len(signals)), np.zeros(len(signals), dtype=int)
@@ -224,11 +180,6 @@ def _at(series: DwiSeries, voxels: tuple[np.ndarray, ...]) -> DwiSeries:
     """The series of some voxels only, along the first axis; one volume is read at a time."""
     signals = np.stack([series.signals[..., i][voxels] for i in range(series.bvals.size)], axis=-1)
     return replace(series, signals=signals[:, None, None, :])
-
-
-def _average_at(series: DwiSeries, voxels: tuple[np.ndarray, ...]) -> RepeatAverage:
-    few = _at(series, voxels)
-    return average_repeats(few, np.ones(few.signals.shape[:3], dtype=bool))
 
 
 def _sigma(squares: np.ndarray, freedom: np.ndarray | int) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+
+from sicnn_app.preprocess.correction import bounding_box
 
 SMOOTHING = 0.5
 """Standard deviation of the in-plane Gaussian before registration, in sampled voxels. More of it biases the
@@ -80,7 +82,7 @@ def align(
     *,
     reference: int,
     reference_groups: int,
-    zooms: Sequence[float] | np.ndarray,
+    zooms: np.ndarray,
     kind: str,
     in_plane: bool,
     progress: Callable[[], None],
@@ -102,7 +104,7 @@ def align(
         The image, of the lowest b-value, whose position all others are brought to.
     reference_groups : int
         How many of the lowest b-values make the reference, 1 or more.
-    zooms : sequence of d floats, mm
+    zooms : ndarray, shape (d,), mm
     kind : {'rigid', 'affine'}
     in_plane : bool
         In 3-D: only move within the plane of the first two axes, all slices together.
@@ -110,7 +112,6 @@ def align(
         Called after every image but the reference.
     """
     dims = images.ndim - 1
-    zooms = np.asarray(zooms, dtype=np.float64)
     matrices = np.tile(np.eye(dims + 1), (images.shape[-1], 1, 1))
     object_mask = _object(images[..., groups == 0].mean(axis=-1))
     points = np.argwhere(object_mask)
@@ -120,7 +121,7 @@ def align(
         for _ in range(images.shape[-1] - 1):
             progress()
         return Alignment(matrices, failed, sample)
-    crop = _bounding_box(object_mask)
+    crop = bounding_box(object_mask, MARGIN)
     registration = _Registration(object_mask[crop], zooms, kind=kind, in_plane=in_plane)
     shift = np.eye(dims + 1)
     shift[:dims, dims] = [axis.start for axis in crop]
@@ -161,15 +162,10 @@ def most_typical(images: np.ndarray) -> int:
 
 
 def moved(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Resample an image by cubic splines; the values at its edge continue outside.
+    """Resample a finite image by cubic splines; the values at its edge continue outside.
 
-    No value leaves the range of the image: splines overshoot at edges.
-
-    Parameters
-    ----------
-    image : ndarray of d dimensions, finite
-    matrix : ndarray, shape (d + 1, d + 1)
-        From a voxel of the result to the voxel of ``image``.
+    No value leaves the range of the image: splines overshoot at edges. The matrix, shape (d + 1, d + 1),
+    leads from a voxel of the result to the voxel of the image.
     """
     dims = image.ndim
     if np.array_equal(matrix, np.eye(dims + 1)):
@@ -196,16 +192,15 @@ class _Registration:
         self.dims = mask.ndim
         self.in_plane = in_plane and self.dims == 3
         self.points = np.argwhere(mask).T
-        self.centre = self.points.mean(axis=1)
         extent = np.ptp(self.points, axis=1) * zooms
         self.max_motion = MAX_MOTION * float(np.linalg.norm(extent[:2] if self.in_plane else extent))
-        offsets = (self.points - self.centre[:, None]) * zooms[:, None]
+        centre = self.points.mean(axis=1)
+        offsets = (self.points - centre[:, None]) * zooms[:, None]
         # In units of the object's radius a step in rotation moves as much as one in translation.
-        self.radius = float(np.sqrt((offsets**2).sum(axis=0).mean()))
+        radius = float(np.sqrt((offsets**2).sum(axis=0).mean()))
+        self.to_space = np.diag([*(zooms / radius), 1.0])
+        self.to_space[: self.dims, self.dims] = -centre * zooms / radius
         self.strides = _strides(mask, zooms)
-        self.to_space = np.eye(self.dims + 1)
-        self.to_space[: self.dims, : self.dims] = np.diag(zooms / self.radius)
-        self.to_space[: self.dims, self.dims] = -self.centre * zooms / self.radius
         free = {("rigid", 2): 3, ("affine", 2): 6, ("rigid", 3): 6, ("affine", 3): 12}
         self.freedom = free[kind, 2 if self.in_plane else self.dims]
 
@@ -263,9 +258,8 @@ class _Registration:
             options={"gtol": 1e-6, "ftol": 1e-6},
             verbosity=0,
         )
-        return registration.optimize(
-            transform=transform, params0=None, starting_affine=start, **images
-        ).affine
+        found = registration.optimize(transform=transform, params0=None, starting_affine=start, **images)
+        return found.affine
 
     def _prepared(self, image: np.ndarray) -> np.ndarray:
         low, high = np.percentile(image, INPUT_PERCENTILES)
@@ -342,14 +336,6 @@ def _object(image: np.ndarray) -> np.ndarray:
     mask = smooth > smooth.min() + 0.5 * (otsu(smooth) - smooth.min())
     cross = ndimage.generate_binary_structure(2, 1).reshape((3, 3) + (1,) * (image.ndim - 2))
     return ndimage.binary_dilation(mask, cross, iterations=2)
-
-
-def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    (box,) = ndimage.find_objects(mask.astype(np.int8))
-    return tuple(
-        slice(max(0, axis.start - MARGIN), min(size, axis.stop + MARGIN))
-        for axis, size in zip(box, mask.shape, strict=True)
-    )
 
 
 def _strides(mask: np.ndarray, zooms: np.ndarray) -> np.ndarray:

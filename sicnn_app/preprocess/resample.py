@@ -26,13 +26,7 @@ class Resampling:
     Bootstrap, 1993, section 5.3); its distance from the measured mean of the direction is stretched
     accordingly. To other b-values noise of the estimated size is added.
 
-    Attributes
-    ----------
-    series : DwiSeries
-        Before averaging.
-    averaged : AveragedSignals
-        Of that series.
-    groups : VolumeGroups
+    ``series`` is that before averaging.
     """
 
     series: DwiSeries

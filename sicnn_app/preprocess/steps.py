@@ -30,16 +30,14 @@ class Prepared:
     ----------
     series : DwiSeries
         The volumes used, before averaging.
-    averaged : AveragedSignals
     mask_method : str
-        How the mask was made, in words; ``given`` for an external one.
+        In words; ``given`` for an external one.
     steps : list of dict
         ``{"Name": str, "Description": str, ...numbers}`` in the order of execution; JSON-serialisable.
-    warnings : list of str
     normaliser_bval : float
         The b-value all signals are divided by, s/mm^2.
     motion : list of dict, or None
-        See :class:`sicnn_app.preprocess.motion.correct`.
+        See :func:`sicnn_app.preprocess.motion.correct`.
     before_after : list of BeforeAfter
         What each correction that changed anything did to one slice.
     """
@@ -70,14 +68,11 @@ def prepare(
 
     Parameters
     ----------
-    series : DwiSeries
     anatomy : {'brain', 'body'}
     external_mask : ndarray, shape (X, Y, Z), or None
         Used instead of making one; after motion correction it belongs to the position of the reference.
-    settings : PreprocessingSettings
     preprocessed : bool
-        The series comes from a derivative dataset: ``auto`` then means not to denoise or move it again,
-        because a second interpolation or projection loses detail and hides noise. What is asked for is done.
+        See :class:`sicnn_app.steps.Situation`. What is asked for is done all the same.
     progress : callable (text, done, total), optional
         Called as the corrections advance.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from sicnn_app.errors import DataError
 from sicnn_app.ivim.bvalues import SAME_BVAL, group_bvalues, named_bvalue
 from sicnn_app.ivim.series import MAX_LOW_BVAL, MIN_DISTINCT_BVALS, DwiSeries
+from sicnn_app.preprocess.correction import holds_data
 
 
 def select_volumes(
@@ -19,7 +21,6 @@ def select_volumes(
 
     Parameters
     ----------
-    series : DwiSeries
     max_bval : float
         s/mm^2; volumes of a nominal b-value more than :data:`SAME_BVAL` above it are left out.
     ignore_bvals : sequence of float
@@ -27,11 +28,8 @@ def select_volumes(
 
     Returns
     -------
-    selected : DwiSeries
-    record : dict
-        One row of the preprocessing steps.
-    warnings : list of str
-        One line for every reason for which volumes were left out.
+    series, record, warnings
+        Those selected, a row of the preprocessing steps, and a line for every reason to leave volumes out.
 
     Raises
     ------
@@ -49,7 +47,9 @@ def select_volumes(
     reasons = {
         f"above --max-bval {max_bval:g}": nominal[index] > max_bval + SAME_BVAL,
         "named by --ignore-bvals": ignored,
-        "without data (all zero or not finite)": ~_volumes_with_data(series.signals),
+        "without data (all zero or not finite)": np.array(
+            [not holds_data(series.signals[..., volume]).any() for volume in range(index.size)]
+        ),
     }
     left_out = np.zeros(index.size, dtype=bool)
     named = []
@@ -63,13 +63,13 @@ def select_volumes(
                 f"left out {int(applies.sum())} volumes {reason}: {bvals}, "
                 f"volumes {_ranges(series.source_volumes[applies])} (counted from 0)"
             )
-    _require_ivim_information(nominal[np.unique(index[~left_out])], named)
+    causes = f"; left out: {'; '.join(named)}" if named else ""
+    _require_ivim_information(nominal[np.unique(index[~left_out])], causes)
     record = {
         "Name": "Volume selection",
-        "Description": f"{int((~left_out).sum())} of {index.size} volumes used"
-        + (f"; left out: {'; '.join(named)}" if named else ""),
-        "VolumesLeftOut": [int(volume) for volume in series.source_volumes[left_out]],
-        "BValuesLeftOut": [float(bval) for bval in series.bvals[left_out]],
+        "Description": f"{int((~left_out).sum())} of {index.size} volumes used{causes}",
+        "VolumesLeftOut": series.source_volumes[left_out].tolist(),
+        "BValuesLeftOut": series.bvals[left_out].tolist(),
         "MaximumBValue": float(max_bval),
     }
     return _select(series, ~left_out), record, warnings
@@ -84,36 +84,26 @@ def _select(series: DwiSeries, keep: np.ndarray) -> DwiSeries:
     steps = np.unique(np.diff(kept))
     if steps.size != 1:
         return series.select(keep)
-    step = int(steps[0])
-    return DwiSeries(
-        signals=series.signals[..., kept[0] : kept[-1] + 1 : step],
+    return replace(
+        series,
+        signals=series.signals[..., kept[0] : kept[-1] + 1 : int(steps[0])],
         bvals=series.bvals[keep],
         bvecs=None if series.bvecs is None else series.bvecs[keep],
-        affine=series.affine,
         source_volumes=series.source_volumes[keep],
     )
 
 
-def _volumes_with_data(signals: np.ndarray) -> np.ndarray:
-    has_data = np.empty(signals.shape[3], dtype=bool)
-    for volume in range(signals.shape[3]):
-        values = signals[..., volume]
-        has_data[volume] = bool(np.any(np.isfinite(values) & (values != 0)))
-    return has_data
-
-
-def _require_ivim_information(bvals: np.ndarray, named: list[str]) -> None:
-    cause = f"; left out: {'; '.join(named)}" if named else ""
+def _require_ivim_information(bvals: np.ndarray, causes: str) -> None:
     if bvals.size < MIN_DISTINCT_BVALS:
         found = f"({_list(bvals)} s/mm^2) " if bvals.size else ""
         raise DataError(
             f"{bvals.size} distinct b-values {found}are left, "
-            f"the IVIM model needs at least {MIN_DISTINCT_BVALS}{cause}"
+            f"the IVIM model needs at least {MIN_DISTINCT_BVALS}{causes}"
         )
     if bvals.min() > MAX_LOW_BVAL:
         raise DataError(
             f"the lowest b-value left is {bvals.min():g} s/mm^2, the IVIM model needs one at or below "
-            f"{MAX_LOW_BVAL:g}{cause}"
+            f"{MAX_LOW_BVAL:g}{causes}"
         )
 
 
