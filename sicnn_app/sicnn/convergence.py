@@ -19,10 +19,8 @@ class Convergence:
         Mean loss of every finished half-period.
     losses : list of float
         Losses of the epochs since.
-    best_loss : float
     best_weights : dict of str to Tensor, or None
-        State of the averaged network after the half-period of the lowest mean loss; never changed
-        in place.
+        After the half-period of the lowest mean loss; never changed in place.
     """
 
     halves: list[float] = field(default_factory=list)
@@ -42,7 +40,7 @@ class Convergence:
             self.best_loss, self.best_weights = self.halves[-1], copy.deepcopy(weights)
 
     def reached(self, delta: float, max_periods: int) -> bool:
-        """Whether the last period improved the loss by less than the share ``delta``, or was the last."""
+        """True when the last period improved the loss by less than the share ``delta``, or was the last."""
         if not self.halves or len(self.halves) % 2:
             return False
         first, second = self.halves[-2:]

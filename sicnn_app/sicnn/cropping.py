@@ -27,6 +27,7 @@ class Box:
 
     @classmethod
     def around(cls, mask: np.ndarray) -> Box:
+        """The box of a mask of shape (X, Y, Z), not empty."""
         slices, x, y = crop_to_mask(torch.from_numpy(mask).permute(2, 0, 1))
         return cls(mask, slices.numpy(), x, y)
 
@@ -50,14 +51,9 @@ class Box:
 
 
 def training_data(signals: np.ndarray, box: Box, sigma: float) -> tuple[TrainingData, torch.Tensor]:
-    """What the network sees, and the normaliser in source units, shape (slices, box X, box Y).
+    """Data of the network, and the normaliser in source units, shape (slices, box X, box Y).
 
-    Parameters
-    ----------
-    signals : ndarray, shape (X, Y, Z, B), source units
-    box : Box
-    sigma : float, source units
-        Noise of a single volume.
+    ``signals``, shape (X, Y, Z, B), and ``sigma``, the noise of a single volume, are in source units.
     """
     return cropped_data(box.cut(signals), box.cut(box.mask), sigma)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +28,7 @@ docs/uncertainty.md."""
 
 
 class Together(NamedTuple):
-    """What the members of an ensemble say together; of one network, what it says.
+    """Outcome of the members of an ensemble together, or of one network.
 
     Attributes
     ----------
@@ -54,28 +53,15 @@ class Together(NamedTuple):
 def ensemble_data(
     signals: np.ndarray, box: Box, sigma: float, settings: EstimationSettings, resample: Resample
 ) -> tuple[TrainingData, Tensor]:
-    """What the members are trained on, all slices of the first one first, and their normalisers.
+    """Data that the members are trained on, all slices of the first one first, and their normalisers.
 
     Every member sees the measured signals plus :data:`STRENGTH` times what a draw differs from them. What all
     draws together differ is taken off: the mean over the members then holds no noise besides that of the
-    measurement, and their standard deviation stays that of the draws.
+    measurement, and their standard deviation stays that of the draws. Signals at the lowest b-value that
+    would not be positive, which nothing can be divided by, stay as measured.
 
-    Parameters
-    ----------
-    signals : ndarray, shape (X, Y, Z, B), source units
-        As measured. They take the place of signals at the lowest b-value that would not be positive, which
-        nothing can be divided by.
-    box : Box
-    sigma : float, source units
-        Noise of a single volume.
-    settings : EstimationSettings
-    resample : callable
-
-    Returns
-    -------
-    data : TrainingData
-        Of members * slices.
-    scale : Tensor, shape (members * slices, X, Y), source units
+    Arguments are as for :func:`sicnn_app.sicnn.cropping.training_data`; the normalisers have the shape
+    (members * slices, box X, box Y).
     """
     measured = box.cut(signals)
     drawn = [
@@ -83,16 +69,14 @@ def ensemble_data(
         for member in range(settings.ensemble)
     ]
     common = sum(drawn) / len(drawn)
-    parts, scales = [], []
+    found = []
     while drawn:
         seen = (measured + STRENGTH * (drawn.pop(0) - common)).astype(np.float32)
         lowest = seen[..., 0]
         lowest[lowest <= 0] = measured[..., 0][lowest <= 0]
-        data, scale = cropped_data(seen, box.cut(box.mask), sigma)
-        parts.append(data)
-        scales.append(scale)
-    joined = (torch.cat([getattr(part, item.name) for part in parts]) for item in fields(TrainingData))
-    return TrainingData(*joined), torch.cat(scales)
+        found.append(cropped_data(seen, box.cut(box.mask), sigma))
+    parts, scales = zip(*found, strict=True)
+    return TrainingData(*map(torch.cat, zip(*parts, strict=True))), torch.cat(scales)
 
 
 def together(
@@ -112,17 +96,8 @@ def together(
         Of members * slices, on the CPU.
     scales : Tensor, shape (members * slices, X, Y), source units
         Normalisers of what the members were trained on.
-    members : int
-    measured : TrainingData
-        The signals as measured.
     scale : Tensor, shape (slices, X, Y), source units
-        Their normaliser.
-    forward_model : ForwardModel
-    bounds : Bounds
-
-    Returns
-    -------
-    Together
+        Normaliser of the signals as measured.
     """
     usable = scale > 0
     split = {
@@ -157,7 +132,7 @@ def _members_at_bound(parameters: Parameters, mask: Tensor, bounds: Bounds, memb
 
 
 def ensemble_parameters(members: int) -> dict[str, Any]:
-    """What a sidecar says about the ensemble."""
+    """Entries of a sidecar about the ensemble."""
     if members == 1:
         return {"ensemble": 1}
     return {

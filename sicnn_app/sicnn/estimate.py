@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -16,11 +15,9 @@ from sicnn_app.ivim.resampling import Resample, add_noise
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn.cropping import Box, training_data
 from sicnn_app.sicnn.ensemble import ensemble_data, ensemble_parameters, together
-from sicnn_app.sicnn.held_out import held_out_patches
 from sicnn_app.sicnn.iterate import IterationResult, Observe, Progress, Save, iterate
-from sicnn_app.sicnn.loss import ForwardModel, bval_weights, noise_free_model, rician_model
-from sicnn_app.sicnn.memory_fallback import Attempt
-from sicnn_app.sicnn.memory_need import attempts, least_bytes, needed_bytes, within_limit
+from sicnn_app.sicnn.loss import ForwardModel, bval_weights, held_out_patches, noise_free_model, rician_model
+from sicnn_app.sicnn.memory_fallback import Attempt, least_bytes, needed_bytes, train_what_fits, within_limit
 from sicnn_app.sicnn.network import NetworkConfig, Parameters
 from sicnn_app.sicnn.reproducible import reproducible, threads_for
 from sicnn_app.sicnn.stacked_networks import build_network
@@ -28,12 +25,8 @@ from sicnn_app.sicnn.study_network import StudyNetwork, scope_parameters
 from sicnn_app.sicnn.train import EMA_DECAY, Trainer, TrainingData
 from sicnn_app.sicnn.whitening import Whitening
 from sicnn_app.system.checkpoints import TrainingCheckpoint
-from sicnn_app.system.device import first_that_fits
 
 __all__ = ["estimate", "least_bytes", "needed_bytes"]
-
-STATE_LAYOUT = 3
-"""Raised whenever the meaning of a saved state changes."""
 
 ALGORITHM = {
     "observed-neighbours": "SI-CNN, reconstructed from the supplement: unsupervised convolutional network "
@@ -60,8 +53,7 @@ class Problem:
     bvals : ndarray, shape (B,), s/mm^2
     sigma_ratio : ndarray, shape (B,)
         Noise of every averaged signal relative to that of one volume.
-    settings : EstimationSettings
-    start : StudyNetwork, optional
+    start : StudyNetwork or None
         Where the training begins instead of at random weights.
     """
 
@@ -69,20 +61,15 @@ class Problem:
     bvals: np.ndarray
     sigma_ratio: np.ndarray
     settings: EstimationSettings
-    start: StudyNetwork | None = None
+    start: StudyNetwork | None
 
-    def identity(self, first: Attempt) -> str:
-        """Hash of all that decides the bits of the result, besides the CPU model and CUDA."""
-        found = hashlib.sha256()
-        for values in vars(self.data).values():
-            found.update(values.numpy())
+    def contents(self) -> Iterator[bytes | np.ndarray]:
+        """All that decides the bits of the result, besides the settings."""
+        yield from (values.numpy() for values in self.data)
         for array in (self.bvals, self.sigma_ratio):
-            found.update(np.ascontiguousarray(array, dtype=np.float64).data)
-        found.update(
-            repr((STATE_LAYOUT, torch.__version__, torch.get_num_threads(), first, self.settings)).encode()
-        )
-        found.update(b"" if self.start is None else self.start.digest())
-        return found.hexdigest()
+            yield np.ascontiguousarray(array, dtype=np.float64)
+        if self.start is not None:
+            yield self.start.digest()
 
 
 def estimate(
@@ -102,31 +89,17 @@ def estimate(
     resample: Resample | None = None,
     observe: Callable[[Observation], None] | None = None,
 ) -> Estimate:
-    """Train on one subject's own images and return the maps.
+    """Train on one subject's own images and return the maps; see :class:`sicnn_app.methods.Estimator`.
 
     Parameters
     ----------
-    signals : ndarray, shape (X, Y, Z, B), source units
-        Averaged signals; positive at the lowest b-value inside the mask.
-    mask : ndarray, shape (X, Y, Z), bool
-    bvals : ndarray, shape (B,), s/mm^2, ascending
-    sigma_per_bval : ndarray, shape (B,), source units
-        Noise standard deviation of every averaged signal.
     sigma : float, optional, source units
         Noise of a single volume; by default the largest of ``sigma_per_bval``. Used by the Rician model.
-    settings : EstimationSettings
-        ``method`` is one of si-cnn, di-cnn, cnn.
-    device : str
-        ``cpu``, ``cuda`` or ``cuda:N``.
-    progress : callable (text, done, total), optional
     checkpoint : TrainingCheckpoint, optional
         Where an earlier process left the state of the same training, this one goes on from there, with
         bit for bit the result of one that was not interrupted. The caller removes it in the end.
-    fall_back : bool
-        Whether the CPU may take over when a CUDA device has too little memory.
     memory_limit : int, optional
-        Bytes of host memory that the estimation may take besides what the process holds when it is
-        called; batches and tiles are made small enough, as far as that helps.
+        Bytes; batches and tiles are made small enough, as far as that helps.
     start : StudyNetwork, optional
         Its weights and its whitening are those that the training starts from; by default random weights and
         the whitening of these signals.
@@ -160,39 +133,26 @@ def estimate(
     sigma = max(float(sigma_per_bval.max() if sigma is None else sigma), torch.finfo(torch.float32).tiny)
     box = Box.around(mask)
     asked = Attempt(device, settings.batch_size)
-    attempt = within_limit(asked, box.shape, len(bvals), settings, memory_limit)
-    given_up = (
-        [] if attempt == asked else [f"{attempt} instead of {asked}, to stay within the memory allowed"]
-    )
+    first = within_limit(asked, box.shape, len(bvals), settings, memory_limit)
     measured, scale = training_data(signals, box, sigma)
     data, scales = measured, scale
     if settings.ensemble > 1:
         resample = resample or partial(add_noise, signals, mask, sigma_per_bval)
         data, scales = ensemble_data(signals, box, sigma, settings, resample)
     problem = Problem(data, np.asarray(bvals), sigma_per_bval / sigma, settings, start)
-    identity = problem.identity(attempt)
-    saved = None if checkpoint is None else checkpoint.load()
-    if saved is not None and saved.get("identity") != identity:
-        saved = None
-    if saved is not None:
-        attempt, given_up = Attempt(**saved["attempt"]), saved["given_up"]
-
-    def train(way: Attempt, given_up: list[str]) -> IterationResult:
-        labels = {"identity": identity, "attempt": asdict(way), "given_up": given_up}
-        return _train(
-            problem,
-            way,
-            progress,
-            None if checkpoint is None else lambda state: checkpoint.save({**labels, "training": state}),
-            saved["training"] if saved is not None and way == attempt else None,
-            observe and _in_volumes(observe, box, scales, settings.ensemble),
-        )
-
-    result, used, given_up = first_that_fits(
-        attempts(attempt, asked, box.shape, len(bvals), settings, fall_back=fall_back, limit=memory_limit),
-        train,
-        partial(_no_memory, members=settings.ensemble),
-        given_up=given_up,
+    watch = observe and _in_volumes(observe, box, scales, settings.ensemble)
+    result, used, given_up = train_what_fits(
+        lambda way, save, saved: _train(problem, way, progress, save, saved, watch),
+        problem.contents(),
+        asked=asked,
+        first=first,
+        shape=box.shape,
+        n_bvals=len(bvals),
+        settings=settings,
+        no_memory=partial(_no_memory, members=settings.ensemble),
+        checkpoint=checkpoint,
+        fall_back=fall_back,
+        memory_limit=memory_limit,
         again=progress and (lambda way: progress(f"out of memory: again on {way.device}, {way}", 0, 1)),
     )
     forward_model = _forward_model(torch.tensor(problem.bvals, dtype=torch.float32), settings)
@@ -241,11 +201,10 @@ def _train(
         for values in (problem.bvals, problem.sigma_ratio)
     )
     with reproducible(where, settings.random_seed):
-        start = problem.start
-        held_out = None
+        start, held_out = problem.start, None
         if settings.validation_share:
             patches = held_out_patches(data.mask, settings.validation_share, seed=settings.random_seed)
-            held_out, data = data.weight * patches, replace(data, weight=data.weight * ~patches)
+            held_out, data = data.weight * patches, data._replace(weight=data.weight * ~patches)
         whitening = Whitening.of(data.signals, data.weight) if start is None else start.whitening.to(where)
         weights = None if start is None else start.weights
         trainer = build_trainer(bvals, ratio, whitening, settings, attempt, weights, settings.ensemble)
@@ -301,14 +260,11 @@ def build_trainer(
     bvals : Tensor, shape (B,), s/mm^2
     sigma_ratio : Tensor, shape (B,)
         Noise of every averaged signal relative to that of one volume.
-    whitening : Whitening
-    settings : EstimationSettings
-    attempt : Attempt
     weights : dict of str to Tensor, optional
         Of one network; every member of an ensemble begins with them.
-    members : int
     """
-    network = build_network(_network_config(len(bvals), settings), members, weights).to(bvals.device)
+    config = NetworkConfig(len(bvals), settings.network, settings.dropout, settings.bounds)
+    network = build_network(config, members, weights).to(bvals.device)
     if members == 1:
         # Stacked weights have an axis too many for this layout.
         network = network.to(memory_format=torch.channels_last)
@@ -329,15 +285,8 @@ def _forward_model(bvals: torch.Tensor, settings: EstimationSettings) -> Forward
     return rician_model(bvals) if settings.predicts_floor else noise_free_model(bvals)
 
 
-def _network_config(n_bvals: int, settings: EstimationSettings) -> NetworkConfig:
-    return NetworkConfig(n_bvals, settings.network, dropout=settings.dropout, bounds=settings.bounds)
-
-
 def _describe(
-    result: IterationResult,
-    attempt: Attempt,
-    given_up: list[str],
-    settings: EstimationSettings,
+    result: IterationResult, attempt: Attempt, given_up: list[str], settings: EstimationSettings
 ) -> dict[str, Any]:
     rewriting = settings.resolved_update_rule is not None
     similar = settings.described.searches_neighbours

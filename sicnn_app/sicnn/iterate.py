@@ -10,9 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from sicnn_app.settings import EstimationSettings
-from sicnn_app.sicnn.fitting_error import fitting_error
 from sicnn_app.sicnn.network import Parameters
-from sicnn_app.sicnn.rewrite import rewrite
+from sicnn_app.sicnn.rewrite import fitting_error, rewrite
 from sicnn_app.sicnn.train import Trainer, TrainingData
 
 MIN_EPOCHS = 10
@@ -40,7 +39,7 @@ Save = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class IterationResult:
-    """What the data iterations end with.
+    """Outcome of the data iterations.
 
     Attributes
     ----------
@@ -48,9 +47,7 @@ class IterationResult:
     predicted : Tensor, shape (slices, B, X, Y)
         Normalised predicted signals of the last network.
     neighbour_count : Tensor, shape (slices, X, Y), or None
-    history : list of dict
     losses, validation_losses : list of (data_iteration, epoch, loss)
-    stop_reason : str
     """
 
     parameters: Parameters
@@ -92,13 +89,9 @@ def iterate(
 
     Parameters
     ----------
-    trainer : Trainer
-    data : TrainingData
     bvals : Tensor, shape (B,), s/mm^2
     sigma_per_bval : Tensor, shape (B,)
         Noise of every averaged signal relative to that of one volume.
-    settings : EstimationSettings
-    progress : callable (text, done, total), optional
     save : callable, optional
         Gets the state after every data iteration that another one follows; of the plain CNN, which has
         but one, after as many epochs as a period has.
@@ -106,10 +99,6 @@ def iterate(
         Such a state of the same data and settings: what follows is bit for bit what would have followed.
     observe : callable, optional
         Called after every data iteration; of the plain CNN after the first epoch and every MIN_EPOCHS.
-
-    Returns
-    -------
-    IterationResult
 
     Notes
     -----
@@ -197,25 +186,14 @@ def _result(
     trainer: Trainer,
     stop_reason: str,
 ) -> IterationResult:
-    validation = trainer.validation_losses
-    return IterationResult(
-        parameters,
-        predicted,
-        neighbour_count,
-        history,
-        losses=_numbered(history, trainer.losses),
-        validation_losses=_numbered(history, validation) if validation else [],
-        stop_reason=stop_reason,
-    )
+    losses, validation = (_numbered(history, found) for found in (trainer.losses, trainer.validation_losses))
+    return IterationResult(parameters, predicted, neighbour_count, history, losses, validation, stop_reason)
 
 
 def _numbered(history: list[dict[str, Any]], losses: list[float]) -> list[tuple[int, int, float]]:
-    """(data iteration, epoch counted from 1 on through all of them, loss) of every epoch."""
+    """(data iteration, epoch counted from 1 on through all of them, loss) of every epoch; or no losses."""
     iterations = [row["data_iteration"] for row in history for _ in range(row["epochs"])]
-    return [
-        (iteration, epoch + 1, loss)
-        for epoch, (iteration, loss) in enumerate(zip(iterations, losses, strict=True))
-    ]
+    return list(zip(iterations, range(1, len(losses) + 1), losses, strict=True)) if losses else []
 
 
 def _mean_errors(data: TrainingData, predicted: Tensor) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -18,6 +19,9 @@ BRIGHT_QUANTILE = 0.9
 WEIGHT_LIMITS = (0.05, 2.0)
 """Of the weight relative to that of a bright voxel: every voxel counts, none rules."""
 
+PATCH_SIZE = 4
+"""Voxels along both axes: single voxels would be known through their neighbours in the network's input."""
+
 ForwardModel = Callable[[Parameters, Tensor], Tensor]
 """(parameters of shape (slices, X, Y), noise of shape (slices, X, Y)) -> signals (slices, B, X, Y)."""
 
@@ -26,7 +30,7 @@ def noise_free_model(bvals: Tensor) -> ForwardModel:
     """Forward model of the IVIM equation for ``bvals`` of shape (B,), s/mm^2."""
     b = bvals[None, :, None, None]
 
-    def forward(parameters: Parameters, sigma: Tensor) -> Tensor:
+    def forward(parameters: Parameters, _sigma: Tensor) -> Tensor:
         f, d, dstar, s0 = (value[:, None] for value in parameters)
         return ivim_signal_torch(b, f, d, dstar, s0)
 
@@ -54,7 +58,6 @@ def mean_squared_difference(
     predicted, target : Tensor, shape (members * slices, B, X, Y)
     weight : Tensor, shape (members * slices, X, Y), 0 outside the mask
     bval_weight : Tensor, shape (B,), mean 1
-    members : int
 
     Returns
     -------
@@ -65,17 +68,9 @@ def mean_squared_difference(
 
 
 def bval_weights(sigma_per_bval: Tensor, *, weigh: bool) -> Tensor:
-    """Weight of every b-value: the inverse variance of its averaged signals, or 1.
+    """Weight of every b-value, shape (B,), mean 1: the inverse variance of its averaged signals.
 
-    Parameters
-    ----------
-    sigma_per_bval : Tensor, shape (B,)
-        Noise of the averaged signals; without noise anywhere all weigh 1.
-    weigh : bool
-
-    Returns
-    -------
-    Tensor, shape (B,), mean 1
+    All weigh 1 where they are not to be weighed, or where one has no noise.
     """
     if not weigh or not bool((sigma_per_bval > 0).all()):
         return torch.ones_like(sigma_per_bval)
@@ -90,17 +85,32 @@ def voxel_weights(normaliser: Tensor) -> Tensor:
     Equal weights let dark voxels rule the training; the squared normaliser, the maximum-likelihood
     weight of independent voxels, leaves them to the bright ones. The first power lies between.
 
-    Parameters
-    ----------
-    normaliser : Tensor, shape (slices, X, Y), source units
-        0 outside the mask, above 0 somewhere.
-
-    Returns
-    -------
-    Tensor, shape (slices, X, Y)
-        Mean 1 inside the mask, 0 outside.
+    The normaliser, shape (slices, X, Y), in source units, is 0 outside the mask and above 0 somewhere; the
+    weights are 0 outside the mask, and 1 on average inside.
     """
     inside = normaliser > 0
     bright = float(np.quantile(normaliser[inside].cpu().numpy(), BRIGHT_QUANTILE))
     weight = (normaliser / bright).clamp(*WEIGHT_LIMITS) * inside
     return weight / weight[inside].mean()
+
+
+def held_out_patches(mask: Tensor, share: float, *, seed: int) -> Tensor:
+    """Voxels of the mask in square patches drawn for a validation loss, shape (slices, X, Y), bool.
+
+    ``share`` is that of the patches of every volume, on average.
+
+    Raises
+    ------
+    ValueError
+        When the mask is too small: nothing, or everything, would be held out.
+    """
+    slices, size_x, size_y = mask.shape
+    count = (slices, math.ceil(size_x / PATCH_SIZE), math.ceil(size_y / PATCH_SIZE))
+    drawn = torch.rand(count, generator=torch.Generator().manual_seed(seed)) < share
+    patches = drawn.repeat_interleave(PATCH_SIZE, 1).repeat_interleave(PATCH_SIZE, 2)
+    held_out = patches[:, :size_x, :size_y].to(mask.device) & mask
+    if not held_out.any() or not (mask & ~held_out).any():
+        raise ValueError(
+            f"a share of {share:g} in patches of {PATCH_SIZE} voxels leaves nothing to train or hold out"
+        )
+    return held_out

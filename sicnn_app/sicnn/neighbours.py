@@ -16,14 +16,12 @@ GAUSSIAN_REACH = 2.0
 
 
 class NeighbourSums(NamedTuple):
-    """What the similar neighbours of every voxel add up to.
+    """Sums over the similar neighbours of every voxel.
 
     Attributes
     ----------
-    values : Tensor, shape (slices, C, X, Y)
-        Weighted sums.
+    values : Tensor, shape (slices, C, X, Y), weighted
     weights : Tensor, shape (slices, X, Y)
-        Sums of the weights.
     counts : Tensor, shape (slices, X, Y)
         Voxels within the threshold, the voxel itself included; 0 outside the mask.
     """
@@ -85,8 +83,8 @@ def similar_neighbour_sum(
         most = math.log(similarity.s0_ratio)
     found = NeighbourSums(values * inside[:, None], inside.clone(), inside.clone())
     for here, there in _pairs((mask.shape[1], mask.shape[2]), radius):
-        difference = curves[_all_channels(there)] - curves[_all_channels(here)]
-        squared = difference.square()
+        all_here, all_there = ((where[0], slice(None), *where[1:]) for where in (here, there))
+        squared = (curves[all_there] - curves[all_here]).square()
         distance = squared.amax(dim=1) if similarity.distance == "maximum" else squared.mean(dim=1)
         limit = torch.minimum(limits[here], limits[there])
         allowed = inside[here] * inside[there]
@@ -97,8 +95,8 @@ def similar_neighbour_sum(
         if gaussian:
             weights = torch.exp(-distance / limit.clamp_min(torch.finfo(limit.dtype).tiny))
             weights = weights * (distance < reach * limit) * allowed
-        found.values[_all_channels(here)] += weights[:, None] * values[_all_channels(there)]
-        found.values[_all_channels(there)] += weights[:, None] * values[_all_channels(here)]
+        found.values[all_here] += weights[:, None] * values[all_there]
+        found.values[all_there] += weights[:, None] * values[all_here]
         for total, part in ((found.weights, weights), (found.counts, near)):
             total[here] += part
             total[there] += part
@@ -119,23 +117,12 @@ def _pairs(size: tuple[int, int], radius: int) -> Iterator[tuple[tuple[slice, ..
             )
 
 
-def _all_channels(where: tuple[slice, ...]) -> tuple[slice, ...]:
-    return (where[0], slice(None), *where[1:])
-
-
 def crop_to_mask(mask: Tensor) -> tuple[Tensor, slice, slice]:
-    """Slices that hold mask voxels and the bounding box of all of them.
+    """Indices of the slices that hold mask voxels, and the bounding box of all of them along X and Y.
 
-    Parameters
-    ----------
-    mask : Tensor, shape (slices, X, Y), bool, not empty
-
-    Returns
-    -------
-    kept : Tensor of slice indices
-    box_x, box_y : slice
+    The mask, shape (slices, X, Y), is not empty.
     """
-    kept = torch.nonzero(mask.any(dim=2).any(dim=1)).flatten()
-    along_x = torch.nonzero(mask.any(dim=2).any(dim=0)).flatten()
-    along_y = torch.nonzero(mask.any(dim=1).any(dim=0)).flatten()
+    kept, along_x, along_y = (
+        torch.nonzero(mask.any(dim=others)).flatten() for others in ((1, 2), (0, 2), (0, 1))
+    )
     return kept, slice(int(along_x[0]), int(along_x[-1]) + 1), slice(int(along_y[0]), int(along_y[-1]) + 1)

@@ -21,7 +21,6 @@ START_LIMITS = (0.02, 0.98)
 HEAD_GAIN = 0.5
 """Initial shrinkage of the output layer, so that training starts near typical tissue and off the bounds."""
 
-
 GROUPS = 8
 """Of channels, in group normalisation."""
 
@@ -37,16 +36,7 @@ class Parameters(NamedTuple):
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """What a network is built from.
-
-    Attributes
-    ----------
-    n_bvals : int
-        Input channels.
-    shape : NetworkSettings
-    dropout : float
-    bounds : Bounds
-    """
+    """Shape of a network; ``n_bvals`` is the number of its input channels."""
 
     n_bvals: int
     shape: NetworkSettings = NetworkSettings()
@@ -62,6 +52,7 @@ class ChannelNorm(nn.LayerNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x``, shape (slices, C, X, Y)."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
@@ -93,11 +84,9 @@ class IvimNetwork(nn.Module):
         for block in self.blocks[1:]:
             hidden = hidden + block(hidden)
         outputs = torch.sigmoid(self.head(hidden))
-        scaled = []
-        for name, share in zip(Parameters._fields, outputs.unbind(dim=1), strict=True):
-            low, high = getattr(self.config.bounds, name)
-            scaled.append(low + (high - low) * share)
-        return Parameters(*scaled)
+        intervals = (getattr(self.config.bounds, name) for name in Parameters._fields)
+        shares = zip(intervals, outputs.unbind(dim=1), strict=True)
+        return Parameters(*(low + (high - low) * share for (low, high), share in shares))
 
 
 def _block(config: NetworkConfig, *, first: bool) -> nn.Sequential:
@@ -114,7 +103,7 @@ def _block(config: NetworkConfig, *, first: bool) -> nn.Sequential:
 
 _NORMALISATIONS: dict[str, Callable[[int], list[nn.Module]]] = {
     "channels": lambda width: [ChannelNorm(width)],
-    "none": lambda width: [],
+    "none": lambda _: [],
     "batch": lambda width: [nn.BatchNorm2d(width)],
     "group": lambda width: [nn.GroupNorm(math.gcd(GROUPS, width), width)],
 }

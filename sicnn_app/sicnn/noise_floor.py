@@ -30,16 +30,9 @@ def rician_mean(signal: Tensor) -> Tensor:
 def without_floor(mean: Tensor) -> Tensor:
     """The signal whose mean magnitude is ``mean``: the inverse of :func:`rician_mean`.
 
-    Parameters
-    ----------
-    mean : Tensor, any shape
-        Mean magnitude of several measurements, in units of the noise of one channel. A single magnitude
-        is no mean: what comes out for it is as noisy and biased.
-
-    Returns
-    -------
-    Tensor
-        0 where ``mean`` is at most that of noise alone, sqrt(pi/2).
+    ``mean`` is that of several measurements, any shape, in units of the noise of one channel. A single
+    magnitude is no mean: what comes out for it is as noisy and biased. Where it is at most the mean of noise
+    alone, sqrt(pi/2), the signal is 0.
     """
     signals, means = _table()
     signals, means = signals.to(mean.device), means.to(mean.device)

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from sicnn_app.ivim.signal import ivim_signal_torch
-from sicnn_app.settings import EstimationSettings, SimilaritySettings
-from sicnn_app.sicnn.fitting_error import signals_to_rewrite, threshold_map
+from sicnn_app.settings import EstimationSettings, SimilaritySettings, Threshold
 from sicnn_app.sicnn.loss import bval_weights
 from sicnn_app.sicnn.neighbours import similar_neighbour_sum
 from sicnn_app.sicnn.network import Parameters
@@ -33,6 +32,33 @@ SCALE_ROUNDS = 4
 """Of the scale of a curve under a noise floor; each divides its error by about four or more."""
 
 
+def threshold_map(threshold: Threshold, sigma: Tensor) -> Tensor:
+    """Threshold on normalised signals for every entry of ``sigma``, the noise relative to the normaliser."""
+    return sigma * threshold.value if threshold.unit == "sigma" else torch.full_like(sigma, threshold.value)
+
+
+def fitting_error(predicted: Tensor, noisy: Tensor) -> Tensor:
+    """Fitting Error |p - n| per voxel and b-value (supplement, Eq. 2)."""
+    return (predicted - noisy).abs()
+
+
+def signals_to_rewrite(
+    predicted: Tensor, noisy: Tensor, threshold: Tensor, mask: Tensor, *, whole: bool = False
+) -> Tensor:
+    """Signals whose fitting error exceeds the threshold; all of shape (slices, B, X, Y).
+
+    Phenomenon 2 of the supplement: the larger the fitting error, the larger the advantage of the
+    prediction over the noisy signal. ``whole`` decides for whole curves, by the root mean square over b of
+    fitting error over threshold.
+    """
+    errors = fitting_error(predicted, noisy)
+    if whole:
+        smallest = torch.finfo(threshold.dtype).tiny
+        excess = (errors / threshold.clamp_min(smallest)).square().mean(dim=1, keepdim=True)
+        return (excess > 1.0).expand_as(errors) & mask[:, None]
+    return (errors > threshold) & mask[:, None]
+
+
 def rewrite(
     parameters: Parameters,
     predicted: Tensor,
@@ -46,13 +72,10 @@ def rewrite(
 
     Parameters
     ----------
-    parameters : Parameters, each of shape (slices, X, Y)
-    predicted : Tensor, shape (slices, B, X, Y)
     training_signals : Tensor, shape (slices, B, X, Y)
         Of the training that ``predicted`` comes from.
     data : TrainingData
         Voxels without weight are held out: never rewritten, and nobody's neighbours.
-    bvals : Tensor, shape (B,), s/mm^2
     sigma_per_bval : Tensor, shape (B,)
         Noise of every averaged signal relative to that of one volume.
     settings : EstimationSettings
@@ -130,15 +153,9 @@ def neighbour_mean(
 
     Parameters
     ----------
-    parameters : Parameters, each of shape (slices, X, Y)
-    data : TrainingData
-        Signals are relative to the normaliser; ``data.normaliser`` brings them back.
-    bvals : Tensor, shape (B,)
     threshold : Tensor, shape (slices, X, Y)
-    radius : int
     observed : bool
         Average the observed signals (the default update) or the predicted ones.
-    similarity : SimilaritySettings
     noise_floor : bool
         Take the noise floor off the observed means, where S0 is at least :data:`FLOOR_LIMIT` times the noise
         and the voxel has :data:`LEAST_FOR_FLOOR` similar ones. Holds for arithmetic means over volumes.

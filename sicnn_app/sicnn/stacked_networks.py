@@ -16,12 +16,8 @@ class Members(nn.Module):
     """Networks of one shape, each with weights of its own, that see the slices of one batch in parts.
 
     Every weight is stacked along a first axis, so that one optimiser whose steps go element by element,
-    such as Adam, trains each network as if it were alone.
-
-    Parameters
-    ----------
-    networks : sequence of IvimNetwork
-        Without buffers, that is without batch normalisation.
+    such as Adam, trains each network as if it were alone. The networks have no buffers, that is no batch
+    normalisation.
     """
 
     def __init__(self, networks: Sequence[IvimNetwork]) -> None:
@@ -42,16 +38,9 @@ class Members(nn.Module):
         return super().train(mode)
 
     def forward(self, signals: Tensor) -> Parameters:
-        """Map whitened signals to parameters.
+        """Map whitened signals, shape (members * slices, B, X, Y), to parameters (members * slices, X, Y).
 
-        Parameters
-        ----------
-        signals : Tensor, shape (members * slices, B, X, Y)
-            First all slices of the first network, then all of the second, and so on.
-
-        Returns
-        -------
-        Parameters, each of shape (members * slices, X, Y)
+        First come all slices of the first network, then all of the second, and so on.
         """
         weights = {name.replace("/", "."): values for name, values in self.weights.items()}
         parts = torch.unflatten(signals, 0, (self.count, -1))
@@ -68,14 +57,8 @@ def build_network(
 ) -> IvimNetwork | Members:
     """A network, or several as one, with random weights from torch's generator or with given ones.
 
-    The first of several has the weights that a single one would have.
-
-    Parameters
-    ----------
-    config : NetworkConfig
-    members : int
-    weights : dict of str to Tensor, optional
-        State of an :class:`IvimNetwork`, for every member.
+    The first of several has the weights that a single one would have. Given ones are the state of an
+    :class:`IvimNetwork`, for every member.
     """
     networks = [IvimNetwork(config) for _ in range(members)]
     if weights is not None:
@@ -87,12 +70,7 @@ def build_network(
 def clip_gradients(parameters: Sequence[Tensor], members: int, largest: float) -> None:
     """Shorten the gradient of every member to at most ``largest``, each by its own norm.
 
-    Parameters
-    ----------
-    parameters : sequence of Tensor
-        With gradients; of several members stacked along the first axis.
-    members : int
-    largest : float
+    Gradients of several members are stacked along the first axis.
     """
     if members == 1:
         torch.nn.utils.clip_grad_norm_(parameters, largest)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,21 +15,16 @@ from sicnn_app.sicnn import iterate
 from sicnn_app.sicnn.convergence import Convergence
 from sicnn_app.sicnn.cropping import Box, training_data
 from sicnn_app.sicnn.estimate import build_trainer
-from sicnn_app.sicnn.memory_fallback import Attempt, tiles_of
-from sicnn_app.sicnn.memory_need import attempts, within_limit
+from sicnn_app.sicnn.memory_fallback import Attempt, tiles_of, train_what_fits, within_limit
 from sicnn_app.sicnn.reproducible import reproducible, threads_for
 from sicnn_app.sicnn.study_network import StudyNetwork
 from sicnn_app.sicnn.train import Trainer, TrainingData
 from sicnn_app.sicnn.whitening import Whitening
 from sicnn_app.system.checkpoints import TrainingCheckpoint
-from sicnn_app.system.device import first_that_fits
-
-STATE_LAYOUT = 2
-"""Raised whenever the meaning of a saved state changes."""
 
 
 def study_case(signals: np.ndarray, mask: np.ndarray, sigma: float) -> TrainingData:
-    """What is kept of one run for :func:`train_study`: normalised signals, cropped to the mask.
+    """Normalised signals of one run, cropped to the mask, for :func:`train_study`.
 
     Parameters
     ----------
@@ -65,20 +59,8 @@ def train_study(
         Of every case.
     settings : EstimationSettings
         Learning rate, batch size, dropout, bounds, seed, ``rician`` and ``delta`` are used.
-    device : str
-        ``cpu``, ``cuda`` or ``cuda:N``.
-    progress : callable (text, done, total), optional
-    checkpoint : TrainingCheckpoint, optional
-        Where an earlier process left the state of the same training, this one goes on from there, with
-        bit for bit the result of one that was not interrupted. The caller removes it in the end.
-    fall_back : bool
-        Whether the CPU may take over when a CUDA device has too little memory.
-    memory_limit : int, optional
-        Bytes of host memory that may be taken besides what the process holds when this is called.
-
-    Returns
-    -------
-    StudyNetwork
+    device, progress, checkpoint, fall_back, memory_limit
+        As for :func:`sicnn_app.sicnn.estimate.estimate`.
 
     Raises
     ------
@@ -98,43 +80,31 @@ def train_study(
     plane = max((case.mask.shape[1:] for case in cases.values()), key=math.prod)
     # Only the slices of one batch are on the device at a time.
     shape = (*plane, max(_slices_at_once(case.mask.shape, asked) for case in cases.values()))
-    first = within_limit(asked, shape, len(bvals), settings, memory_limit)
-    given_up = [] if first == asked else [f"{first} instead of {asked}, to stay within the memory allowed"]
-    identity = _identity(cases, bvals, settings, first)
-    saved = None if checkpoint is None else checkpoint.load()
-    if saved is not None and saved.get("identity") != identity:
-        saved = None
-    if saved is not None:
-        first, given_up = Attempt(**saved["attempt"]), saved["given_up"]
-
-    def train(way: Attempt, given_up: list[str]) -> StudyNetwork:
-        labels = {"identity": identity, "attempt": asdict(way), "given_up": given_up}
-        save = None if checkpoint is None else lambda state: checkpoint.save({**labels, **state})
-        return _train(cases, bvals, settings, way, progress, save, saved if way == first else None)
-
-    found, _, given_up = first_that_fits(
-        attempts(first, asked, shape, len(bvals), settings, fall_back=fall_back, limit=memory_limit),
-        train,
-        lambda way: (
+    found, _, given_up = train_what_fits(
+        lambda way, save, saved: _train(cases, bvals, settings, way, progress, save, saved),
+        _contents(cases, bvals),
+        asked=asked,
+        first=within_limit(asked, shape, len(bvals), settings, memory_limit),
+        shape=shape,
+        n_bvals=len(bvals),
+        settings=settings,
+        no_memory=lambda way: (
             f"{way.device} ran out of memory even with {way}: use a machine with more memory, or "
             "--training-scope subject"
         ),
-        given_up=given_up,
+        checkpoint=checkpoint,
+        fall_back=fall_back,
+        memory_limit=memory_limit,
     )
     return replace(found, out_of_memory=tuple(given_up))
 
 
-def _identity(
-    cases: Mapping[str, TrainingData], bvals: np.ndarray, settings: EstimationSettings, first: Attempt
-) -> str:
-    """Hash of all that decides the bits of the result, besides the CPU model and CUDA."""
-    found = hashlib.sha256(np.ascontiguousarray(bvals).data)
+def _contents(cases: Mapping[str, TrainingData], bvals: np.ndarray) -> Iterator[bytes | np.ndarray]:
+    """All that decides the bits of the result, besides the settings."""
+    yield np.ascontiguousarray(bvals)
     for name, case in cases.items():
-        found.update(name.encode())
-        for values in vars(case).values():
-            found.update(values.numpy())
-    found.update(repr((STATE_LAYOUT, torch.__version__, torch.get_num_threads(), first, settings)).encode())
-    return found.hexdigest()
+        yield name.encode()
+        yield from (values.numpy() for values in case)
 
 
 def _slices_at_once(shape: Sequence[int], attempt: Attempt) -> int:
@@ -144,11 +114,12 @@ def _slices_at_once(shape: Sequence[int], attempt: Attempt) -> int:
 
 def _pieces(cases: Mapping[str, TrainingData], attempt: Attempt) -> list[TrainingData]:
     """The slices of all cases, as many together as fill a batch; nothing is copied."""
-    pieces = []
-    for case in cases.values():
-        count = _slices_at_once(case.mask.shape, attempt)
-        pieces += [case.slices(slice(first, first + count)) for first in range(0, len(case.mask), count)]
-    return pieces
+    return [
+        case.slices(slice(first, first + count))
+        for case in cases.values()
+        for count in [_slices_at_once(case.mask.shape, attempt)]
+        for first in range(0, len(case.mask), count)
+    ]
 
 
 def _train(

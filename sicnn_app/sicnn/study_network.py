@@ -47,7 +47,7 @@ class StudyNetwork:
     out_of_memory: tuple[str, ...] = ()
 
     def fits(self, bvals: Sequence[float]) -> bool:
-        """Whether signals at ``bvals``, s/mm^2 ascending, are those it was trained on, jitter aside."""
+        """True when signals at ``bvals``, s/mm^2 ascending, are those it was trained on, jitter aside."""
         return same_bvalues(self.bvals, bvals)
 
     def digest(self) -> bytes:
@@ -55,9 +55,9 @@ class StudyNetwork:
         found = hashlib.sha256()
         for name, values in sorted(self.weights.items()):
             found.update(name.encode())
-            found.update(values.contiguous().numpy().data)
+            found.update(values.contiguous().numpy())
         for values in (self.whitening.mean, self.whitening.matrix):
-            found.update(values.contiguous().numpy().data)
+            found.update(values.contiguous().numpy())
         return found.digest()
 
     def state(self) -> dict[str, Any]:
@@ -71,16 +71,13 @@ class StudyNetwork:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> StudyNetwork:
-        plain: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in state.items()
-            if name not in ("mean", "matrix")
-        }
-        return cls(whitening=Whitening(state["mean"], state["matrix"]), **plain)
+        """The network whose :meth:`state` it is."""
+        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in state.items()}
+        return cls(whitening=Whitening(plain.pop("mean"), plain.pop("matrix")), **plain)
 
 
 def scope_parameters(start: StudyNetwork | None) -> dict[str, Any]:
-    """What a sidecar says about where the training started."""
+    """Entries of a sidecar about where the training started."""
     if start is None:
         return {"training_scope": "subject"}
     return {

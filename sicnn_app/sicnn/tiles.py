@@ -41,16 +41,11 @@ def cut_tiles(values: Tensor, shift: list[int], tile_size: int, gap: int) -> Ten
     Parameters
     ----------
     values : Tensor, shape (slices, C, X, Y)
+        They become tiles of shape (tiles, C, tile X, tile Y).
     shift : list of two int
         Voxels along X and Y, drawn anew in every epoch; ignored along an axis that is not cut.
-    tile_size : int
-        Voxels, about.
-    gap : int
-        Voxels, see :func:`tile_gap`.
-
-    Returns
-    -------
-    Tensor, shape (tiles, C, tile X, tile Y)
+    tile_size, gap : int
+        Voxels, the size about; see :func:`tile_gap`.
     """
     slices, channels, size_x, size_y = values.shape
     count_x, count_y = tile_count(size_x, tile_size), tile_count(size_y, tile_size)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,9 +25,8 @@ EMA_DECAY = 0.99
 MAX_GRADIENT_NORM = 1.0
 
 
-@dataclass(frozen=True)
-class TrainingData:
-    """What the network sees, cropped to the mask.
+class TrainingData(NamedTuple):
+    """Data that the network sees, cropped to the mask.
 
     Attributes
     ----------
@@ -50,11 +49,11 @@ class TrainingData:
 
     def to(self, device: torch.device) -> TrainingData:
         """The same on another device; on the same one nothing is copied."""
-        return TrainingData(*(getattr(self, item.name).to(device) for item in fields(self)))
+        return TrainingData(*(values.to(device) for values in self))
 
     def slices(self, some: slice) -> TrainingData:
         """The data of some slices; nothing is copied."""
-        return TrainingData(*(getattr(self, item.name)[some] for item in fields(self)))
+        return TrainingData(*(values[some] for values in self))
 
 
 @dataclass
@@ -70,8 +69,7 @@ class Trainer:
     ----------
     members : int
         Networks in ``network``.
-    bval_weight : Tensor, shape (B,), mean 1
-        Weight of every b-value in the loss.
+    bval_weight : Tensor, shape (B,), mean 1, in the loss
     held_out : Tensor, shape (slices, X, Y), optional
         Weight in the validation loss of voxels that no training sees; 0 elsewhere.
     """
@@ -149,25 +147,21 @@ class Trainer:
     ) -> float:
         """Train in periods until the loss improves by less than ``delta`` within one.
 
+        The averaged weights kept at the end are those of the half-period with the lowest mean
+        loss: a late spike of the optimiser never reaches the maps.
+
         Parameters
         ----------
-        data : TrainingData
         network_input, target : Tensor, shape (slices, B, X, Y)
         delta : float
             Relative improvement of the mean loss from the first to the second half of a period.
         period : int
             Epochs per period.
-        max_periods : int
 
         Returns
         -------
         float
             Mean loss of the second half of the last period.
-
-        Notes
-        -----
-        The averaged weights kept at the end are those of the half-period with the lowest mean
-        loss: a late spike of the optimiser never reaches the maps.
         """
         convergence = Convergence()
         while not convergence.reached(delta, max_periods):

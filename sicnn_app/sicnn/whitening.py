@@ -30,14 +30,7 @@ class Whitening:
 
     @classmethod
     def of(cls, signals: Tensor, weight: Tensor) -> Whitening:
-        """Whitening of the voxels of one subject.
-
-        Parameters
-        ----------
-        signals : Tensor, shape (slices, B, X, Y)
-        weight : Tensor, shape (slices, X, Y)
-            Weight of every voxel; 0 outside the mask.
-        """
+        """Whitening of the voxels of one subject; ``weight``, shape (slices, X, Y), is 0 outside the mask."""
         return cls.of_several([(signals, weight)])
 
     @classmethod

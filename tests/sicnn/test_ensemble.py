@@ -74,8 +74,7 @@ def box_data(seed: int) -> TrainingData:
 
 
 def joined(*parts: TrainingData) -> TrainingData:
-    columns = zip(*(vars(part).values() for part in parts), strict=True)
-    return TrainingData(*(torch.cat(values) for values in columns))
+    return TrainingData(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def trainer_of(network: IvimNetwork | Members, members: int) -> Trainer:

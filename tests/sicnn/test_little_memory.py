@@ -21,8 +21,7 @@ from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn import estimate as module
 from sicnn_app.sicnn import iterate
 from sicnn_app.sicnn.estimate import estimate, least_bytes, needed_bytes
-from sicnn_app.sicnn.memory_fallback import Attempt, smaller, tiles_of
-from sicnn_app.sicnn.memory_need import within_limit
+from sicnn_app.sicnn.memory_fallback import Attempt, ever_smaller, tiles_of, within_limit
 from sicnn_app.sicnn.network import IvimNetwork
 from sicnn_app.system.checkpoints import TrainingCheckpoint
 
@@ -188,7 +187,7 @@ def test_a_resumed_training_goes_on_with_the_batches_it_had(monkeypatch, tmp_pat
 def test_every_attempt_takes_less_than_the_one_before(shape, batch):
     first = Attempt("cpu", batch)
     chosen = EstimationSettings(batch_size=batch)
-    attempts = [first, *smaller(first, shape)]
+    attempts = list(ever_smaller(first, shape))
     needs = [needed_bytes(shape, 12, chosen, attempt=attempt) for attempt in attempts]
     assert needs == sorted(needs, reverse=True)
     assert attempts[-1].batch_size == 1 or tiles_of(shape, 64) == 1

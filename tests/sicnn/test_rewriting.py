@@ -14,12 +14,16 @@ from hypothesis import strategies as st
 from sicnn_app.ivim.signal import ivim_signal_torch
 from sicnn_app.settings import EstimationSettings, NetworkSettings, SimilaritySettings, Threshold
 from sicnn_app.sicnn import iterate as module
-from sicnn_app.sicnn.fitting_error import fitting_error, signals_to_rewrite, threshold_map
-from sicnn_app.sicnn.held_out import held_out_patches
 from sicnn_app.sicnn.iterate import MIN_EPOCHS, epochs_per_period, iterate
-from sicnn_app.sicnn.loss import noise_free_model
+from sicnn_app.sicnn.loss import held_out_patches, noise_free_model
 from sicnn_app.sicnn.network import IvimNetwork, NetworkConfig, Parameters
-from sicnn_app.sicnn.rewrite import neighbour_mean, rewrite
+from sicnn_app.sicnn.rewrite import (
+    fitting_error,
+    neighbour_mean,
+    rewrite,
+    signals_to_rewrite,
+    threshold_map,
+)
 from sicnn_app.sicnn.tiles import cut_tiles, tile_count, tile_gap, tile_length
 from sicnn_app.sicnn.train import Trainer, TrainingData
 from sicnn_app.sicnn.whitening import Whitening
@@ -241,14 +245,14 @@ def test_a_new_network_begins_every_data_iteration_when_asked_for():
 def test_held_out_voxels_are_never_rewritten_and_nobodys_neighbours():
     data = noisy_data(20, 20, sigma=0.2)
     held_out = held_out_patches(data.mask, 0.3, seed=0)
-    part = replace(data, weight=data.weight * ~held_out)
+    part = data._replace(weight=data.weight * ~held_out)
     parameters = Parameters(*(torch.full_like(data.sigma, value) for value in (0.2, 0.0012, 0.03, 1.0)))
     arguments = (parameters, torch.full_like(data.signals, 5.0), data.signals)
     rest = (BVALS, torch.ones(5), EstimationSettings())
     target, rewritten, counts = rewrite(*arguments, part, *rest)
     assert torch.equal(target.movedim(1, -1)[held_out], data.signals.movedim(1, -1)[held_out])
     assert not rewritten.movedim(1, -1)[held_out].any() and (counts[held_out] == 0).all()
-    spoilt = replace(part, signals=torch.where(held_out[:, None], 99.0, part.signals))
+    spoilt = part._replace(signals=torch.where(held_out[:, None], 99.0, part.signals))
     other, _, _ = rewrite(*arguments, spoilt, *rest)
     inside = part.weight > 0
     assert torch.equal(other.movedim(1, -1)[inside], target.movedim(1, -1)[inside])
