@@ -1,4 +1,4 @@
-"""Whether a run can answer what is asked of it: one verdict, in words and numbers."""
+"""Adequacy of a run for what is asked of it: one verdict, in words and numbers."""
 
 from __future__ import annotations
 
@@ -23,14 +23,6 @@ def judge(evidence: Evidence) -> Adequacy:
 
     The run is as poor as the poorest check, except that D* alone makes it doubtful at most, since F and D are
     of use without it, and that whether a network pays says nothing about the data.
-
-    Parameters
-    ----------
-    evidence : Evidence
-
-    Returns
-    -------
-    Adequacy
     """
     checks = {key: check(evidence) for key, check in CHECKS.items()}
     found = {key: check.verdict for key, check in checks.items() if key != "network"}

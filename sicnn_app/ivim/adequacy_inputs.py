@@ -1,4 +1,4 @@
-"""What is known of a run, and what an answer to a question about it consists of."""
+"""Evidence on a run, and the parts of an answer to a question about it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import numpy as np
 GOOD, DOUBTFUL, POOR, UNKNOWN = "good", "doubtful", "poor", "unknown"
 VERDICTS = (GOOD, DOUBTFUL, POOR, UNKNOWN)
 """Unknown: nothing was measured that could tell; it does not count against the run."""
+
+
+Numbers = dict[str, float | int | None]
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,11 @@ TYPICAL = {
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a run.
+    """Evidence on a run.
 
     Attributes
     ----------
     anatomy : {'body', 'brain'}
-    method : str
-        ``lsq`` or one of the networks.
     bvals : ndarray, shape (B,), s/mm^2, ascending
     signal : ndarray, shape (B,), units of the image
         Median over the mask of the averaged signals.
@@ -47,10 +48,8 @@ class Evidence:
         Noise of one volume; 0 or NaN when it could not be estimated.
     sigma_per_bval : ndarray, shape (B,), units of the image
         Noise of the averaged signals.
-    at_bound : float or None
-        Share of voxels with a parameter at a bound.
-    conventional_at_bound : float or None
-        The same of the conventional fit.
+    at_bound, conventional_at_bound : float or None
+        Share of voxels with a parameter at a bound, and that of the conventional fit.
     displacements : ndarray, shape (N,), mm, or None
         Framewise displacement of every volume, NaN where there is none; None when motion was not looked for.
     voxel_edge : float, mm
@@ -78,7 +77,7 @@ class Evidence:
 
     @property
     def noise_known(self) -> bool:
-        """Whether there are signals, and noise, to relate to one another."""
+        """True when there are signals, and noise, to relate to one another."""
         return bool(self.sigma > 0 and (self.sigma_per_bval > 0).all() and self.signal[0] > 0)
 
 
@@ -88,10 +87,8 @@ class Check:
 
     Attributes
     ----------
-    name : str
     value : str
         The numbers in words.
-    verdict : {'good', 'doubtful', 'poor', 'unknown'}
     meaning : str
         What it means and what to do, one sentence.
     numbers : dict of str to float or None
@@ -102,4 +99,4 @@ class Check:
     value: str
     verdict: str
     meaning: str
-    numbers: dict[str, float | int | None] = field(default_factory=dict)
+    numbers: Numbers = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What a preprocessing step did to one slice: small enough to be kept until a picture is made of it."""
+"""One slice before and after a preprocessing step: small enough to be kept until a picture is made of it."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ BODY_PARTS = frozenset((
 
 
 def is_body_part(name: str) -> bool:
-    """Whether a text is the name of a body part, in whatever letters.
+    """True when a text is the name of a body part, in whatever letters.
 
     Examples
     --------

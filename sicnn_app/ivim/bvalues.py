@@ -32,15 +32,7 @@ MAX_SPAN = 2.0
 
 
 def bvalue_tolerance(bvals: np.ndarray) -> np.ndarray:
-    """Gap below a b-value from which on it is a step of the protocol, not jitter.
-
-    Parameters
-    ----------
-    bvals : array_like, shape (...), s/mm^2
-
-    Returns
-    -------
-    ndarray, shape (...), s/mm^2
+    """Gap below a b-value from which on it is a step of the protocol, not jitter; both in s/mm^2.
 
     Examples
     --------
@@ -111,11 +103,7 @@ def named_bvalue(nominal: np.ndarray, bval: float) -> int | None:
 
 
 def same_bvalues(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> bool:
-    """Whether two series have the same nominal b-values, jitter aside.
-
-    Parameters
-    ----------
-    one, other : sequence of float, s/mm^2, ascending
+    """True when two series, ascending, s/mm^2, have the same nominal b-values, jitter aside.
 
     Examples
     --------
@@ -129,11 +117,7 @@ def same_bvalues(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.
 
 
 def other_unit(bvals: np.ndarray) -> str | None:
-    """What is wrong with b-values that are in another unit than s/mm^2; None when they are not.
-
-    Parameters
-    ----------
-    bvals : ndarray, shape (N,), N >= 1
+    """Words on b-values, at least one, that are in another unit than s/mm^2; None when they are not.
 
     Examples
     --------
@@ -151,15 +135,10 @@ def other_unit(bvals: np.ndarray) -> str | None:
 
 
 def wanted_bvalues(nominal: np.ndarray, *, max_bval: float, ignore_bvals: Sequence[float]) -> np.ndarray:
-    """Which nominal b-values are to be used, shape (B,), bool.
+    """True for the nominal b-values, shape (B,), that are to be used.
 
-    Parameters
-    ----------
-    nominal : ndarray, shape (B,), s/mm^2
-    max_bval : float
-        s/mm^2; those more than :data:`SAME_BVAL` above it are not.
-    ignore_bvals : sequence of float
-        s/mm^2; those nearest to each are not.
+    Not to be used are those more than :data:`SAME_BVAL` above ``max_bval``, and the nearest to each of
+    ``ignore_bvals``.
 
     Examples
     --------

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sicnn_app.ivim.adequacy_inputs import DOUBTFUL, GOOD, POOR, UNKNOWN, Check, Evidence
+from sicnn_app.ivim.adequacy_inputs import DOUBTFUL, GOOD, POOR, UNKNOWN, Check, Evidence, Numbers
 from sicnn_app.ivim.flags import MIN_SIGNAL_TO_NOISE
 from sicnn_app.ivim.parameters import SPECS, TISSUE_LABELS
 from sicnn_app.ivim.precision import cramer_rao_bounds
@@ -57,6 +57,10 @@ AT_BOUND = (0.20, 0.05)
 five on the medians rest on voxels in which the data held no answer."""
 
 
+NOISE_UNKNOWN = ("noise unknown", UNKNOWN, "The noise could not be estimated.")
+"""Value, verdict and meaning where there is nothing to hold the signals against."""
+
+
 def _graded(value: float, limits: tuple[float, float]) -> str:
     """Verdict on a number: poor beyond the first limit, good from the second on, on its side of the first."""
     poor, good = limits
@@ -70,39 +74,37 @@ def precision_verdict(relative: float) -> str:
     return _graded(relative, RELATIVE_BOUND)
 
 
-def _signal_at_b0(evidence: Evidence) -> Check:
-    name = f"Signal / noise at b\u00a0=\u00a0{evidence.bvals[0]:g}"
-    numbers: dict[str, float | int | None] = {"snr_b0_averaged": None}
-    if not evidence.noise_known:
-        return Check(name, "noise unknown", UNKNOWN, "The noise could not be estimated.", numbers)
-    one = float(evidence.signal[0] / evidence.sigma)
-    averaged = float(evidence.signal[0] / evidence.sigma_per_bval[0])
-    verdict = _graded(averaged, SNR_B0)
-    meaning = {
-        GOOD: "The signal stands well above the noise.",
-        DOUBTFUL: "Small perfusion fractions drown in the noise: average over regions.",
-        POOR: "Even a large perfusion fraction is hardly above the noise: acquire more, or larger voxels.",
-    }[verdict]
-    numbers["snr_b0_averaged"] = averaged
-    return Check(name, f"{averaged:.3g} averaged, {one:.3g} per volume", verdict, meaning, numbers)
+AT_B0 = {
+    GOOD: "The signal stands well above the noise.",
+    DOUBTFUL: "Small perfusion fractions drown in the noise: average over regions.",
+    POOR: "Even a large perfusion fraction is hardly above the noise: acquire more, or larger voxels.",
+}
+AT_HIGHEST = {
+    GOOD: "The noise floor of magnitude images does not matter.",
+    DOUBTFUL: "The noise floor lifts the signal by a few per cent, which lowers D a little.",
+    POOR: "The noise floor bends the decay and D gets too low: leave out the highest b-values (--max-bval), "
+    "or read D with care.",
+}
 
 
-def _signal_at_highest_b(evidence: Evidence) -> Check:
-    name = f"Signal / noise at b\u00a0=\u00a0{evidence.bvals[-1]:g}"
-    numbers: dict[str, float | int | None] = {"snr_highest_b_averaged": None}
-    if not evidence.noise_known:
-        return Check(name, "noise unknown", UNKNOWN, "The noise could not be estimated.", numbers)
-    one = float(evidence.signal[-1] / evidence.sigma)
-    averaged = float(evidence.signal[-1] / evidence.sigma_per_bval[-1])
-    verdict = _graded(one, SNR_HIGHEST)
-    meaning = {
-        GOOD: "The noise floor of magnitude images does not matter.",
-        DOUBTFUL: "The noise floor lifts the signal by a few per cent, which lowers D a little.",
-        POOR: "The noise floor bends the decay and D gets too low: leave out the highest b-values "
-        "(--max-bval), or read D with care.",
-    }[verdict]
-    numbers["snr_highest_b_averaged"] = averaged
-    return Check(name, f"{one:.3g} per volume, {averaged:.3g} averaged", verdict, meaning, numbers)
+def _signal_to_noise(
+    place: int, column: str, judged: str, limits: tuple[float, float], meanings: dict[str, str]
+) -> Callable[[Evidence], Check]:
+    """Check of the signal at one b-value; the limits are of the ratio "averaged" or "per volume"."""
+
+    def check(evidence: Evidence) -> Check:
+        name = f"Signal / noise at b\u00a0=\u00a0{evidence.bvals[place]:g}"
+        if not evidence.noise_known:
+            return Check(name, *NOISE_UNKNOWN, {column: None})
+        ratios = {
+            "averaged": float(evidence.signal[place] / evidence.sigma_per_bval[place]),
+            "per volume": float(evidence.signal[place] / evidence.sigma),
+        }
+        verdict = _graded(ratios[judged], limits)
+        value = ", ".join(f"{ratios[ratio]:.3g} {ratio}" for ratio in dict.fromkeys((judged, *ratios)))
+        return Check(name, value, verdict, meanings[verdict], {column: ratios["averaged"]})
+
+    return check
 
 
 def _low_bvals(evidence: Evidence) -> Check:
@@ -132,19 +134,19 @@ def _high_bvals(evidence: Evidence) -> Check:
 
 
 def _precision(label: str, symbol: str) -> Callable[[Evidence], Check]:
+    name, column = f"Precision of {symbol}", f"bound_{label}"
+
     def check(evidence: Evidence) -> Check:
-        name = f"Precision of {symbol}"
-        column = f"bound_{label}"
         if not evidence.noise_known:
-            return Check(name, "noise unknown", UNKNOWN, "The noise could not be estimated.", {column: None})
+            return Check(name, *NOISE_UNKNOWN, {column: None})
         tissue = evidence.tissue
+        true = getattr(tissue, label)
         # The lowest b-value may lie above 0, where the signal is less than S0.
         s0 = evidence.signal[0] / ivim_signal(evidence.bvals[0], tissue.f, tissue.d, tissue.dstar)
         noise = evidence.sigma_per_bval / s0
         bounds = cramer_rao_bounds(evidence.bvals, noise, tissue.f, tissue.d, tissue.dstar)
-        relative = float(bounds[label]) / getattr(tissue, label)
+        relative = float(bounds[label]) / true
         verdict = precision_verdict(relative)
-        value = f"± {100 * relative:.3g} % of {_in_units(label, getattr(tissue, label))} ({tissue.name})"
         if not np.isfinite(relative):
             meaning = "These b-values do not determine it, whatever the noise."
             return Check(name, "not determined", verdict, meaning, {column: None})
@@ -154,6 +156,8 @@ def _precision(label: str, symbol: str) -> Callable[[Evidence], Check]:
             DOUBTFUL: f"Compare means over {voxels} or more, not single voxels.",
             POOR: f"The noise of a voxel is larger than the value: believe means over {voxels} or more only.",
         }[verdict]
+        in_units = f"{100 * true:.3g} %" if label == "f" else f"{1e3 * true:.3g} × 10⁻³ mm²/s"
+        value = f"± {100 * relative:.3g} % of {in_units} ({tissue.name})"
         return Check(name, value, verdict, meaning, {column: relative})
 
     return check
@@ -162,9 +166,7 @@ def _precision(label: str, symbol: str) -> Callable[[Evidence], Check]:
 def _network(evidence: Evidence) -> Check:
     name = "Worth of a network"
     if not evidence.noise_known:
-        return Check(
-            name, "noise unknown", UNKNOWN, "The noise could not be estimated.", {"snr_averaged": None}
-        )
+        return Check(name, *NOISE_UNKNOWN, {"snr_averaged": None})
     ratio = float(evidence.signal[0] / np.sqrt(np.mean(np.square(evidence.sigma_per_bval))))
     few = evidence.bvals.size < NETWORK_BVALS
     verdict = _worst(_graded(ratio, NETWORK_SNR), DOUBTFUL if few else GOOD)
@@ -192,28 +194,25 @@ def _network(evidence: Evidence) -> Check:
 
 
 def _motion(evidence: Evidence) -> Check:
-    name = "Motion"
-    numbers: dict[str, float | int | None] = {
-        "framewise_displacement_mean": None,
-        "framewise_displacement_max": None,
-    }
     displacements = evidence.displacements
     if displacements is None or not np.isfinite(displacements).any():
-        if evidence.preprocessed:
-            meaning = "Another program made this series and may have corrected motion: see what it reports."
-            return Check(name, "not measured here", UNKNOWN, meaning, numbers)
+        value = "not measured"
         meaning = "Nobody looked for motion: watch the b-value images, or use --motion-correction rigid."
-        return Check(name, "not measured", UNKNOWN, meaning, numbers)
-    mean, largest = float(np.nanmean(displacements)), float(np.nanmax(displacements))
-    numbers |= {"framewise_displacement_mean": mean, "framewise_displacement_max": largest}
-    verdict = _graded(mean / evidence.voxel_edge, MOTION)
-    meaning = {
-        GOOD: "It was small, and is corrected.",
-        DOUBTFUL: "It is corrected, but edges of organs are blurred: mistrust values there.",
-        POOR: "More than correction makes good: leave out the volumes that moved, or measure again.",
-    }[verdict]
-    value = f"{mean:.2g} mm on average, at most {largest:.2g} mm; voxel {evidence.voxel_edge:.2g} mm"
-    return Check(name, value, verdict, meaning, numbers)
+        if evidence.preprocessed:
+            value = "not measured here"
+            meaning = "Another program made this series and may have corrected motion: see what it reports."
+        mean, largest, verdict = None, None, UNKNOWN
+    else:
+        mean, largest = float(np.nanmean(displacements)), float(np.nanmax(displacements))
+        verdict = _graded(mean / evidence.voxel_edge, MOTION)
+        meaning = {
+            GOOD: "It was small, and is corrected.",
+            DOUBTFUL: "It is corrected, but edges of organs are blurred: mistrust values there.",
+            POOR: "More than correction makes good: leave out the volumes that moved, or measure again.",
+        }[verdict]
+        value = f"{mean:.2g} mm on average, at most {largest:.2g} mm; voxel {evidence.voxel_edge:.2g} mm"
+    numbers: Numbers = {"framewise_displacement_mean": mean, "framewise_displacement_max": largest}
+    return Check("Motion", value, verdict, meaning, numbers)
 
 
 def _at_bounds(evidence: Evidence) -> Check:
@@ -232,17 +231,13 @@ def _at_bounds(evidence: Evidence) -> Check:
     return Check(name, value, verdict, meaning)
 
 
-def _in_units(label: str, value: float) -> str:
-    return f"{100 * value:.3g} %" if label == "f" else f"{1e3 * value:.3g} × 10⁻³ mm²/s"
-
-
 def _worst(*verdicts: str) -> str:
     return next(word for word in (POOR, DOUBTFUL, GOOD) if word in verdicts)
 
 
 CHECKS: dict[str, Callable[[Evidence], Check]] = {
-    "snr_b0": _signal_at_b0,
-    "snr_highest_b": _signal_at_highest_b,
+    "snr_b0": _signal_to_noise(0, "snr_b0_averaged", "averaged", SNR_B0, AT_B0),
+    "snr_highest_b": _signal_to_noise(-1, "snr_highest_b_averaged", "per volume", SNR_HIGHEST, AT_HIGHEST),
     "low_b_values": _low_bvals,
     "high_b_values": _high_bvals,
     **{f"precision_{label}": _precision(label, SPECS[label].symbol) for label in TISSUE_LABELS},

@@ -31,8 +31,7 @@ def cluster_voxels(f: np.ndarray, d: np.ndarray, dstar: np.ndarray) -> np.ndarra
 
     Parameters
     ----------
-    f, d, dstar : ndarray, shape (M,)
-        Fraction, mm^2/s, mm^2/s; finite.
+    f, d, dstar : ndarray, shape (M,), finite
 
     Returns
     -------
@@ -66,8 +65,7 @@ def _features(f: np.ndarray, d: np.ndarray, dstar: np.ndarray) -> np.ndarray:
     """Clipped robust scores, shape (M, 3), float64."""
     perfused = f >= NEGLIGIBLE_F
     scores = np.zeros((f.size, 3))
-    scores[:, 0] = _scores(f)
-    scores[:, 1] = _scores(d)
+    scores[:, 0], scores[:, 1] = _scores(f), _scores(d)
     if perfused.any():
         scores[perfused, 2] = _scores(np.log(np.maximum(dstar[perfused], np.finfo(np.float32).tiny)))
     return scores

@@ -19,20 +19,7 @@ LEAST_VOXELS = 3
 def comparable(
     label: str, maps: Mapping[str, np.ndarray], conventional: Mapping[str, np.ndarray], voxels: np.ndarray
 ) -> np.ndarray:
-    """Which of some voxels have a meaning in both maps: D* needs some perfusion in each.
-
-    Parameters
-    ----------
-    label : str
-        One of :data:`COMPARED`.
-    maps, conventional : mapping of str to ndarray, shape (...)
-        By label; F as a fraction.
-    voxels : ndarray, shape (...), bool
-
-    Returns
-    -------
-    ndarray, shape (...), bool
-    """
+    """Those of some voxels in which a map has a meaning in both: D* needs some perfusion in each."""
     if not SPECS[label].needs_perfusion:
         return voxels
     return voxels & (maps["f"] >= NEGLIGIBLE_F) & (conventional["f"] >= NEGLIGIBLE_F)
@@ -48,9 +35,9 @@ def agreement(
     label : str
         One of :data:`COMPARED`.
     maps, conventional : mapping of str to ndarray, shape (...)
-        By label; F as a fraction, D and D* in mm^2/s, S0 in units of the image.
+        By label.
     voxels : ndarray, shape (...), bool
-        Those to look at; for D* only where F of both has a meaning.
+        Those to look at, as far as they are :func:`comparable`.
 
     Returns
     -------

@@ -67,17 +67,8 @@ def at_bounds(
     """Voxels in which a parameter stopped at an end of its interval; F at 0 is an answer like any other.
 
     Beyond the end counts as well: the mean S0 of an ensemble is held against the measured normaliser, while
-    those of its members were bounded by their own.
-
-    Parameters
-    ----------
-    maps, mask, bounds, normaliser
-        As for :func:`flag_voxels`; ``maps`` needs no ``rmse``.
-
-    Returns
-    -------
-    ndarray, shape (X, Y, Z), bool
-        False outside the mask.
+    those of its members were bounded by their own. Arguments are as for :func:`flag_voxels`; ``maps`` needs
+    no ``rmse``. False outside the mask.
     """
     relative = np.where(mask, maps["s0"], 0.0) / np.where(mask, normaliser, 1.0)
     found = np.zeros(mask.shape, dtype=bool)
@@ -129,13 +120,14 @@ def flag_voxels(
     """
     expected = np.sqrt(np.mean(np.square(sigma_per_bval)))
     s0 = np.where(mask, maps["s0"], 0.0)
+    nowhere = np.zeros_like(mask)
+    stopped = nowhere if members_at_bound is None else members_at_bound
     reasons = {
-        "parameter_at_bound": at_bounds(maps, mask, bounds, normaliser)
-        | (np.zeros_like(mask) if members_at_bound is None else members_at_bound),
+        "parameter_at_bound": at_bounds(maps, mask, bounds, normaliser) | stopped,
         "residual_above_noise": maps["rmse"] * s0 > RESIDUAL_FACTOR * expected,
         "dstar_undefined": maps["f"] < NEGLIGIBLE_F,
         "outside_noise_model": s0 < MIN_SIGNAL_TO_NOISE * sigma,
-        "no_similar_neighbour": np.zeros_like(mask) if neighbour_count is None else neighbour_count <= 1,
+        "no_similar_neighbour": nowhere if neighbour_count is None else neighbour_count <= 1,
     }
     flags = np.zeros(mask.shape, dtype=np.uint8)
     counts = {}

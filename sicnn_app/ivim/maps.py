@@ -1,4 +1,4 @@
-"""What an estimator returns."""
+"""Results of the estimation: its end, and moments on the way."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Estimate:
-    """What every estimator returns.
+    """Result of every estimator.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a training has come to at one moment.
+    """State of a training at one moment.
 
     Attributes
     ----------

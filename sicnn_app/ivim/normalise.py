@@ -15,7 +15,6 @@ def normalise(signals: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.nda
     ----------
     signals : ndarray, shape (X, Y, Z, B), source units
         Averaged signals, b-values ascending along the last axis.
-    mask : ndarray, shape (X, Y, Z), bool
 
     Returns
     -------

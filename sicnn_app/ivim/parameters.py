@@ -23,7 +23,6 @@ class MapSpec:
         How texts and figures name it.
     unit : str
         BIDS ``Units``.
-    description : str
     display_range : tuple of float, optional
         Fixed colour range of figures; None: taken from the data.
     title : str

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from sicnn_app.ivim.parameters import PARAMETERS
-from sicnn_app.ivim.signal import ivim_signal_maps
+from sicnn_app.ivim.signal import ivim_signal
 
 STEPS = (
     *(0, 5, 10, 15, 20, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300, 350, 400, 450, 500),
@@ -22,49 +20,33 @@ _UNSEEN = 1e-14
 """Share (squared cosine) of an unknown in a direction that the signals do not see; below it is rounding."""
 
 
+Values = np.ndarray | float
+"""Of one tissue, or of tissues of shape (...)."""
+
+
 def signal_derivatives(
-    bvals: np.ndarray,
-    f: np.ndarray | float,
-    d: np.ndarray | float,
-    dstar: np.ndarray | float,
-    s0: np.ndarray | float = 1.0,
+    bvals: np.ndarray, f: Values, d: Values, dstar: Values, s0: Values = 1.0
 ) -> np.ndarray:
-    """Derivatives of the bi-exponential signal with respect to its unknowns.
+    """Derivatives of the bi-exponential signal with respect to its unknowns, shape (..., B, 4).
 
-    Parameters
-    ----------
-    bvals : ndarray, shape (B,), s/mm^2
-    f, d, dstar, s0 : ndarray of shape (...), or float
-        Fraction, mm^2/s, mm^2/s, any unit.
-
-    Returns
-    -------
-    ndarray, shape (..., B, 4)
-        Last axis in the order of :data:`sicnn_app.ivim.parameters.PARAMETERS`.
+    The last axis is in the order of :data:`sicnn_app.ivim.parameters.PARAMETERS`.
     """
     b = np.asarray(bvals, dtype=np.float64)
     f, d, dstar, s0 = (
         value[..., None] for value in np.broadcast_arrays(*(np.asarray(v, float) for v in (f, d, dstar, s0)))
     )
     blood, tissue = np.exp(-b * dstar), np.exp(-b * d)
-    return np.stack(
-        [
-            s0 * (blood - tissue),
-            -s0 * (1.0 - f) * b * tissue,
-            -s0 * f * b * blood,
-            ivim_signal_maps(b, f[..., 0], d[..., 0], dstar[..., 0]),
-        ],
-        axis=-1,
+    by_unknown = (
+        s0 * (blood - tissue),
+        -s0 * (1.0 - f) * b * tissue,
+        -s0 * f * b * blood,
+        ivim_signal(b, f, d, dstar),
     )
+    return np.stack(by_unknown, axis=-1)
 
 
 def cramer_rao_bounds(
-    bvals: np.ndarray,
-    sigma: np.ndarray | float,
-    f: np.ndarray | float,
-    d: np.ndarray | float,
-    dstar: np.ndarray | float,
-    s0: np.ndarray | float = 1.0,
+    bvals: np.ndarray, sigma: Values, f: Values, d: Values, dstar: Values, s0: Values = 1.0
 ) -> dict[str, np.ndarray]:
     """Smallest standard deviations that an unbiased estimate from one voxel alone can have.
 
@@ -119,29 +101,11 @@ def cramer_rao_bounds(
     return {label: bounds[..., index] for index, label in enumerate(PARAMETERS)}
 
 
-def typical_bound(
-    bvals: np.ndarray,
-    sigma: np.ndarray | float,
-    f: np.ndarray | float,
-    d: np.ndarray | float,
-    dstar: np.ndarray | float,
-) -> float:
-    """What :func:`improve_bvals` minimises.
+def typical_bound(bvals: np.ndarray, sigma: Values, f: Values, d: Values, dstar: Values) -> float:
+    """Geometric mean, over the tissues and over F, D and D*, of the bound relative to the true value.
 
-    Parameters
-    ----------
-    bvals : ndarray, shape (N,), s/mm^2
-        One per volume.
-    sigma : ndarray, shape (T,), or float
-        Noise of one volume relative to the S0 of every tissue.
-    f, d, dstar : ndarray, shape (T,), above 0
-        True values of T tissues.
-
-    Returns
-    -------
-    float
-        Geometric mean, over the tissues and over F, D and D*, of the bound relative to the true value. A sum
-        of squares instead would be that of D* in the worst tissue, at the cost of everything else.
+    A sum of squares instead would be that of D* in the worst tissue, at the cost of everything else.
+    Arguments are as for :func:`improve_bvals`, which minimises this.
     """
     sigma = np.broadcast_to(np.asarray(sigma, dtype=np.float64), np.shape(f))
     bounds = cramer_rao_bounds(bvals, sigma[..., None], f, d, dstar)
@@ -150,21 +114,15 @@ def typical_bound(
 
 
 def improve_bvals(
-    bvals: np.ndarray,
-    sigma: np.ndarray | float,
-    f: np.ndarray,
-    d: np.ndarray,
-    dstar: np.ndarray,
-    *,
-    directions: int = 1,
-    grid: Sequence[float] | None = None,
+    bvals: np.ndarray, sigma: Values, f: np.ndarray, d: np.ndarray, dstar: np.ndarray, *, directions: int = 1
 ) -> np.ndarray:
     """Better b-values for the same number of volumes.
 
-    The volumes are exchanged, as many at a time as there are directions, for the b-value of the grid that
-    lowers :func:`typical_bound` most, until none does; once from the b-values given and once from an even
-    spread over the grid. The better end is returned, or what was given where neither is better. The result
-    depends on nothing random.
+    The volumes are exchanged, as many at a time as there are directions, for the b-value that lowers
+    :func:`typical_bound` most, until none does; once from the b-values given and once from an even spread.
+    The better end is returned, or what was given where neither is better. The result depends on nothing
+    random. New b-values are among :data:`STEPS` and not above the highest one given: a higher one would take
+    a longer echo time and cost signal.
 
     Parameters
     ----------
@@ -176,9 +134,6 @@ def improve_bvals(
         True values of the tissues that the b-values are to serve.
     directions : int
         Gradient directions: every b-value above 0 is acquired in all of them, b = 0 as often as it may be.
-    grid : sequence of float, optional, s/mm^2
-        b-values that may take the place of those given; by default :data:`STEPS` up to the highest b-value
-        given, since a higher one would take a longer echo time and cost signal. 0 is always among them.
 
     Returns
     -------
@@ -198,9 +153,7 @@ def improve_bvals(
     fails.
     """
     bvals = np.sort(np.asarray(bvals, dtype=np.float64))
-    choice = np.unique(
-        [0.0, *(grid if grid is not None else [b for b in STEPS if b <= bvals[-1]]), bvals[-1]]
-    )
+    choice = np.unique([0.0, *(b for b in STEPS if b <= bvals[-1]), bvals[-1]])
     _, counts = np.unique(bvals[bvals > 0], return_counts=True)
     if (counts % directions).any():
         raise ValueError(f"volumes of a b-value above 0 must be a multiple of {directions} directions")
@@ -219,19 +172,13 @@ def improve_bvals(
 
 
 def _exchange(
-    start: np.ndarray,
-    rest: float,
-    choice: np.ndarray,
-    sigma: np.ndarray,
-    f: np.ndarray,
-    d: np.ndarray,
-    dstar: np.ndarray,
+    start: np.ndarray, rest: float, choice: np.ndarray, sigma: np.ndarray, *tissues: np.ndarray
 ) -> np.ndarray:
     """Better b-values of groups of volumes; ``rest`` groups at b = 0, a fraction of one, stay besides."""
     volumes = start.copy()
-    gained = _information(choice, sigma, f, d, dstar)
-    fixed = rest * _information(np.zeros(1), sigma, f, d, dstar)[0]
-    least = _cost(fixed + _information(volumes, sigma, f, d, dstar).sum(axis=0))
+    gained = _information(choice, sigma, *tissues)
+    fixed = rest * _information(np.zeros(1), sigma, *tissues)[0]
+    least = _cost(fixed + _information(volumes, sigma, *tissues).sum(axis=0))
     # Ends because `least` only falls, by at least LEAST_GAIN: it is the number that the last exchange was
     # chosen by, not one computed anew, since other orders of the sums differ by more for the same b-values.
     while True:
@@ -240,8 +187,8 @@ def _exchange(
         leaving = distinct if rest or np.count_nonzero(volumes == 0) > 1 else distinct[distinct > 0]
         if not leaving.size:
             return volumes
-        total = fixed + _information(volumes, sigma, f, d, dstar).sum(axis=0)
-        without = total - _information(leaving, sigma, f, d, dstar)
+        total = fixed + _information(volumes, sigma, *tissues).sum(axis=0)
+        without = total - _information(leaving, sigma, *tissues)
         costs = _cost(without[:, None] + gained[None])
         out, best = np.unravel_index(np.argmin(costs), costs.shape)
         if not costs[out, best] < least - LEAST_GAIN:
@@ -251,12 +198,10 @@ def _exchange(
         volumes.sort()
 
 
-def _information(
-    bvals: np.ndarray, sigma: np.ndarray, f: np.ndarray, d: np.ndarray, dstar: np.ndarray
-) -> np.ndarray:
+def _information(bvals: np.ndarray, sigma: np.ndarray, *tissues: np.ndarray) -> np.ndarray:
     """Fisher information about the logarithms of the unknowns, shape (B, T, 4, 4)."""
-    values = np.stack([f, d, dstar, np.ones_like(f)], axis=-1)
-    relative = signal_derivatives(bvals, f, d, dstar) * values[:, None] / sigma[:, None, None]
+    values = np.stack([*tissues, np.ones_like(tissues[0])], axis=-1)
+    relative = signal_derivatives(bvals, *tissues) * values[:, None] / sigma[:, None, None]
     relative = np.swapaxes(relative, 0, 1)
     return relative[..., :, None] * relative[..., None, :]
 

@@ -17,18 +17,8 @@ def add_noise(
 
     The noise is Gaussian, also of magnitudes: a second Rician draw would raise the noise floor once more.
 
-    Parameters
-    ----------
-    signals : ndarray, shape (X, Y, Z, B), units of the source image
-    mask : ndarray, shape (X, Y, Z), bool
-    sigma_per_bval : ndarray, shape (B,)
-        Noise standard deviation of every averaged signal, same units.
-    generator : numpy Generator
-
-    Returns
-    -------
-    ndarray, shape (X, Y, Z, B), float32
-        Unchanged outside the mask.
+    Signals, shape (X, Y, Z, B), and the noise of the averaged ones, shape (B,), are in the same units; those
+    drawn are float32, and unchanged outside the mask.
     """
     drawn = signals.astype(np.float32)
     noise = generator.standard_normal((int(mask.sum()), signals.shape[3]), dtype=np.float32)

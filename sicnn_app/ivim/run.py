@@ -19,8 +19,6 @@ class SourceImage:
 
     Attributes
     ----------
-    image : Path
-    bval, bvec : Path or None
     sidecars : tuple of Path
         JSON sidecars that apply, farthest first; later ones override earlier ones.
     metadata : dict
@@ -44,7 +42,6 @@ class DwiRun:
         Short BIDS entity keys (``sub``, ``ses``, ``acq``, ``dir``, ``run``, ``part`` ...) in
         BIDS order to their labels as written in the file name (``run-01`` stays ``01``).
         For combined runs the entities they share.
-    parts : tuple of SourceImage
     mask : Path or None
         Mask found in a derivative dataset.
     preprocessed : bool
@@ -83,13 +80,10 @@ class RunResult:
 
     Attributes
     ----------
-    run : DwiRun
     header : nibabel header
         Header of the (first) source image: geometry is copied from it.
     series : DwiSeries
         The preprocessed 4-D series before averaging.
-    averaged : AveragedSignals
-    estimate : Estimate
     flags : ndarray, shape (X, Y, Z), uint8
         Codes of :data:`sicnn_app.ivim.flags.FLAGS`; 0 where nothing is flagged.
     flag_counts : dict of str to int

@@ -1,4 +1,8 @@
-"""The bi-exponential IVIM signal equation; the only place it is written down."""
+"""The bi-exponential IVIM signal equation.
+
+Tests tie to it what writes it down once more: ``lsq/levenberg_marquardt.py``, with its derivatives, and
+``report/templates/voxels.js``.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +36,7 @@ def ivim_signal(
 
     Returns
     -------
-    array or tensor
-        Signal in the unit of ``s0``, with the broadcast shape.
+    array or tensor, in the unit of ``s0``
 
     Examples
     --------
@@ -48,18 +51,7 @@ def ivim_signal(
 def ivim_signal_maps(
     bvals: np.ndarray, f: np.ndarray, d: np.ndarray, dstar: np.ndarray, s0: np.ndarray | float = 1.0
 ) -> np.ndarray:
-    """IVIM signals of whole maps.
-
-    Parameters
-    ----------
-    bvals : ndarray, shape (B,), s/mm^2
-    f, d, dstar : ndarray, shape (...), fraction and mm^2/s
-    s0 : ndarray of shape (...), or float
-
-    Returns
-    -------
-    ndarray, shape (..., B)
-    """
+    """IVIM signals, shape (..., B), of whole maps, shape (...), at b-values of shape (B,)."""
     b = np.asarray(bvals, dtype=np.float64)
     expand = (np.asarray(value)[..., None] for value in (f, d, dstar, s0))
     return ivim_signal(b, *expand)

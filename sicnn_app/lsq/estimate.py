@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +18,6 @@ from sicnn_app.lsq.fit import CHUNK_ELEMENTS, DEFAULT_BOUNDS, MAX_ITERATIONS, Ls
 from sicnn_app.lsq.starts import split_bval
 from sicnn_app.methods import LEAST_SQUARES
 from sicnn_app.settings import Bounds, EstimationSettings
-from sicnn_app.system.checkpoints import TrainingCheckpoint
 from sicnn_app.system.device import first_that_fits
 
 ALGORITHM = (
@@ -63,21 +63,17 @@ def estimate(
     mask: np.ndarray,
     bvals: np.ndarray,
     *,
-    sigma_per_bval: np.ndarray,
-    sigma: float | None = None,
     settings: EstimationSettings,
     device: str = "cpu",
     progress: Progress | None = None,
-    checkpoint: TrainingCheckpoint | None = None,
     fall_back: bool = False,
     memory_limit: int | None = None,
-    start: None = None,
-    resample: object = None,
+    **_of_trainings: object,
 ) -> Estimate:
-    """:func:`estimate_lsq` behind the interface that all estimators share.
+    """:func:`estimate_lsq` behind the interface :class:`sicnn_app.methods.Estimator`.
 
-    The noise, the checkpoint, the start and the resampling are not used: nothing is trained. When the device
-    runs out of memory, fewer voxels are fitted at once and then, with ``fall_back``, the CPU takes over.
+    Its noise, checkpoint, start and resampling are not used: nothing is trained. When the device runs out of
+    memory, fewer voxels are fitted at once and then, with ``fall_back``, the CPU takes over.
 
     Raises
     ------
@@ -93,19 +89,11 @@ def estimate(
         )
     devices = [device, "cpu"] if fall_back and torch.device(device).type == "cuda" else [device]
 
-    def fit(way: Attempt, given_up: list[str]) -> Estimate:
-        return estimate_lsq(
-            signals,
-            mask,
-            bvals,
-            bounds=settings.bounds,
-            device=way.device,
-            chunk_share=way.share,
-            progress=progress,
-        )
-
+    fit = partial(estimate_lsq, signals, mask, bvals, bounds=settings.bounds, progress=progress)
     found, _, given_up = first_that_fits(
-        (Attempt(where, share) for where in devices for share in CHUNK_SHARES), fit, _no_memory
+        (Attempt(where, share) for where in devices for share in CHUNK_SHARES),
+        lambda way, _: fit(device=way.device, chunk_share=way.share),
+        _no_memory,
     )
     return replace(found, parameters={**found.parameters, "out_of_memory": given_up})
 
@@ -116,24 +104,11 @@ def _no_memory(way: Attempt) -> str:
 
 
 def needed_bytes(
-    shape: tuple[int, int, int], n_bvals: int, settings: EstimationSettings, *, voxels: int | None = None
+    shape: tuple[int, int, int], n_bvals: int, _settings: EstimationSettings, *, voxels: int | None = None
 ) -> int:
-    """Host memory that :func:`estimate` takes besides its arguments.
+    """Host memory, bytes, that :func:`estimate` takes besides its arguments for a volume of this shape.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Of the volume.
-    n_bvals : int
-    settings : EstimationSettings
-        Not used: the fit has one way.
-    voxels : int, optional
-        In the mask; by default all.
-
-    Returns
-    -------
-    int
-        Bytes; measured peaks lie between 0.65 and 1.15 times this.
+    ``voxels`` are those in the mask, by default all. Measured peaks lie between 0.65 and 1.15 times this.
     """
     everywhere = math.prod(shape)
     voxels = everywhere if voxels is None else voxels
@@ -166,17 +141,11 @@ def estimate_lsq(
     ----------
     signals : ndarray, shape (X, Y, Z, B), units of the source image
         Finite inside ``mask``, and above 0 there at the lowest b-value.
-    mask : ndarray, shape (X, Y, Z), bool
     bvals : ndarray, shape (B,), s/mm^2
-        One signal per b-value, at least two distinct ones; for four unknowns at least four.
-    bounds : Bounds
-        Closed intervals; S0 relative to the signal at the lowest b-value.
-    device : str
-        Torch device: ``cpu``, ``cuda`` or ``cuda:N``.
+        At least two distinct ones; for four unknowns at least four.
     chunk_share : float
         Of the usual number of voxels fitted at once.
-    progress : callable, optional
-        Called with (what is done, voxels done, voxels in all).
+    progress : callable (text, voxels done, voxels in all), optional
 
     Returns
     -------
@@ -195,6 +164,7 @@ def estimate_lsq(
     values = {"f": fit.f, "d": fit.d, "dstar": fit.dstar, "s0": s0, "rmse": rmse}
     voxels = len(s0)
     failed = int((~fit.converged).sum())
+    stop_reason = f"iteration limit reached in {failed} of {voxels} voxels" if failed else "converged"
     iterations = int(fit.iterations.max())
     return Estimate(
         maps={label: _into_volume(value, mask, np.nan) for label, value in values.items()},
@@ -216,9 +186,7 @@ def estimate_lsq(
             "iterations_done": iterations,
             "iterations_mean": fit.iterations.double().mean().item(),
             "not_converged_share": failed / voxels,
-            "stop_reason": f"iteration limit reached in {failed} of {voxels} voxels"
-            if failed
-            else "converged",
+            "stop_reason": stop_reason,
         },
         algorithm=ALGORITHM,
         device=device,

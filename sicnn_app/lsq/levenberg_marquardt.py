@@ -9,7 +9,7 @@ reached as accurately as inner ones (compare Bertsekas, SIAM J Control Optim 198
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 
@@ -41,8 +41,7 @@ GRADIENT_TOLERANCE = 1e-9
 """Cosine between the residual and every free column of the Jacobian below which the fit has ended."""
 
 
-@dataclass(frozen=True)
-class Minimum:
+class Minimum(NamedTuple):
     """Where the iterations ended.
 
     Attributes
@@ -59,8 +58,7 @@ class Minimum:
     iterations: torch.Tensor
 
 
-@dataclass(frozen=True)
-class Expansion:
+class Expansion(NamedTuple):
     """The residual sum of squares around a point, to second order.
 
     Attributes
@@ -78,11 +76,11 @@ class Expansion:
 
     def select(self, index: torch.Tensor) -> Expansion:
         """Expansion of the voxels in ``index`` (shape (W,), int64)."""
-        return Expansion(*(getattr(self, item.name).index_select(0, index) for item in fields(self)))
+        return Expansion(*(values.index_select(0, index) for values in self))
 
     def update(self, where: torch.Tensor, other: Expansion) -> Expansion:
         """``other`` in the voxels of ``where`` (shape (V,), bool), this expansion elsewhere."""
-        pairs = ((getattr(self, item.name), getattr(other, item.name)) for item in fields(self))
+        pairs = zip(self, other, strict=True)
         return Expansion(
             *(torch.where(where.view(-1, *[1] * (old.ndim - 1)), new, old) for old, new in pairs)
         )
@@ -99,11 +97,7 @@ def expand(signals: torch.Tensor, bvals: torch.Tensor, parameters: torch.Tensor)
     signals : Tensor, shape (V, B)
     bvals : Tensor, shape (B,), s/mm^2
     parameters : Tensor, shape (V, 4), columns S0, F, D, D* (mm^2/s)
-
-    Returns
-    -------
-    Expansion
-        In units of :data:`SCALE`.
+        The expansion is in units of :data:`SCALE`.
     """
     s0, f, d, dstar = parameters.unbind(dim=1)
     blood, tissue = torch.exp(-dstar[:, None] * bvals), torch.exp(-d[:, None] * bvals)
@@ -159,14 +153,10 @@ def minimise(
     signals : Tensor, shape (V, B), float64
     bvals : Tensor, shape (B,), float64, s/mm^2
     start : Tensor, shape (V, 4), columns S0, F, D, D*, inside the box
+        The residual sum of squares never ends above that of it.
     lower, upper : Tensor, shape (4,)
     max_iterations : int
         Most steps tried per voxel, rejected ones included.
-
-    Returns
-    -------
-    Minimum
-        The residual sum of squares is never above that of ``start``.
     """
     scale = signals.new_tensor(SCALE)
     result = Minimum(
@@ -246,7 +236,7 @@ def _held(x: torch.Tensor, gradient: torch.Tensor, lower: torch.Tensor, upper: t
 
 
 def _stationary(x: torch.Tensor, here: Expansion, lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
-    """Whether the residual is orthogonal to every free column of the Jacobian, shape (V,), bool."""
+    """True where the residual is orthogonal to every free column of the Jacobian, shape (V,), bool."""
     norms = (here.normal.diagonal(dim1=1, dim2=2).clamp(min=0.0) * here.rss[:, None]).sqrt()
     flat = here.gradient.abs() <= GRADIENT_TOLERANCE * norms
     return (flat | _held(x, here.gradient, lower, upper)).all(dim=1)

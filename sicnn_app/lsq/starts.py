@@ -49,17 +49,8 @@ def segmented_start(signals: torch.Tensor, bvals: torch.Tensor, bounds: Bounds) 
     :func:`split_bval` on, weighted by the squared signals because the noise of a logarithm grows
     as the signal falls. D* is the best of a logarithmic grid given the rest.
 
-    Parameters
-    ----------
-    signals : Tensor, shape (V, B), relative to the signal at the lowest b-value
-        Zero and negative signals take no part in the straight line.
-    bvals : Tensor, shape (B,), s/mm^2
-    bounds : Bounds
-
-    Returns
-    -------
-    Tensor, shape (V, 4)
-        Columns :data:`COLUMNS`, inside the bounds.
+    Zero and negative signals take no part in the straight line. For signals of shape (V, B) the starts have
+    the shape (V, 4); they are inside the bounds.
     """
     lower, upper = limits(bounds, signals)
     high = bvals >= split_bval(bvals)
@@ -97,16 +88,7 @@ def grid_starts(signals: torch.Tensor, bvals: torch.Tensor, bounds: Bounds) -> t
     The residual of noisy signals often has one minimum at a small and one at a large D*, so every
     band of D* offers a start of its own.
 
-    Parameters
-    ----------
-    signals : Tensor, shape (V, B), relative to the signal at the lowest b-value
-    bvals : Tensor, shape (B,), s/mm^2
-    bounds : Bounds
-
-    Returns
-    -------
-    Tensor, shape (DSTAR_BANDS, V, 4)
-        Columns :data:`COLUMNS`, inside the bounds.
+    For signals of shape (V, B) the starts have the shape (DSTAR_BANDS, V, 4); they are inside the bounds.
     """
     lower, upper = limits(bounds, signals)
     d_grid, dstar_grid = _logarithmic(lower[2], upper[2]), _logarithmic(lower[3], upper[3])
@@ -137,13 +119,9 @@ def grid_starts(signals: torch.Tensor, bvals: torch.Tensor, bounds: Bounds) -> t
         best_s0, best_f = torch.where(better, s0, best_s0), torch.where(better, f, best_f)
         best_d = torch.where(better, d, best_d)
     points = torch.stack((best_s0, best_f, best_d, dstar_grid.expand(shape)), dim=2)
-    bands = []
-    for cost, candidates in zip(
-        best.chunk(DSTAR_BANDS, dim=1), points.chunk(DSTAR_BANDS, dim=1), strict=True
-    ):
-        pick = cost.argmin(dim=1)[:, None, None].expand(-1, 1, len(COLUMNS))
-        bands.append(candidates.gather(1, pick)[:, 0])
-    return torch.stack(bands)
+    bands = zip(best.chunk(DSTAR_BANDS, dim=1), points.chunk(DSTAR_BANDS, dim=1), strict=True)
+    voxels = torch.arange(len(signals), device=signals.device)
+    return torch.stack([candidates[voxels, cost.argmin(dim=1)] for cost, candidates in bands])
 
 
 def _logarithmic(lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:

@@ -46,7 +46,7 @@ def simulate(count: int, snr: float | None, seed: int, bvals: np.ndarray = MANY)
 
 def fit(signals: np.ndarray, bvals: np.ndarray, **options) -> dict[str, np.ndarray]:
     result = fit_biexponential(torch.from_numpy(signals), torch.from_numpy(bvals), **options)
-    return {name: value.numpy() for name, value in vars(result).items()}
+    return {name: value.numpy() for name, value in result._asdict().items()}
 
 
 def fit_dipy(signals: np.ndarray, bvals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
