@@ -23,7 +23,7 @@ from sicnn_app.derivatives.sidecar import (
     sources,
 )
 from sicnn_app.errors import DataError, SicnnAppError
-from sicnn_app.ivim.adequacy import Adequacy
+from sicnn_app.ivim.adequacy_inputs import Adequacy
 from sicnn_app.ivim.run import DwiRun, RunResult
 from sicnn_app.steps import STEPS
 

@@ -11,9 +11,8 @@ import numpy as np
 
 from sicnn_app import formats
 from sicnn_app.derivatives.sidecar import method_name, signal_to_noise
-from sicnn_app.ivim.adequacy import Adequacy, judge
-from sicnn_app.ivim.adequacy_inputs import TYPICAL, VERDICTS, Evidence
-from sicnn_app.ivim.checks import CHECKS
+from sicnn_app.ivim.adequacy_inputs import TYPICAL, VERDICTS, Adequacy, Evidence
+from sicnn_app.ivim.checks import CHECKS, judge
 from sicnn_app.ivim.comparison import agreement
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F, at_bounds
 from sicnn_app.ivim.parameters import MAPS, PARAMETERS, MapSpec, all_maps

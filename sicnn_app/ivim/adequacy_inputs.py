@@ -40,7 +40,6 @@ class Evidence:
 
     Attributes
     ----------
-    anatomy : {'body', 'brain'}
     bvals : ndarray, shape (B,), s/mm^2, ascending
     signal : ndarray, shape (B,), units of the image
         Median over the mask of the averaged signals.
@@ -100,3 +99,12 @@ class Check:
     verdict: str
     meaning: str
     numbers: Numbers = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Adequacy:
+    """The verdict on a run, a sentence that says why, and the checks behind it by the keys of ``CHECKS``."""
+
+    verdict: str
+    sentence: str
+    checks: dict[str, Check]

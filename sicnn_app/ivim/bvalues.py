@@ -62,20 +62,9 @@ def _group_once(bvals: np.ndarray) -> np.ndarray:
 def group_bvalues(bvals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Nominal b-values of a series, and which of them each volume has.
 
-    Neighbouring values belong together when their gap is below the
-    :func:`bvalue_tolerance` of the larger one and the group stays within
-    :data:`MAX_SPAN` tolerances. The nominal b-value is the median of its volumes.
-
-    Parameters
-    ----------
-    bvals : array_like, shape (N,), s/mm^2, N >= 1
-        In any order, repeated or not.
-
-    Returns
-    -------
-    nominal : ndarray, shape (B,), float64, s/mm^2, strictly ascending
-    index : ndarray, shape (N,), int
-        ``nominal[index]`` are the nominal b-values of the volumes.
+    Neighbouring values belong together when their gap is below the :func:`bvalue_tolerance` of the larger one
+    and the group stays within :data:`MAX_SPAN` tolerances. The nominal b-value is the median of its volumes.
+    Those returned ascend strictly; ``nominal[index]`` are those of the volumes, which come in any order.
 
     Examples
     --------

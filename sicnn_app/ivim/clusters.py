@@ -29,15 +29,8 @@ def cluster_voxels(f: np.ndarray, d: np.ndarray, dstar: np.ndarray) -> np.ndarra
     is below :data:`sicnn_app.ivim.flags.NEGLIGIBLE_F`. The start is not random but as many groups of equal
     size along the first principal component, so that the same maps always give the same clusters.
 
-    Parameters
-    ----------
-    f, d, dstar : ndarray, shape (M,), finite
-
-    Returns
-    -------
-    ndarray, shape (M,), int
-        Number of the cluster of every voxel, counted from 1 in falling order of its median F; all 0 when
-        there are too few voxels for two clusters, or all are alike.
+    Values are finite and of shape (M,), and so are the numbers of the clusters, counted from 1 in falling
+    order of median F; all are 0 when there are too few voxels for two clusters, or all are alike.
 
     References
     ----------

@@ -90,10 +90,8 @@ class RunResult:
         Voxels for which each reason holds, also where an earlier reason is shown.
     anatomy : str
         ``brain`` or ``body``.
-    anatomy_source : str
-        What decided it, in words.
-    mask_source : str
-        How the mask was made, or the path of the file it came from.
+    anatomy_source, mask_source : str
+        What decided it, in words; how the mask was made, or the path of the file it came from.
     steps : list of dict
         Preprocessing steps in order: ``{"Name": str, "Description": str, ...numbers}``.
     warnings : list of str

@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sicnn_app.errors import TryAgainError
 from sicnn_app.ivim.maps import Estimate
@@ -121,10 +122,6 @@ def needed_bytes(
     )
 
 
-least_bytes = needed_bytes
-"""The least that the fit takes is what it takes."""
-
-
 def estimate_lsq(
     signals: np.ndarray,
     mask: np.ndarray,
@@ -193,7 +190,7 @@ def estimate_lsq(
     )
 
 
-def _predicted(bvals: torch.Tensor, fit: LsqFit, s0: torch.Tensor) -> torch.Tensor:
+def _predicted(bvals: Tensor, fit: LsqFit, s0: Tensor) -> Tensor:
     """Predicted signals, shape (V, B), float32; voxels in parts, because float64 takes several copies."""
     parts = zip(
         *(torch.split(values, PREDICTED_AT_ONCE) for values in (fit.f, fit.d, fit.dstar, s0)), strict=True
@@ -203,12 +200,12 @@ def _predicted(bvals: torch.Tensor, fit: LsqFit, s0: torch.Tensor) -> torch.Tens
     )
 
 
-def _float32(values: torch.Tensor) -> torch.Tensor:
+def _float32(values: Tensor) -> Tensor:
     largest = torch.finfo(torch.float32).max
     return values.clamp(-largest, largest).float()
 
 
-def _into_volume(values: torch.Tensor, mask: np.ndarray, outside: float) -> np.ndarray:
+def _into_volume(values: Tensor, mask: np.ndarray, outside: float) -> np.ndarray:
     """``values`` (shape (V,) or (V, B)) at the voxels of ``mask``, ``outside`` elsewhere; finite float32."""
     volume = np.full(mask.shape + tuple(values.shape[1:]), outside, dtype=np.float32)
     volume[mask] = _float32(values).cpu().numpy()

@@ -8,6 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from sicnn_app.lsq.levenberg_marquardt import minimise
 from sicnn_app.lsq.starts import grid_starts, limits, segmented_start
@@ -42,18 +43,18 @@ class LsqFit(NamedTuple):
         Steps tried from the start that won, counting those of the rounds in full.
     """
 
-    f: torch.Tensor
-    d: torch.Tensor
-    dstar: torch.Tensor
-    s0: torch.Tensor
-    rss: torch.Tensor
-    converged: torch.Tensor
-    iterations: torch.Tensor
+    f: Tensor
+    d: Tensor
+    dstar: Tensor
+    s0: Tensor
+    rss: Tensor
+    converged: Tensor
+    iterations: Tensor
 
 
 def fit_biexponential(
-    normalised: torch.Tensor,
-    bvals: torch.Tensor,
+    normalised: Tensor,
+    bvals: Tensor,
     bounds: Bounds = DEFAULT_BOUNDS,
     *,
     chunk_share: float = 1.0,
@@ -72,8 +73,7 @@ def fit_biexponential(
         At least two distinct values.
     chunk_share : float
         Of the usual number of voxels fitted at once; below 1 where memory is short.
-    progress : callable, optional
-        Called with (voxels done, voxels in all) after every chunk.
+    progress : callable (voxels done, voxels in all), optional
 
     References
     ----------
@@ -92,7 +92,7 @@ def fit_biexponential(
     return LsqFit(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def _fitted(chunks: Sequence[torch.Tensor], fit_chunk: Callable[[torch.Tensor], LsqFit]) -> Iterator[LsqFit]:
+def _fitted(chunks: Sequence[Tensor], fit_chunk: Callable[[Tensor], LsqFit]) -> Iterator[LsqFit]:
     """Fits of all chunks in their order.
 
     Chunks side by side and not the operations within one: these are so short that threads would wait for one
@@ -111,7 +111,7 @@ def _fitted(chunks: Sequence[torch.Tensor], fit_chunk: Callable[[torch.Tensor], 
         torch.set_num_threads(before)
 
 
-def _fit_chunk(y: torch.Tensor, b: torch.Tensor, bounds: Bounds) -> LsqFit:
+def _fit_chunk(y: Tensor, b: Tensor, bounds: Bounds) -> LsqFit:
     lower, upper = limits(bounds, y)
     points = torch.cat((segmented_start(y, b, bounds)[None], grid_starts(y, b, bounds)))
     for steps, survivors in ROUNDS:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 SCALE = (1.0, 1.0, 1e-3, 1e-2)
 """Typical size of S0 (relative), F, D and D* (mm^2/s): steps are computed in these units."""
@@ -52,10 +53,10 @@ class Minimum(NamedTuple):
     iterations : Tensor, shape (V,), int64
     """
 
-    parameters: torch.Tensor
-    rss: torch.Tensor
-    converged: torch.Tensor
-    iterations: torch.Tensor
+    parameters: Tensor
+    rss: Tensor
+    converged: Tensor
+    iterations: Tensor
 
 
 class Expansion(NamedTuple):
@@ -69,16 +70,16 @@ class Expansion(NamedTuple):
     hessian : Tensor, shape (V, 4, 4), half the Hessian of ``rss``
     """
 
-    rss: torch.Tensor
-    gradient: torch.Tensor
-    normal: torch.Tensor
-    hessian: torch.Tensor
+    rss: Tensor
+    gradient: Tensor
+    normal: Tensor
+    hessian: Tensor
 
-    def select(self, index: torch.Tensor) -> Expansion:
+    def select(self, index: Tensor) -> Expansion:
         """Expansion of the voxels in ``index`` (shape (W,), int64)."""
         return Expansion(*(values.index_select(0, index) for values in self))
 
-    def update(self, where: torch.Tensor, other: Expansion) -> Expansion:
+    def update(self, where: Tensor, other: Expansion) -> Expansion:
         """``other`` in the voxels of ``where`` (shape (V,), bool), this expansion elsewhere."""
         pairs = zip(self, other, strict=True)
         return Expansion(
@@ -86,7 +87,7 @@ class Expansion(NamedTuple):
         )
 
 
-def expand(signals: torch.Tensor, bvals: torch.Tensor, parameters: torch.Tensor) -> Expansion:
+def expand(signals: Tensor, bvals: Tensor, parameters: Tensor) -> Expansion:
     """Expand the residual sum of squares of the bi-exponential around ``parameters``.
 
     All derivatives are combinations of 15 sums over b: products of the residual and the two
@@ -105,7 +106,7 @@ def expand(signals: torch.Tensor, bvals: torch.Tensor, parameters: torch.Tensor)
     residual = predicted - signals
     powers = torch.stack((torch.ones_like(bvals), bvals, bvals.square()), dim=1)
 
-    def moments(values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def moments(values: Tensor) -> tuple[Tensor, ...]:
         return (values @ powers).unbind(dim=1)
 
     rb0, rb1, rb2 = moments(residual * blood)
@@ -138,25 +139,12 @@ def expand(signals: torch.Tensor, bvals: torch.Tensor, parameters: torch.Tensor)
 
 
 def minimise(
-    signals: torch.Tensor,
-    bvals: torch.Tensor,
-    start: torch.Tensor,
-    lower: torch.Tensor,
-    upper: torch.Tensor,
-    *,
-    max_iterations: int,
+    signals: Tensor, bvals: Tensor, start: Tensor, lower: Tensor, upper: Tensor, *, max_iterations: int
 ) -> Minimum:
-    """Minimise the residual sum of squares of every voxel inside the box.
+    """Minimise the residual sum of squares of every voxel inside the box, all in float64.
 
-    Parameters
-    ----------
-    signals : Tensor, shape (V, B), float64
-    bvals : Tensor, shape (B,), float64, s/mm^2
-    start : Tensor, shape (V, 4), columns S0, F, D, D*, inside the box
-        The residual sum of squares never ends above that of it.
-    lower, upper : Tensor, shape (4,)
-    max_iterations : int
-        Most steps tried per voxel, rejected ones included.
+    The columns of ``start``, shape (V, 4), and of the bounds are S0, F, D, D*. It lies inside the box, and no
+    voxel ends with more than its residual sum of squares. Steps that are rejected count as iterations.
     """
     scale = signals.new_tensor(SCALE)
     result = Minimum(
@@ -200,9 +188,7 @@ def minimise(
     return result
 
 
-def _step(
-    x: torch.Tensor, here: Expansion, damping: torch.Tensor, lower: torch.Tensor, upper: torch.Tensor
-) -> torch.Tensor:
+def _step(x: Tensor, here: Expansion, damping: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     """Damped Newton or Gauss-Newton step that stays in the box, shape (V, 4), units of SCALE."""
     scale = x.new_tensor(SCALE)
     down, up = (lower - x) / scale, (upper - x) / scale
@@ -221,28 +207,26 @@ def _step(
     return cut
 
 
-def _solve(
-    matrix: torch.Tensor, gradient: torch.Tensor, step: torch.Tensor, fixed: torch.Tensor
-) -> torch.Tensor:
+def _solve(matrix: Tensor, gradient: Tensor, step: Tensor, fixed: Tensor) -> Tensor:
     """Step whose ``fixed`` parameters keep the values in ``step`` (0 where free), the rest minimising."""
     right = -gradient - (matrix @ step[:, :, None])[:, :, 0]
     solved, _ = torch.linalg.solve_ex(_restrict(matrix, fixed), torch.where(fixed, 0.0, right))
     return torch.where(fixed, step, solved)
 
 
-def _held(x: torch.Tensor, gradient: torch.Tensor, lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
+def _held(x: Tensor, gradient: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     """Parameters at a bound that the fit would push further out, shape (V, 4), bool."""
     return ((x <= lower) & (gradient >= 0)) | ((x >= upper) & (gradient <= 0))
 
 
-def _stationary(x: torch.Tensor, here: Expansion, lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
+def _stationary(x: Tensor, here: Expansion, lower: Tensor, upper: Tensor) -> Tensor:
     """True where the residual is orthogonal to every free column of the Jacobian, shape (V,), bool."""
     norms = (here.normal.diagonal(dim1=1, dim2=2).clamp(min=0.0) * here.rss[:, None]).sqrt()
     flat = here.gradient.abs() <= GRADIENT_TOLERANCE * norms
     return (flat | _held(x, here.gradient, lower, upper)).all(dim=1)
 
 
-def _restrict(matrix: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+def _restrict(matrix: Tensor, fixed: Tensor) -> Tensor:
     """``matrix`` with the rows and columns of fixed parameters replaced by those of the identity."""
     free = ~fixed
     return torch.where(free[:, :, None] & free[:, None, :], matrix, 0.0) + torch.diag_embed(
@@ -250,7 +234,7 @@ def _restrict(matrix: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _symmetric(*upper_triangle: torch.Tensor) -> torch.Tensor:
+def _symmetric(*upper_triangle: Tensor) -> Tensor:
     """Symmetric matrices, shape (V, 4, 4), from the ten entries of their upper triangle by rows."""
     order = (0, 1, 2, 3, 1, 4, 5, 6, 2, 5, 7, 8, 3, 6, 8, 9)
     return torch.stack([upper_triangle[entry] for entry in order], dim=1).view(-1, 4, 4)

@@ -7,6 +7,7 @@ signal at the lowest b-value.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from sicnn_app.settings import Bounds
 
@@ -27,13 +28,13 @@ LOWEST_GRID_SHARE = 0.02
 """First value of D on the grid above a bound of 0, as a share of the upper bound."""
 
 
-def limits(bounds: Bounds, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def limits(bounds: Bounds, like: Tensor) -> tuple[Tensor, Tensor]:
     """Lower and upper bounds, each of shape (4,), in the order of :data:`COLUMNS`."""
     lower, upper = zip(*(getattr(bounds, name) for name in COLUMNS), strict=True)
     return like.new_tensor(lower), like.new_tensor(upper)
 
 
-def split_bval(bvals: torch.Tensor) -> float:
+def split_bval(bvals: Tensor) -> float:
     """First b-value (s/mm^2) of the mono-exponential part.
 
     :data:`SPLIT_BVAL`, or the last but one distinct b-value when fewer than two reach it.
@@ -42,7 +43,7 @@ def split_bval(bvals: torch.Tensor) -> float:
     return min(SPLIT_BVAL, float(distinct[-2]))
 
 
-def segmented_start(signals: torch.Tensor, bvals: torch.Tensor, bounds: Bounds) -> torch.Tensor:
+def segmented_start(signals: Tensor, bvals: Tensor, bounds: Bounds) -> Tensor:
     """Segmented fit: D from high b-values, F from its intercept, then D* from all of them.
 
     D and the intercept come from a straight line through the logarithms of the signals from
@@ -81,7 +82,7 @@ def segmented_start(signals: torch.Tensor, bvals: torch.Tensor, bounds: Bounds) 
     return torch.stack((s0, f, d, grid[cost.argmin(dim=1)]), dim=1)
 
 
-def grid_starts(signals: torch.Tensor, bvals: torch.Tensor, bounds: Bounds) -> torch.Tensor:
+def grid_starts(signals: Tensor, bvals: Tensor, bounds: Bounds) -> Tensor:
     """Best point of every band of a grid over (D, D*), with S0 and F fitted at every point.
 
     Given both exponents the model is linear in S0 F and S0 (1 - F), so this needs no iteration.
@@ -124,7 +125,7 @@ def grid_starts(signals: torch.Tensor, bvals: torch.Tensor, bounds: Bounds) -> t
     return torch.stack([candidates[voxels, cost.argmin(dim=1)] for cost, candidates in bands])
 
 
-def _logarithmic(lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
+def _logarithmic(lower: Tensor, upper: Tensor) -> Tensor:
     """Values from ``lower`` (or a small share of ``upper``) to ``upper`` at equal ratios."""
     first = max(lower.item(), LOWEST_GRID_SHARE * upper.item())
     exponents = torch.linspace(0.0, 1.0, GRID_POINTS, dtype=upper.dtype, device=upper.device)

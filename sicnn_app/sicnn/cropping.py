@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from sicnn_app.ivim.normalise import normalise
 from sicnn_app.sicnn.loss import voxel_weights
 from sicnn_app.sicnn.neighbours import crop_to_mask
 from sicnn_app.sicnn.train import TrainingData
@@ -40,7 +40,7 @@ class Box:
         """(X, Y, Z, ...) -> (box X, box Y, slices, ...), a copy."""
         return values[self.x, self.y][:, :, self.slices]
 
-    def put_back(self, values: torch.Tensor, outside: float, dtype: type) -> np.ndarray:
+    def put_back(self, values: Tensor, outside: float, dtype: type) -> np.ndarray:
         """(slices, box X, box Y, ...) -> (X, Y, Z, ...) with ``outside`` wherever the mask is not."""
         volume: np.ndarray = np.full(self.mask.shape + tuple(values.shape[3:]), outside, dtype=dtype)
         part = values.numpy()
@@ -50,7 +50,31 @@ class Box:
         return volume
 
 
-def training_data(signals: np.ndarray, box: Box, sigma: float) -> tuple[TrainingData, torch.Tensor]:
+def normalise(signals: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Divide every signal by the one at the lowest b-value, s(b) = S(b) / S(b_min).
+
+    The normaliser is itself a noisy measurement: s(b_min) is 1 by construction and the error of
+    S(b_min) is shared by all other s(b), which is why S0 is fitted relative to it and not fixed at 1.
+
+    Returned are the normalised signals, shape (X, Y, Z, B), and the normaliser in the units of the source
+    image; both float32, 0 outside the mask and where S(b_min) is not positive.
+
+    Examples
+    --------
+    >>> signals = np.array([[[[8.0, 6.0, 4.0, 2.0]]], [[[1.0, 2.0, 3.0, 4.0]]]], dtype=np.float32)
+    >>> normalised, normaliser = normalise(signals, np.array([[[True]], [[False]]]))
+    >>> normalised[0, 0, 0].tolist(), normalised[1, 0, 0].tolist(), float(normaliser[0, 0, 0])
+    ([1.0, 0.75, 0.5, 0.25], [0.0, 0.0, 0.0, 0.0], 8.0)
+    """
+    lowest = signals[..., 0]
+    usable = mask & (lowest > 0)
+    normaliser = np.where(usable, lowest, 0).astype(np.float32)
+    normalised = np.zeros(signals.shape, dtype=np.float32)
+    normalised[usable] = signals[usable] / normaliser[usable][:, None]
+    return normalised, normaliser
+
+
+def training_data(signals: np.ndarray, box: Box, sigma: float) -> tuple[TrainingData, Tensor]:
     """Data of the network, and the normaliser in source units, shape (slices, box X, box Y).
 
     ``signals``, shape (X, Y, Z, B), and ``sigma``, the noise of a single volume, are in source units.
@@ -58,7 +82,7 @@ def training_data(signals: np.ndarray, box: Box, sigma: float) -> tuple[Training
     return cropped_data(box.cut(signals), box.cut(box.mask), sigma)
 
 
-def cropped_data(signals: np.ndarray, mask: np.ndarray, sigma: float) -> tuple[TrainingData, torch.Tensor]:
+def cropped_data(signals: np.ndarray, mask: np.ndarray, sigma: float) -> tuple[TrainingData, Tensor]:
     """:func:`training_data` of signals, shape (box X, box Y, slices, B), and a mask that are cut already."""
     normalised, normaliser = normalise(signals, mask)
     np.clip(normalised, *NORMALISED_LIMITS, out=normalised)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,29 +25,6 @@ SPREAD_FACTOR = {"f": 3.1, "d": 3.4, "dstar": 2.3}
 """Of the standard deviation over the members that is written, so that the truth lies within one of it in 68 %
 of the voxels: found by benchmarks/accuracy/calibration.py on a phantom, shown on others in
 docs/uncertainty.md."""
-
-
-class Together(NamedTuple):
-    """Outcome of the members of an ensemble together, or of one network.
-
-    Attributes
-    ----------
-    maps : dict of str to Tensor, shape (slices, X, Y)
-        Means over the members of f, d, dstar and s0, the rmse of the signals that these predict, and with
-        several members ``f_std`` and so on, the standard deviations over them times
-        :data:`SPREAD_FACTOR`; S0 in source units.
-    predicted : Tensor, shape (slices, B, X, Y), source units
-        Signals that the mean maps predict.
-    neighbour_count : Tensor, shape (slices, X, Y), or None
-        Mean over the members, rounded.
-    at_bound : Tensor, shape (slices, X, Y), bool, or None
-        Where at least half of the members have a parameter at a bound; None for one network.
-    """
-
-    maps: dict[str, Tensor]
-    predicted: Tensor
-    neighbour_count: Tensor | None
-    at_bound: Tensor | None = None
 
 
 def ensemble_data(
@@ -87,7 +64,7 @@ def together(
     scale: Tensor,
     forward_model: ForwardModel,
     bounds: Bounds,
-) -> Together:
+) -> tuple[dict[str, Tensor], Tensor, Tensor | None, Tensor | None]:
     """Means and standard deviations over the members, and how well the means explain the measured signals.
 
     Parameters
@@ -98,6 +75,19 @@ def together(
         Normalisers of what the members were trained on.
     scale : Tensor, shape (slices, X, Y), source units
         Normaliser of the signals as measured.
+
+    Returns
+    -------
+    maps : dict of str to Tensor, shape (slices, X, Y)
+        Means over the members of f, d, dstar and s0, the rmse of the signals that these predict, and with
+        several members ``f_std`` and so on, the standard deviations over them times
+        :data:`SPREAD_FACTOR`; S0 in source units.
+    predicted : Tensor, shape (slices, B, X, Y), source units
+        Signals that the mean maps predict.
+    neighbour_count : Tensor, shape (slices, X, Y), or None
+        Mean over the members, rounded.
+    at_bound : Tensor, shape (slices, X, Y), bool, or None
+        Where at least half of the members have a parameter at a bound; None for one network.
     """
     usable = scale > 0
     split = {
@@ -116,7 +106,7 @@ def together(
     maps["rmse"] = (predicted - measured.signals).square().mean(dim=1).sqrt() / relative_s0
     if count is not None:
         count = torch.unflatten(count, 0, (members, -1)).mean(dim=0).round()
-    return Together(maps, predicted * scale[:, None], count, at_bound)
+    return maps, predicted * scale[:, None], count, at_bound
 
 
 def _members_at_bound(parameters: Parameters, mask: Tensor, bounds: Bounds, members: int) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sicnn_app.ivim.maps import Estimate, Observation
 from sicnn_app.ivim.resampling import Resample, add_noise
@@ -17,7 +18,7 @@ from sicnn_app.sicnn.cropping import Box, training_data
 from sicnn_app.sicnn.ensemble import ensemble_data, ensemble_parameters, together
 from sicnn_app.sicnn.iterate import IterationResult, Observe, Progress, Save, iterate
 from sicnn_app.sicnn.loss import ForwardModel, bval_weights, held_out_patches, noise_free_model, rician_model
-from sicnn_app.sicnn.memory_fallback import Attempt, least_bytes, needed_bytes, train_what_fits, within_limit
+from sicnn_app.sicnn.memory_fallback import Attempt, needed_bytes, train_what_fits, within_limit
 from sicnn_app.sicnn.network import NetworkConfig, Parameters
 from sicnn_app.sicnn.reproducible import reproducible, threads_for
 from sicnn_app.sicnn.stacked_networks import build_network
@@ -26,17 +27,16 @@ from sicnn_app.sicnn.train import EMA_DECAY, Trainer, TrainingData
 from sicnn_app.sicnn.whitening import Whitening
 from sicnn_app.system.checkpoints import TrainingCheckpoint
 
-__all__ = ["estimate", "least_bytes", "needed_bytes"]
+__all__ = ["estimate", "needed_bytes"]
 
+_REWRITING = (
+    "{}, reconstructed from the supplement: unsupervised convolutional network whose training signals of "
+    "large fitting error are replaced by {}"
+)
 ALGORITHM = {
-    "observed-neighbours": "SI-CNN, reconstructed from the supplement: unsupervised convolutional network "
-    "whose training signals of large fitting error are replaced by the mean observed signal of similar "
-    "neighbours",
-    "predicted-neighbours": "SI-CNN, reconstructed from the supplement: unsupervised convolutional network "
-    "whose training signals of large fitting error are replaced by the mean predicted signal of similar "
-    "neighbours",
-    "own-prediction": "DI-CNN, reconstructed from the supplement: unsupervised convolutional network "
-    "whose training signals of large fitting error are replaced by its own predictions",
+    "observed-neighbours": _REWRITING.format("SI-CNN", "the mean observed signal of similar neighbours"),
+    "predicted-neighbours": _REWRITING.format("SI-CNN", "the mean predicted signal of similar neighbours"),
+    "own-prediction": _REWRITING.format("DI-CNN", "its own predictions"),
     None: "Unsupervised convolutional network without rewriting of training signals",
 }
 """One sentence per update rule."""
@@ -44,17 +44,9 @@ ALGORITHM = {
 
 @dataclass(frozen=True)
 class Problem:
-    """What is estimated from what; the same for every attempt.
+    """Data and settings of an estimation, the same for every attempt.
 
-    Attributes
-    ----------
-    data : TrainingData
-        On the CPU.
-    bvals : ndarray, shape (B,), s/mm^2
-    sigma_ratio : ndarray, shape (B,)
-        Noise of every averaged signal relative to that of one volume.
-    start : StudyNetwork or None
-        Where the training begins instead of at random weights.
+    Tensors are on the CPU; ``sigma_ratio`` is the noise of the averaged signals relative to that of a volume.
     """
 
     data: TrainingData
@@ -89,23 +81,21 @@ def estimate(
     resample: Resample | None = None,
     observe: Callable[[Observation], None] | None = None,
 ) -> Estimate:
-    """Train on one subject's own images and return the maps; see :class:`sicnn_app.methods.Estimator`.
+    """Train on one subject's own images and return the maps.
+
+    What :meth:`sicnn_app.methods.Estimator.estimate` says of its parameters is not said again.
 
     Parameters
     ----------
     sigma : float, optional, source units
-        Noise of a single volume; by default the largest of ``sigma_per_bval``. Used by the Rician model.
+        By default the largest of ``sigma_per_bval``. Used by the Rician model.
     checkpoint : TrainingCheckpoint, optional
         Where an earlier process left the state of the same training, this one goes on from there, with
         bit for bit the result of one that was not interrupted. The caller removes it in the end.
-    memory_limit : int, optional
-        Bytes; batches and tiles are made small enough, as far as that helps.
     start : StudyNetwork, optional
-        Its weights and its whitening are those that the training starts from; by default random weights and
-        the whitening of these signals.
+        Has the whitening as well; by default it is that of these signals.
     resample : callable (numpy Generator), optional
-        Draws what a member of an ensemble is trained on, shape (X, Y, Z, B); by default the signals with as
-        much noise again.
+        By default the signals with as much noise again.
     observe : callable, optional
         Sees what the training has come to after every data iteration, of ``cnn`` after the first epoch and
         every tenth; of an ensemble the means over its members. Not called again for what happened before an
@@ -124,16 +114,15 @@ def estimate(
 
     Notes
     -----
-    Bit-identical for one seed on one CPU model with one number of threads; steps of fewer than 16384
-    voxels, the default, use one thread whatever the limit. On CUDA the
-    convolution gradients may be summed in another order. Smaller batches or tiles change the numbers.
+    Bit-identical for one seed on one CPU model with one number of threads; steps of fewer than 16384 voxels,
+    the default, use one thread whatever the limit. On CUDA the convolution gradients may be summed in another
+    order. Smaller batches or tiles change the numbers.
     """
     sigma_per_bval = np.asarray(sigma_per_bval, dtype=np.float64)
     # Noise-free signals have a ratio of 0 / 0 below; the smallest number makes it 0.
     sigma = max(float(sigma_per_bval.max() if sigma is None else sigma), torch.finfo(torch.float32).tiny)
     box = Box.around(mask)
-    asked = Attempt(device, settings.batch_size)
-    first = within_limit(asked, box.shape, len(bvals), settings, memory_limit)
+    first = within_limit(Attempt(device, settings.batch_size), box.shape, len(bvals), settings, memory_limit)
     measured, scale = training_data(signals, box, sigma)
     data, scales = measured, scale
     if settings.ensemble > 1:
@@ -144,7 +133,6 @@ def estimate(
     result, used, given_up = train_what_fits(
         lambda way, save, saved: _train(problem, way, progress, save, saved, watch),
         problem.contents(),
-        asked=asked,
         first=first,
         shape=box.shape,
         n_bvals=len(bvals),
@@ -156,11 +144,12 @@ def estimate(
         again=progress and (lambda way: progress(f"out of memory: again on {way.device}, {way}", 0, 1)),
     )
     forward_model = _forward_model(torch.tensor(problem.bvals, dtype=torch.float32), settings)
-    found = together(result, scales, settings.ensemble, measured, scale, forward_model, settings.bounds)
-    count, at_bound = found.neighbour_count, found.at_bound
+    maps, predicted, count, at_bound = together(
+        result, scales, settings.ensemble, measured, scale, forward_model, settings.bounds
+    )
     return Estimate(
-        maps={label: box.put_back(values, np.nan, np.float32) for label, values in found.maps.items()},
-        predicted=box.put_back(found.predicted.movedim(1, -1), 0.0, np.float32),
+        maps={label: box.put_back(values, np.nan, np.float32) for label, values in maps.items()},
+        predicted=box.put_back(predicted.movedim(1, -1), 0.0, np.float32),
         history=result.history,
         losses=result.losses,
         validation_losses=result.validation_losses,
@@ -218,20 +207,14 @@ def _train(
     return result.to_cpu()
 
 
-def _in_volumes(
-    observe: Callable[[Observation], None], box: Box, scales: torch.Tensor, members: int
-) -> Observe:
+def _in_volumes(observe: Callable[[Observation], None], box: Box, scales: Tensor, members: int) -> Observe:
     """Hand on what happens in the box as volumes in source units, means over the members of an ensemble."""
 
-    def mean(values: torch.Tensor) -> torch.Tensor:
+    def mean(values: Tensor) -> Tensor:
         return torch.unflatten(values.cpu(), 0, (members, -1)).mean(dim=0)
 
     def hand_on(
-        iteration: int,
-        epochs: int,
-        parameters: Parameters,
-        predicted: torch.Tensor,
-        training_signals: torch.Tensor,
+        iteration: int, epochs: int, parameters: Parameters, predicted: Tensor, training_signals: Tensor
     ) -> None:
         maps = {**parameters._asdict(), "s0": parameters.s0.cpu() * scales}
         signals = (
@@ -245,23 +228,18 @@ def _in_volumes(
 
 
 def build_trainer(
-    bvals: torch.Tensor,
-    sigma_ratio: torch.Tensor,
+    bvals: Tensor,
+    sigma_ratio: Tensor,
     whitening: Whitening,
     settings: EstimationSettings,
     attempt: Attempt,
-    weights: dict[str, torch.Tensor] | None = None,
+    weights: dict[str, Tensor] | None = None,
     members: int = 1,
 ) -> Trainer:
     """A trainer on the device of ``bvals``, with random weights from torch's generator or with given ones.
 
-    Parameters
-    ----------
-    bvals : Tensor, shape (B,), s/mm^2
-    sigma_ratio : Tensor, shape (B,)
-        Noise of every averaged signal relative to that of one volume.
-    weights : dict of str to Tensor, optional
-        Of one network; every member of an ensemble begins with them.
+    ``sigma_ratio``, shape (B,), is the noise of every averaged signal relative to that of one volume. Given
+    weights are those of one network; every member of an ensemble begins with them.
     """
     config = NetworkConfig(len(bvals), settings.network, settings.dropout, settings.bounds)
     network = build_network(config, members, weights).to(bvals.device)
@@ -281,7 +259,7 @@ def build_trainer(
     )
 
 
-def _forward_model(bvals: torch.Tensor, settings: EstimationSettings) -> ForwardModel:
+def _forward_model(bvals: Tensor, settings: EstimationSettings) -> ForwardModel:
     return rician_model(bvals) if settings.predicts_floor else noise_free_model(bvals)
 
 

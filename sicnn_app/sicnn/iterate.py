@@ -28,6 +28,9 @@ MAX_FIRST_PERIODS = 20
 
 MAX_PERIODS = 3
 
+Curve = list[tuple[int, int, float]]
+"""(data iteration, epoch, loss) of every epoch."""
+
 Progress = Callable[[str, int, int], None]
 
 Observe = Callable[[int, int, Parameters, Tensor, Tensor], None]
@@ -39,23 +42,14 @@ Save = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class IterationResult:
-    """Outcome of the data iterations.
-
-    Attributes
-    ----------
-    parameters : Parameters, each of shape (slices, X, Y)
-    predicted : Tensor, shape (slices, B, X, Y)
-        Normalised predicted signals of the last network.
-    neighbour_count : Tensor, shape (slices, X, Y), or None
-    losses, validation_losses : list of (data_iteration, epoch, loss)
-    """
+    """Outcome of the data iterations; ``predicted`` are the normalised signals of the last network."""
 
     parameters: Parameters
     predicted: Tensor
     neighbour_count: Tensor | None
     history: list[dict[str, Any]]
-    losses: list[tuple[int, int, float]]
-    validation_losses: list[tuple[int, int, float]]
+    losses: Curve
+    validation_losses: Curve
     stop_reason: str
 
     def to_cpu(self) -> IterationResult:
@@ -139,13 +133,15 @@ def iterate(
             parameters, predicted, target, data, bvals, sigma_per_bval, settings
         )
         change = float((next_target - target).norm() / target.norm())
-        row = _history_row(iteration, epochs, loss, errors, change, rewritten, data, neighbour_count)
-        history.append(row)
+        replaced = float(rewritten.movedim(1, -1)[data.mask].float().mean())
+        neighbours = math.nan if neighbour_count is None else float(neighbour_count[data.mask].mean())
+        history.append(_history_row(iteration, epochs, loss, errors, change, replaced, neighbours))
         if progress is not None:
             progress(f"data iteration {iteration}", iteration + 1, settings.max_iterations + 1)
         if change < settings.lambda_ or iteration >= settings.max_iterations:
             stop_reason = "lambda" if change < settings.lambda_ else "max_iterations"
-            return _result(parameters, predicted, neighbour_count, history, trainer, stop_reason)
+            curves = _curves(history, trainer)
+            return IterationResult(parameters, predicted, neighbour_count, history, *curves, stop_reason)
         # Not needed while training goes on, and as large as the data.
         del parameters, predicted, rewritten
         if settings.restart_network:
@@ -173,27 +169,18 @@ def _train_plain(
         if observe is not None and (trainer.epochs_done == 1 or trainer.epochs_done % MIN_EPOCHS == 0):
             observe(0, trainer.epochs_done, *trainer.predict(data, data.signals), data.signals)
     parameters, predicted = trainer.predict(data, data.signals)
-    errors = _mean_errors(data, predicted)
-    row = _history_row(0, epochs, trainer.losses[-1], errors, 0.0, None, data, None)
-    return _result(parameters, predicted, None, [row], trainer, "epochs")
+    row = _history_row(0, epochs, trainer.losses[-1], _mean_errors(data, predicted))
+    return IterationResult(parameters, predicted, None, [row], *_curves([row], trainer), "epochs")
 
 
-def _result(
-    parameters: Parameters,
-    predicted: Tensor,
-    neighbour_count: Tensor | None,
-    history: list[dict[str, Any]],
-    trainer: Trainer,
-    stop_reason: str,
-) -> IterationResult:
-    losses, validation = (_numbered(history, found) for found in (trainer.losses, trainer.validation_losses))
-    return IterationResult(parameters, predicted, neighbour_count, history, losses, validation, stop_reason)
-
-
-def _numbered(history: list[dict[str, Any]], losses: list[float]) -> list[tuple[int, int, float]]:
-    """(data iteration, epoch counted from 1 on through all of them, loss) of every epoch; or no losses."""
+def _curves(history: list[dict[str, Any]], trainer: Trainer) -> tuple[Curve, Curve]:
+    """Losses and validation losses; epochs are counted from 1 on through all data iterations."""
     iterations = [row["data_iteration"] for row in history for _ in range(row["epochs"])]
-    return list(zip(iterations, range(1, len(losses) + 1), losses, strict=True)) if losses else []
+    losses, validation = (
+        list(zip(iterations, range(1, len(found) + 1), found, strict=True)) if found else []
+        for found in (trainer.losses, trainer.validation_losses)
+    )
+    return losses, validation
 
 
 def _mean_errors(data: TrainingData, predicted: Tensor) -> dict[str, float]:
@@ -206,10 +193,9 @@ def _history_row(
     epochs: int,
     loss: float,
     errors: dict[str, float],
-    change: float,
-    rewritten: Tensor | None,
-    data: TrainingData,
-    neighbour_count: Tensor | None,
+    change: float = 0.0,
+    replaced: float = 0.0,
+    neighbours: float = math.nan,
 ) -> dict[str, Any]:
     return {
         "data_iteration": iteration,
@@ -217,8 +203,6 @@ def _history_row(
         "training_loss": loss,
         **errors,
         "training_signal_change": change,
-        "replaced_fraction": 0.0
-        if rewritten is None
-        else float(rewritten.movedim(1, -1)[data.mask].float().mean()),
-        "mean_neighbours": math.nan if neighbour_count is None else float(neighbour_count[data.mask].mean()),
+        "replaced_fraction": replaced,
+        "mean_neighbours": neighbours,
     }

@@ -53,15 +53,8 @@ def mean_squared_difference(
 ) -> Tensor:
     """Weighted mean squared difference over voxels and b-values, of every member of an ensemble.
 
-    Parameters
-    ----------
-    predicted, target : Tensor, shape (members * slices, B, X, Y)
-    weight : Tensor, shape (members * slices, X, Y), 0 outside the mask
-    bval_weight : Tensor, shape (B,), mean 1
-
-    Returns
-    -------
-    Tensor, shape (members,)
+    Signals have the shape (members * slices, B, X, Y), weights of voxels, 0 outside the mask, the shape
+    (members * slices, X, Y), those of b-values a mean of 1; the differences have the shape (members,).
     """
     squared = ((predicted - target).square() * bval_weight[None, :, None, None]).mean(dim=1)
     return (squared * weight).reshape(members, -1).sum(dim=1) / weight.reshape(members, -1).sum(dim=1)

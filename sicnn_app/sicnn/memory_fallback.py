@@ -143,14 +143,6 @@ def _weights(network: NetworkSettings, n_bvals: int) -> int:
     return network.kernel_size**2 * network.width * (n_bvals + (network.depth - 1) * network.width)
 
 
-def least_bytes(shape: Shape, n_bvals: int, settings: EstimationSettings) -> int:
-    """:func:`needed_bytes` with the smallest batches and tiles: with less, nothing can be estimated."""
-    asked = Attempt("cpu", settings.batch_size)
-    return min(
-        needed_bytes(shape, n_bvals, settings, attempt=attempt) for attempt in ever_smaller(asked, shape)
-    )
-
-
 def within_limit(
     asked: Attempt, shape: Shape, n_bvals: int, settings: EstimationSettings, limit: int | None
 ) -> Attempt:
@@ -178,7 +170,6 @@ def train_what_fits(
     train: Callable[[Attempt, Save | None, dict[str, Any] | None], Result],
     contents: Iterable[bytes | np.ndarray],
     *,
-    asked: Attempt,
     first: Attempt,
     shape: Shape,
     n_bvals: int,
@@ -200,24 +191,10 @@ def train_what_fits(
     first : Attempt
         :func:`within_limit` of what is asked for; ever smaller ones follow, and in the end, with
         ``fall_back``, the CPU in the place of a CUDA device.
-    no_memory : callable
-        What the error says when the last attempt took too much.
-    again : callable, optional
-        Called with every further attempt.
-
-    Returns
-    -------
-    result : object
-    attempt : Attempt
-        That which had enough memory.
-    given_up : list of str
-        What was given up for want of memory, one line each.
-
-    Raises
-    ------
-    TryAgainError
-        When none is left.
+    no_memory, again
+        As for :func:`sicnn_app.system.device.first_that_fits`, which says what is returned and raised.
     """
+    asked = Attempt(first.device, settings.batch_size)
     given_up = [] if first == asked else [f"{first} instead of {asked}, to stay within the memory allowed"]
     identity = _identity(contents, first, settings)
     saved = None if checkpoint is None else checkpoint.load()

@@ -53,10 +53,7 @@ def similar_neighbour_sum(
     ----------
     curves : Tensor, shape (slices, B, X, Y)
         Predicted signals that are compared.
-    values : Tensor, shape (slices, C, X, Y)
-        What is summed.
-    mask : Tensor, shape (slices, X, Y), bool
-    threshold : Tensor, shape (slices, X, Y)
+    values : Tensor, shape (slices, C, X, Y), that are summed
     radius : int
         Half width of the window in voxels.
     similarity : SimilaritySettings

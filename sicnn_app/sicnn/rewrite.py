@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sicnn_app.ivim.signal import ivim_signal_torch
-from sicnn_app.settings import EstimationSettings, SimilaritySettings, Threshold
+from sicnn_app.settings import EstimationSettings, Threshold
 from sicnn_app.sicnn.loss import bval_weights
 from sicnn_app.sicnn.neighbours import similar_neighbour_sum
 from sicnn_app.sicnn.network import Parameters
@@ -116,11 +116,8 @@ def rewrite(
                 part,
                 bvals,
                 threshold_map(settings.neighbour_threshold, part.sigma * curve_sigma),
-                radius=settings.neighbour_radius,
-                observed=rule == "observed-neighbours",
-                similarity=settings.similarity,
-                noise_floor=settings.takes_floor_off_means,
-                bval_weight=bval_weight,
+                bval_weight,
+                settings,
             )
         target[some] = torch.where(rewritten[some], replacement, kept[some])
     return target, rewritten, counts
@@ -131,12 +128,8 @@ def neighbour_mean(
     data: TrainingData,
     bvals: Tensor,
     threshold: Tensor,
-    *,
-    radius: int,
-    observed: bool,
-    similarity: SimilaritySettings,
-    noise_floor: bool,
     bval_weight: Tensor,
+    settings: EstimationSettings,
 ) -> tuple[Tensor, Tensor]:
     """Mean signals of the similar neighbours, brought to every voxel's own scale.
 
@@ -147,20 +140,13 @@ def neighbour_mean(
     least-squares one against the voxel's own signals, sum_b w n m / sum_b w m^2: taking the predicted
     S0 instead lets its errors feed on themselves from one data iteration to the next.
 
-    Magnitudes have a positive mean even without a signal. Of a single one this noise floor cannot be
-    taken off; of the mean of many observed ones it can, see
-    :func:`sicnn_app.sicnn.noise_floor.without_floor`.
+    Magnitudes have a positive mean even without a signal. Of a single one this noise floor cannot be taken
+    off; of the mean of many observed ones it can, see :func:`sicnn_app.sicnn.noise_floor.without_floor`. If
+    the settings ask for it, this is done for voxels whose S0 is above :data:`FLOOR_LIMIT` times the noise and
+    that have :data:`LEAST_FOR_FLOOR` similar ones. It holds for arithmetic means over volumes.
 
-    Parameters
-    ----------
-    threshold : Tensor, shape (slices, X, Y)
-    observed : bool
-        Average the observed signals (the default update) or the predicted ones.
-    noise_floor : bool
-        Take the noise floor off the observed means, where S0 is at least :data:`FLOOR_LIMIT` times the noise
-        and the voxel has :data:`LEAST_FOR_FLOOR` similar ones. Holds for arithmetic means over volumes.
-    bval_weight : Tensor, shape (B,)
-        Of the own signals in the scale.
+    The threshold has the shape (slices, X, Y); ``bval_weight``, shape (B,), is that of the own signals in the
+    scale.
 
     Returns
     -------
@@ -172,20 +158,18 @@ def neighbour_mean(
     f, d, dstar, s0 = (value[:, None] for value in parameters)
     curves = ivim_signal_torch(b, f, d, dstar) * used[:, None]
     scale = s0 * data.normaliser[:, None]
-    values = data.signals * data.normaliser[:, None] if observed else curves * scale
+    observed = settings.resolved_update_rule == "observed-neighbours"
+    values = torch.cat(
+        [data.signals * data.normaliser[:, None] if observed else curves * scale, scale], dim=1
+    )
+    radius, similarity = settings.neighbour_radius, settings.similarity
     sums, weights, counts = similar_neighbour_sum(
-        curves,
-        torch.cat([values, scale], dim=1),
-        used,
-        threshold,
-        radius,
-        similarity=similarity,
-        s0=scale[:, 0],
+        curves, values, used, threshold, radius, similarity=similarity, s0=scale[:, 0]
     )
     means = sums / weights[:, None].clamp_min(EMPTY)
     means, mean_s0 = means[:, :-1], means[:, -1:]
     above_floor = None
-    if noise_floor and observed:
+    if settings.takes_floor_off_means:
         sigma = (data.sigma * data.normaliser)[:, None].clamp_min(EMPTY)
         above_floor = (mean_s0 > FLOOR_LIMIT * sigma) & (counts[:, None] >= LEAST_FOR_FLOOR)
         means = torch.where(above_floor, without_floor(means / sigma) * sigma, means)

@@ -12,13 +12,12 @@ import torch
 
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn import iterate
-from sicnn_app.sicnn.convergence import Convergence
 from sicnn_app.sicnn.cropping import Box, training_data
 from sicnn_app.sicnn.estimate import build_trainer
 from sicnn_app.sicnn.memory_fallback import Attempt, tiles_of, train_what_fits, within_limit
 from sicnn_app.sicnn.reproducible import reproducible, threads_for
 from sicnn_app.sicnn.study_network import StudyNetwork
-from sicnn_app.sicnn.train import Trainer, TrainingData
+from sicnn_app.sicnn.train import Convergence, Trainer, TrainingData
 from sicnn_app.sicnn.whitening import Whitening
 from sicnn_app.system.checkpoints import TrainingCheckpoint
 
@@ -26,13 +25,8 @@ from sicnn_app.system.checkpoints import TrainingCheckpoint
 def study_case(signals: np.ndarray, mask: np.ndarray, sigma: float) -> TrainingData:
     """Normalised signals of one run, cropped to the mask, for :func:`train_study`.
 
-    Parameters
-    ----------
-    signals : ndarray, shape (X, Y, Z, B), source units
-        Averaged signals; positive at the lowest b-value inside the mask.
-    mask : ndarray, shape (X, Y, Z), bool
-    sigma : float, source units
-        Noise of a single volume.
+    Averaged signals and the noise of a single volume are in source units; inside the mask signals are
+    positive at the lowest b-value.
     """
     sigma = max(float(sigma), torch.finfo(torch.float32).tiny)
     return training_data(signals, Box.around(mask), sigma)[0]
@@ -83,7 +77,6 @@ def train_study(
     found, _, given_up = train_what_fits(
         lambda way, save, saved: _train(cases, bvals, settings, way, progress, save, saved),
         _contents(cases, bvals),
-        asked=asked,
         first=within_limit(asked, shape, len(bvals), settings, memory_limit),
         shape=shape,
         n_bvals=len(bvals),

@@ -22,10 +22,8 @@ class StudyNetwork:
     runs : tuple of str
         Names of the runs it was trained on, in order.
     bvals : tuple of float, s/mm^2
-    weights : dict of str to Tensor
-        Averaged weights of the network.
-    whitening : Whitening
-        Of all runs together.
+    weights : dict of str to Tensor, averaged
+    whitening : Whitening, of all runs together
     losses : tuple of float
         Mean loss of every epoch; an epoch visits every slice of every run once.
     loss : float

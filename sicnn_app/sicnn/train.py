@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sicnn_app.sicnn.convergence import Convergence
 from sicnn_app.sicnn.loss import ForwardModel, mean_squared_difference
 from sicnn_app.sicnn.network import IvimNetwork, Parameters
 from sicnn_app.sicnn.stacked_networks import Members, build_network, clip_gradients
@@ -23,6 +22,12 @@ EMA_DECAY = 0.99
 """Per optimiser step; predictions come from the averaged weights, which flicker far less."""
 
 MAX_GRADIENT_NORM = 1.0
+
+STATES = ("network", "averaged", "optimiser")
+"""Attributes of a trainer of which the state is saved."""
+
+PLAIN = ("epochs_done", "steps_done", "losses", "validation_losses")
+"""Attributes that are saved as they are."""
 
 
 class TrainingData(NamedTuple):
@@ -54,6 +59,44 @@ class TrainingData(NamedTuple):
     def slices(self, some: slice) -> TrainingData:
         """The data of some slices; nothing is copied."""
         return TrainingData(*(values[some] for values in self))
+
+
+@dataclass
+class Convergence:
+    """Mean losses of the half-periods of one training, and the averaged weights of the best one.
+
+    Attributes
+    ----------
+    halves : list of float
+        Mean loss of every finished half-period.
+    losses : list of float
+        Losses of the epochs since.
+    best_weights : dict of str to Tensor, or None
+        After the half-period of the lowest mean loss; never changed in place.
+    """
+
+    halves: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    best_loss: float = math.inf
+    best_weights: dict[str, Tensor] | None = None
+
+    def add(self, loss: float, period: int, weights: dict[str, Tensor]) -> None:
+        """Take in the loss of one epoch, after which the averaged network has ``weights``."""
+        self.losses.append(loss)
+        epochs = period - period // 2 if len(self.halves) % 2 else period // 2
+        if len(self.losses) < epochs:
+            return
+        self.halves.append(sum(self.losses) / epochs)
+        self.losses = []
+        if self.halves[-1] < self.best_loss:
+            self.best_loss, self.best_weights = self.halves[-1], copy.deepcopy(weights)
+
+    def reached(self, delta: float, max_periods: int) -> bool:
+        """True when the last period improved the loss by less than the share ``delta``, or was the last."""
+        if not self.halves or len(self.halves) % 2:
+            return False
+        first, second = self.halves[-2:]
+        return first - second < delta * first or len(self.halves) >= 2 * max_periods
 
 
 @dataclass
@@ -150,18 +193,8 @@ class Trainer:
         The averaged weights kept at the end are those of the half-period with the lowest mean
         loss: a late spike of the optimiser never reaches the maps.
 
-        Parameters
-        ----------
-        network_input, target : Tensor, shape (slices, B, X, Y)
-        delta : float
-            Relative improvement of the mean loss from the first to the second half of a period.
-        period : int
-            Epochs per period.
-
-        Returns
-        -------
-        float
-            Mean loss of the second half of the last period.
+        ``delta`` is the relative improvement of the mean loss from the first to the second half of a period,
+        ``period`` the number of its epochs. Returns the mean loss of the second half of the last period.
         """
         convergence = Convergence()
         while not convergence.reached(delta, max_periods):
@@ -195,31 +228,24 @@ class Trainer:
         """Plain values and tensors, for :meth:`restore`; to be written before the next epoch changes them."""
         device = self._device()
         return {
-            "network": self.network.state_dict(),
-            "averaged": self.averaged.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            **{name: getattr(self, name).state_dict() for name in STATES},
             "generator": self.generator.get_state(),
             # Dropout draws from the default generators.
             "cpu_generator": torch.get_rng_state(),
             "cuda_generator": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-            "epochs_done": self.epochs_done,
-            "steps_done": self.steps_done,
-            "losses": self.losses,
-            "validation_losses": self.validation_losses,
+            **{name: getattr(self, name) for name in PLAIN},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where another trainer, made in the same way, was when it gave its :meth:`state`."""
-        self.network.load_state_dict(state["network"])
-        self.averaged.load_state_dict(state["averaged"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        for name in STATES:
+            getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["cpu_generator"])
         if state["cuda_generator"] is not None:
             torch.cuda.set_rng_state(state["cuda_generator"], self._device())
-        self.epochs_done, self.steps_done = state["epochs_done"], state["steps_done"]
-        self.losses = list(state["losses"])
-        self.validation_losses = list(state["validation_losses"])
+        for name in PLAIN:
+            setattr(self, name, copy.copy(state[name]))
 
     def _device(self) -> torch.device:
         return self._weights[0].device

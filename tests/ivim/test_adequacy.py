@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sicnn_app.ivim.adequacy import judge
 from sicnn_app.ivim.adequacy_inputs import DOUBTFUL, GOOD, POOR, TYPICAL, UNKNOWN, VERDICTS, Evidence
-from sicnn_app.ivim.checks import CHECKS
+from sicnn_app.ivim.checks import CHECKS, judge
 from sicnn_app.ivim.precision import cramer_rao_bounds
 from sicnn_app.ivim.signal import ivim_signal
 from sicnn_app.phantoms.tissues import TISSUES

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sicnn_app.errors import DataError
-from sicnn_app.ivim.normalise import normalise
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.phantoms.acquire import acquire
@@ -20,6 +19,7 @@ from sicnn_app.preprocess.average import average_repeats
 from sicnn_app.preprocess.correction import Corrected
 from sicnn_app.preprocess.steps import prepare
 from sicnn_app.settings import PreprocessingSettings
+from sicnn_app.sicnn.cropping import normalise
 
 BVALS = np.array([0, 0, 0, 10, 20, 50, 100, 200, 400, 400, 800, 2000], dtype=float)
 SIGMA = 5.0

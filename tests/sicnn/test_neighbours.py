@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sicnn_app.ivim.signal import ivim_signal_torch
-from sicnn_app.settings import SimilaritySettings
+from sicnn_app.settings import EstimationSettings, SimilaritySettings
 from sicnn_app.sicnn.neighbours import GAUSSIAN_REACH, crop_to_mask, similar_neighbour_sum
 from sicnn_app.sicnn.network import Parameters
 from sicnn_app.sicnn.rewrite import neighbour_mean
@@ -130,19 +132,16 @@ def two_tissues() -> tuple[Parameters, TrainingData]:
     return tissue, data
 
 
-@pytest.mark.parametrize("observed", [True, False])
-def test_noise_free_signals_are_their_own_replacement(observed):
+@pytest.mark.parametrize("rule", ["observed-neighbours", "predicted-neighbours"])
+def test_noise_free_signals_are_their_own_replacement(rule):
     tissue, data = two_tissues()
     means, counts = neighbour_mean(
         tissue,
         data,
         BVALS,
         torch.full((1, 6, 5), 0.02),
-        radius=5,
-        observed=observed,
-        similarity=PLAIN,
-        noise_floor=False,
-        bval_weight=torch.ones(len(BVALS)),
+        torch.ones(len(BVALS)),
+        EstimationSettings(update_rule=rule, neighbour_radius=5, similarity=PLAIN),
     )
     torch.testing.assert_close(means, data.signals, atol=1e-6, rtol=0)
     assert counts[0, 3, 2] == 15 and counts[0, 1, 2] == 14 and counts[0, 0, 0] == 0
@@ -155,10 +154,12 @@ def test_observed_signals_bring_in_what_predictions_do_not():
         data.signals + noise * data.mask[:, None], data.mask, data.normaliser, data.sigma, data.weight
     )
     wrong = tissue._replace(d=tissue.d + 0.0005)
-    options = {"radius": 5, "similarity": PLAIN, "noise_floor": False, "bval_weight": torch.ones(len(BVALS))}
-    threshold = torch.full((1, 6, 5), 0.02)
-    observed, _ = neighbour_mean(wrong, noisy, BVALS, threshold, observed=True, **options)
-    predicted, _ = neighbour_mean(wrong, noisy, BVALS, threshold, observed=False, **options)
+    threshold, weight = torch.full((1, 6, 5), 0.02), torch.ones(len(BVALS))
+    chosen = partial(EstimationSettings, neighbour_radius=5, similarity=PLAIN)
+    (observed, _), (predicted, _) = (
+        neighbour_mean(wrong, noisy, BVALS, threshold, weight, chosen(update_rule=rule))
+        for rule in ("observed-neighbours", "predicted-neighbours")
+    )
 
     def error(signals: torch.Tensor) -> float:
         return float((signals - data.signals).movedim(1, -1)[data.mask].square().mean().sqrt())

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sicnn_app.ivim.signal import ivim_signal_torch
-from sicnn_app.settings import SimilaritySettings
+from sicnn_app.settings import EstimationSettings, SimilaritySettings
 from sicnn_app.sicnn.network import Parameters
 from sicnn_app.sicnn.noise_floor import rician_mean, without_floor
 from sicnn_app.sicnn.rewrite import FLOOR_LIMIT, neighbour_mean
@@ -73,11 +73,12 @@ def neighbours_of_one_tissue(
         data,
         bvals,
         torch.full(shape, threshold),
-        radius=radius,
-        observed=True,
-        similarity=SimilaritySettings(weighting="equal", s0_ratio=None),
-        noise_floor=noise_floor,
-        bval_weight=torch.ones(len(bvals)),
+        torch.ones(len(bvals)),
+        EstimationSettings(
+            neighbour_radius=radius,
+            similarity=SimilaritySettings(weighting="equal", s0_ratio=None),
+            rician=noise_floor,
+        ),
     )
     found = means[:, -1] * normaliser
     return float((found - s0 * curve[:, -1]).mean())

@@ -159,23 +159,22 @@ def test_the_rules_replace_by_what_they_say():
     trainer.train_until_converged(data, data.signals, data.signals, delta=0.02, period=20, max_periods=10)
     parameters, predicted = trainer.predict(data, data.signals)
     wide = torch.full_like(data.sigma, 10.0)
-    options = {
-        "radius": 20,
-        "similarity": SimilaritySettings("root-mean-square", "equal", None),
-        "noise_floor": False,
-        "bval_weight": torch.ones(len(BVALS)),
-    }
-    observed, counts = neighbour_mean(parameters, data, BVALS, wide, observed=True, **options)
+    weight = torch.ones(len(BVALS))
+    chosen = EstimationSettings(
+        neighbour_radius=20, similarity=SimilaritySettings("root-mean-square", "equal", None)
+    )
+    observed, counts = neighbour_mean(parameters, data, BVALS, wide, weight, chosen)
     # Everything is similar: the shape of every replacement is that of the mean observed signal.
     mean = data.signals.movedim(1, -1)[data.mask].mean(0)
     shapes = observed.movedim(1, -1)[data.mask]
     torch.testing.assert_close(shapes / shapes[:, :1], (mean / mean[0]).expand_as(shapes), atol=1e-5, rtol=0)
     assert (counts[data.mask] == data.mask.sum()).all()
     alone = torch.zeros_like(data.sigma)
-    own, counts = neighbour_mean(parameters, data, BVALS, alone, observed=True, **options)
+    own, counts = neighbour_mean(parameters, data, BVALS, alone, weight, chosen)
     torch.testing.assert_close(own, data.signals, atol=1e-5, rtol=0)
     assert (counts[data.mask] == 1).all()
-    own_curve, _ = neighbour_mean(parameters, data, BVALS, alone, observed=False, **options)
+    predicting = replace(chosen, update_rule="predicted-neighbours")
+    own_curve, _ = neighbour_mean(parameters, data, BVALS, alone, weight, predicting)
     inside = own_curve.movedim(1, -1)[data.mask]
     curve = predicted.movedim(1, -1)[data.mask]
     torch.testing.assert_close(inside / inside[:, :1], curve / curve[:, :1], atol=1e-4, rtol=0)
