@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 ANATOMIES = ("brain", "body")
-"""What data are treated as."""
+"""Kinds that data are treated as."""
 
 BODY_PART_KEYS = ("BodyPart", "BodyPartExamined")
 """Sidecar fields that name the scanned part: the one of BIDS first, then the one of DICOM."""
