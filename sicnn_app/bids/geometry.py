@@ -28,22 +28,25 @@ GRID_SHARE = 0.1
 """Share of a voxel by which two grids that are meant to be one may differ: programs round affines."""
 
 
-def greatest_distance(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:
-    """Greatest distance along an axis, mm, between where two affines put a voxel of a grid.
+def grid_shape(image: nib.Nifti1Image) -> tuple[int, int, int]:
+    """Spatial shape (X, Y, Z) of an image; a missing axis has length 1."""
+    x, y, z = (*image.shape[:3], 1, 1)[:3]
+    return x, y, z
 
-    Parameters
-    ----------
-    first, second : ndarray, shape (4, 4)
-        Voxel to world, mm.
-    shape : tuple of 3 int
-        Voxels of the grid.
-    """
+
+def states_orientation(header: nib.Nifti1Header) -> bool:
+    """True when the sform or the qform of an image is set."""
+    return bool(header["sform_code"] > 0 or header["qform_code"] > 0)
+
+
+def greatest_distance(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:
+    """Greatest distance along an axis, mm, between where two affines put a voxel of a grid."""
     corners = np.array(np.meshgrid(*((0, size - 1) for size in shape), (1,))).reshape(4, -1)
     return float(np.abs((first - second) @ corners).max())
 
 
 def same_grid(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> bool:
-    """Whether two affines put the voxels of a grid at the same places, to :data:`GRID_SHARE` of a voxel."""
+    """True when two affines put the voxels of a grid at the same places, to :data:`GRID_SHARE` of a voxel."""
     smallest = nib.affines.voxel_sizes(second).min()
     return greatest_distance(first, second, shape) <= GRID_SHARE * smallest
 
@@ -71,13 +74,16 @@ def settle_position(path: Path, header: nib.Nifti1Header) -> list[str]:
     DataError
         Nothing is left.
     """
-    _settle_sizes(header)
-    sizes = header["pixdim"][1:4].astype(float)
+    pixdim, dim = header["pixdim"], header["dim"]
+    # What is missing gets its default: a handedness, and a size along an axis of one voxel.
+    pixdim[0] = -1 if pixdim[0] < 0 else 1
+    single = (dim[1:4] == 1) | (np.arange(1, 4) > dim[0])
+    pixdim[1:4] = np.where(single & (pixdim[1:4] == 0), 1, np.abs(pixdim[1:4]))
     with np.errstate(all="ignore"):
         usable = {
             "sform": _has_code(header, "sform") and _is_usable(header.get_sform()),
             "qform": _has_code(header, "qform") and _is_usable(_qform(header)),
-            "voxel sizes": _is_usable(np.diag([*sizes, 1.0])),
+            "voxel sizes": _is_usable(np.diag([*pixdim[1:4].astype(float), 1.0])),
         }
     coded = [name for name in ("sform", "qform") if header[f"{name}_code"] != 0]
     good = [name for name in coded if usable[name]]
@@ -90,18 +96,9 @@ def settle_position(path: Path, header: nib.Nifti1Header) -> list[str]:
                 header[field] = 0
             notes.append(f"{path.name}: its {name} cannot be used: its {good[0]} alone counts")
     if not usable["voxel sizes"]:
-        header["pixdim"][1:4] = nib.affines.voxel_sizes(header.get_sform())
+        pixdim[1:4] = nib.affines.voxel_sizes(header.get_sform())
         notes.append(f"{path.name}: its voxel sizes cannot be used: those of its sform count")
     return notes
-
-
-def _settle_sizes(header: nib.Nifti1Header) -> None:
-    """Give what is missing its default: a handedness, and a size along an axis of one voxel."""
-    pixdim = header["pixdim"]
-    pixdim[0] = -1 if pixdim[0] < 0 else 1
-    axes = np.arange(1, 4)
-    single = (header["dim"][1:4] == 1) | (axes > header["dim"][0])
-    pixdim[1:4] = np.where(single & (pixdim[1:4] == 0), 1, np.abs(pixdim[1:4]))
 
 
 def _has_code(header: nib.Nifti1Header, name: str) -> bool:
@@ -118,7 +115,7 @@ def _qform(header: nib.Nifti1Header) -> np.ndarray:
 
 
 def _is_usable(affine: np.ndarray) -> bool:
-    """Whether an affine puts the voxels of an image at different places that can be told apart."""
+    """True when an affine puts the voxels of an image at different places that can be told apart."""
     if not (np.isfinite(affine).all() and np.abs(affine).max() < LARGEST):
         return False
     sizes = nib.affines.voxel_sizes(affine)
@@ -135,21 +132,17 @@ def position_warnings(path: Path, image: nib.Nifti1Image) -> list[str]:
         As :func:`sicnn_app.bids.images.open_image` gives it. Its affine is the sform where that is set,
         otherwise the qform.
     """
-    sform_code, qform_code = int(image.header["sform_code"]), int(image.header["qform_code"])
-    if sform_code == qform_code == 0:
+    if not states_orientation(image.header):
         return [
             f"{path.name} states no orientation (neither sform nor qform is set): the maps lie as it does, "
             "but left and right cannot be told from it"
         ]
-    if sform_code == 0 or qform_code == 0:
+    qform, sform = image.header.get_qform(coded=True)[0], image.header.get_sform(coded=True)[0]
+    if qform is None or sform is None or same_grid(qform, sform, grid_shape(image)):
         return []
-    qform = image.header.get_qform()
-    shape = (*image.shape[:3], 1, 1)[:3]
-    if same_grid(qform, image.affine, shape):
-        return []
-    distance = greatest_distance(qform, image.affine, shape)
     return [
-        f"{path.name}: sform and qform put voxels up to {distance:.3g} mm apart: the sform is used, "
+        f"{path.name}: sform and qform put voxels up to "
+        f"{greatest_distance(qform, sform, grid_shape(image)):.3g} mm apart: the sform is used, "
         "the maps keep both"
     ]
 
@@ -164,10 +157,9 @@ def placement(header: nib.Nifti1Header) -> tuple[np.ndarray | None, tuple[float,
     zooms : tuple of float
         Voxel size, mm.
     """
-    stated = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
     affine = header.get_best_affine()
     usable = (
-        stated
+        states_orientation(header)
         and np.isfinite(affine).all()
         and abs(np.linalg.det(affine[:3, :3])) > 0
         # An axis that vanishes beside the others has no direction.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -14,7 +15,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from nibabel.wrapstruct import WrapStructError
 
-from sicnn_app.bids.geometry import settle_position
+from sicnn_app.bids.geometry import grid_shape, settle_position
 from sicnn_app.bids.text_files import require_content
 from sicnn_app.bids.unpacked import GZIP_MAGIC, MAX_EXPANSION, Unpacked
 from sicnn_app.errors import DataError, one_line
@@ -23,13 +24,13 @@ from sicnn_app.formats import shorten
 from sicnn_app.system.memory import release
 
 BLOCK = 1 << 18
-"""Bytes of voxels converted at once; as float64 they take up to 8 times that."""
+"""Bytes of voxels converted at once, whole voxels of every type; as float64 they take up to 8 times that."""
 
 NIFTI_MAGIC = {
-    nib.Nifti1Header: (slice(344, 348), (b"n+1\0", b"ni1\0")),
-    nib.Nifti2Header: (slice(4, 8), (b"n+2\0", b"ni2\0")),
+    nib.Nifti1Image: (slice(344, 348), (b"n+1\0", b"ni1\0")),
+    nib.Nifti2Image: (slice(4, 8), (b"n+2\0", b"ni2\0")),
 }
-"""Where each kind of header says what it is, and how."""
+"""Where the header of each kind of image says what it is, and how."""
 
 MAX_VOXELS = 1 << 27
 """Of an image that is read as a whole; 512 x 512 x 512 are more than diffusion MRI has, half a gigabyte."""
@@ -66,18 +67,11 @@ def _require_honest_name(path: Path) -> None:
         )
 
 
-def _read_header(path: Path) -> tuple[nib.Nifti1Header, list[str]]:
-    """Read the header of a NIfTI file and nothing else of it: what is none is refused.
+def _open_nifti(path: Path) -> nib.Nifti1Image:
+    """Image made of the header of a NIfTI file and nothing else of it: what is none is refused.
 
     nibabel also reads what stands between header and voxels, which may unfold to gigabytes, and makes of a
     file what that says it is.
-
-    Returns
-    -------
-    header : nibabel.Nifti1Header
-        A ``Nifti2Header`` for NIfTI-2. Of its position only what can be used is left.
-    notes : list of str
-        What is wrong with the position, see :func:`sicnn_app.bids.geometry.settle_position`.
 
     Raises
     ------
@@ -90,14 +84,15 @@ def _read_header(path: Path) -> tuple[nib.Nifti1Header, list[str]]:
     kind = next((kind for kind, (place, magic) in NIFTI_MAGIC.items() if start[place] in magic), None)
     if kind is None:
         raise ImageFileError("it does not begin as NIfTI does")
-    header = kind(start[: kind.sizeof_hdr], check=False)
+    header = kind.header_class(start[: kind.header_class.sizeof_hdr], check=False)
     if not 1 <= header["dim"][0] <= 7:
         # The byte order is told by it, and everything else would be read wrongly.
         raise ImageFileError(f"{header['dim'][0]} dimensions")
     # nibabel puts 1 mm in the place of a voxel size that is missing: looked at before.
     notes = settle_position(path, header)
     header.check_fix()
-    return header, notes
+    voxels = kind.ImageArrayProxy(str(path), header.copy())
+    return kind(voxels, header.get_best_affine(), header, extra={"position": notes})
 
 
 def open_image(path: Path) -> nib.Nifti1Image:
@@ -106,8 +101,9 @@ def open_image(path: Path) -> nib.Nifti1Image:
     Returns
     -------
     nibabel.Nifti1Image
-        Without the extensions of its header, and with a position that can be used; ``extra["position"]``
-        lists what was wrong with the one in the file.
+        A ``Nifti2Image`` for NIfTI-2; without the extensions of its header. Of its position only what can be
+        used is left; ``extra["position"]`` lists what was wrong, see
+        :func:`sicnn_app.bids.geometry.settle_position`.
 
     Raises
     ------
@@ -122,10 +118,7 @@ def open_image(path: Path) -> nib.Nifti1Image:
         if path.stat().st_size == 0:
             raise DataError(f"{path} is empty, it has 0 bytes: copy it again")
         _require_honest_name(path)
-        header, notes = _read_header(path)
-        kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-        voxels = kind.ImageArrayProxy(str(path), header.copy())
-        image = kind(voxels, header.get_best_affine(), header, extra={"position": notes})
+        image = _open_nifti(path)
         shape, dtype = image.shape, image.get_data_dtype()
     except READ_ERRORS as error:
         reason = shorten(one_line(error).replace(str(path), path.name), 150)
@@ -165,15 +158,7 @@ def volume_count(image: nib.Nifti1Image) -> int:
 def require_voxels(path: Path, image: nib.Nifti1Image) -> list[str]:
     """Make sure that every byte the header promises is there; memory is only asked for after that.
 
-    Returns
-    -------
-    list of str
-        What is there besides, one line each.
-
-    Raises
-    ------
-    DataError
-        The file is shorter than its header promises, or damaged.
+    Returns what is there besides, one line each; raises DataError for a file that is shorter, or damaged.
     """
     promised = promised_size(image)
     content = Unpacked(path)
@@ -193,53 +178,16 @@ def require_voxels(path: Path, image: nib.Nifti1Image) -> list[str]:
     return warnings
 
 
-def grid_shape(image: nib.Nifti1Image) -> tuple[int, int, int]:
-    """Spatial shape (X, Y, Z) of an image; a missing axis has length 1."""
-    x, y, z = (*image.shape[:3], 1, 1)[:3]
-    return x, y, z
-
-
-class _Voxels:
-    """Takes the bytes of an image file and puts its scaled values into volumes of an array."""
-
-    def __init__(self, image: nib.Nifti1Image, signals: np.ndarray, volumes: slice) -> None:
-        self._proxy = image.dataobj
-        self._dtype = image.get_data_dtype()
-        self._signals = signals
-        self._flat = np.asarray(signals)[..., volumes].reshape(-1, order="F")
-        self._skip = int(self._proxy.offset)
-        self._pending = bytearray()
-        self._done = 0
-        self.infinite = 0
-
-    def take(self, piece: bytes) -> None:
-        skipped = min(self._skip, len(piece))
-        self._skip -= skipped
-        self._pending += memoryview(piece)[skipped:]
-        while len(self._pending) >= BLOCK:
-            self.convert()
-
-    @property
-    def complete(self) -> bool:
-        """Whether every value of the array has come in."""
-        return self._done == self._flat.size
-
-    def convert(self) -> None:
-        """Convert one block of what has come in, in the precision nibabel takes for it."""
-        waiting = min(len(self._pending), BLOCK) // self._dtype.itemsize
-        count = min(waiting, self._flat.size - self._done)
-        raw = np.frombuffer(bytes(self._pending[: count * self._dtype.itemsize]), dtype=self._dtype)
-        del self._pending[: count * self._dtype.itemsize]
-        with np.errstate(over="ignore", invalid="ignore"):
-            values = apply_read_scaling(raw, self._proxy.slope, self._proxy.inter).astype(self._flat.dtype)
-        infinite = np.isinf(values)
-        self.infinite += int(infinite.sum())
-        values[infinite] = np.nan
-        self._flat[self._done : self._done + count] = values
-        self._done += count
-        if self.complete:
-            self._pending.clear()
-        release(self._signals)
+def _blocks(pieces: Iterable[bytes], skip: int) -> Iterator[bytes]:
+    """What follows the first ``skip`` bytes, :data:`BLOCK` bytes at a time and the rest at the end."""
+    pending = bytearray()
+    for piece in pieces:
+        pending += memoryview(piece)[skip:]
+        skip -= min(skip, len(piece))
+        while len(pending) >= BLOCK:
+            yield bytes(pending[:BLOCK])
+            del pending[:BLOCK]
+    yield bytes(pending)
 
 
 def read_signals(path: Path, image: nib.Nifti1Image, signals: np.ndarray, volumes: slice) -> list[str]:
@@ -266,30 +214,38 @@ def read_signals(path: Path, image: nib.Nifti1Image, signals: np.ndarray, volume
     DataError
         The file cannot be read.
     """
-    voxels = _Voxels(image, signals, volumes)
+    dtype, scaling = image.get_data_dtype(), (image.dataobj.slope, image.dataobj.inter)
+    flat = np.asarray(signals)[..., volumes].reshape(-1, order="F")
+    done = infinite = 0
     try:
-        for piece in Unpacked(path):
-            voxels.take(piece)
-        voxels.convert()
-        if not voxels.complete:
+        # Gone through to its end, beyond the last voxel: its hash is that of the whole file.
+        for block in _blocks(Unpacked(path), int(image.dataobj.offset)):
+            count = min(len(block) // dtype.itemsize, flat.size - done)
+            raw = np.frombuffer(block[: count * dtype.itemsize], dtype=dtype)
+            with np.errstate(over="ignore", invalid="ignore"):
+                # In the precision that nibabel takes for it.
+                values = apply_read_scaling(raw, *scaling).astype(flat.dtype)
+            infinite += int(np.isinf(values).sum())
+            values[np.isinf(values)] = np.nan
+            flat[done : done + count] = values
+            done += count
+            release(signals)
+        if done < flat.size:
             raise EOFError("it has become shorter")
     except READ_ERRORS as error:
         raise DataError(f"{path} cannot be read ({one_line(error)}): copy it again") from None
     warnings = []
     if len(image.shape) > 4:
         warnings.append(f"{path}: singleton dimensions of shape {image.shape} are dropped")
-    if voxels.infinite:
-        warnings.append(f"{path}: {voxels.infinite} infinite values are treated as missing")
+    if infinite:
+        warnings.append(f"{path}: {infinite} infinite values are treated as missing")
     return warnings
 
 
 def open_volume(path: Path) -> nib.Nifti1Image:
     """Open an image that is to be read as a whole: a small file must not be able to ask for all memory.
 
-    Raises
-    ------
-    MissingInputError, DataError
-        See :func:`open_image`; also more than :data:`MAX_VOXELS` voxels.
+    Raises as :func:`open_image`, and DataError for more than :data:`MAX_VOXELS` voxels.
     """
     image = open_image(path)
     if int(np.prod(image.shape, dtype=object)) > MAX_VOXELS:
@@ -300,10 +256,7 @@ def open_volume(path: Path) -> nib.Nifti1Image:
 def read_values(path: Path, image: nib.Nifti1Image, dtype: type = np.float64) -> tuple[np.ndarray, list[str]]:
     """Values of an image of one volume, opened by :func:`open_volume`, shape (X, Y, Z), and what was assumed.
 
-    Raises
-    ------
-    DataError
-        The file is shorter than its header promises, or damaged.
+    Raises DataError for a file that is shorter than its header promises, or damaged.
     """
     values: np.ndarray = np.empty((*grid_shape(image), 1), dtype=dtype, order="F")
     warnings = require_voxels(path, image) + read_signals(path, image, values, slice(None))

@@ -9,12 +9,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from sicnn_app.bids.geometry import position_warnings
+from sicnn_app.bids.geometry import grid_shape, position_warnings
 from sicnn_app.bids.gradients import bvals_in_words, bvals_path, merged_bvals, part_bvals, read_bvecs
-from sicnn_app.bids.images import grid_shape, open_image, read_signals, require_voxels, volume_count
+from sicnn_app.bids.images import open_image, read_signals, require_voxels, volume_count
 from sicnn_app.errors import DataError
 from sicnn_app.ivim.bvalues import group_bvalues, other_unit
-from sicnn_app.ivim.run import DwiRun, SourceImage
+from sicnn_app.ivim.run import DwiRun
 from sicnn_app.ivim.series import MAX_LOW_BVAL, MIN_DISTINCT_BVALS, DwiSeries
 from sicnn_app.system.memory import empty_series
 
@@ -60,32 +60,21 @@ def _open_parts(run: DwiRun, bvals_file: Path | None, warnings: list[str]) -> li
         hint = f" (the {len(counts)} images that are combined have {sum(counts)} volumes together)"
     elif counts == [1]:
         hint = " (see --combine for one image per b-value)"
-    return [
-        _open_part(source, image, bvals, bvals_path(source, bvals_file), hint, warnings)
-        for source, image, bvals in zip(run.parts, images, tables, strict=True)
-    ]
-
-
-def _open_part(
-    source: SourceImage,
-    image: nib.Nifti1Image,
-    bvals: np.ndarray,
-    table: Path,
-    hint: str,
-    warnings: list[str],
-) -> _Part:
-    warnings.extend(image.extra["position"])
-    volumes = volume_count(image)
-    if bvals.size != volumes:
-        raise DataError(
-            f"{source.image.name} has {volumes} volumes but {table.name} has {bvals.size} b-values: "
-            f"check {table}{hint}"
-        )
-    bvecs = None
-    if source.bvec is not None:
-        bvecs, more = read_bvecs(source.bvec, bvals)
-        warnings.extend(more)
-    return _Part(source.image, image, bvals, bvecs)
+    parts = []
+    for source, image, volumes, bvals in zip(run.parts, images, counts, tables, strict=True):
+        warnings.extend(image.extra["position"])
+        if bvals.size != volumes:
+            table = bvals_path(source, bvals_file)
+            raise DataError(
+                f"{source.image.name} has {volumes} volumes but {table.name} has {bvals.size} b-values: "
+                f"check {table}{hint}"
+            )
+        bvecs = None
+        if source.bvec is not None:
+            bvecs, more = read_bvecs(source.bvec, bvals)
+            warnings.extend(more)
+        parts.append(_Part(source.image, image, bvals, bvecs))
+    return parts
 
 
 def _require_one_grid(parts: list[_Part]) -> None:
@@ -111,19 +100,7 @@ def _read_parts(parts: list[_Part], scratch: Path | None, warnings: list[str]) -
     return signals
 
 
-def _volumes_without_values(signals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which volumes, shape (N,), hold only NaN, and which only zeros and NaN."""
-    missing = np.zeros(signals.shape[3], dtype=bool)
-    zero = np.zeros(signals.shape[3], dtype=bool)
-    for volume in range(signals.shape[3]):
-        values = signals[..., volume]
-        nan = np.isnan(values)
-        missing[volume] = nan.all()
-        zero[volume] = (nan | (values == 0)).all()
-    return missing, zero
-
-
-def _drop_missing(signals: np.ndarray, missing: np.ndarray) -> np.ndarray:
+def _without(signals: np.ndarray, missing: np.ndarray) -> np.ndarray:
     """``signals`` without some volumes; the others move up in place: a copy would take twice the memory."""
     kept = np.flatnonzero(~missing)
     for position, volume in enumerate(kept):
@@ -152,10 +129,7 @@ def _require_ivim(name: str, bvals: np.ndarray) -> None:
 def series_size(run: DwiRun, *, bvals_file: Path | None) -> tuple[tuple[int, int, int, int], int]:
     """Shape (X, Y, Z, N) of a run's series and its number of nominal b-values; the voxels are not read.
 
-    Raises
-    ------
-    MissingInputError, DataError
-        As for :func:`load_run`.
+    Raises MissingInputError and DataError as :func:`load_run`.
     """
     parts = _open_parts(run, bvals_file, [])
     bvals = np.concatenate([part.bvals for part in parts])
@@ -193,23 +167,23 @@ def load_run(run: DwiRun, *, bvals_file: Path | None, scratch: Path | None = Non
     without = [source.image.name for source in run.parts if source.bvec is None]
     if without:
         warnings.append(f"{', '.join(without)}: no .bvec: only |b| is used")
-    with_directions = all(part.bvecs is not None for part in parts)
     bvals = np.concatenate([part.bvals for part in parts])
-    bvecs = np.concatenate([part.bvecs for part in parts]) if with_directions else None
+    bvecs = [part.bvecs for part in parts if part.bvecs is not None]
     warnings.extend(merged_bvals(bvals))
     names = ", ".join(source.image.name for source in run.parts)
-    missing, zero = _volumes_without_values(signals)
+    volumes = [signals[..., volume] for volume in range(signals.shape[3])]
+    missing = np.array([np.isnan(values).all() for values in volumes])
     if missing.all():
         raise DataError(f"{names} holds only NaN or infinite values: convert it again")
-    if (missing | zero).all():
+    if all((np.isnan(values) | (values == 0)).all() for values in volumes):
         raise DataError(f"{names} holds only zeros: convert it again")
     if missing.any():
         positions = ", ".join(str(v) for v in np.flatnonzero(missing))
         warnings.append(f"{run.name}: volume {positions} (counted from 0) holds only NaN and is left out")
     series = DwiSeries(
-        signals=_drop_missing(signals, missing),
+        signals=_without(signals, missing),
         bvals=bvals[~missing],
-        bvecs=None if bvecs is None else bvecs[~missing],
+        bvecs=np.concatenate(bvecs)[~missing] if len(bvecs) == len(parts) else None,
         affine=parts[0].image.affine,
         source_volumes=np.flatnonzero(~missing),
     )

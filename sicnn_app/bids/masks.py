@@ -7,8 +7,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from sicnn_app.bids.geometry import same_grid
-from sicnn_app.bids.images import grid_shape, open_volume, read_values, volume_count
+from sicnn_app.bids.geometry import grid_shape, same_grid, states_orientation
+from sicnn_app.bids.images import open_volume, read_values, volume_count
 from sicnn_app.errors import DataError, one_line
 
 
@@ -47,8 +47,7 @@ def load_mask(
     mask = np.nan_to_num(values) > 0
     if not mask.any():
         raise DataError(f"{path} is empty, no voxel is above 0: make it again, or leave it out")
-    mask, warnings = _on_grid(path, image, mask.astype(np.uint8), affine, shape, warnings)
-    return mask > 0, warnings
+    return _on_grid(path, image, mask.astype(np.uint8), affine, shape, warnings) > 0, warnings
 
 
 def load_labels(path: Path, affine: np.ndarray, *, shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:
@@ -82,17 +81,12 @@ def load_labels(path: Path, affine: np.ndarray, *, shape: tuple[int, ...]) -> tu
         labels = values.astype(np.int32)
     if not np.array_equal(labels, values) or labels.min(initial=0) < 0:
         raise DataError(f"{path} holds values that are no indices of regions: give a discrete segmentation")
-    stated = int(image.header["qform_code"]) > 0 or int(image.header["sform_code"]) > 0
-    if stated and not _can_be_turned(labels, image.affine, affine, shape):
-        warnings = [*warnings, f"{path.name} lies on another grid and was brought to that of the image"]
-        return _resampled(path, labels, image.affine, affine, shape), warnings
-    return _on_grid(path, image, labels, affine, shape, warnings)
-
-
-def _can_be_turned(values: np.ndarray, own: np.ndarray, affine: np.ndarray, shape: tuple[int, ...]) -> bool:
-    """Whether reordering and flipping the axes brings values with the affine ``own`` to the other grid."""
-    turned = _reoriented(values, own, affine)
-    return turned.shape == tuple(shape) and same_grid(turned.affine, affine, turned.shape)
+    if states_orientation(image.header):
+        turned = _reoriented(labels, image.affine, affine)
+        if turned.shape != shape or not same_grid(turned.affine, affine, shape):
+            warnings.append(f"{path.name} lies on another grid and was brought to that of the image")
+            return _resampled(path, labels, image.affine, affine, shape), warnings
+    return _on_grid(path, image, labels, affine, shape, warnings), warnings
 
 
 def _resampled(
@@ -136,23 +130,22 @@ def _on_grid(
     affine: np.ndarray,
     shape: tuple[int, ...] | None,
     warnings: list[str],
-) -> tuple[np.ndarray, list[str]]:
+) -> np.ndarray:
+    """Values in the axis order of the image; ``warnings`` gets what was done to them."""
     if not same_grid(image.affine, affine, values.shape):
-        if int(image.header["qform_code"]) == 0 and int(image.header["sform_code"]) == 0:
-            warnings = [*warnings, f"{path.name} states no orientation: it is taken to lie as the image does"]
+        if states_orientation(image.header):
+            turned = _reoriented(values, image.affine, affine)
+            if not same_grid(turned.affine, affine, turned.shape):
+                raise DataError(
+                    f"{path} lies on another grid than the image: resample it to the image's voxels"
+                )
+            values = np.asarray(turned.dataobj)
+            warnings.append(f"{path.name}: axes were turned to those of the image")
         else:
-            values = _turned(path, image, values, affine)
-            warnings = [*warnings, f"{path.name}: axes were turned to those of the image"]
+            warnings.append(f"{path.name} states no orientation: it is taken to lie as the image does")
     if shape is not None and values.shape != shape:
         raise _other_shape(path, values.shape, shape)
-    return values, warnings
-
-
-def _turned(path: Path, image: nib.Nifti1Image, values: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    turned = _reoriented(values, image.affine, affine)
-    if not same_grid(turned.affine, affine, turned.shape):
-        raise DataError(f"{path} lies on another grid than the image: resample it to the image's voxels")
-    return np.asarray(turned.dataobj)
+    return values
 
 
 def _reoriented(values: np.ndarray, own: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:

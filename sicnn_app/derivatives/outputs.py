@@ -19,9 +19,9 @@ import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 from PIL import Image
 
-from sicnn_app.bids.geometry import placement
+from sicnn_app.bids.geometry import grid_shape, placement
 from sicnn_app.bids.gradients import read_bvals
-from sicnn_app.bids.images import grid_shape, open_image, open_volume, read_volume, volume_count
+from sicnn_app.bids.images import open_image, open_volume, read_volume, volume_count
 from sicnn_app.bids.text_files import Boundary, read_bytes
 from sicnn_app.errors import DataError, SicnnAppError, complaint, one_line
 from sicnn_app.formats import printable
