@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sicnn_app.bids.text_files import read_json, require_content
-from sicnn_app.errors import DataError, MissingInputError, SicnnAppError
+from sicnn_app.bids.text_files import read_json, unreadable
+from sicnn_app.errors import DataError, MissingInputError
 from sicnn_app.ivim.run import SourceImage
 
 ENTITY_ORDER = (
@@ -66,17 +66,13 @@ def parse_name(name: str) -> BidsName | None:
         entities[entity[1]] = entity[2]
     if not _SUFFIX.fullmatch(suffix):
         return None
-    return BidsName(in_bids_order(entities), suffix, extension)
-
-
-def in_bids_order(entities: dict[str, str]) -> dict[str, str]:
-    """Entities sorted as in the specification; unknown ones last, in the order given."""
-    rank = {key: position for position, key in enumerate(ENTITY_ORDER)}
-    return dict(sorted(entities.items(), key=lambda item: rank.get(item[0], len(rank))))
+    # Unknown entities come last, in the order given.
+    order = dict.fromkeys((*ENTITY_ORDER, *entities))
+    return BidsName({key: entities[key] for key in order if key in entities}, suffix, extension)
 
 
 def applies(candidate: dict[str, str], entities: dict[str, str]) -> bool:
-    """Whether every entity of ``candidate`` is one of ``entities``, with an equal label."""
+    """True when every entity of ``candidate`` is one of ``entities``, with an equal label."""
     return candidate.items() <= entities.items()
 
 
@@ -103,22 +99,21 @@ class Associator:
     def _listing(self, folder: Path) -> list[tuple[Path, BidsName]]:
         if folder not in self._listings:
             try:
-                names = [(path, parse_name(path.name)) for path in sorted(folder.iterdir())]
+                paths = sorted(folder.iterdir())
             except OSError as error:
-                raise DataError(
-                    f"{folder} cannot be read ({error.strerror}): check its permissions"
-                ) from None
+                raise unreadable(folder, error) from None
             self._listings[folder] = [
-                (path, name) for path, name in names if name and name.suffix == self.suffix
+                (path, name)
+                for path in paths
+                if (name := parse_name(path.name)) and name.suffix == self.suffix
             ]
         return self._listings[folder]
 
     def _candidates(self, image: Path, entities: dict[str, str], extension: str) -> list[list[Path]]:
         """Files that apply, one list per folder that has any, nearest folder first."""
         folders = [image.parent, *image.parent.parents]
-        folders = folders[: folders.index(self.root) + 1]
         found = []
-        for folder in folders:
+        for folder in folders[: folders.index(self.root) + 1]:
             fitting = [
                 (len(name.entities), path)
                 for path, name in self._listing(folder)
@@ -141,20 +136,7 @@ class Associator:
         return candidates[0][0]
 
     def associate(self, image: Path, entities: dict[str, str]) -> tuple[SourceImage, list[str]]:
-        """Associate an image with its gradient table and metadata.
-
-        Parameters
-        ----------
-        image : Path
-            Below ``root``.
-        entities : dict of str to str
-            Entities of the image.
-
-        Returns
-        -------
-        source : SourceImage
-        warnings : list of str
-            Sidecars that were left out, one line each.
+        """An image below ``root`` with its gradient table and metadata, and a line per sidecar left out.
 
         Raises
         ------
@@ -170,54 +152,34 @@ class Associator:
         """Sidecars that apply to an image, farthest first, what they say together, and warnings."""
         sidecars: list[Path] = []
         metadata: dict[str, Any] = {}
-        warnings = []
+        warnings: list[str] = []
         for level in reversed(self._candidates(image, entities, ".json")):
             if len(level) > 1:
                 warnings.append(f"{_both(level)} both apply to {image.name}: the last one overrides")
             for path in level:
-                content, warning = _read_sidecar(path)
-                warnings += [] if warning is None else [warning]
+                content = _read_sidecar(path, warnings)
                 if content is not None:
                     sidecars.append(path)
                     metadata.update(content)
         return sidecars, metadata, warnings
 
 
-def _read_sidecar(path: Path) -> tuple[dict[str, Any] | None, str | None]:
-    """What a sidecar says, None when it is left out, and a warning where not all of it can be read."""
+def _read_sidecar(path: Path, warnings: list[str]) -> dict[str, Any] | None:
+    """What a sidecar says, None when it is left out; ``warnings`` gets why not all of it can be read."""
     try:
-        return read_json(path), None
+        return read_json(path)
     except (DataError, MissingInputError) as error:
         problem = error
     try:
         # Most often one name in another encoding.
         content = read_json(path, errors="replace")
     except (DataError, MissingInputError):
-        return None, f"a sidecar is left out, anatomy and motion correction are chosen without it: {problem}"
-    return content, f"{problem}; these letters are replaced, and the rest is used"
-
-
-def source_error(source: SourceImage, *, has_bvals_file: bool) -> SicnnAppError | None:
-    """What keeps an image from being read, judged without opening it; None when nothing does.
-
-    Parameters
-    ----------
-    source : SourceImage
-    has_bvals_file : bool
-        b-values are given on the command line for images without a .bval.
-    """
-    try:
-        require_content(source.image)
-        if source.bval is not None:
-            require_content(source.bval)
-    except SicnnAppError as error:
-        return error
-    if source.bval is None and not has_bvals_file:
-        return MissingInputError(
-            f"{source.image} has no .bval: "
-            f"add {image_stem(source.image)}.bval beside it, or give --bvals FILE"
+        warnings.append(
+            f"a sidecar is left out, anatomy and motion correction are chosen without it: {problem}"
         )
-    return None
+        return None
+    warnings.append(f"{problem}; these letters are replaced, and the rest is used")
+    return content
 
 
 def image_stem(image: Path) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sicnn_app.bids.associate import IMAGE_EXTENSIONS, applies, parse_name
 from sicnn_app.bids.select import Selection
-from sicnn_app.bids.text_files import can_be_entered, require_content
-from sicnn_app.errors import DataError, MissingInputError, UsageError
+from sicnn_app.bids.text_files import can_be_entered, require_content, unreadable
+from sicnn_app.errors import MissingInputError, UsageError
 from sicnn_app.ivim.run import DwiRun
 
 NATIVE_SPACES = ("orig", "native", "dwi")
@@ -30,13 +30,28 @@ PREFERRED_MASKS = ("brain", "body")
 
 @dataclass(frozen=True)
 class DerivativeFile:
-    """A file of a derivative dataset: its name's source entities, and how it was made."""
+    """A file of a derivative dataset: entities of its name, and which of them are those of its run."""
 
     dataset: Path
     path: Path
+    entities: dict[str, str]
     source: dict[str, str]
-    space: str | None
-    desc: str | None
+
+    @property
+    def space(self) -> str | None:
+        """Label of its ``space``, see :func:`own_space`."""
+        return own_space(self.entities)
+
+    @property
+    def desc(self) -> str | None:
+        """Label of its ``desc``."""
+        return self.entities.get("desc")
+
+
+def own_space(entities: dict[str, str]) -> str | None:
+    """Label of the ``space`` of an image; None on the grid of the source image."""
+    space = entities.get("space")
+    return None if space in NATIVE_SPACES else space
 
 
 def require_derivatives(datasets: dict[str, Path]) -> None:
@@ -47,25 +62,22 @@ def require_derivatives(datasets: dict[str, Path]) -> None:
             raise MissingInputError(f"the derivative dataset {name} {reason}: check {path}")
 
 
-def _source_entities(entities: dict[str, str], made: Sequence[str] = TARGET_ENTITIES) -> dict[str, str]:
+def _source_entities(entities: dict[str, str], made: Sequence[str]) -> dict[str, str]:
     return {key: label for key, label in entities.items() if key not in made}
 
 
 def _derivative_files(
-    datasets: dict[str, Path],
-    entities: dict[str, str],
-    suffix: str,
-    made: Sequence[str] = TARGET_ENTITIES,
+    datasets: Iterable[Path], entities: dict[str, str], suffix: str, made: Sequence[str] = TARGET_ENTITIES
 ) -> list[DerivativeFile]:
     """Images of a suffix in the datasets' folders of the same subject and session that fit ``entities``."""
     found = []
-    for root in datasets.values():
+    for root in datasets:
         folder = root / f"sub-{entities['sub']}"
         if "ses" in entities:
             folder /= f"ses-{entities['ses']}"
         for place in (folder, folder / "dwi"):
             if os.path.isdir(place) and not can_be_entered(place):
-                raise DataError(f"{place} cannot be read: check its permissions")
+                raise unreadable(place)
         # Other datatypes have other grids: a brain mask of anat/ is no mask of the DWI.
         for path in sorted([*folder.glob(f"*_{suffix}.nii*"), *folder.glob(f"dwi/*_{suffix}.nii*")]):
             name = parse_name(path.name)
@@ -73,9 +85,7 @@ def _derivative_files(
                 continue
             source = _source_entities(name.entities, made)
             if "sub" in source and applies(source, entities):
-                space = name.entities.get("space")
-                space = None if space in NATIVE_SPACES else space
-                found.append(DerivativeFile(root, path, source, space, name.entities.get("desc")))
+                found.append(DerivativeFile(root, path, name.entities, source))
     return found
 
 
@@ -83,20 +93,10 @@ def _names(files: Sequence[DerivativeFile]) -> str:
     return ", ".join(str(file.path) for file in files)
 
 
-def find_preprocessed(datasets: dict[str, Path], entities: dict[str, str]) -> DerivativeFile | None:
-    """The ``*_desc-preproc_dwi`` made from a run, or None.
+def find_preprocessed(datasets: Iterable[Path], entities: dict[str, str]) -> DerivativeFile | None:
+    """The ``*_desc-preproc_dwi`` made from the raw run with these entities, or None.
 
-    Parameters
-    ----------
-    datasets : dict of str to Path
-        Derivative datasets by name.
-    entities : dict of str to str
-        Entities of the raw run.
-
-    Raises
-    ------
-    UsageError
-        Several match.
+    Raises UsageError when several match, and DataError for a folder that cannot be read.
     """
     files = [file for file in _derivative_files(datasets, entities, "dwi") if file.desc == PREPROCESSED]
     if len(files) > 1:
@@ -131,25 +131,21 @@ def unused_preprocessed(
                 name = parse_name(path.name)
                 if name is None or name.extension not in IMAGE_EXTENSIONS or not selection.accepts(name):
                     continue
-                source = _source_entities(name.entities)
+                source = _source_entities(name.entities, TARGET_ENTITIES)
                 if not any(applies(source, entities) for entities in raw):
                     unused.append(path)
     return unused
 
 
-def find_mask(
-    datasets: dict[str, Path], entities: dict[str, str], *, space: str | None, desc: str | None
-) -> Path | None:
+def find_mask(datasets: Iterable[Path], entities: dict[str, str], *, desc: str | None) -> Path | None:
     """The mask made for a run and on its grid, or None.
 
     Parameters
     ----------
-    datasets : dict of str to Path
-        Derivative datasets by name.
+    datasets : iterable of Path
+        Derivative datasets.
     entities : dict of str to str
-        Entities of the run.
-    space : str or None
-        ``space`` label of the image; None in native space.
+        Entities of the run, its ``space`` among them.
     desc : str or None
         The one ``desc`` label wanted. Without it a single ``brain`` or ``body`` mask is preferred.
 
@@ -160,17 +156,15 @@ def find_mask(
     MissingInputError
         The content of the mask is not fetched.
     """
-    files = [file for file in _derivative_files(datasets, entities, "mask") if file.space == space]
-    narrowings: list[Callable[[DerivativeFile], bool]] = []
-    if desc is not None:
-        files = [file for file in files if file.desc == desc]
-    else:
-        narrowings.append(lambda file: file.desc in PREFERRED_MASKS)
+    files = [
+        file
+        for file in _derivative_files(datasets, entities, "mask")
+        if file.space == own_space(entities) and desc in (None, file.desc)
+    ]
     most = max((len(file.source) for file in files), default=0)
-    narrowings.append(lambda file: len(file.source) == most)
-    for narrowing in narrowings:
-        if len(files) > 1:
-            files = [file for file in files if narrowing(file)] or files
+    if desc is None:
+        files = [file for file in files if file.desc in PREFERRED_MASKS] or files
+    files = [file for file in files if len(file.source) == most] or files
     if not files:
         return None
     if len(files) > 1:
@@ -180,32 +174,15 @@ def find_mask(
 
 
 def mask_label(run: DwiRun, anatomy: str) -> str:
-    """``desc`` of the mask that is written for a run: that of the mask given, else what one is made of.
-
-    Parameters
-    ----------
-    run : DwiRun
-    anatomy : str
-        ``brain`` or ``body``.
-    """
-    given = None if run.mask is None else parse_name(run.mask.name)
-    return anatomy if given is None else given.entities.get("desc", anatomy)
+    """``desc`` of the mask that is written for a run: that of the mask given, else ``anatomy``."""
+    given = parse_name(run.mask.name) if run.mask else None
+    return given.entities.get("desc", anatomy) if given else anatomy
 
 
 def find_segmentations(dataset: Path, entities: dict[str, str]) -> list[DerivativeFile]:
     """Every ``*_dseg`` of a run in one derivative dataset, those that name more of the run's entities first.
 
-    Parameters
-    ----------
-    dataset : Path
-        Derivative dataset.
-    entities : dict of str to str
-        Entities of the run.
-
-    Raises
-    ------
-    DataError
-        A folder of the dataset cannot be read.
+    Raises DataError for a folder of the dataset that cannot be read.
     """
-    files = _derivative_files({"": dataset}, entities, "dseg", SEGMENTATION_ENTITIES)
+    files = _derivative_files([dataset], entities, "dseg", SEGMENTATION_ENTITIES)
     return sorted(files, key=lambda file: -len(file.source))

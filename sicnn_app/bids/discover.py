@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from sicnn_app.bids.associate import Associator, parse_name, source_error
+from sicnn_app.bids.associate import Associator, image_stem
 from sicnn_app.bids.derivative_datasets import (
-    NATIVE_SPACES,
     PREPROCESSED,
     find_mask,
     find_preprocessed,
@@ -23,7 +22,7 @@ from sicnn_app.bids.gradients import part_bvals
 from sicnn_app.bids.images import open_image, volume_count
 from sicnn_app.bids.index import find_images
 from sicnn_app.bids.select import Selection
-from sicnn_app.bids.text_files import Boundary, require_content
+from sicnn_app.bids.text_files import Boundary, require_content, unreadable
 from sicnn_app.errors import DataError, MissingInputError, NoRunsError, SicnnAppError, UsageError
 from sicnn_app.formats import natural_key, printable
 from sicnn_app.ivim.bvalues import group_bvalues, other_unit, wanted_bvalues
@@ -65,9 +64,9 @@ def _run_of(entities: dict[str, str], source: SourceImage) -> DwiRun:
 class _Collector:
     """Turns images into runs and remembers what is wrong with which image."""
 
-    def __init__(self, bids_dir: Path, derivatives: dict[str, Path]) -> None:
+    def __init__(self, bids_dir: Path, derivatives: Collection[Path]) -> None:
         self.derivatives = derivatives
-        self.associators = {root: Associator(root) for root in (bids_dir, *derivatives.values())}
+        self.associators = {root: Associator(root) for root in (bids_dir, *derivatives)}
         self.bids_dir = bids_dir
         self.errors: dict[Path, SicnnAppError] = {}
         self.warnings: list[str] = []
@@ -78,12 +77,11 @@ class _Collector:
             derived = find_preprocessed(self.derivatives, entities)
             if derived is None:
                 return _run_of(entities, self._source(self.bids_dir, path, entities))
-            own = parse_name(derived.path.name).entities  # type: ignore[union-attr]
-            source = self._source(derived.dataset, derived.path, own)
+            source = self._source(derived.dataset, derived.path, derived.entities)
             # Derivatives seldom repeat what the scanner said, such as the body part.
             _, raw, warnings = self.associators[self.bids_dir].metadata(path, entities)
             self.warnings.extend(warnings)
-            return _run_of(own, replace(source, metadata={**raw, **source.metadata}))
+            return _run_of(derived.entities, replace(source, metadata={**raw, **source.metadata}))
         except SicnnAppError as error:
             self.errors[path] = error
             return _run_of(entities, SourceImage(path, None, None))
@@ -93,13 +91,19 @@ class _Collector:
         self.warnings.extend(warnings)
         return source
 
-    def error(self, run: DwiRun, *, has_bvals_file: bool) -> SicnnAppError | None:
-        """What keeps a run from being loaded, as far as can be told without loading."""
+    def require_readable(self, run: DwiRun, *, has_bvals_file: bool) -> None:
+        """Raise what keeps a run from being loaded, as far as can be told without opening its images."""
         for source in run.parts:
-            error = self.errors.get(source.image) or source_error(source, has_bvals_file=has_bvals_file)
-            if error is not None:
-                return error
-        return None
+            if source.image in self.errors:
+                raise self.errors[source.image]
+            require_content(source.image)
+            if source.bval is not None:
+                require_content(source.bval)
+            elif not has_bvals_file:
+                raise MissingInputError(
+                    f"{source.image} has no .bval: "
+                    f"add {image_stem(source.image)}.bval beside it, or give --bvals FILE"
+                )
 
 
 def _combine(runs: Iterable[DwiRun], entity: str) -> list[DwiRun]:
@@ -107,27 +111,23 @@ def _combine(runs: Iterable[DwiRun], entity: str) -> list[DwiRun]:
     groups: dict[tuple[tuple[str, str], ...], list[DwiRun]] = defaultdict(list)
     for run in runs:
         groups[tuple(item for item in run.entities.items() if item[0] != entity)].append(run)
-    return [
-        members[0]
-        if len(members) == 1
-        else replace(
-            members[0], entities=dict(shared), parts=tuple(part for run in members for part in run.parts)
+    combined = []
+    for shared, members in groups.items():
+        parts = tuple(part for run in members for part in run.parts)
+        combined.append(
+            members[0] if len(members) == 1 else replace(members[0], entities=dict(shared), parts=parts)
         )
-        for shared, members in groups.items()
-    ]
+    return combined
 
 
 def _add_mask(run: DwiRun, inputs: InputSettings, warnings: list[str]) -> DwiRun:
-    space = run.entities.get("space")
     desc = None if inputs.mask_desc is None else inputs.mask_desc.removeprefix("desc-")
-    mask = find_mask(
-        inputs.derivatives, run.entities, space=None if space in NATIVE_SPACES else space, desc=desc
-    )
-    if mask is None and (desc is not None or not run.preprocessed):
-        wanted = "mask" if desc is None else f"mask with desc-{desc}"
-        warnings.append(f"{run.name}: no {wanted} of it in {', '.join(inputs.derivatives)}; one is made")
+    mask = find_mask(inputs.derivatives.values(), run.entities, desc=desc)
     if mask is not None:
         open_image(mask)
+    elif desc is not None or not run.preprocessed:
+        wanted = "mask" if desc is None else f"mask with desc-{desc}"
+        warnings.append(f"{run.name}: no {wanted} of it in {', '.join(inputs.derivatives)}; one is made")
     return replace(run, mask=mask)
 
 
@@ -154,14 +154,14 @@ def _links_out(runs: Iterable[DwiRun], roots: Iterable[Path]) -> list[str]:
 def _no_ivim_run(
     run: DwiRun, bvals_file: Path | None, steps: PreprocessingSettings
 ) -> tuple[bool, str | None]:
-    """Whether a run is usable, and, if it is sound but no IVIM run, why. Raises SicnnAppError."""
+    """True for a usable run, and why a sound one is no IVIM run. Raises SicnnAppError."""
     volumes = [volume_count(open_image(source.image)) for source in run.parts]
     if sum(volumes) == 1:
         return False, "it has one volume"
     bvals = np.concatenate(part_bvals(run.parts, volumes, bvals_file)[0])
     if bvals.size != sum(volumes) or other_unit(bvals) is not None:
         return False, None
-    nominal = group_bvalues(bvals)[0]
+    nominal, _ = group_bvalues(bvals)
     wanted = wanted_bvalues(nominal, max_bval=steps.max_bval, ignore_bvals=steps.ignore_bvals)
     if (distinct := int(wanted.sum())) < MIN_DISTINCT_BVALS:
         # A multi-shell run beside the IVIM run has few b-values below the limit of the model.
@@ -228,7 +228,7 @@ def discover(
         hint = ": to process preprocessed images alone, give their dataset as BIDS_DIR" if unused else ""
         raise NoRunsError(f"{bids_dir} holds no DWI run that was asked for{asked}{hint}")
     skipped = list(images.skipped)
-    collector = _Collector(bids_dir, inputs.derivatives)
+    collector = _Collector(bids_dir, inputs.derivatives.values())
     collector.warnings += [
         *chosen.warnings,
         *chosen.unmatched(entities for _, entities in images.chosen),
@@ -242,27 +242,25 @@ def discover(
     if selection.combine != "none":
         runs = _combine(runs, COMBINED_ENTITY[selection.combine])
 
-    problems: dict[str, tuple[DwiRun, SicnnAppError]] = {}
+    problems: dict[str, SicnnAppError] = {}
     named: dict[str, DwiRun] = {}
     for run in runs:
-        error = collector.error(run, has_bvals_file=inputs.bvals is not None)
-        if run.name in named:
-            other = named[run.name].parts[0].image
-            error = DataError(
-                f"{other} and {run.parts[0].image} are both the run {run.name}: keep one of them"
-            )
-        elif error is None and inputs.derivatives:
-            try:
+        try:
+            if run.name in named:
+                other = named[run.name].parts[0].image
+                raise DataError(
+                    f"{other} and {run.parts[0].image} are both the run {run.name}: keep one of them"
+                )
+            collector.require_readable(run, has_bvals_file=inputs.bvals is not None)
+            if inputs.derivatives:
                 run = _add_mask(run, inputs, collector.warnings)
-            except SicnnAppError as mask_error:
-                error = mask_error
+        except SicnnAppError as error:
+            problems[run.name] = error
         named[run.name] = run
-        if error is not None:
-            problems[run.name] = (run, error)
     for folder, entities in images.closed:
         run = DwiRun(entities, (SourceImage(folder, None, None),))
         named[run.name] = run
-        problems[run.name] = (run, DataError(f"{folder} cannot be read: check its permissions"))
+        problems[run.name] = unreadable(folder)
     if inputs.mask_desc is not None and not any(run.mask for run in named.values()) and not problems:
         raise MissingInputError(
             f"no mask with desc-{inputs.mask_desc} of the chosen runs in {', '.join(inputs.derivatives)}"
@@ -270,20 +268,23 @@ def discover(
     if inputs.bvals is not None and all(part.bval for run in named.values() for part in run.parts):
         collector.warnings.append(f"--bvals {inputs.bvals} is not used: every image has a .bval of its own")
 
-    states: dict[str, tuple[bool, str | None]] = {}
+    usable: set[str] = set()
+    no_ivim_runs: dict[str, str] = {}
     for name, run in named.items():
         try:
-            states[name] = _no_ivim_run(run, inputs.bvals, preprocessing or PreprocessingSettings())
+            is_usable, reason = _no_ivim_run(run, inputs.bvals, preprocessing or PreprocessingSettings())
         except SicnnAppError as error:
-            states[name] = False, None
-            problems.setdefault(name, (run, error))
-    usable = {run.subject for name, run in named.items() if states[name][0] and name not in problems}
-    for name, run in list(named.items()):
-        reason = states[name][1]
-        if reason is not None and run.subject in usable:
-            skipped.append((name, f"{reason}, and the participant has other runs"))
-            del named[name]
+            problems.setdefault(name, error)
+            continue
+        if is_usable and name not in problems:
+            usable.add(run.subject)
+        elif reason is not None:
+            no_ivim_runs[name] = f"{reason}, and the participant has other runs"
+    for name, reason in no_ivim_runs.items():
+        if named[name].subject in usable:
+            skipped.append((name, reason))
             problems.pop(name, None)
+            del named[name]
     collector.warnings += _links_out(named.values(), collector.associators)
     ordered = sorted(named, key=natural_key)
     return Discovery(
@@ -291,5 +292,5 @@ def discover(
         # One sidecar can serve many runs.
         warnings=tuple(dict.fromkeys(collector.warnings)),
         skipped=tuple(skipped),
-        problems=tuple(problems[name] for name in ordered if name in problems),
+        problems=tuple((named[name], problems[name]) for name in ordered if name in problems),
     )

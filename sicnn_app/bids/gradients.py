@@ -49,24 +49,27 @@ def part_bvals(
     MissingInputError, DataError
         See :func:`read_bvals`; DataError also for an image without b-values.
     """
-    paths = []
-    for source in parts:
+    sharing: dict[Path, list[int]] = {}
+    for position, source in enumerate(parts):
         path = bvals_path(source, bvals_file)
         if path is None:
             raise DataError(f"{source.image} has no .bval")
-        paths.append(path)
-    tables = {path: read_bvals(path) for path in dict.fromkeys(paths)}
-    found, warnings = [tables[path] for path in paths], []
-    for path, table in tables.items():
-        sharing = [position for position, other in enumerate(paths) if other == path]
-        ends = np.cumsum([volumes[position] for position in sharing])
-        if ends[-1] == table.size and len(sharing) > 1:
-            given = []
-            for position, bvals in zip(sharing, np.split(table, ends[:-1]), strict=True):
-                found[position] = bvals
-                given.append(f"{parts[position].image.name}: {', '.join(f'{b:g}' for b in bvals)}")
+        sharing.setdefault(path, []).append(position)
+    found: dict[int, np.ndarray] = {}
+    warnings = []
+    for path, positions in sharing.items():
+        table = read_bvals(path)
+        shares = [table] * len(positions)
+        ends = np.cumsum([volumes[position] for position in positions])
+        if ends[-1] == table.size and len(positions) > 1:
+            shares = np.split(table, ends[:-1])
+            given = [
+                f"{parts[position].image.name}: {', '.join(f'{b:g}' for b in bvals)}"
+                for position, bvals in zip(positions, shares, strict=True)
+            ]
             warnings.append(f"b-values of {path.name} by image, s/mm^2: {'; '.join(given)}")
-    return found, warnings
+        found.update(zip(positions, shares, strict=True))
+    return [found[position] for position in range(len(parts))], warnings
 
 
 def _numbers(path: Path) -> list[list[float]]:
@@ -86,11 +89,7 @@ def _numbers(path: Path) -> list[list[float]]:
 
 
 def read_bvals(path: Path) -> np.ndarray:
-    """Read a .bval file: numbers in one row or one column.
-
-    Returns
-    -------
-    ndarray, shape (N,), float64, s/mm^2
+    """Numbers in one row or one column of a .bval file, shape (N,), float64, s/mm^2.
 
     Raises
     ------
@@ -111,11 +110,6 @@ def read_bvals(path: Path) -> np.ndarray:
 def read_bvecs(path: Path, bvals: np.ndarray) -> tuple[np.ndarray | None, list[str]]:
     """Read a .bvec file, 3 rows or 3 columns; IVIM can do without, so nothing in it is an error.
 
-    Parameters
-    ----------
-    path : Path
-    bvals : ndarray, shape (N,), s/mm^2
-
     Returns
     -------
     bvecs : ndarray, shape (N, 3), or None
@@ -125,8 +119,7 @@ def read_bvecs(path: Path, bvals: np.ndarray) -> tuple[np.ndarray | None, list[s
     if path.exists() and not path.is_file():
         return None, [f"{path} is left out: it is no file; only |b| is used"]
     try:
-        rows = [row for row in _numbers(path) if row]
-        table = np.array(rows, dtype=np.float64)
+        table = np.array([row for row in _numbers(path) if row], dtype=np.float64)
     except (DataError, ValueError):
         return None, [f"{path} is left out: it is no table of numbers; only |b| is used"]
     warnings = []
@@ -159,12 +152,7 @@ def bvals_in_words(bvals: np.ndarray) -> list[str]:
 
 
 def merged_bvals(bvals: np.ndarray) -> list[str]:
-    """A warning that names the b-values taken as one, when there are any.
-
-    Parameters
-    ----------
-    bvals : ndarray, shape (N,), s/mm^2
-    """
+    """A warning that names the b-values taken as one, when there are any."""
     pairs = zip(bvals_in_words(bvals), group_bvalues(bvals)[0], strict=True)
     merged = [f"{words} as {b:g}" for words, b in pairs if "-" in words]
     return [f"b-values close to each other are taken as one: {', '.join(merged)} s/mm^2"] if merged else []

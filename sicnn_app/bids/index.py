@@ -10,8 +10,8 @@ from pathlib import Path
 from sicnn_app.bids.associate import IMAGE_EXTENSIONS, LABEL, parse_name
 from sicnn_app.bids.derivative_datasets import PREPROCESSED
 from sicnn_app.bids.select import Selection
-from sicnn_app.bids.text_files import can_be_entered
-from sicnn_app.errors import DataError, MissingInputError, NoRunsError, NotBidsError, OutputError, UsageError
+from sicnn_app.bids.text_files import can_be_entered, unreadable
+from sicnn_app.errors import MissingInputError, NoRunsError, NotBidsError, OutputError, UsageError
 from sicnn_app.formats import natural_key, printable
 
 NO_MAGNITUDE = ("phase", "real", "imag")
@@ -56,6 +56,8 @@ class Images:
 def find_images(bids_dir: Path, selection: Selection, *, database_dir: Path | None) -> Images:
     """Find the DWI images of the participants that were asked for, and choose among them by name.
 
+    Raises as :func:`sicnn_app.bids.discover.discover`, and UsageError for a path that is no UTF-8.
+
     Parameters
     ----------
     bids_dir : Path
@@ -63,11 +65,6 @@ def find_images(bids_dir: Path, selection: Selection, *, database_dir: Path | No
     selection : Selection
     database_dir : Path or None
         Folder of a pybids database to use or make.
-
-    Raises
-    ------
-    MissingInputError, NoRunsError, DataError, UsageError, OutputError, NotBidsError
-        See :func:`sicnn_app.bids.discover.discover`; UsageError also for a path that is no UTF-8.
     """
     participants, warnings = _participants(bids_dir, selection)
     chosen, raw, skipped = [], [], []
@@ -77,13 +74,11 @@ def find_images(bids_dir: Path, selection: Selection, *, database_dir: Path | No
     warnings += stale
     for path in sorted(found, key=lambda path: natural_key(path.name)):
         name = parse_name(path.name)
-        folders = [folder.partition("-") for folder in path.relative_to(bids_dir).parts[:-2]]
         if name is None:
             warnings.append(f"{printable(path)} is ignored: its name is not BIDS ({LABELS_ARE})")
             continue
-        if {key: label for key, _, label in folders} != {
-            key: label for key, label in name.entities.items() if key in ("sub", "ses")
-        }:
+        folders = [f"{key}-{name.entities[key]}" for key in ("sub", "ses") if key in name.entities]
+        if path.relative_to(bids_dir).parts[:-2] != tuple(folders):
             warnings.append(
                 f"{printable(path)} is ignored: its folders tell another subject or session than its name"
             )
@@ -110,7 +105,7 @@ def _participants(bids_dir: Path, selection: Selection) -> tuple[list[str], list
     try:
         folders = [path.name for path in bids_dir.iterdir() if path.name.startswith("sub-") and path.is_dir()]
     except OSError as error:
-        raise DataError(f"{bids_dir} cannot be read ({error.strerror}): check its permissions") from None
+        raise unreadable(bids_dir, error) from None
     labels = [name.removeprefix("sub-") for name in folders]
     present = [label for label in labels if LABEL.fullmatch(label)]
     others = sorted(f"sub-{label}" for label in labels if not LABEL.fullmatch(label))
@@ -149,19 +144,20 @@ def _closed_folders(
     closed = []
     sessions = selection.labels.get("ses")
     waiting = [(bids_dir / f"sub-{label}", {"sub": label}) for label in participants]
-    while waiting:
-        folder, entities = waiting.pop()
+    for folder, entities in waiting:
         if not can_be_entered(folder):
             closed.append((folder, entities))
         elif folder.name != "dwi":
-            waiting += [(path, entities) for path in [folder / "dwi"] if path.is_dir()]
+            inner = [(folder / "dwi", entities)]
             if "ses" not in entities:
-                labelled = [(path, path.name.removeprefix("ses-")) for path in folder.glob("ses-*")]
-                waiting += [
-                    (path, {**entities, "ses": label})
-                    for path, label in labelled
-                    if path.is_dir() and LABEL.fullmatch(label) and (sessions is None or label in sessions)
+                labels = [path.name.removeprefix("ses-") for path in folder.glob("ses-*")]
+                inner += [
+                    (folder / f"ses-{label}", {**entities, "ses": label})
+                    for label in labels
+                    if LABEL.fullmatch(label) and (sessions is None or label in sessions)
                 ]
+            # The list that is gone through grows by it.
+            waiting += [(path, inside) for path, inside in inner if path.is_dir()]
     return closed
 
 

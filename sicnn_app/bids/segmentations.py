@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sicnn_app.bids.associate import Associator, parse_name
+from sicnn_app.bids.associate import Associator
 from sicnn_app.bids.derivative_datasets import DerivativeFile, find_segmentations
 from sicnn_app.bids.images import open_image
 from sicnn_app.bids.masks import load_labels
@@ -78,16 +78,15 @@ class Segmentations:
         for dataset, root in self._datasets.items():
             candidates: dict[str, list[DerivativeFile]] = {}
             for file in find_segmentations(root, entities):
-                candidates.setdefault(_segmentation_name(dataset, file.path), []).append(file)
+                parts = [file.entities[key] for key in ("seg", "desc") if key in file.entities]
+                candidates.setdefault(":".join([dataset, *parts]), []).append(file)
             for name, files in candidates.items():
                 best = [file for file in files if len(file.source) == len(files[0].source)]
                 best = [file for file in best if file.space == entities.get("space")] or best
                 if len(best) > 1:
                     both = " and ".join(str(file.path) for file in best[:2])
                     warnings.append(f"{both} are both the segmentation {name}: the first is used")
-                lookup = self._associators[dataset].nearest(
-                    best[0].path, parse_name(best[0].path.name).entities, ".tsv"
-                )
+                lookup = self._associators[dataset].nearest(best[0].path, best[0].entities, ".tsv")
                 if lookup is not None and lookup.is_symlink() and self._boundary.target_outside(lookup):
                     # Its words become names in tables: a list of patients has such columns, too.
                     warnings.append(f"{lookup} is left out: it is a link out of its dataset; copy the table")
@@ -96,26 +95,16 @@ class Segmentations:
         return found, warnings
 
 
-def _segmentation_name(dataset: str, path: Path) -> str:
-    entities = parse_name(path.name).entities
-    parts = [entities[key] for key in ("seg", "desc") if key in entities]
-    return ":".join([dataset, *parts])
-
-
 def read_lookup(path: Path) -> dict[int, str]:
     """Names of the regions of a segmentation by their indices, as tables write them.
+
+    White space in a name becomes single spaces, so that names that look alike are one; letters that cannot be
+    seen become escapes. An index whose name is empty or ``n/a`` is left out.
 
     Parameters
     ----------
     path : Path
         A ``*_dseg.tsv`` of BIDS derivatives, with the columns ``index`` and ``name``.
-
-    Returns
-    -------
-    dict of int to str
-        White space in a name is single spaces, so that names that look alike are one; letters that cannot be
-        seen are escapes. An index whose name is
-        empty or ``n/a`` is not in it.
 
     Raises
     ------
@@ -151,7 +140,10 @@ class Regions:
 
 
 def load_regions(segmentation: Segmentation, image: Path, mask: np.ndarray) -> tuple[Regions, list[str]]:
-    """Regions of a segmentation in the voxels of a map.
+    """Regions of a segmentation in the voxels of a map, and warnings.
+
+    A region without a name is called by its index. Indices that share a name are one region. Regions outside
+    the mask are among them.
 
     Parameters
     ----------
@@ -160,13 +152,6 @@ def load_regions(segmentation: Segmentation, image: Path, mask: np.ndarray) -> t
         The map.
     mask : ndarray, shape (X, Y, Z), bool
         Its voxels that count.
-
-    Returns
-    -------
-    regions : Regions
-        A region without a name is called by its index. Indices that share a name are one region. Regions
-        outside the mask are among them.
-    warnings : list of str
 
     Raises
     ------

@@ -77,11 +77,10 @@ class Selection:
             for key, name in LABEL_SETTINGS.items()
             if (values := getattr(settings, name))
         }
-        filters, warnings = check_filters(settings.bids_filters)
-        return cls(labels, filters, tuple(warnings))
+        return cls(labels, *_checked_filters(settings.bids_filters))
 
     def accepts(self, name: BidsName) -> bool:
-        """Whether an image of a ``dwi`` folder is chosen."""
+        """True when an image of a ``dwi`` folder is chosen."""
         fields = {**name.entities, "suffix": name.suffix, "extension": name.extension, "datatype": "dwi"}
         return all(fields.get(key) in labels for key, labels in self.labels.items()) and all(
             any(fits(fields.get(key), value) for value in values) for key, values in self.filters.items()
@@ -120,38 +119,28 @@ def _flag(key: str) -> str:
 
 
 def fits(label: str | None, wanted: Any) -> bool:
-    """Whether one value of a filter file accepts a label (None: the name has no such entity)."""
-    if (
-        wanted == OPTIONAL
-        or (wanted in ABSENT and label is None)
-        or (wanted in PRESENT and label is not None)
-    ):
+    """True when one value of a filter file accepts a label (None: the name has no such entity)."""
+    if wanted == OPTIONAL:
         return True
-    if isinstance(wanted, int) and label is not None and label.isdecimal():
-        return int(label) == wanted
-    return label is not None and label == wanted
+    if wanted in ABSENT:
+        return label is None
+    if wanted in PRESENT:
+        return label is not None
+    if isinstance(wanted, int):
+        return label is not None and label.isdecimal() and int(label) == wanted
+    return label == wanted
 
 
 def is_label(value: Any) -> bool:
-    """Whether a value of a filter file is a label, and not a rule about labels."""
+    """True when a value of a filter file is a label, and not a rule about labels."""
     return value not in (*ABSENT, *PRESENT, OPTIONAL)
 
 
-def check_filters(content: dict[str, Any]) -> tuple[dict[str, tuple[Any, ...]], list[str]]:
-    """Filters of DWI images in a filter file as fMRIPrep documents it.
+def _checked_filters(content: dict[str, Any]) -> tuple[dict[str, tuple[Any, ...]], tuple[str, ...]]:
+    """Filters and warnings of a :class:`Selection` from a filter file as fMRIPrep documents it.
 
-    Parameters
-    ----------
-    content : dict
-        Filters by the query they are for, as ``{"dwi": {"acquisition": "ivim"}}``.
-
-    Returns
-    -------
-    filters : dict of str to tuple
-        Values accepted per short entity key, ``suffix``, ``extension`` or ``datatype``; labels without
-        prefix, extensions with their dot.
-    warnings : list of str
-        What was ignored, one line each.
+    ``content`` has filters by the query they are for, as ``{"dwi": {"acquisition": "ivim"}}``. Labels are
+    returned without prefix, extensions with their dot.
 
     Raises
     ------
@@ -181,7 +170,7 @@ def check_filters(content: dict[str, Any]) -> tuple[dict[str, tuple[Any, ...]], 
             raise UsageError(f"--bids-filter-file: {_shown(name)} is given by two names: keep one of them")
         else:
             filters[key] = _values(name, key, value)
-    return filters, warnings
+    return filters, tuple(warnings)
 
 
 def _key(name: str) -> str | None:

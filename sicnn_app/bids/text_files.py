@@ -23,6 +23,12 @@ ANNEX_POINTER = b"/annex/objects/"
 """Start of the text git-annex leaves in place of an unlocked file that was not fetched."""
 
 
+def unreadable(path: Path, error: OSError | None = None) -> DataError:
+    """Error for a file or folder that is there but may not be read."""
+    reason = f" ({error.strerror})" if error else ""
+    return DataError(f"{path} cannot be read{reason}: check its permissions")
+
+
 def can_be_entered(folder: Path) -> bool:
     """Whether a folder can be listed and its files be reached.
 
@@ -60,7 +66,7 @@ def require_content(path: Path) -> None:
         with os.fdopen(open_regular(path), "rb") as stream:
             start = stream.read(len(ANNEX_POINTER))
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
+        raise unreadable(path, error) from None
     if start == ANNEX_POINTER:
         raise MissingInputError(not_fetched)
 
@@ -86,22 +92,16 @@ class Boundary:
         target = folder / path.name
         if target.is_symlink():
             target = Path(os.path.realpath(target))
-        inside = any(target.is_relative_to(root) for root in self._roots)
-        return None if inside or self._is_annexed(target) else target
-
-    def _is_annexed(self, target: Path) -> bool:
-        """Whether a file is content in the annex of a dataset that one of these is part of."""
+        if any(target.is_relative_to(root) for root in self._roots):
+            return None
+        # Content in the annex of a dataset that one of these is part of.
         repository, found, content = str(target).partition("/.git/")
         part = any(root.is_relative_to(repository or "/") for root in self._roots)
-        return bool(found) and part and "annex/objects/" in content
+        return None if found and part and "annex/objects/" in content else target
 
 
 def read_bytes(path: Path) -> bytes:
     """Content of a small file.
-
-    Returns
-    -------
-    bytes
 
     Raises
     ------
@@ -126,18 +126,8 @@ def read_bytes(path: Path) -> bytes:
 def read_text(path: Path, *, errors: str = "strict") -> str:
     """Text of a small UTF-8 file, with or without a byte order mark.
 
-    Parameters
-    ----------
-    path : Path
-    errors : str
-        What becomes of bytes that are no UTF-8, as for ``bytes.decode``.
-
-    Raises
-    ------
-    MissingInputError
-        See :func:`require_content`.
-    DataError
-        See :func:`read_bytes`; also when it is no text.
+    ``errors`` says what becomes of bytes that are no UTF-8, as for ``bytes.decode``. Raises as
+    :func:`read_bytes`, and DataError when it is no text.
     """
     try:
         return read_bytes(path).decode("utf-8-sig", errors)
@@ -150,18 +140,7 @@ def read_text(path: Path, *, errors: str = "strict") -> str:
 def read_json(path: Path, *, errors: str = "strict") -> dict[str, Any]:
     """Object in a small JSON file.
 
-    Parameters
-    ----------
-    path : Path
-    errors : str
-        See :func:`read_text`.
-
-    Raises
-    ------
-    MissingInputError, DataError
-        See :func:`read_text`.
-    DataError
-        Also when it is not valid JSON, or holds something else than one object.
+    Raises as :func:`read_text`, and DataError when it is not valid JSON or holds anything but one object.
     """
     text = read_text(path, errors=errors)
     try:
@@ -190,10 +169,8 @@ def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]
     Raises
     ------
     MissingInputError, DataError
-        See :func:`read_text`.
-    DataError
-        Also when it lacks a column or names one twice, or has more than :data:`MAX_CELLS` cells, or one
-        that is too long.
+        See :func:`read_text`; DataError also when it lacks a column or names one twice, or has more than
+        :data:`MAX_CELLS` cells, or one that is too long.
     """
     lines = csv.reader(io.StringIO(read_text(path), newline=None), delimiter="\t", quoting=csv.QUOTE_NONE)
     try:

@@ -183,7 +183,7 @@ def mask(root: Path, name: str, *, folder: str = "sub-01/dwi") -> Path:
 
 
 def found(root: Path, *, space: str | None = None, desc: str | None = None) -> Path | None:
-    return find_mask({"masks": root}, RUN, space=space, desc=desc)
+    return find_mask([root], RUN if space is None else {**RUN, "space": space}, desc=desc)
 
 
 @pytest.mark.parametrize(
@@ -261,9 +261,9 @@ def test_an_unfetched_mask_names_datalad(tmp_path):
 def test_the_preprocessed_image_of_a_run_is_found(tmp_path):
     mask(tmp_path, "sub-01_acq-b_desc-preproc_dwi.nii.gz")
     mask(tmp_path, "sub-01_acq-a_desc-denoised_dwi.nii.gz")
-    assert find_preprocessed({"p": tmp_path}, RUN) is None
+    assert find_preprocessed([tmp_path], RUN) is None
     expected = mask(tmp_path, "sub-01_acq-a_space-T1w_desc-preproc_dwi.nii.gz")
-    file = find_preprocessed({"p": tmp_path}, RUN)
+    file = find_preprocessed([tmp_path], RUN)
     assert (file.path, file.space, file.source) == (expected, "T1w", RUN)
 
 
@@ -271,4 +271,4 @@ def test_several_preprocessed_images_are_an_error(tmp_path):
     for space in ("T1w", "ACPC"):
         mask(tmp_path, f"sub-01_space-{space}_desc-preproc_dwi.nii.gz")
     with pytest.raises(UsageError, match=r"space-ACPC.*space-T1w"):
-        find_preprocessed({"p": tmp_path}, RUN)
+        find_preprocessed([tmp_path], RUN)
