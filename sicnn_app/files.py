@@ -35,22 +35,14 @@ MAX_NESTING = 64
 def open_regular(
     path: Path | str, flags: int = os.O_RDONLY, *, follow: bool = True, dir_fd: int | None = None
 ) -> int:
-    """Open a regular file without waiting for anything.
+    """Descriptor of a regular file, opened without waiting for anything; the caller closes it.
 
     Parameters
     ----------
-    path : Path
-    flags : int
+    flags, dir_fd : int
         As for ``os.open``.
     follow : bool
-        Whether ``path`` may be a link.
-    dir_fd : int, optional
-        Descriptor of the folder from which ``path`` leads.
-
-    Returns
-    -------
-    int
-        Descriptor, which the caller closes.
+        ``path`` may be a link.
 
     Raises
     ------
@@ -79,13 +71,7 @@ def _require_regular(status: os.stat_result, path: Path | str) -> None:
 def read_regular(
     path: Path | str, limit: int = MAX_TEXT_BYTES, *, follow: bool = True, dir_fd: int | None = None
 ) -> bytes:
-    """Content of a regular file of at most ``limit`` bytes.
-
-    Raises
-    ------
-    OSError
-        See :func:`open_regular`; also (``EFBIG``) when the file is larger.
-    """
+    """Content of a regular file; raises OSError as :func:`open_regular`, ``EFBIG`` above ``limit`` bytes."""
     with os.fdopen(open_regular(path, follow=follow, dir_fd=dir_fd), "rb") as stream:
         content = stream.read(limit + 1)
     if len(content) > limit:
@@ -167,15 +153,7 @@ def status_of_new_file(folder: int) -> os.stat_result:
     Its owner is this user as the file system knows them, and its time is that of the clock that stamps files
     there.
 
-    Parameters
-    ----------
-    folder : int
-        Descriptor.
-
-    Raises
-    ------
-    OSError
-        The folder cannot be written.
+    ``folder`` is a descriptor. Raises OSError where the folder cannot be written.
     """
     try:
         descriptor = os.open(".", getattr(os, "O_TMPFILE", 0) | os.O_RDWR, 0o600, dir_fd=folder)
@@ -194,13 +172,7 @@ def why_not_private(status: os.stat_result, folder: int) -> str | None:
     """Why somebody else may have made or changed a file or folder, in words; None when nobody else can.
 
     File systems without owners or permissions show all files alike: there nobody can be told from another.
-
-    Parameters
-    ----------
-    status : os.stat_result
-        Of the file or folder.
-    folder : int
-        Descriptor of a folder on the same file system.
+    ``folder`` is the descriptor of a folder on the same file system.
     """
     try:
         user = status_of_new_file(folder).st_uid
@@ -265,12 +237,8 @@ def parse_json(content: bytes | str) -> Any:
         raise ValueError("nested too deeply") from None
     level = [value]
     for _ in range(MAX_NESTING):
-        level = [
-            child
-            for item in level
-            if isinstance(item, dict | list)
-            for child in (item.values() if isinstance(item, dict) else item)
-        ]
+        inner = [list(item.values()) if isinstance(item, dict) else item for item in level]
+        level = [child for item in inner if isinstance(item, list) for child in item]
         if not level:
             return value
     raise ValueError("nested too deeply")

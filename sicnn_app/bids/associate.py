@@ -125,18 +125,16 @@ class Associator:
 
     def nearest(self, image: Path, entities: dict[str, str], extension: str) -> Path | None:
         """The file of an extension that applies to an image, None without one; raises DataError for two."""
-        candidates = self._candidates(image, entities, extension)
-        if not candidates:
-            return None
+        nearest = next(iter(self._candidates(image, entities, extension)), [])
         own = image.parent / f"{image_stem(image)}{extension}"
-        if own in candidates[0]:
+        if own in nearest:
             return own
-        if len(candidates[0]) > 1:
-            raise DataError(f"{image}: {_both(candidates[0])} both apply to it: keep one of them")
-        return candidates[0][0]
+        if len(nearest) > 1:
+            raise DataError(f"{image}: {_both(nearest)} both apply to it: keep one of them")
+        return nearest[0] if nearest else None
 
-    def associate(self, image: Path, entities: dict[str, str]) -> tuple[SourceImage, list[str]]:
-        """An image below ``root`` with its gradient table and metadata, and a line per sidecar left out.
+    def associate(self, image: Path, entities: dict[str, str], warnings: list[str]) -> SourceImage:
+        """An image below ``root`` with its gradient table and metadata.
 
         Raises
         ------
@@ -145,14 +143,17 @@ class Associator:
         """
         bval = self.nearest(image, entities, ".bval")
         bvec = self.nearest(image, entities, ".bvec")
-        sidecars, metadata, warnings = self.metadata(image, entities)
-        return SourceImage(image, bval, bvec, tuple(sidecars), metadata), warnings
+        return SourceImage(image, bval, bvec, *self.metadata(image, entities, warnings))
 
-    def metadata(self, image: Path, entities: dict[str, str]) -> tuple[list[Path], dict[str, Any], list[str]]:
-        """Sidecars that apply to an image, farthest first, what they say together, and warnings."""
+    def metadata(
+        self, image: Path, entities: dict[str, str], warnings: list[str]
+    ) -> tuple[tuple[Path, ...], dict[str, Any]]:
+        """Sidecars that apply to an image, farthest first, and what they say together.
+
+        ``warnings`` gets a line per sidecar that is overridden, or of which not all can be read.
+        """
         sidecars: list[Path] = []
         metadata: dict[str, Any] = {}
-        warnings: list[str] = []
         for level in reversed(self._candidates(image, entities, ".json")):
             if len(level) > 1:
                 warnings.append(f"{_both(level)} both apply to {image.name}: the last one overrides")
@@ -161,11 +162,11 @@ class Associator:
                 if content is not None:
                     sidecars.append(path)
                     metadata.update(content)
-        return sidecars, metadata, warnings
+        return tuple(sidecars), metadata
 
 
 def _read_sidecar(path: Path, warnings: list[str]) -> dict[str, Any] | None:
-    """What a sidecar says, None when it is left out; ``warnings`` gets why not all of it can be read."""
+    """What a sidecar says; None when it is left out."""
     try:
         return read_json(path)
     except (DataError, MissingInputError) as error:

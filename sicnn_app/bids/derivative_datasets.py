@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sicnn_app.bids.associate import IMAGE_EXTENSIONS, applies, parse_name
+from sicnn_app.bids.associate import IMAGE_EXTENSIONS, BidsName, applies, parse_name
 from sicnn_app.bids.select import Selection
 from sicnn_app.bids.text_files import can_be_entered, require_content, unreadable
 from sicnn_app.errors import MissingInputError, UsageError
@@ -30,22 +30,22 @@ PREFERRED_MASKS = ("brain", "body")
 
 @dataclass(frozen=True)
 class DerivativeFile:
-    """A file of a derivative dataset: entities of its name, and which of them are those of its run."""
+    """An image of a derivative dataset, its name, and those of its entities that are its run's."""
 
     dataset: Path
     path: Path
-    entities: dict[str, str]
+    name: BidsName
     source: dict[str, str]
 
     @property
     def space(self) -> str | None:
-        """Label of its ``space``, see :func:`own_space`."""
-        return own_space(self.entities)
+        """Label of its ``space``, as of :func:`own_space`."""
+        return own_space(self.name.entities)
 
     @property
     def desc(self) -> str | None:
         """Label of its ``desc``."""
-        return self.entities.get("desc")
+        return self.name.entities.get("desc")
 
 
 def own_space(entities: dict[str, str]) -> str | None:
@@ -62,15 +62,22 @@ def require_derivatives(datasets: dict[str, Path]) -> None:
             raise MissingInputError(f"the derivative dataset {name} {reason}: check {path}")
 
 
-def _source_entities(entities: dict[str, str], made: Sequence[str]) -> dict[str, str]:
-    return {key: label for key, label in entities.items() if key not in made}
+def _images(
+    dataset: Path, folder: Path, *patterns: str, made: Sequence[str] = TARGET_ENTITIES
+) -> Iterator[DerivativeFile]:
+    """Images with BIDS names in a folder of a derivative dataset; ``made`` are not entities of their runs."""
+    for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
+        name = parse_name(path.name)
+        if name is not None and name.extension in IMAGE_EXTENSIONS:
+            source = {key: label for key, label in name.entities.items() if key not in made}
+            yield DerivativeFile(dataset, path, name, source)
 
 
 def _derivative_files(
     datasets: Iterable[Path], entities: dict[str, str], suffix: str, made: Sequence[str] = TARGET_ENTITIES
 ) -> list[DerivativeFile]:
     """Images of a suffix in the datasets' folders of the same subject and session that fit ``entities``."""
-    found = []
+    found: list[DerivativeFile] = []
     for root in datasets:
         folder = root / f"sub-{entities['sub']}"
         if "ses" in entities:
@@ -79,13 +86,8 @@ def _derivative_files(
             if os.path.isdir(place) and not can_be_entered(place):
                 raise unreadable(place)
         # Other datatypes have other grids: a brain mask of anat/ is no mask of the DWI.
-        for path in sorted([*folder.glob(f"*_{suffix}.nii*"), *folder.glob(f"dwi/*_{suffix}.nii*")]):
-            name = parse_name(path.name)
-            if name is None or name.suffix != suffix or name.extension not in IMAGE_EXTENSIONS:
-                continue
-            source = _source_entities(name.entities, made)
-            if "sub" in source and applies(source, entities):
-                found.append(DerivativeFile(root, path, name.entities, source))
+        images = _images(root, folder, f"*_{suffix}.nii*", f"dwi/*_{suffix}.nii*", made=made)
+        found += [file for file in images if "sub" in file.source and applies(file.source, entities)]
     return found
 
 
@@ -112,42 +114,24 @@ def unused_preprocessed(
 ) -> list[Path]:
     """Preprocessed images that were asked for but stand in for no run, because the raw one is not there.
 
-    Parameters
-    ----------
-    datasets : iterable of Path
-        Derivative datasets.
-    participants : iterable of str
-        Labels of the participants that were asked for.
-    raw : sequence of dict of str to str
-        Entities of all raw images of these participants, chosen or not.
-    selection : Selection
+    ``participants`` are the labels that were asked for, ``raw`` the entities of all raw images of these
+    participants, chosen or not.
     """
     unused = []
     for root in datasets:
         for label in participants:
-            folder = root / f"sub-{label}"
             pattern = f"dwi/*_desc-{PREPROCESSED}_dwi.nii*"
-            for path in sorted([*folder.glob(pattern), *folder.glob(f"ses-*/{pattern}")]):
-                name = parse_name(path.name)
-                if name is None or name.extension not in IMAGE_EXTENSIONS or not selection.accepts(name):
-                    continue
-                source = _source_entities(name.entities, TARGET_ENTITIES)
-                if not any(applies(source, entities) for entities in raw):
-                    unused.append(path)
+            for file in _images(root, root / f"sub-{label}", pattern, f"ses-*/{pattern}"):
+                has_raw = any(applies(file.source, entities) for entities in raw)
+                if selection.accepts(file.name) and not has_raw:
+                    unused.append(file.path)
     return unused
 
 
 def find_mask(datasets: Iterable[Path], entities: dict[str, str], *, desc: str | None) -> Path | None:
-    """The mask made for a run and on its grid, or None.
+    """The mask made for the run with these entities and on its grid, or None.
 
-    Parameters
-    ----------
-    datasets : iterable of Path
-        Derivative datasets.
-    entities : dict of str to str
-        Entities of the run, its ``space`` among them.
-    desc : str or None
-        The one ``desc`` label wanted. Without it a single ``brain`` or ``body`` mask is preferred.
+    Without the one ``desc`` label that is wanted a single ``brain`` or ``body`` mask is preferred.
 
     Raises
     ------

@@ -21,12 +21,12 @@ class RunRow:
     """One line of the dry-run table; empty text where nothing is known."""
 
     name: str
-    shape: str
-    volumes: str
-    bvals: str
-    mask: str
-    outputs: str
-    note: str
+    shape: str = ""
+    volumes: str = ""
+    bvals: str = ""
+    mask: str = ""
+    outputs: str = ""
+    note: str = ""
 
 
 def _row(run: DwiRun, bvals_file: Path | None, note: str) -> RunRow:
@@ -50,13 +50,9 @@ def _row(run: DwiRun, bvals_file: Path | None, note: str) -> RunRow:
 def describe(discovery: Discovery, *, bvals_file: Path | None = None) -> list[RunRow]:
     """Rows of the dry-run table: runs, runs with a problem and skipped images, in natural order.
 
-    Parameters
-    ----------
-    discovery : Discovery
-    bvals_file : Path or None
-        b-values for images without a .bval.
+    ``bvals_file`` has the b-values of images without a .bval.
     """
     rows = [_row(run, bvals_file, "") for run in discovery.runs]
     rows += [_row(run, bvals_file, str(error)) for run, error in discovery.problems]
-    rows += [RunRow(name, "", "", "", "", "", f"skipped: {reason}") for name, reason in discovery.skipped]
+    rows += [RunRow(name, note=f"skipped: {reason}") for name, reason in discovery.skipped]
     return sorted(rows, key=lambda row: natural_key(row.name))

@@ -74,22 +74,18 @@ class _Collector:
     def run(self, path: Path, entities: dict[str, str]) -> DwiRun:
         """Run of an image, or of the preprocessed image made from it."""
         try:
+            own = self.associators[self.bids_dir]
             derived = find_preprocessed(self.derivatives, entities)
             if derived is None:
-                return _run_of(entities, self._source(self.bids_dir, path, entities))
-            source = self._source(derived.dataset, derived.path, derived.entities)
+                return _run_of(entities, own.associate(path, entities, self.warnings))
+            labels = derived.name.entities
+            source = self.associators[derived.dataset].associate(derived.path, labels, self.warnings)
             # Derivatives seldom repeat what the scanner said, such as the body part.
-            _, raw, warnings = self.associators[self.bids_dir].metadata(path, entities)
-            self.warnings.extend(warnings)
-            return _run_of(derived.entities, replace(source, metadata={**raw, **source.metadata}))
+            _, raw = own.metadata(path, entities, self.warnings)
+            return _run_of(labels, replace(source, metadata={**raw, **source.metadata}))
         except SicnnAppError as error:
             self.errors[path] = error
             return _run_of(entities, SourceImage(path, None, None))
-
-    def _source(self, root: Path, path: Path, entities: dict[str, str]) -> SourceImage:
-        source, warnings = self.associators[root].associate(path, entities)
-        self.warnings.extend(warnings)
-        return source
 
     def require_readable(self, run: DwiRun, *, has_bvals_file: bool) -> None:
         """Raise what keeps a run from being loaded, as far as can be told without opening its images."""
@@ -189,14 +185,7 @@ def discover(
 ) -> Discovery:
     """Find the runs to process; what is wrong with one run is returned, not raised.
 
-    Parameters
-    ----------
-    bids_dir : Path
-        Root of the dataset.
-    selection : SelectionSettings
-    inputs : InputSettings
-    preprocessing : PreprocessingSettings, optional
-        b-values that will be left out do not make an IVIM run.
+    b-values that ``preprocessing`` will leave out do not make an IVIM run.
 
     Raises
     ------
@@ -227,7 +216,6 @@ def discover(
         asked = f" ({chosen.describe()})" if chosen.describe() else ""
         hint = ": to process preprocessed images alone, give their dataset as BIDS_DIR" if unused else ""
         raise NoRunsError(f"{bids_dir} holds no DWI run that was asked for{asked}{hint}")
-    skipped = list(images.skipped)
     collector = _Collector(bids_dir, inputs.derivatives.values())
     collector.warnings += [
         *chosen.warnings,
@@ -236,9 +224,8 @@ def discover(
         *(f"{path} is not used: {bids_dir} has no DWI run that it was made from" for path in unused),
     ]
     # Several raw runs can have become one preprocessed image.
-    runs = list(
-        {run.parts[0].image: run for run in (collector.run(*image) for image in images.chosen)}.values()
-    )
+    found = [collector.run(*image) for image in images.chosen]
+    runs = list({run.parts[0].image: run for run in found}.values())
     if selection.combine != "none":
         runs = _combine(runs, COMBINED_ENTITY[selection.combine])
 
@@ -282,7 +269,7 @@ def discover(
             no_ivim_runs[name] = f"{reason}, and the participant has other runs"
     for name, reason in no_ivim_runs.items():
         if named[name].subject in usable:
-            skipped.append((name, reason))
+            images.skipped.append((name, reason))
             problems.pop(name, None)
             del named[name]
     collector.warnings += _links_out(named.values(), collector.associators)
@@ -291,6 +278,6 @@ def discover(
         runs=tuple(named[name] for name in ordered if name not in problems),
         # One sidecar can serve many runs.
         warnings=tuple(dict.fromkeys(collector.warnings)),
-        skipped=tuple(skipped),
+        skipped=tuple(images.skipped),
         problems=tuple((named[name], problems[name]) for name in ordered if name in problems),
     )

@@ -24,6 +24,9 @@ POSITION_FIELDS = {
 }
 """Fields of a NIfTI header in which each of its two transforms is stated."""
 
+CODES = nib.nifti1.xform_codes.value_set() - {0}
+"""Values of a ``sform_code`` or ``qform_code`` that is set."""
+
 GRID_SHARE = 0.1
 """Share of a voxel by which two grids that are meant to be one may differ: programs round affines."""
 
@@ -55,24 +58,8 @@ def settle_position(path: Path, header: nib.Nifti1Header) -> list[str]:
     """Take out of a header what cannot be used of its position, so that every program reads the same one.
 
     A transform that is singular, not finite or of impossible size loses its code and its numbers; voxel sizes
-    that are none become those of the sform.
-
-    Parameters
-    ----------
-    path : Path
-        To be named in messages.
-    header : nibabel.Nifti1Header
-        As it stands in the file; it is changed.
-
-    Returns
-    -------
-    list of str
-        What was taken out, one line each.
-
-    Raises
-    ------
-    DataError
-        Nothing is left.
+    that are none become those of the sform. ``header`` is as it stands in the file, and is changed. Returns
+    what was taken out, one line each; raises DataError when nothing is left.
     """
     pixdim, dim = header["pixdim"], header["dim"]
     # What is missing gets its default: a handedness, and a size along an axis of one voxel.
@@ -81,8 +68,8 @@ def settle_position(path: Path, header: nib.Nifti1Header) -> list[str]:
     pixdim[1:4] = np.where(single & (pixdim[1:4] == 0), 1, np.abs(pixdim[1:4]))
     with np.errstate(all="ignore"):
         usable = {
-            "sform": _has_code(header, "sform") and _is_usable(header.get_sform()),
-            "qform": _has_code(header, "qform") and _is_usable(_qform(header)),
+            "sform": int(header["sform_code"]) in CODES and _is_usable(header.get_sform()),
+            "qform": int(header["qform_code"]) in CODES and _is_usable(_qform(header)),
             "voxel sizes": _is_usable(np.diag([*pixdim[1:4].astype(float), 1.0])),
         }
     coded = [name for name in ("sform", "qform") if header[f"{name}_code"] != 0]
@@ -99,11 +86,6 @@ def settle_position(path: Path, header: nib.Nifti1Header) -> list[str]:
         pixdim[1:4] = nib.affines.voxel_sizes(header.get_sform())
         notes.append(f"{path.name}: its voxel sizes cannot be used: those of its sform count")
     return notes
-
-
-def _has_code(header: nib.Nifti1Header, name: str) -> bool:
-    code = int(header[f"{name}_code"])
-    return code > 0 and code in nib.nifti1.xform_codes.value_set()
 
 
 def _qform(header: nib.Nifti1Header) -> np.ndarray:
@@ -123,15 +105,7 @@ def _is_usable(affine: np.ndarray) -> bool:
 
 
 def position_warnings(path: Path, image: nib.Nifti1Image) -> list[str]:
-    """What has to be assumed of the position of an image; outputs keep what can be used as it is.
-
-    Parameters
-    ----------
-    path : Path
-    image : nibabel.Nifti1Image
-        As :func:`sicnn_app.bids.images.open_image` gives it. Its affine is the sform where that is set,
-        otherwise the qform.
-    """
+    """What has to be assumed of the position of an opened image; outputs keep what can be used as it is."""
     if not states_orientation(image.header):
         return [
             f"{path.name} states no orientation (neither sform nor qform is set): the maps lie as it does, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sicnn_app.bids.associate import IMAGE_EXTENSIONS, LABEL, parse_name
@@ -31,26 +31,26 @@ class Images:
 
     Attributes
     ----------
-    participants : tuple of str
+    participants : list of str
         Their labels.
-    chosen : tuple of (Path, dict of str to str)
-        Images to be runs, and their entities, in natural order.
-    raw : tuple of dict of str to str
-        Entities of every raw image, chosen or not.
-    warnings : tuple of str
-        What was ignored because of its name.
-    skipped : tuple of (name, reason)
-        Images that were asked for but are no magnitude or no raw images.
-    closed : tuple of (Path, dict of str to str)
+    closed : list of (Path, dict of str to str)
         Folders that may not be read, and the entities of what would be in them.
+    warnings : list of str
+        What was ignored because of its name.
+    chosen : list of (Path, dict of str to str)
+        Images to be runs, and their entities, in natural order.
+    raw : list of dict of str to str
+        Entities of every raw image, chosen or not.
+    skipped : list of (name, reason)
+        Images that were asked for but are no magnitude or no raw images.
     """
 
-    participants: tuple[str, ...]
-    chosen: tuple[tuple[Path, dict[str, str]], ...]
-    raw: tuple[dict[str, str], ...]
-    warnings: tuple[str, ...]
-    skipped: tuple[tuple[str, str], ...]
-    closed: tuple[tuple[Path, dict[str, str]], ...] = ()
+    participants: list[str]
+    closed: list[tuple[Path, dict[str, str]]]
+    warnings: list[str]
+    chosen: list[tuple[Path, dict[str, str]]] = field(default_factory=list)
+    raw: list[dict[str, str]] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
 def find_images(bids_dir: Path, selection: Selection, *, database_dir: Path | None) -> Images:
@@ -67,10 +67,9 @@ def find_images(bids_dir: Path, selection: Selection, *, database_dir: Path | No
         Folder of a pybids database to use or make.
     """
     participants, warnings = _participants(bids_dir, selection)
-    chosen, raw, skipped = [], [], []
     warnings += _names_without_text(bids_dir, participants)
-    closed = _closed_folders(bids_dir, participants, selection)
-    found, stale = _index(bids_dir, participants, database_dir, [folder for folder, _ in closed])
+    images = Images(participants, _closed_folders(bids_dir, participants, selection), warnings)
+    found, stale = _index(bids_dir, participants, database_dir, [folder for folder, _ in images.closed])
     warnings += stale
     for path in sorted(found, key=lambda path: natural_key(path.name)):
         name = parse_name(path.name)
@@ -83,19 +82,17 @@ def find_images(bids_dir: Path, selection: Selection, *, database_dir: Path | No
                 f"{printable(path)} is ignored: its folders tell another subject or session than its name"
             )
             continue
-        raw.append(name.entities)
+        images.raw.append(name.entities)
         if not selection.accepts(name):
             continue
         part, desc = name.entities.get("part"), name.entities.get("desc", PREPROCESSED)
         if part in NO_MAGNITUDE:
-            skipped.append((path.name, f"part-{part} is no magnitude image"))
+            images.skipped.append((path.name, f"part-{part} is no magnitude image"))
         elif desc != PREPROCESSED:
-            skipped.append((path.name, f"desc-{desc} is neither raw nor desc-{PREPROCESSED}"))
+            images.skipped.append((path.name, f"desc-{desc} is neither raw nor desc-{PREPROCESSED}"))
         else:
-            chosen.append((path, name.entities))
-    return Images(
-        tuple(participants), tuple(chosen), tuple(raw), tuple(warnings), tuple(skipped), tuple(closed)
-    )
+            images.chosen.append((path, name.entities))
+    return images
 
 
 def _participants(bids_dir: Path, selection: Selection) -> tuple[list[str], list[str]]:

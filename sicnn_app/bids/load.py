@@ -31,14 +31,12 @@ class LoadedRun:
     series : DwiSeries
     header : nibabel header
         Header of the (first) source image: geometry is copied from it.
-    affine : ndarray, shape (4, 4), voxel to world, mm
     warnings : list of str
         What was assumed or left out, one line each.
     """
 
     series: DwiSeries
     header: Any
-    affine: np.ndarray
     warnings: list[str]
 
 
@@ -188,4 +186,4 @@ def load_run(run: DwiRun, *, bvals_file: Path | None, scratch: Path | None = Non
         source_volumes=np.flatnonzero(~missing),
     )
     _require_ivim(names, series.bvals)
-    return LoadedRun(series, parts[0].image.header, series.affine, warnings)
+    return LoadedRun(series, parts[0].image.header, warnings)

@@ -51,15 +51,10 @@ def load_mask(
 
 
 def load_labels(path: Path, affine: np.ndarray, *, shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:
-    """Read a discrete segmentation and bring it to the voxels of the image it is for.
+    """Read a discrete segmentation and bring it to the voxels of the image it is for, as :func:`load_mask`.
 
     On another grid every voxel gets the label that lies at its centre: a region thinner than the voxels of
     the image may lose its shape.
-
-    Parameters
-    ----------
-    path, affine, shape
-        As for :func:`load_mask`.
 
     Returns
     -------

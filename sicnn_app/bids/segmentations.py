@@ -44,13 +44,7 @@ class Segmentation:
 
 
 class Segmentations:
-    """Finds the segmentations of runs; lists each folder once.
-
-    Parameters
-    ----------
-    datasets : mapping of str to Path
-        Derivative datasets by their names in ``-d``.
-    """
+    """Finds the segmentations of runs in datasets by their names in ``-d``; lists each folder once."""
 
     def __init__(self, datasets: Mapping[str, Path]) -> None:
         self._datasets = {name: Path(os.path.abspath(root)) for name, root in datasets.items()}
@@ -61,24 +55,15 @@ class Segmentations:
         """Segmentations of a run, and warnings on those between which nothing decides.
 
         Of several with one name the file that names most of the run's entities counts, then the one of its
-        own ``space``.
-
-        Parameters
-        ----------
-        entities : dict of str to str
-            Entities of the run.
-
-        Raises
-        ------
-        DataError
-            A folder cannot be read, or two lookup tables of one folder apply.
+        own ``space``. Raises DataError for a folder that cannot be read or has two lookup tables that apply.
         """
         found: list[Segmentation] = []
         warnings: list[str] = []
         for dataset, root in self._datasets.items():
             candidates: dict[str, list[DerivativeFile]] = {}
             for file in find_segmentations(root, entities):
-                parts = [file.entities[key] for key in ("seg", "desc") if key in file.entities]
+                labels = file.name.entities
+                parts = [labels[key] for key in ("seg", "desc") if key in labels]
                 candidates.setdefault(":".join([dataset, *parts]), []).append(file)
             for name, files in candidates.items():
                 best = [file for file in files if len(file.source) == len(files[0].source)]
@@ -86,7 +71,7 @@ class Segmentations:
                 if len(best) > 1:
                     both = " and ".join(str(file.path) for file in best[:2])
                     warnings.append(f"{both} are both the segmentation {name}: the first is used")
-                lookup = self._associators[dataset].nearest(best[0].path, best[0].entities, ".tsv")
+                lookup = self._associators[dataset].nearest(best[0].path, best[0].name.entities, ".tsv")
                 if lookup is not None and lookup.is_symlink() and self._boundary.target_outside(lookup):
                     # Its words become names in tables: a list of patients has such columns, too.
                     warnings.append(f"{lookup} is left out: it is a link out of its dataset; copy the table")
@@ -96,15 +81,10 @@ class Segmentations:
 
 
 def read_lookup(path: Path) -> dict[int, str]:
-    """Names of the regions of a segmentation by their indices, as tables write them.
+    """Names of the regions in a ``*_dseg.tsv``, with the columns ``index`` and ``name``, by their indices.
 
     White space in a name becomes single spaces, so that names that look alike are one; letters that cannot be
     seen become escapes. An index whose name is empty or ``n/a`` is left out.
-
-    Parameters
-    ----------
-    path : Path
-        A ``*_dseg.tsv`` of BIDS derivatives, with the columns ``index`` and ``name``.
 
     Raises
     ------
@@ -140,18 +120,10 @@ class Regions:
 
 
 def load_regions(segmentation: Segmentation, image: Path, mask: np.ndarray) -> tuple[Regions, list[str]]:
-    """Regions of a segmentation in the voxels of a map, and warnings.
+    """Regions of a segmentation in the voxels of the map ``image``, and warnings.
 
     A region without a name is called by its index. Indices that share a name are one region. Regions outside
-    the mask are among them.
-
-    Parameters
-    ----------
-    segmentation : Segmentation
-    image : Path
-        The map.
-    mask : ndarray, shape (X, Y, Z), bool
-        Its voxels that count.
+    the mask, shape (X, Y, Z), bool, are among them.
 
     Raises
     ------

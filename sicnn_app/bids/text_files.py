@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,22 +75,16 @@ def require_content(path: Path) -> None:
 class Boundary:
     """Tells which files of datasets are, or lie behind, links that leave them.
 
-    Parameters
-    ----------
-    roots : iterable of Path
-        Folders of all datasets that were named, which may themselves be links.
+    ``roots`` are the folders of all datasets that were named, which may themselves be links.
     """
 
     def __init__(self, roots: Iterable[Path]) -> None:
         self._roots = [Path(os.path.realpath(root)) for root in roots]
-        self._folders: dict[Path, Path] = {}
+        self._real = cache(os.path.realpath)
 
     def target_outside(self, path: Path) -> Path | None:
         """Where a file really lies, when that is in none of the datasets nor in an annex they belong to."""
-        folder = self._folders.get(path.parent)
-        if folder is None:
-            folder = self._folders.setdefault(path.parent, Path(os.path.realpath(path.parent)))
-        target = folder / path.name
+        target = Path(self._real(path.parent), path.name)
         if target.is_symlink():
             target = Path(os.path.realpath(target))
         if any(target.is_relative_to(root) for root in self._roots):

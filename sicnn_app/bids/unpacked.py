@@ -39,8 +39,7 @@ def digests_of_reads() -> Iterator[dict[Path, str]]:
 
 def note_read(path: Path, digest: str) -> None:
     """Tell :func:`digests_of_reads` of a file that was read to its end."""
-    found = _digests.get()
-    if found is not None:
+    if (found := _digests.get()) is not None:
         found[path] = digest
 
 
@@ -52,7 +51,7 @@ class Unpacked:
     Attributes
     ----------
     trailing : bool
-        Whether other bytes follow the gzip stream; known at the end.
+        Other bytes follow the gzip stream; known at the end.
     """
 
     def __init__(self, path: Path) -> None:

@@ -13,18 +13,9 @@ REQUIRED_FIELDS = ("Name", "BIDSVersion")
 
 
 def check_dataset(bids_dir: Path, *, skip: bool) -> list[str]:
-    """Check that a folder is a BIDS dataset.
+    """Check that a folder is a BIDS dataset, and return warnings, one line each.
 
-    Parameters
-    ----------
-    bids_dir : Path
-    skip : bool
-        A missing or broken ``dataset_description.json`` is a warning only.
-
-    Returns
-    -------
-    list of str
-        Warnings, one line each.
+    With ``skip`` a missing or broken ``dataset_description.json`` is a warning only.
 
     Raises
     ------

@@ -27,7 +27,8 @@ def dataset(tmp_path: Path) -> Dataset:
 
 def associate(dataset: Dataset, relative: str = IMAGE):
     image = dataset.image(relative, bvals=None)
-    return Associator(dataset.root).associate(image, parse_name(image.name).entities)
+    warnings: list[str] = []
+    return Associator(dataset.root).associate(image, parse_name(image.name).entities, warnings), warnings
 
 
 def test_names_are_parsed_into_bids_order_with_labels_as_written():

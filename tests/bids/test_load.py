@@ -200,7 +200,7 @@ def test_values_and_geometry_are_kept_for_every_type(dataset, dtype):
     loaded = load(dataset.image(STEM, data=data, affine=affine))
     assert loaded.series.signals.dtype == np.float32
     np.testing.assert_array_equal(loaded.series.signals, data.astype(np.float32))
-    np.testing.assert_allclose(loaded.affine, affine, atol=1e-6)
+    np.testing.assert_allclose(loaded.series.affine, affine, atol=1e-6)
     assert loaded.series.bvals.tolist() == list(BVALS)
     assert loaded.header.get_data_shape() == data.shape
 
