@@ -97,19 +97,9 @@ def hash_file(path: Path | None) -> str | None:
 def folder_below(root: Path, folder: Path, *, create: bool = False) -> Iterator[int]:
     """Descriptor of a folder, for the ``dir_fd`` of functions of :mod:`os`; reached through no link.
 
-    Parameters
-    ----------
-    root : Path
-        Folder that the user named; it may be a link.
-    folder : Path
-        ``root`` or a folder below it.
-    create : bool
-        Make folders that are missing.
-
-    Raises
-    ------
-    OSError
-        A folder on the way is missing, cannot be made, or is a link or a file.
+    ``root`` is a folder that the user named, which may be a link; ``folder`` is the same or below it. With
+    ``create`` folders that are missing are made. Raises OSError where a folder on the way is missing, cannot
+    be made, or is a link or a file.
     """
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
     descriptor = os.open(root, flags)

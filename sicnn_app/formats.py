@@ -70,19 +70,9 @@ def json_bytes(content: Any) -> bytes:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table.
+    """One column of a table, and the ``LongName`` and ``Description`` of it in the sidecar.
 
-    Attributes
-    ----------
-    name : str
-        In the head of the table.
-    title, description : str
-        ``LongName`` and ``Description`` of the sidecar.
-    value : callable
-        From what a row is made of.
-    unit : str, optional
-    levels : mapping of str to str, optional
-        What its values mean, where they are words.
+    ``value`` makes a cell from what a row is made of; ``levels`` say what values mean, where they are words.
     """
 
     name: str

@@ -83,12 +83,8 @@ def _both(paths: list[Path]) -> str:
 class Associator:
     """Finds the .bval, .bvec, .json and .tsv of images of one dataset; lists each folder once.
 
-    Parameters
-    ----------
-    root : Path
-        Root of the dataset: the last folder in which inherited files are looked for.
-    suffix : str
-        Of the images, and so of the files that belong to them.
+    The root of the dataset is the last folder in which inherited files are looked for; the suffix is that of
+    the images, and so of the files that belong to them.
     """
 
     def __init__(self, root: Path, suffix: str = "dwi") -> None:
@@ -124,7 +120,10 @@ class Associator:
         return found
 
     def nearest(self, image: Path, entities: dict[str, str], extension: str) -> Path | None:
-        """The file of an extension that applies to an image, None without one; raises DataError for two."""
+        """The file of an extension that applies to an image, None without one.
+
+        Raises DataError when two in one folder apply and none has the image's own name.
+        """
         nearest = next(iter(self._candidates(image, entities, extension)), [])
         own = image.parent / f"{image_stem(image)}{extension}"
         if own in nearest:
@@ -134,13 +133,7 @@ class Associator:
         return nearest[0] if nearest else None
 
     def associate(self, image: Path, entities: dict[str, str], warnings: list[str]) -> SourceImage:
-        """An image below ``root`` with its gradient table and metadata.
-
-        Raises
-        ------
-        DataError
-            Two .bval, or two .bvec, in one folder apply and none has the image's own name.
-        """
+        """An image below ``root`` with its gradient table and metadata; raises as :meth:`nearest`."""
         bval = self.nearest(image, entities, ".bval")
         bvec = self.nearest(image, entities, ".bvec")
         return SourceImage(image, bval, bvec, *self.metadata(image, entities, warnings))

@@ -29,7 +29,7 @@ class RunRow:
     note: str = ""
 
 
-def _row(run: DwiRun, bvals_file: Path | None, note: str) -> RunRow:
+def _row(run: DwiRun, bvals_file: Path | None, note: str = "") -> RunRow:
     shape = volumes = bvals = ""
     try:
         opened = [open_image(source.image) for source in run.parts]
@@ -52,7 +52,7 @@ def describe(discovery: Discovery, *, bvals_file: Path | None = None) -> list[Ru
 
     ``bvals_file`` has the b-values of images without a .bval.
     """
-    rows = [_row(run, bvals_file, "") for run in discovery.runs]
+    rows = [_row(run, bvals_file) for run in discovery.runs]
     rows += [_row(run, bvals_file, str(error)) for run, error in discovery.problems]
     rows += [RunRow(name, note=f"skipped: {reason}") for name, reason in discovery.skipped]
     return sorted(rows, key=lambda row: natural_key(row.name))

@@ -28,12 +28,12 @@ def part_bvals(
 
     A table for several images may hold the b-values of each of them, or, where it has as many as they have
     volumes together, those of one image after the other: trace images often come as one file per b-value.
+    Raises as :func:`read_bvals`, and DataError for an image without b-values.
 
     Parameters
     ----------
-    parts : sequence of SourceImage
     volumes : sequence of int
-        Volumes of each.
+        Volumes of each image.
     bvals_file : Path or None
         b-values for images without a .bval.
 
@@ -43,11 +43,6 @@ def part_bvals(
         As many as the file has, which need not be the number of volumes.
     warnings : list of str
         Which image got what, where a table was shared out.
-
-    Raises
-    ------
-    MissingInputError, DataError
-        See :func:`read_bvals`; DataError also for an image without b-values.
     """
     sharing: dict[Path, list[int]] = {}
     for position, source in enumerate(parts):

@@ -73,12 +73,7 @@ def _open_nifti(path: Path) -> nib.Nifti1Image:
     nibabel also reads what stands between header and voxels, which may unfold to gigabytes, and makes of a
     file what that says it is.
 
-    Raises
-    ------
-    DataError
-        It has no position that can be used.
-    OSError, EOFError, ValueError, zlib.error, nibabel errors
-        The file cannot be read or is no NIfTI.
+    Raises one of :data:`READ_ERRORS` for what is none, and DataError without a position that can be used.
     """
     start = Unpacked(path).start(nib.Nifti2Header.sizeof_hdr)
     kind = next((kind for kind, (place, magic) in NIFTI_MAGIC.items() if start[place] in magic), None)
@@ -98,12 +93,8 @@ def _open_nifti(path: Path) -> nib.Nifti1Image:
 def open_image(path: Path) -> nib.Nifti1Image:
     """Open an image and check all that its header tells; nothing but the header is read.
 
-    Returns
-    -------
-    nibabel.Nifti1Image
-        A ``Nifti2Image`` for NIfTI-2; without the extensions of its header. Of its position only what can be
-        used is left; ``extra["position"]`` lists what was wrong, see
-        :func:`sicnn_app.bids.geometry.settle_position`.
+    A ``Nifti2Image`` for NIfTI-2; without the extensions of its header. Of its position only what can be used
+    is left; ``extra["position"]`` lists what was wrong, see :func:`sicnn_app.bids.geometry.settle_position`.
 
     Raises
     ------
@@ -193,26 +184,16 @@ def _blocks(pieces: Iterable[bytes], skip: int) -> Iterator[bytes]:
 def read_signals(path: Path, image: nib.Nifti1Image, signals: np.ndarray, volumes: slice) -> list[str]:
     """Read the voxels of an image into an array, a few megabytes at a time.
 
+    Returns what was assumed, one line each; raises DataError for a file that cannot be read.
+
     Parameters
     ----------
-    path : Path
-        File that :func:`require_voxels` has passed.
-    image : nibabel.Nifti1Image
-        The same file, opened.
+    path, image
+        A file that :func:`require_voxels` has passed, and the same opened.
     signals : ndarray, shape (X, Y, Z, N), float32 or float64
         In the order of Fortran, as from :func:`sicnn_app.system.memory.empty_series`.
     volumes : slice
         Volumes of ``signals`` that get the scaled values, NaN for whatever is not finite.
-
-    Returns
-    -------
-    list of str
-        What was assumed, one line each.
-
-    Raises
-    ------
-    DataError
-        The file cannot be read.
     """
     dtype, scaling = image.get_data_dtype(), (image.dataobj.slope, image.dataobj.inter)
     flat = np.asarray(signals)[..., volumes].reshape(-1, order="F")

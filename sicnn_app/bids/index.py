@@ -27,12 +27,10 @@ _NO_TEXT = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Images:
-    """Images of the participants that were asked for.
+    """Images of the participants that were asked for, which are given by their labels.
 
     Attributes
     ----------
-    participants : list of str
-        Their labels.
     closed : list of (Path, dict of str to str)
         Folders that may not be read, and the entities of what would be in them.
     warnings : list of str
@@ -56,15 +54,8 @@ class Images:
 def find_images(bids_dir: Path, selection: Selection, *, database_dir: Path | None) -> Images:
     """Find the DWI images of the participants that were asked for, and choose among them by name.
 
-    Raises as :func:`sicnn_app.bids.discover.discover`, and UsageError for a path that is no UTF-8.
-
-    Parameters
-    ----------
-    bids_dir : Path
-        Root of the dataset, absolute.
-    selection : Selection
-    database_dir : Path or None
-        Folder of a pybids database to use or make.
+    ``bids_dir`` is absolute, ``database_dir`` the folder of a pybids database to use or make. Raises as
+    :func:`sicnn_app.bids.discover.discover`, and UsageError for a path that is no UTF-8.
     """
     participants, warnings = _participants(bids_dir, selection)
     warnings += _names_without_text(bids_dir, participants)

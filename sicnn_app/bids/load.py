@@ -24,16 +24,7 @@ GRID_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run in memory.
-
-    Attributes
-    ----------
-    series : DwiSeries
-    header : nibabel header
-        Header of the (first) source image: geometry is copied from it.
-    warnings : list of str
-        What was assumed or left out, one line each.
-    """
+    """A run in memory; the header is that of its (first) source image, from which geometry is copied."""
 
     series: DwiSeries
     header: Any
@@ -98,7 +89,7 @@ def _read_parts(parts: list[_Part], scratch: Path | None, warnings: list[str]) -
     return signals
 
 
-def _without(signals: np.ndarray, missing: np.ndarray) -> np.ndarray:
+def _drop_missing(signals: np.ndarray, missing: np.ndarray) -> np.ndarray:
     """``signals`` without some volumes; the others move up in place: a copy would take twice the memory."""
     kept = np.flatnonzero(~missing)
     for position, volume in enumerate(kept):
@@ -137,16 +128,9 @@ def series_size(run: DwiRun, *, bvals_file: Path | None) -> tuple[tuple[int, int
 def load_run(run: DwiRun, *, bvals_file: Path | None, scratch: Path | None = None) -> LoadedRun:
     """Read the images of a run and their gradient tables.
 
-    Besides the float32 series itself a few megabytes are held in reading it.
-
-    Parameters
-    ----------
-    run : DwiRun
-    bvals_file : Path or None
-        b-values for images without a .bval.
-    scratch : Path, optional
-        Folder on whose file system the series is kept, as a :class:`sicnn_app.system.memory.DiskArray`,
-        instead of in memory; its values are the same.
+    Besides the float32 series itself a few megabytes are held in reading it. With a folder ``scratch`` it is
+    kept on the file system of that, as a :class:`sicnn_app.system.memory.DiskArray`; its values are the same.
+    ``bvals_file`` has the b-values of images without a .bval.
 
     Raises
     ------
@@ -179,7 +163,7 @@ def load_run(run: DwiRun, *, bvals_file: Path | None, scratch: Path | None = Non
         positions = ", ".join(str(v) for v in np.flatnonzero(missing))
         warnings.append(f"{run.name}: volume {positions} (counted from 0) holds only NaN and is left out")
     series = DwiSeries(
-        signals=_without(signals, missing),
+        signals=_drop_missing(signals, missing),
         bvals=bvals[~missing],
         bvecs=np.concatenate(bvecs)[~missing] if len(bvecs) == len(parts) else None,
         affine=parts[0].image.affine,

@@ -19,7 +19,6 @@ def load_mask(
 
     Parameters
     ----------
-    path : Path
     affine : ndarray, shape (4, 4)
         Voxel to world of the image, mm.
     shape : tuple of int, optional
@@ -54,18 +53,13 @@ def load_labels(path: Path, affine: np.ndarray, *, shape: tuple[int, ...]) -> tu
     """Read a discrete segmentation and bring it to the voxels of the image it is for, as :func:`load_mask`.
 
     On another grid every voxel gets the label that lies at its centre: a region thinner than the voxels of
-    the image may lose its shape.
-
-    Returns
-    -------
-    labels : ndarray, shape (X, Y, Z), int32
-        Indices of the regions, 0 for none.
-    warnings : list of str
+    the image may lose its shape. Returns the indices of the regions, 0 for none, shape (X, Y, Z), int32, and
+    warnings.
 
     Raises
     ------
     MissingInputError
-        As for :func:`load_mask`.
+        The file is not there, or its content is not fetched.
     DataError
         It cannot be read, is no single volume, is too large, or holds a value that is no whole number of 0
         or more; or it states no orientation and has another shape than the image.

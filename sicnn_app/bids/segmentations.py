@@ -26,16 +26,10 @@ MAX_NAME = 200
 
 @dataclass(frozen=True)
 class Segmentation:
-    """A segmentation of a run.
+    """A segmentation of a run, and the table of the names of its regions.
 
-    Attributes
-    ----------
-    name : str
-        The same for all runs: the dataset's name in ``-d``, and what tells its segmentations apart, as
-        ``rois:organs``.
-    path : Path
-    lookup : Path or None
-        Table of the names of its regions.
+    Its own name is the same for all runs: the dataset's name in ``-d``, and what tells its segmentations
+    apart, as ``rois:organs``.
     """
 
     name: str

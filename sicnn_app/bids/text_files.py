@@ -98,12 +98,7 @@ class Boundary:
 def read_bytes(path: Path) -> bytes:
     """Content of a small file.
 
-    Raises
-    ------
-    MissingInputError
-        See :func:`require_content`.
-    DataError
-        It may not be read, or is larger than :data:`sicnn_app.files.MAX_TEXT_BYTES`.
+    Raises as :func:`require_content`, and DataError above :data:`sicnn_app.files.MAX_TEXT_BYTES`.
     """
     require_content(path)
     try:
@@ -150,22 +145,9 @@ def read_json(path: Path, *, errors: str = "strict") -> dict[str, Any]:
 def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
     """Rows of a small table: tab-separated text with a header line.
 
-    Parameters
-    ----------
-    path : Path
-    required : sequence of str
-        Columns that it must have.
-
-    Returns
-    -------
-    list of dict of str to str
-        Cells by column. What a short row lacks is not in it, and cells beyond the header are left out.
-
-    Raises
-    ------
-    MissingInputError, DataError
-        See :func:`read_text`; DataError also when it lacks a column or names one twice, or has more than
-        :data:`MAX_CELLS` cells, or one that is too long.
+    A row has its cells by column. What a short row lacks is not in it, and cells beyond the header are left
+    out. Raises as :func:`read_text`, and DataError for a table that lacks a required column or names one
+    twice, or has more than :data:`MAX_CELLS` cells, or one that is too long.
     """
     lines = csv.reader(io.StringIO(read_text(path), newline=None), delimiter="\t", quoting=csv.QUOTE_NONE)
     try:

@@ -67,10 +67,7 @@ class Unpacked:
                 digest.update(data)
                 return data
 
-            if self._path.name.endswith(".gz"):
-                yield from self._members(read)
-            else:
-                yield from iter(read, b"")
+            yield from self._members(read) if self._path.name.endswith(".gz") else iter(read, b"")
             while read():
                 # What follows the gzip stream is part of the file all the same.
                 pass
