@@ -31,10 +31,8 @@ def estimated_size(
     ----------
     shape : tuple of int
         (X, Y, Z, N) of the series.
-    ensemble : bool
-        Whether standard deviations over an ensemble are written.
-    comparison : bool
-        Whether maps of the conventional fit are.
+    ensemble, comparison : bool
+        Standard deviations over an ensemble, and maps of the conventional fit, are written.
     """
     voxels = int(np.prod(shape[:3], dtype=object))
     images = shape[3] + len(all_maps()) + len(TISSUE_LABELS) * ensemble + len(PARAMETERS) * comparison
@@ -67,13 +65,7 @@ def require_room(
         When the name of an output would be too long.
     """
     outputs = expected_outputs(
-        run,
-        output_dir,
-        anatomy=ANATOMIES[0],
-        ensemble=ensemble,
-        comparison=comparison,
-        with_bvecs=True,
-        motion=True,
+        run, output_dir, anatomy=ANATOMIES[0], ensemble=ensemble, comparison=comparison
     )
     longest = max(len(os.fsencode(path.name)) for path in outputs)
     if longest > MAX_NAME:
@@ -81,6 +73,5 @@ def require_room(
             f"{run.name} is too long a name: those of its outputs would have {longest} characters "
             f"and {MAX_NAME} are possible; shorten a label"
         )
-    require_space(
-        [(Path(output_dir), estimated_size(shape, ensemble=ensemble, comparison=comparison)), *work]
-    )
+    size = estimated_size(shape, ensemble=ensemble, comparison=comparison)
+    require_space([(Path(output_dir), size), *work])

@@ -13,7 +13,7 @@ from sicnn_app.bids.associate import LABEL, BidsName, parse_name
 from sicnn_app.bids.derivative_datasets import PREPROCESSED, mask_label
 from sicnn_app.errors import InternalError
 from sicnn_app.formats import natural_key
-from sicnn_app.ivim.parameters import PARAMETERS, TISSUE_LABELS, maps_of
+from sicnn_app.ivim.parameters import PARAMETERS, SPECS, MapSpec, maps_of
 from sicnn_app.ivim.run import DwiRun
 from sicnn_app.steps import STEPS
 
@@ -27,6 +27,9 @@ MARKER = f"{QUALITY}.json"
 
 CONVENTIONAL, SPREAD = "lsq", "std"
 """``desc`` of the maps of the conventional fit, and of standard deviations over an ensemble."""
+
+SPREAD_SUFFIX = "_std"
+"""Key of a map's standard deviation over an ensemble in ``Estimate.maps``: ``f_std``."""
 
 GROUP_UNIT = "group"
 """What is locked, and recorded, while the group is written; also :func:`run_unit`, :func:`report_unit`."""
@@ -85,6 +88,14 @@ def output_path(run: DwiRun, output_dir: Path, ending: str) -> Path:
     return dwi_folder(output_dir, run.subject, run.session) / f"{run.name}_{ending}"
 
 
+def map_outputs(method: str, *, ensemble: bool, comparison: bool) -> list[tuple[MapSpec, str | None]]:
+    """Maps that are written for a run, each with its ``desc``, in the order in which they are written."""
+    found: list[tuple[MapSpec, str | None]] = []
+    for spec in maps_of(method):
+        found += [(spec, None), *([(spec, SPREAD)] if ensemble and spec.of_tissue else [])]
+    return found + [(SPECS[label], CONVENTIONAL) for label in PARAMETERS if comparison]
+
+
 def expected_outputs(
     run: DwiRun,
     output_dir: Path,
@@ -93,7 +104,6 @@ def expected_outputs(
     method: str = "",
     ensemble: bool = False,
     comparison: bool = False,
-    with_bvecs: bool | None = None,
     motion: bool = False,
 ) -> list[Path]:
     """Files that :func:`sicnn_app.derivatives.write.write_run` writes, the completion marker last.
@@ -104,20 +114,15 @@ def expected_outputs(
         ``brain`` or ``body``.
     method : str
         Decides which maps there are besides those of every method.
-    ensemble : bool
-        Whether standard deviations over an ensemble are written.
-    comparison : bool
-        Whether maps of the conventional fit are.
-    with_bvecs : bool, optional
-        Whether the series has directions; by default whether every source image has a .bvec.
+    ensemble, comparison : bool
+        Standard deviations over an ensemble, and maps of the conventional fit, are written.
     motion : bool
-        Whether motion is corrected.
+        Motion is corrected.
     """
-    if with_bvecs is None:
-        with_bvecs = all(part.bvec is not None for part in run.parts)
-    images = [map_ending(spec.label) for spec in maps_of(method)]
-    images += [map_ending(label, CONVENTIONAL) for label in PARAMETERS if comparison]
-    images += [map_ending(label, SPREAD) for label in TISSUE_LABELS if ensemble]
+    with_bvecs = all(part.bvec is not None for part in run.parts)
+    maps = map_outputs(method, ensemble=ensemble, comparison=comparison)
+    maps.sort(key=lambda pair: (None, CONVENTIONAL, SPREAD).index(pair[1]))
+    images = [map_ending(spec.label, desc) for spec, desc in maps]
     images += [FLAGS, SERIES, mask_ending(mask_label(run, anatomy))]
     endings = [f"{image}{extension}" for image in images for extension in (".nii.gz", ".json")]
     endings += [f"{FLAGS}.tsv", f"{SERIES}.bval", *([f"{SERIES}.bvec"] if with_bvecs else [])]

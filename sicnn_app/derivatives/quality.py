@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from sicnn_app import formats
+from sicnn_app.derivatives.names import SPREAD_SUFFIX
 from sicnn_app.derivatives.sidecar import method_name, signal_to_noise
 from sicnn_app.ivim.adequacy_inputs import TYPICAL, VERDICTS, Adequacy, Evidence
 from sicnn_app.ivim.checks import CHECKS, judge
@@ -32,38 +33,6 @@ class Quality:
         return int(self.result.averaged.mask.sum())
 
     @cached_property
-    def signal_to_noise(self) -> list[float]:
-        """Of one volume, per b-value."""
-        return signal_to_noise(self.result)
-
-    @cached_property
-    def perfused(self) -> np.ndarray:
-        """Voxels in which D* has a meaning, shape (X, Y, Z), bool."""
-        return self.result.averaged.mask & (self.result.estimate.maps["f"] >= NEGLIGIBLE_F)
-
-    @cached_property
-    def agreement(self) -> dict[str, float | int | None]:
-        """How the maps agree with the conventional fit, by ``label_number``; empty where there is none."""
-        if self.result.conventional is None:
-            return {}
-        maps, others = self.result.estimate.maps, self.result.conventional.maps
-        unflagged = self.result.averaged.mask & (self.result.flags == 0)
-        return {
-            f"{label}_{name}": value
-            for label in PARAMETERS
-            for name, value in agreement(label, maps, others, unflagged).items()
-        }
-
-    @cached_property
-    def conventional_at_bound(self) -> int | None:
-        """Voxels in which a parameter of the conventional fit is at a bound; None where there is none."""
-        if self.result.conventional is None:
-            return None
-        fit, averaged = self.result.conventional, self.result.averaged
-        bounds, normaliser = fit.parameters["bounds"], averaged.signals[..., 0]
-        return int(np.count_nonzero(at_bounds(fit.maps, averaged.mask, bounds, normaliser)))
-
-    @cached_property
     def adequacy(self) -> Adequacy:
         """The verdict on the run."""
         result, averaged = self.result, self.result.averaged
@@ -77,8 +46,8 @@ class Quality:
                 signal=np.median(averaged.signals[averaged.mask], axis=0) if self.voxels else zeros,
                 sigma=averaged.sigma,
                 sigma_per_bval=averaged.sigma_per_bval,
-                at_bound=self.share(result.flag_counts.get("parameter_at_bound", 0)),
-                conventional_at_bound=self.share(self.conventional_at_bound),
+                at_bound=self._share(self._counts["parameter_at_bound"]),
+                conventional_at_bound=self._share(self._counts["lsq_parameter_at_bound"]),
                 displacements=np.array(displacements, dtype=np.float64) if displacements else None,
                 voxel_edge=float(np.linalg.norm(result.series.affine[:3, :3], axis=0).min()),
                 preprocessed=result.run.preprocessed,
@@ -86,35 +55,55 @@ class Quality:
         )
 
     @cached_property
-    def adequacy_numbers(self) -> dict[str, Any]:
-        """The numbers of all checks."""
-        return {key: value for check in self.adequacy.checks.values() for key, value in check.numbers.items()}
-
-    def share(self, count: int | None) -> float | None:
-        """Of the voxels inside the mask."""
-        return count / self.voxels if self.voxels and count is not None else None
-
-    def where(self, spec: MapSpec) -> np.ndarray:
-        """Voxels over which a map is summed up, shape (X, Y, Z), bool."""
-        return self.perfused if spec.needs_perfusion else self.result.averaged.mask
+    def numbers(self) -> dict[str, Any]:
+        """What was measured, by the name of its column; a number that there is not is missing or None."""
+        found: dict[str, Any] = {}
+        for check in self.adequacy.checks.values():
+            found |= check.numbers
+        for name, count in self._counts.items():
+            found |= {f"{name}_count": count, f"{name}_share": self._share(count)}
+        return found | self._statistics() | self._agreement()
 
     @cached_property
-    def statistics(self) -> dict[str, dict[str, float]]:
-        """Median and interquartile range of every map there is, by its label; empty without voxels."""
-        found: dict[str, dict[str, float]] = {}
+    def _counts(self) -> dict[str, int | None]:
+        """Voxels in which a reason not to trust them holds; None without the fit that it is about."""
+        result, fit = self.result, self.result.conventional
+        counts = {"flagged": int(np.count_nonzero(result.flags)), "lsq_parameter_at_bound": None}
+        counts |= {spec.name: result.flag_counts.get(spec.name, 0) for spec in FLAGS}
+        if fit is not None:
+            bounds, normaliser = fit.parameters["bounds"], result.averaged.signals[..., 0]
+            found = at_bounds(fit.maps, result.averaged.mask, bounds, normaliser)
+            counts["lsq_parameter_at_bound"] = int(np.count_nonzero(found))
+        return counts
+
+    def _share(self, count: int | None) -> float | None:
+        return count / self.voxels if self.voxels and count is not None else None
+
+    def _statistics(self) -> dict[str, float]:
+        """Median and interquartile range of every map, and its median standard deviation over an ensemble."""
+        found: dict[str, float] = {}
+        maps, mask = self.result.estimate.maps, self.result.averaged.mask
         for spec in all_maps():
-            values = self.result.estimate.maps.get(spec.label)
-            if values is None or not self.where(spec).any():
-                continue
-            chosen = values[self.where(spec)].astype(np.float64)
-            low, middle, high = np.percentile(chosen, (25, 50, 75))
-            found[spec.label] = {"median": middle, "iqr": high - low}
+            where = mask & (maps["f"] >= NEGLIGIBLE_F) if spec.needs_perfusion else mask
+            values, spread = maps.get(spec.label), maps.get(f"{spec.label}{SPREAD_SUFFIX}")
+            if values is not None and where.any():
+                low, middle, high = np.percentile(values[where].astype(np.float64), (25, 50, 75))
+                found |= {f"{spec.label}_median": middle, f"{spec.label}_iqr": high - low}
+            if spread is not None and where.any():
+                found[f"{spec.label}_std_median"] = float(np.median(spread[where]))
         return found
 
-    def spread(self, spec: MapSpec) -> float | None:
-        """Median standard deviation of a map over an ensemble; None where there was none."""
-        found, where = self.result.estimate.maps.get(f"{spec.label}_std"), self.where(spec)
-        return float(np.median(found[where])) if found is not None and where.any() else None
+    def _agreement(self) -> dict[str, float | int | None]:
+        """How the maps agree with the conventional fit; empty where there is none."""
+        if self.result.conventional is None:
+            return {}
+        maps, others = self.result.estimate.maps, self.result.conventional.maps
+        unflagged = self.result.averaged.mask & (self.result.flags == 0)
+        return {
+            f"lsq_{label}_{name}": value
+            for label in PARAMETERS
+            for name, value in agreement(label, maps, others, unflagged).items()
+        }
 
     def row(self) -> dict[str, Any]:
         """One value per column of the table."""
@@ -162,49 +151,44 @@ class Column(formats.Column):
     tile: str | None = None
 
 
+def _measured(name: str, title: str, description: str, unit: str | None = None, **shown: Any) -> Column:
+    """A column of one of :attr:`Quality.numbers`."""
+    return Column(name, title, description, lambda quality: quality.numbers.get(name), unit, **shown)
+
+
 def _map_columns(specs: Iterable[MapSpec]) -> Iterator[Column]:
     for spec in specs:
         condition = f" with F of at least {NEGLIGIBLE_F:g}" if spec.needs_perfusion else ""
+        over = f"over the voxels inside the mask{condition}"
         for suffix, word in (("median", "Median"), ("iqr", "Interquartile range")):
-            yield Column(
-                f"{spec.label}_{suffix}",
-                f"{word} of {spec.symbol}",
-                f"{word} over the voxels inside the mask{condition}. {spec.description}",
-                lambda quality, key=spec.label, suffix=suffix: quality.statistics.get(key, {}).get(suffix),
-                spec.unit,
-            )
+            description = f"{word} {over}. {spec.description}"
+            yield _measured(f"{spec.label}_{suffix}", f"{word} of {spec.symbol}", description, spec.unit)
         if spec.of_tissue:
-            yield Column(
+            yield _measured(
                 f"{spec.label}_std_median",
                 f"Median standard deviation of {spec.symbol}",
-                f"Median over the voxels inside the mask{condition} of the standard deviation over an "
-                "ensemble of networks; n/a for a single network",
-                lambda quality, spec=spec: quality.spread(spec),
+                f"Median {over} of the standard deviation over an ensemble of networks; n/a for a single "
+                "network",
                 spec.unit,
             )
+
+
+def _voxel_columns(name: str, title: str, which: str, **shown: Any) -> Iterator[Column]:
+    """How many voxels of the mask, and which share of them, something holds for."""
+    yield _measured(f"{name}_count", f"{title}: voxels", f"Voxels inside the mask {which}")
+    yield _measured(
+        f"{name}_share", f"{title}: share", f"Share of the voxels inside the mask {which}", **shown
+    )
 
 
 def _flag_columns() -> Iterator[Column]:
-    def flagged(quality: Quality, name: str) -> int:
-        if name == "flagged":
-            return int(np.count_nonzero(quality.result.flags))
-        return quality.result.flag_counts.get(name, 0)
-
     reasons = {"flagged": "Any reason not to trust the voxel"}
     reasons |= {spec.name: spec.description for spec in FLAGS}
     for name, description in reasons.items():
-        title = name.replace("_", " ").capitalize()
-        yield Column(
-            f"{name}_count",
-            f"{title}: voxels",
-            f"Voxels inside the mask for which this holds: {description}",
-            partial(flagged, name=name),
-        )
-        yield Column(
-            f"{name}_share",
-            f"{title}: share",
-            f"Share of the voxels inside the mask for which this holds: {description}",
-            lambda quality, name=name: quality.share(flagged(quality, name)),
+        yield from _voxel_columns(
+            name,
+            name.replace("_", " ").capitalize(),
+            f"for which this holds: {description}",
             in_group=11 if name == "parameter_at_bound" else None,
         )
 
@@ -235,11 +219,10 @@ def _agreement_columns() -> Iterator[Column]:
     for spec in (spec for spec in MAPS if spec.bounds is not None):
         both = f", where both F are at least {NEGLIGIBLE_F:g}" if spec.needs_perfusion else ""
         for name, (title, description, has_unit) in _AGREEMENT.items():
-            yield Column(
+            yield _measured(
                 f"lsq_{spec.label}_{name}",
                 f"{spec.symbol} against least squares: {title}",
                 description.format(symbol=spec.symbol) + both,
-                lambda quality, key=f"{spec.label}_{name}": quality.agreement.get(key),
                 spec.unit if has_unit else None,
             )
 
@@ -247,14 +230,9 @@ def _agreement_columns() -> Iterator[Column]:
 _TISSUES = "; ".join(f"{anatomy}: {tissue.name}" for anatomy, tissue in TYPICAL.items())
 
 
-def _check_number(name: str, title: str, description: str, unit: str | None = None, **shown: Any) -> Column:
-    """A number that a check of the adequacy has measured."""
-    return Column(name, title, description, lambda quality: quality.adequacy_numbers.get(name), unit, **shown)
-
-
 def _bound_columns() -> Iterator[Column]:
     for spec in (spec for spec in MAPS if spec.of_tissue):
-        yield _check_number(
+        yield _measured(
             f"bound_{spec.label}",
             f"Cramer-Rao bound of {spec.symbol}",
             f"Smallest standard deviation of {spec.symbol} from one voxel alone, relative to its value, in "
@@ -354,21 +332,16 @@ COLUMNS: tuple[Column, ...] = (
         lambda quality: float(np.sqrt(np.mean(np.square(quality.result.averaged.sigma_per_bval)))),
         "arbitrary",
     ),
-    Column(
-        "snr_b0",
-        "Signal-to-noise ratio at the lowest b-value",
-        "Median signal inside the mask at the lowest b-value over the noise of one volume",
-        lambda quality: quality.signal_to_noise[0],
-        in_group=6,
-        outlier=Shown("signal-to-noise ratio, lowest b", "Signal-to-noise ratio at the lowest b-value"),
-    ),
-    Column(
-        "snr_highest_b",
-        "Signal-to-noise ratio at the highest b-value",
-        "Median signal inside the mask at the highest b-value over the noise of one volume",
-        lambda quality: quality.signal_to_noise[-1],
-        in_group=7,
-        outlier=Shown("signal-to-noise ratio, highest b", "Signal-to-noise ratio at the highest b-value"),
+    *(
+        Column(
+            f"snr_{name}",
+            f"Signal-to-noise ratio at the {word} b-value",
+            f"Median signal inside the mask at the {word} b-value over the noise of one volume",
+            lambda quality, index=index: signal_to_noise(quality.result)[index],
+            in_group=place,
+            outlier=Shown(f"signal-to-noise ratio, {word} b", f"Signal-to-noise ratio at the {word} b-value"),
+        )
+        for name, word, index, place in (("b0", "lowest", 0, 6), ("highest_b", "highest", -1, 7))
     ),
     *_map_columns(MAPS),
     *_flag_columns(),
@@ -389,45 +362,36 @@ COLUMNS: tuple[Column, ...] = (
         in_group=10,
     ),
     *_agreement_columns(),
-    Column(
-        "lsq_parameter_at_bound_count",
-        "Least squares, parameter at bound: voxels",
-        "Voxels inside the mask in which a parameter of the conventional fit is at a bound",
-        lambda quality: quality.conventional_at_bound,
+    *_voxel_columns(
+        "lsq_parameter_at_bound",
+        "Least squares, parameter at bound",
+        "in which a parameter of the conventional fit is at a bound",
     ),
-    Column(
-        "lsq_parameter_at_bound_share",
-        "Least squares, parameter at bound: share",
-        "Share of the voxels inside the mask in which a parameter of the conventional fit is at a bound",
-        lambda quality: quality.share(quality.conventional_at_bound),
+    *(
+        _measured(
+            f"snr_{name}_averaged",
+            f"Signal-to-noise ratio at the {word} b-value after averaging",
+            f"Median signal inside the mask at the {word} b-value over the noise of its average",
+        )
+        for name, word in (("b0", "lowest"), ("highest_b", "highest"))
     ),
-    _check_number(
-        "snr_b0_averaged",
-        "Signal-to-noise ratio at the lowest b-value after averaging",
-        "Median signal inside the mask at the lowest b-value over the noise of its average",
-    ),
-    _check_number(
-        "snr_highest_b_averaged",
-        "Signal-to-noise ratio at the highest b-value after averaging",
-        "Median signal inside the mask at the highest b-value over the noise of its average",
-    ),
-    _check_number(
+    _measured(
         "snr_averaged",
         "Signal-to-noise ratio after averaging",
         "Median signal inside the mask at the lowest b-value over the root mean square of the noise of all "
         "averages",
     ),
-    _check_number("low_b_values", "Low b-values", f"b-values above 0 and up to {MAX_LOW_BVAL:g} s/mm^2"),
-    _check_number("high_b_values", "High b-values", f"b-values above {MAX_LOW_BVAL:g} s/mm^2"),
+    _measured("low_b_values", "Low b-values", f"b-values above 0 and up to {MAX_LOW_BVAL:g} s/mm^2"),
+    _measured("high_b_values", "High b-values", f"b-values above {MAX_LOW_BVAL:g} s/mm^2"),
     *_bound_columns(),
-    _check_number(
+    _measured(
         "framewise_displacement_mean",
         "Mean framewise displacement",
         "Mean over the volumes; n/a when motion was not corrected",
         "mm",
         outlier=Shown("mean framewise displacement", "Motion between volumes", unit="mm"),
     ),
-    _check_number(
+    _measured(
         "framewise_displacement_max",
         "Largest framewise displacement",
         "Largest over the volumes; n/a when motion was not corrected",

@@ -22,25 +22,23 @@ from sicnn_app.derivatives.names import (
     QUALITY,
     SERIES,
     SPREAD,
+    SPREAD_SUFFIX,
     TRAINING,
-    figures_folder,
     map_ending,
+    map_outputs,
     mask_ending,
     output_path,
     run_unit,
-    step_picture_name,
+    step_pictures_of,
 )
 from sicnn_app.derivatives.names import FLAGS as FLAG_CODES
 from sicnn_app.derivatives.quality import Quality, columns
 from sicnn_app.derivatives.written import WrittenRecord
 from sicnn_app.errors import InternalError
 from sicnn_app.ivim.flags import FLAGS
-from sicnn_app.ivim.parameters import PARAMETERS, SPECS, TISSUE_LABELS, maps_of
+from sicnn_app.ivim.parameters import TISSUE_LABELS
 from sicnn_app.ivim.run import RunResult
 from sicnn_app.methods import LEAST_SQUARES
-
-SPREAD_SUFFIX = "_std"
-"""Key of a map's standard deviation over an ensemble in ``Estimate.maps``: ``f_std``."""
 
 AFFINE_TOLERANCE = 1e-3
 """mm; float32 header fields against the float64 affine of the series."""
@@ -69,15 +67,13 @@ def write_run(
 
     Parameters
     ----------
-    result : RunResult
-    output_dir : Path
     bids_dir : Path
         Input dataset, ``raw`` in BIDS URIs.
     dataset_links : mapping of str to Path
         Other datasets that the run used, by the names in ``DatasetLinks``.
     step_pictures : mapping of str to bytes, optional
-        PNG of every correction by its label in :data:`sicnn_app.steps.STEPS`. They go to
-        the figures of the report, which cannot make them: images from before a step are not written.
+        PNG of every correction by its label in :data:`sicnn_app.steps.STEPS`. They go to the figures of the
+        report, which cannot make them: images from before a step are not written.
     check : callable, optional
         Called when everything is written and before any final name changes; may raise to prevent that.
 
@@ -105,9 +101,9 @@ def write_run(
             result.averaged.mask.astype(np.uint8),
             sidecar.mask_sidecar(result, files.roots),
         )
+        places = step_pictures_of(run.name, output_dir, run.subject)
         for label, picture in (step_pictures or {}).items():
-            path = figures_folder(output_dir, run.subject) / step_picture_name(run.name, label)
-            staged.add_bytes(path, picture)
+            staged.add_bytes(places[label], picture)
         _stage_tables(files)
         if check is not None:
             check()
@@ -138,23 +134,20 @@ class _RunFiles:
 
 
 def _stage_maps(files: _RunFiles) -> None:
-    result, maps = files.result, files.result.estimate.maps
-    ensemble = all(f"{label}{SPREAD_SUFFIX}" in maps for label in TISSUE_LABELS)
-    wanted = [
-        (result, spec, desc, f"{spec.label}{SPREAD_SUFFIX}" if desc else spec.label)
-        for spec in maps_of(sidecar.method_name(result))
-        for desc in (None, SPREAD)
-        if desc is None or (ensemble and spec.of_tissue)
-    ]
-    if result.conventional is not None:
+    result, of = files.result, {None: files.result, SPREAD: files.result}
+    if (fit := result.conventional) is not None:
         # A result of its own over the same voxels.
-        conventional = replace(
-            result, estimate=result.conventional, settings={**result.settings, "method": LEAST_SQUARES}
-        )
-        wanted += [(conventional, SPECS[label], CONVENTIONAL, label) for label in PARAMETERS]
-    for of, spec, desc, key in wanted:
-        words = sidecar.map_sidecar(of, spec, files.roots, desc)
-        files.image(map_ending(spec.label, desc), _masked(of, key), words)
+        settings = {**result.settings, "method": LEAST_SQUARES}
+        of[CONVENTIONAL] = replace(result, estimate=fit, settings=settings)
+    maps = map_outputs(
+        sidecar.method_name(result),
+        ensemble=all(f"{label}{SPREAD_SUFFIX}" in result.estimate.maps for label in TISSUE_LABELS),
+        comparison=CONVENTIONAL in of,
+    )
+    for spec, desc in maps:
+        values = _masked(of[desc], f"{spec.label}{SPREAD_SUFFIX}" if desc == SPREAD else spec.label)
+        words = sidecar.map_sidecar(of[desc], spec, files.roots, desc)
+        files.image(map_ending(spec.label, desc), values, words)
 
 
 def _stage_flags(files: _RunFiles) -> None:
@@ -162,8 +155,7 @@ def _stage_flags(files: _RunFiles) -> None:
     flags = np.where(result.averaged.mask, result.flags, 0).astype(np.uint8)
     files.image(FLAG_CODES, flags, sidecar.flags_sidecar(result, files.roots))
     columns = ("index", "name", "color", "description")
-    cells = [(spec.code, spec.name, spec.color, spec.description) for spec in FLAGS]
-    rows = [dict(zip(columns, row, strict=True)) for row in cells]
+    rows = [{"index": spec.code, **vars(spec)} for spec in FLAGS]
     files.staged.add_tsv(files.path(f"{FLAG_CODES}.tsv"), columns, rows)
 
 
@@ -201,8 +193,7 @@ def _masked(result: RunResult, key: str) -> np.ndarray:
     mask = result.averaged.mask
     if values.shape != mask.shape:
         raise InternalError(f"{result.run.name}: map {key} has shape {values.shape}, the mask {mask.shape}")
-    broken = int(np.count_nonzero(~np.isfinite(values[mask])))
-    if broken:
+    if broken := int(np.count_nonzero(~np.isfinite(values[mask]))):
         raise InternalError(f"{result.run.name}: map {key} is not finite in {broken} voxels of the mask")
     return np.where(mask, values, np.float32(np.nan))
 
