@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from sicnn_app.bids.geometry import placement
 from sicnn_app.bids.text_files import read_json, read_table
 from sicnn_app.derivatives.facts import Facts, in_words
-from sicnn_app.derivatives.measured import MeasuredSignals, measure_signals
 from sicnn_app.derivatives.names import (
     CONVENTIONAL,
     MOTION,
@@ -27,7 +27,7 @@ from sicnn_app.derivatives.names import (
     step_pictures_of,
 )
 from sicnn_app.derivatives.names import FLAGS as FLAG_CODES
-from sicnn_app.derivatives.outputs import Files, read_picture, read_volumes
+from sicnn_app.derivatives.outputs import Files, MeasuredSignals, measure_signals, read_picture, read_volumes
 from sicnn_app.ivim.body_parts import ANATOMIES
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
 from sicnn_app.ivim.parameters import PARAMETERS, SPECS, TISSUE_LABELS, all_maps
@@ -102,7 +102,7 @@ class RunDerivatives:
 
     @property
     def flagged(self) -> np.ndarray:
-        """Which voxels of the mask carry a flag, shape (M,), bool; none when the flags are missing."""
+        """Voxels of the mask that carry a flag, shape (M,), bool; none when the flags are missing."""
         return np.zeros(int(self.mask.sum()), dtype=bool) if self.flags is None else self.flags[self.mask] > 0
 
     def meaningful(self, label: str) -> np.ndarray:
@@ -114,21 +114,22 @@ class RunDerivatives:
 
     @property
     def has_voxels(self) -> bool:
-        """Whether there is anything to show."""
+        """True when there is anything to show."""
         return self.mask is not None and bool(self.mask.any())
 
     @property
     def anatomy(self) -> str | None:
-        """What the data were treated as, one of :data:`ANATOMIES`; None when nothing tells."""
+        """One of :data:`ANATOMIES`, as which the data were treated; None when nothing tells."""
         told = (self.parameters.get("Anatomy"), self.mask_label)
         return next((name for name in told if name in ANATOMIES), None)
 
     @property
     def parameters(self) -> dict[str, Any]:
         """``Model.Parameters`` of the F map."""
-        model = self.sidecar.get("Model")
-        parameters = model.get("Parameters") if isinstance(model, dict) else None
-        return parameters if isinstance(parameters, dict) else {}
+        match self.sidecar.get("Model"):
+            case {"Parameters": dict(parameters)}:
+                return parameters
+        return {}
 
     @property
     def software(self) -> dict[str, str]:
@@ -160,7 +161,6 @@ def collect_run(
 
     Parameters
     ----------
-    output_dir : Path
     subject, session : str, str or None
         Labels without ``sub-``/``ses-``.
     name : str
@@ -192,38 +192,40 @@ def collect_run(
     qc = sidecar(QUALITY)
     # The label that its list of outputs names first.
     labels = dict.fromkeys([*mask_labels(name, str(qc.get("Outputs"))), *ANATOMIES])
-    # What it is, of what, how problems call it, ending.
-    images = [("maps", spec.label, spec.label, map_ending(spec.label)) for spec in all_maps()]
-    if conventional:
-        images += [
-            ("lsq", key, f"{key} of least squares", map_ending(key, CONVENTIONAL)) for key in PARAMETERS
-        ]
-    images += [("std", key, f"{key} standard deviation", map_ending(key, SPREAD)) for key in TISSUE_LABELS]
-    images += [("mask", label, f"{label} mask", mask_ending(label)) for label in labels]
-    images += [("flags", "flags", "flags", FLAG_CODES)]
-    volumes = read_volumes(files, {words: beside(f"{end}.nii.gz") for _, _, words, end in images}, name)
-    found: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
-    for kind, label, words, _ in images:
-        if words in volumes:
-            found[kind][label] = volumes[words].data
-    maps, masks = found["maps"], found["mask"]
+    # Kind, label and ending of an image, by what problems call it.
+    images: dict[str, tuple[str | None, str, str]] = {}
+    for desc, words, keys in (
+        (None, "", [spec.label for spec in all_maps()]),
+        (CONVENTIONAL, " of least squares", PARAMETERS if conventional else ()),
+        (SPREAD, " standard deviation", TISSUE_LABELS),
+    ):
+        images |= {f"{key}{words}": (desc, key, map_ending(key, desc)) for key in keys}
+    images |= {f"{label} mask": ("mask", label, mask_ending(label)) for label in labels}
+    images["flags"] = (FLAG_CODES, "flags", FLAG_CODES)
+    paths = {words: beside(f"{ending}.nii.gz") for words, (_, _, ending) in images.items()}
+    volumes, header = read_volumes(files, paths, name)
+    found: dict[str | None, dict[str, np.ndarray]] = defaultdict(dict)
+    for words, volume in volumes.items():
+        kind, label, _ = images[words]
+        found[kind][label] = volume
+    maps, masks, flags = found[None], found["mask"], found[FLAG_CODES].get("flags")
     mask = None
     if maps:
         mask = np.all([np.isfinite(data) for label, data in maps.items() if label in SPECS], axis=0)
     elif masks:
         mask = next(iter(masks.values())) > 0
-    geometry = next(iter(volumes.values())) if volumes else None
+    affine, zooms = (None, (1.0, 1.0, 1.0)) if header is None else placement(header)
 
     run = RunDerivatives(
         name=name,
         maps=maps,
-        spread=found["std"],
-        conventional=found["lsq"],
+        spread=found[SPREAD],
+        conventional=found[CONVENTIONAL],
         mask=mask,
         mask_label=next(iter(masks), None),
-        flags=_codes(found["flags"]["flags"]) if found["flags"] else None,
-        affine=geometry.affine if geometry else None,
-        zooms=geometry.zooms if geometry else (1.0, 1.0, 1.0),
+        flags=None if flags is None else _codes(flags),
+        affine=affine,
+        zooms=zooms,
         sidecar=sidecar(map_ending("f")),
         qc=qc,
         training=sidecar(TRAINING),
@@ -246,13 +248,12 @@ def collect_run(
 
 def app_version(output_dir: Path) -> str | None:
     """Version of the app that wrote ``dataset_description.json``."""
-    description: dict[str, Any] = Files(output_dir).get(
-        read_json, output_dir / "dataset_description.json", {}
-    )
-    generated = description.get("GeneratedBy")
-    first = generated[0] if isinstance(generated, list) and generated else {}
-    version = first.get("Version") if isinstance(first, dict) else None
-    return version if isinstance(version, str) else None
+    path = output_dir / "dataset_description.json"
+    description: dict[str, Any] = Files(output_dir).get(read_json, path, {})
+    match description.get("GeneratedBy"):
+        case [{"Version": str(version)}, *_]:
+            return version
+    return None
 
 
 def _codes(flags: np.ndarray) -> np.ndarray:

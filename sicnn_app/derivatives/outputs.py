@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -21,10 +21,18 @@ from PIL import Image
 
 from sicnn_app.bids.geometry import grid_shape, placement
 from sicnn_app.bids.gradients import read_bvals
-from sicnn_app.bids.images import open_image, open_volume, read_volume, volume_count
+from sicnn_app.bids.images import (
+    LARGEST_VALUE,
+    READ_ERRORS,
+    open_image,
+    open_volume,
+    read_volume,
+    volume_count,
+)
 from sicnn_app.bids.text_files import Boundary, read_bytes
 from sicnn_app.errors import DataError, SicnnAppError, complaint, one_line
 from sicnn_app.formats import printable
+from sicnn_app.ivim.bvalues import bvalue_tolerance, group_bvalues
 
 _T = TypeVar("_T")
 
@@ -33,6 +41,9 @@ MAX_BVALUE = 1e6
 
 MAX_PIXELS = 1 << 24
 """Of a picture; ours have a tenth of that."""
+
+MAX_SIGNALS = 1 << 29
+"""Averages over voxels and b-values, two gigabytes of them: ten million voxels at 50 b-values."""
 
 
 def own_file(path: Path, output_dir: Path) -> Path:
@@ -67,41 +78,36 @@ class Files:
             return default
 
 
-@dataclass(frozen=True)
-class Volume:
-    """Voxels of an image, shape (X, Y, Z), and what its header says of their place."""
-
-    data: np.ndarray
-    affine: np.ndarray | None
-    zooms: tuple[float, float, float]
-
-
-def read_volumes(files: Files, paths: Mapping[str, Path], name: str) -> dict[str, Volume]:
-    """The images of a run that have the shape of most of them; no other is read.
+def read_volumes(
+    files: Files, paths: Mapping[str, Path], name: str
+) -> tuple[dict[str, np.ndarray], nib.Nifti1Header | None]:
+    """The images of a run that have the shape of most of them, and the header of the first; no other is read.
 
     Parameters
     ----------
-    files : Files
     paths : mapping of str to Path
         By what problems call them.
     name : str
         Of the run.
+
+    Returns
+    -------
+    volumes : dict of str to ndarray, shape (X, Y, Z)
+    header : nibabel header, or None
     """
     opened = {label: files.get(_open_map, path, None) for label, path in paths.items()}
     there = {label: image for label, image in opened.items() if image is not None}
-    headers = {label: image.header for label, image in there.items()}
-    shapes = {label: grid_shape(image) for label, image in there.items()}
-    shape = Counter(shapes.values()).most_common(1)[0][0] if shapes else None
+    shapes = Counter(map(grid_shape, there.values())).most_common(1)
     found = {}
-    for label, header in headers.items():
-        if shapes[label] != shape:
+    for label, image in there.items():
+        if grid_shape(image) != shapes[0][0]:
             files.problems.append(f"the image {label} has another shape than the others of {name}")
             continue
         data = files.get(lambda path: read_volume(path, _open_map(path)), paths[label], None)
         # Another process may have replaced it since.
-        if data is not None and data.shape == shape:
-            found[label] = Volume(data, *placement(header))
-    return found
+        if data is not None and data.shape == shapes[0][0]:
+            found[label] = data
+    return found, there[next(iter(found))].header if found else None
 
 
 def _open_map(path: Path) -> nib.Nifti1Image:
@@ -109,33 +115,6 @@ def _open_map(path: Path) -> nib.Nifti1Image:
     if volume_count(image) != 1:
         raise DataError(f"{path} has shape {image.shape}, and not the three dimensions of a map")
     return image
-
-
-def read_series_bvals(path: Path) -> np.ndarray:
-    """b-values of a series, shape (N,), s/mm^2.
-
-    Raises
-    ------
-    MissingInputError, DataError
-        See :func:`sicnn_app.bids.gradients.read_bvals`; also one that is larger than :data:`MAX_BVALUE`.
-    """
-    bvals = read_bvals(path)
-    if bvals.max() > MAX_BVALUE:
-        raise DataError(f"{path} holds the b-value {bvals.max():g}: b-values are in s/mm^2")
-    return bvals
-
-
-def open_series(path: Path) -> nib.Nifti1Image:
-    """Open a series to be read volume by volume."""
-    image = open_image(path)
-    # Held open so that a compressed series read volume by volume is decompressed once.
-    found = image.dataobj
-    voxels = ArrayProxy(
-        str(path),
-        (found.shape, found.dtype, found.offset, found.slope, found.inter),
-        keep_file_open=True,
-    )
-    return type(image)(voxels, image.affine, image.header)
 
 
 def read_picture(path: Path) -> bytes:
@@ -155,3 +134,110 @@ def read_picture(path: Path) -> bytes:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read ({one_line(error)}): process the run again") from None
     return content
+
+
+@dataclass(frozen=True)
+class MeasuredSignals:
+    """The preprocessed series, averaged per nominal b-value.
+
+    Attributes
+    ----------
+    bvals : ndarray, shape (B,), s/mm^2, ascending
+    volumes : ndarray, shape (B,), int, volumes averaged
+    in_mask : ndarray, shape (B, M), float32, arithmetic means of the M voxels of the mask
+    baseline : ndarray, shape (X, Y, Z), float32, mean of the volumes of the lowest b-value
+    slices : ndarray, shape (B, X, Y), float32, the slice ``slice_index`` at every b-value
+    slice_index : int
+    """
+
+    bvals: np.ndarray
+    volumes: np.ndarray
+    in_mask: np.ndarray
+    baseline: np.ndarray
+    slices: np.ndarray
+    slice_index: int
+
+
+def measure_signals(
+    files: Files, stem: Path, mask: np.ndarray, used: Sequence[float]
+) -> MeasuredSignals | None:
+    """Averages of a series; None when it or its b-values are missing or cannot be read.
+
+    Parameters
+    ----------
+    stem : Path
+        The path of the series without its endings.
+    mask : ndarray, shape (X, Y, Z), bool
+    used : sequence of float, s/mm^2
+        b-values that the estimation used; all of them count when there are none.
+    """
+    image_path, bval_path = stem.with_name(f"{stem.name}.nii.gz"), stem.with_name(f"{stem.name}.bval")
+    series = files.get(_open_series, image_path, None)
+    bvals = files.get(_read_bvals, bval_path, None)
+    if series is None or bvals is None:
+        return None
+    if series.shape != (*mask.shape, bvals.size):
+        files.problems.append(f"{image_path.name} does not fit its b-values or the maps")
+        return None
+    try:
+        return _averages(series, bvals, mask, used)
+    except READ_ERRORS as error:
+        files.problems.append(printable(f"{image_path.name} cannot be read ({one_line(error)})"))
+        return None
+
+
+def _averages(
+    series: nib.Nifti1Image, bvals: np.ndarray, mask: np.ndarray, used: Sequence[float]
+) -> MeasuredSignals:
+    nominal, index = group_bvalues(bvals)
+    wanted = np.zeros(nominal.size, dtype=bool)
+    if used:
+        distance = np.abs(nominal[:, None] - np.asarray(used)).min(axis=1)
+        wanted = distance <= bvalue_tolerance(nominal)
+    if not wanted.any():
+        wanted[:] = True
+    slice_index = int(np.argmax(mask.sum(axis=(0, 1))))
+    counts = np.zeros(nominal.size, dtype=int)
+    voxels = int(mask.sum())
+    if nominal.size * voxels > MAX_SIGNALS:
+        raise ValueError(f"{nominal.size} b-values in {voxels} voxels are more than any series has")
+    in_mask = np.zeros((nominal.size, voxels), dtype=np.float32)
+    slices = np.zeros((nominal.size, *mask.shape[:2]), dtype=np.float32)
+    baseline = np.zeros(mask.shape, dtype=np.float32)
+    for position in np.flatnonzero(wanted[index]):
+        volume = np.asarray(series.dataobj[..., position], dtype=np.float32)
+        volume = np.where(np.abs(volume) <= LARGEST_VALUE, volume, np.float32(0))
+        group = index[position]
+        counts[group] += 1
+        in_mask[group] += volume[mask]
+        slices[group] += volume[..., slice_index]
+        if group == np.argmax(wanted):
+            baseline += volume
+    counts = counts[wanted]
+    return MeasuredSignals(
+        bvals=nominal[wanted],
+        volumes=counts,
+        in_mask=in_mask[wanted] / counts[:, None],
+        baseline=baseline / counts[0],
+        slices=slices[wanted] / counts[:, None, None],
+        slice_index=slice_index,
+    )
+
+
+def _read_bvals(path: Path) -> np.ndarray:
+    bvals = read_bvals(path)
+    if bvals.max() > MAX_BVALUE:
+        raise DataError(f"{path} holds the b-value {bvals.max():g}: b-values are in s/mm^2")
+    return bvals
+
+
+def _open_series(path: Path) -> nib.Nifti1Image:
+    image = open_image(path)
+    # Held open so that a compressed series read volume by volume is decompressed once.
+    found = image.dataobj
+    voxels = ArrayProxy(
+        str(path),
+        (found.shape, found.dtype, found.offset, found.slope, found.inter),
+        keep_file_open=True,
+    )
+    return type(image)(voxels, image.affine, image.header)
