@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 
@@ -66,10 +66,7 @@ def make_folder(path: Path) -> Path:
 def scratch_folder(output_dir: Path) -> Iterator[Path]:
     """A private folder below ``output_dir/.work``, removed at the end with its parent when empty.
 
-    Raises
-    ------
-    OutputError
-        When it cannot be created.
+    Raises OutputError when it cannot be created.
     """
     work = Path(output_dir) / WORK_FOLDER
     with ExitStack() as stack:
@@ -86,12 +83,6 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sync_folder(folder: Path) -> None:
-    # Some network file systems cannot flush a folder; the files themselves are safe.
-    with suppress(OSError):
-        _sync(folder)
-
-
 def _rename(temporary: Path, target: Path, root: Path) -> None:
     """Put a file that is safely on disk in its place, through no link below ``root``."""
     with output_errors(target):
@@ -103,7 +94,9 @@ def _rename(temporary: Path, target: Path, root: Path) -> None:
                 if error.errno != errno.EXDEV:
                     raise
                 _copy_beside(temporary, target.name, folder)
-        _sync_folder(target.parent)
+        # Some network file systems cannot flush a folder; the files themselves are safe.
+        with suppress(OSError):
+            _sync(target.parent)
 
 
 def _copy_beside(temporary: Path, name: str, folder: int) -> None:
@@ -131,7 +124,7 @@ def save_bytes(path: Path, content: bytes) -> None:
 class _Releasing(io.BufferedIOBase):
     """Writes to a stream and gives up the memory of the array that is being written, volume by volume."""
 
-    def __init__(self, stream: BinaryIO | gzip.GzipFile, values: Any) -> None:
+    def __init__(self, stream: gzip.GzipFile, values: Any) -> None:
         self._stream = stream
         self._values = values
 
@@ -147,35 +140,21 @@ class _Releasing(io.BufferedIOBase):
 
 
 def save_nifti(path: Path, image: nib.Nifti1Image) -> None:
-    """Write ``image`` to ``path`` (.nii or .nii.gz), which is a temporary path.
+    """Write ``image`` to ``path`` (.nii.gz), which is a temporary path.
 
     The gzip header carries neither time nor name, so equal images are equal files.
     """
-    if path.name.endswith(".gz"):
-        with (
-            path.open("xb") as file,
-            gzip.GzipFile("", "wb", COMPRESSION_LEVEL, fileobj=file, mtime=0) as stream,
-        ):
-            image.to_stream(_Releasing(stream, image.dataobj))
-    else:
-        with path.open("xb") as file:
-            image.to_stream(_Releasing(file, image.dataobj))
+    with (
+        path.open("xb") as file,
+        gzip.GzipFile("", "wb", COMPRESSION_LEVEL, fileobj=file, mtime=0) as stream,
+    ):
+        image.to_stream(_Releasing(stream, image.dataobj))
 
 
 def write_bytes(target: Path, content: bytes, output_dir: Path) -> None:
-    """Write a file at once; an existing one stays as it was when that fails.
+    """Write a file below ``output_dir`` at once; an existing one stays as it was when that fails.
 
-    Parameters
-    ----------
-    target : Path
-        Final name, below ``output_dir``; its folder is created.
-    content : bytes
-    output_dir : Path
-
-    Raises
-    ------
-    OutputError
-        When the file system refuses, naming ``target``.
+    Its folder is created. Raises OutputError, naming ``target``, when the file system refuses.
     """
     with scratch_folder(output_dir) as folder:
         temporary = folder / target.name
@@ -187,12 +166,8 @@ def write_bytes(target: Path, content: bytes, output_dir: Path) -> None:
 class StagedFiles:
     """Files of one unit of work: written completely to a private folder, then renamed together.
 
-    A full disk is met before any final name changes, so earlier outputs survive it.
-
-    Parameters
-    ----------
-    folder : Path
-        Private folder on the file system of the targets, see :func:`scratch_folder`.
+    A full disk is met before any final name changes, so earlier outputs survive it. The private folder is on
+    the file system of the targets, see :func:`scratch_folder`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -233,12 +208,9 @@ class StagedFiles:
             save_nifti(self._add(target), image)
 
     def publish(self, record: WrittenRecord) -> list[Path]:
-        """Rename every staged file to its final name, the last one last, instead of what the record names.
+        """Rename every staged file to its final name, the last one last.
 
-        Parameters
-        ----------
-        record : WrittenRecord
-            What the app wrote for the same unit of work before.
+        They replace whatever the app wrote for the same unit of work before, as ``record`` names it.
 
         Raises
         ------

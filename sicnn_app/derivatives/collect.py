@@ -47,12 +47,9 @@ class RunDerivatives:
     ----------
     name : str
         The stem ``<src>``.
-    maps : dict of str to ndarray, shape (X, Y, Z)
-        The parameter maps found, by label.
-    spread : dict of str to ndarray, shape (X, Y, Z)
-        The standard deviations over an ensemble found, by the label of the map; empty for one network.
-    conventional : dict of str to ndarray, shape (X, Y, Z)
-        The maps of the conventional fit found, by label; empty when there is none to compare with.
+    maps, spread, conventional : dict of str to ndarray, shape (X, Y, Z)
+        What was found of the parameter maps, of their standard deviations over an ensemble and of the maps of
+        the conventional fit, by the label of the map.
     mask : ndarray, shape (X, Y, Z), bool, or None
         Voxels where the maps are finite; the written mask when there is no map.
     mask_label : str or None
@@ -62,7 +59,6 @@ class RunDerivatives:
         None when the header states no orientation.
     zooms : tuple of float
         Voxel size in mm.
-    measured : MeasuredSignals or None
     sidecar, qc, training : dict
         The JSON files of the F map, of the QC and of the training.
     qc_row : dict

@@ -103,7 +103,6 @@ def prepare_output(
 
     Parameters
     ----------
-    output_dir : Path
     bids_dir : Path or None
         Input dataset; None (analysis level ``group``) keeps the links that are there.
     derivatives : mapping of str to Path
@@ -140,8 +139,10 @@ def prepare_output(
     with locked_folder(place, wait=LOCK_TIMEOUT):
         description = _merged_description(output_dir, bids_dir, derivatives)
         _update(output_dir, "dataset_description.json", json_bytes(description))
-        _update(output_dir, ".bidsignore", _merged_bidsignore(output_dir / ".bidsignore"))
-        _update(output_dir, "descriptions.tsv", _merged_descriptions(output_dir / "descriptions.tsv", masks))
+        ignored = _read(output_dir / ".bidsignore") or b""
+        _update(output_dir, ".bidsignore", _merged_bidsignore(ignored))
+        described = _read(output_dir / "descriptions.tsv") or b"desc_id\tdescription\n"
+        _update(output_dir, "descriptions.tsv", _merged_descriptions(described, masks))
         _write_citation(output_dir, citation.encode())
         if not os.path.lexists(output_dir / "README.md"):
             _update(output_dir, "README.md", _readme().encode())
@@ -211,11 +212,6 @@ def _merged_description(
     existing = _read_description(path)
     if existing and existing.get("DatasetType", "raw") != "derivative":
         raise UsageError(f"{output_dir}: holds a dataset that is no derivative: name another output folder")
-    datasets = dict(sorted(derivatives.items()))
-    if bids_dir is not None:
-        datasets = {RAW_DATASET: bids_dir, **datasets}
-    links = {name: dataset_location(dataset, output_dir) for name, dataset in datasets.items()}
-    known = [_source_dataset(dataset, links[name]) for name, dataset in datasets.items()]
     for key, kind, name in (
         ("GeneratedBy", list, "a list"),
         ("SourceDatasets", list, "a list"),
@@ -223,22 +219,17 @@ def _merged_description(
     ):
         if not isinstance(existing.get(key, kind()), kind):
             raise DataError(f"{path}: {key} must be {name}: correct it")
-    others = [
-        entry
-        for entry in existing.get("GeneratedBy", [])
-        if not (isinstance(entry, dict) and entry.get("Name") == provenance.APP_NAME)
-    ]
+    datasets = {} if bids_dir is None else {RAW_DATASET: bids_dir}
+    datasets |= sorted(derivatives.items())
+    links = {name: dataset_location(dataset, output_dir) for name, dataset in datasets.items()}
     earlier_links = existing.get("DatasetLinks", {})
-    # A link that now points elsewhere takes its old source entry with it. In a list: whoever wrote them may
-    # have put there what is no text and cannot be in a set.
-    urls = [entry["URL"] for entry in known]
-    urls += [url for name, url in earlier_links.items() if name in links]
-    earlier_sources = [
-        entry
-        for entry in existing.get("SourceDatasets", [])
-        if not (isinstance(entry, dict) and entry.get("URL") in urls)
-    ]
-    description = {
+    # A link that now points elsewhere takes its old source entry with it.
+    urls = [*links.values(), *(url for name, url in earlier_links.items() if name in links)]
+    sources = [_source_dataset(dataset, links[name]) for name, dataset in datasets.items()]
+    sources += _without(existing.get("SourceDatasets", []), "URL", urls)
+    others = _without(existing.get("GeneratedBy", []), "Name", [provenance.APP_NAME])
+    merged = {"SourceDatasets": sources, "DatasetLinks": {**earlier_links, **links}}
+    return {
         "Name": "SI-CNN: IVIM parameter maps",
         "BIDSVersion": BIDS_VERSION,
         **existing,
@@ -246,51 +237,48 @@ def _merged_description(
         **({} if others else {"BIDSVersion": BIDS_VERSION}),
         "DatasetType": "derivative",
         "GeneratedBy": [_generated_by(), *others],
+        **{key: value for key, value in merged.items() if value},
     }
-    for key, value in (
-        ("SourceDatasets", [*known, *earlier_sources]),
-        ("DatasetLinks", {**earlier_links, **links}),
-    ):
-        if value:
-            description[key] = value
-    return description
+
+
+def _without(entries: list[Any], key: str, values: list[Any]) -> list[Any]:
+    """Entries but those that have one of some values, in a list: what others wrote may fit into no set."""
+    return [entry for entry in entries if not (isinstance(entry, dict) and entry.get(key) in values)]
 
 
 def _generated_by() -> dict[str, Any]:
-    entry: dict[str, Any] = {"Name": provenance.APP_NAME, "Version": __version__}
-    if (url := provenance.code_url()) is not None:
-        entry["CodeURL"] = url
-    if (container := provenance.container()) is not None:
-        entry["Container"] = container
-    return entry
+    entry = {
+        "Name": provenance.APP_NAME,
+        "Version": __version__,
+        "CodeURL": provenance.code_url(),
+        "Container": provenance.container(),
+    }
+    return {key: value for key, value in entry.items() if value is not None}
 
 
 def _source_dataset(dataset: Path, location: str) -> dict[str, str]:
-    source = {"URL": location}
     try:
         description = parse_json(read_regular(Path(dataset) / "dataset_description.json"))
     except (OSError, ValueError):
-        return source
-    doi = description.get("DatasetDOI") if isinstance(description, dict) else None
-    if isinstance(doi, str) and DOI.fullmatch(doi):
-        source["DOI"] = doi
-    return source
+        description = None
+    match description:
+        case {"DatasetDOI": str(doi)} if DOI.fullmatch(doi):
+            return {"URL": location, "DOI": doi}
+    return {"URL": location}
 
 
-def _merged_bidsignore(path: Path) -> bytes:
-    content = _read(path) or b""
+def _merged_bidsignore(content: bytes) -> bytes:
     lines = content.decode(errors="replace").splitlines()
     return _with_lines(content, [line for line in BIDSIGNORE if line not in lines])
 
 
-def _merged_descriptions(path: Path, masks: Iterable[str]) -> bytes:
+def _merged_descriptions(content: bytes, masks: Iterable[str]) -> bytes:
     """The table with a row for every label that has none; whatever else stands in it is left as it is."""
-    content = _read(path) or b"desc_id\tdescription\n"
     head, *rows = (line.split("\t") for line in content.decode("utf-8-sig", "replace").splitlines() or [""])
     if not {"desc_id", "description"} <= set(head):
         return content
     known = {row[head.index("desc_id")] for row in rows if len(row) > head.index("desc_id")}
-    meanings = DESCRIPTIONS | {label: GIVEN_MASK for label in sorted(masks) if label not in DESCRIPTIONS}
+    meanings = {**DESCRIPTIONS, **dict.fromkeys(sorted(set(masks) - DESCRIPTIONS.keys()), GIVEN_MASK)}
     new = [
         {"desc_id": f"desc-{label}", "description": meaning}
         for label, meaning in meanings.items()
@@ -301,7 +289,5 @@ def _merged_descriptions(path: Path, masks: Iterable[str]) -> bytes:
 
 def _with_lines(content: bytes, lines: Sequence[str]) -> bytes:
     """Content with lines at its end; the same bytes when there are none."""
-    if not lines:
-        return content
-    separator = b"\n" if content and not content.endswith(b"\n") else b""
-    return content + separator + ("\n".join(lines) + "\n").encode()
+    separator = b"\n" if lines and content and not content.endswith(b"\n") else b""
+    return content + separator + "".join(f"{line}\n" for line in lines).encode()

@@ -70,17 +70,10 @@ def dwi_folder(output_dir: Path, subject: str, session: str | None) -> Path:
 
 
 def output_path(run: DwiRun, output_dir: Path, ending: str) -> Path:
-    """Place of an output of a run.
+    """Place of an output of a run, from its ending with extension.
 
-    Parameters
-    ----------
-    ending : str
-        With extension.
-
-    Raises
-    ------
-    InternalError
-        When a label could lead out of its folder; names of files that were read have none like that.
+    Raises InternalError when a label could lead out of its folder; names of files that were read have none
+    like that.
     """
     for key, label in run.entities.items():
         if not (LABEL.fullmatch(key) and LABEL.fullmatch(label)):

@@ -19,7 +19,7 @@ import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 from PIL import Image
 
-from sicnn_app.bids.geometry import grid_shape, placement
+from sicnn_app.bids.geometry import grid_shape
 from sicnn_app.bids.gradients import read_bvals
 from sicnn_app.bids.images import (
     LARGEST_VALUE,
@@ -49,10 +49,7 @@ MAX_SIGNALS = 1 << 29
 def own_file(path: Path, output_dir: Path) -> Path:
     """``path``, unless it is a link that would bring a file of elsewhere into tables and pages.
 
-    Raises
-    ------
-    DataError
-        It leads out of the folder of all outputs; its own annex is not out of it.
+    Raises DataError when it leads out of the folder of all outputs; its own annex is not out of it.
     """
     if path.is_symlink() and Boundary([output_dir]).target_outside(path) is not None:
         raise DataError(f"{path} is a link that leads out of the output folder: put the file itself there")
@@ -120,10 +117,8 @@ def _open_map(path: Path) -> nib.Nifti1Image:
 def read_picture(path: Path) -> bytes:
     """Content of a PNG that a browser can show.
 
-    Raises
-    ------
-    MissingInputError, DataError
-        See :func:`sicnn_app.bids.text_files.read_bytes`; also what is no PNG, or a very large one.
+    Raises DataError when it is no PNG, or a very large one, besides what
+    :func:`sicnn_app.bids.text_files.read_bytes` raises.
     """
     content = read_bytes(path)
     try:

@@ -24,10 +24,6 @@ def software_versions() -> dict[str, str]:
     """Versions of the app, Python and every package that can change a number.
 
     Packages are not imported; one that is not installed is left out.
-
-    Returns
-    -------
-    dict of str to str
     """
     return {APP_NAME: __version__, "python": platform.python_version(), **dict(_package_versions())}
 
@@ -48,28 +44,16 @@ def code_url() -> str | None:
         entries = metadata.metadata(APP_NAME).get_all("Project-URL") or []
     except metadata.PackageNotFoundError:
         return None
-    urls = {}
-    for entry in entries:
-        label, _, url = entry.partition(",")
-        urls[label.strip().lower()] = url.strip()
+    pairs = (entry.partition(",") for entry in entries)
+    urls = {label.strip().lower(): url.strip() for label, _, url in pairs}
     return next((urls[label] for label in ("source", "repository", "homepage") if label in urls), None)
 
 
 def container(environ: Mapping[str, str] | None = None, root: Path = Path("/")) -> dict[str, str] | None:
     """Describe the container this process runs in, as BIDS ``GeneratedBy.Container``.
 
-    Parameters
-    ----------
-    environ : mapping, optional
-        Environment; ``os.environ`` by default.
-    root : Path
-        Root of the file system, where container engines leave their marks.
-
-    Returns
-    -------
-    dict of str to str, or None
-        ``Type`` (``apptainer``, ``podman`` or ``docker``) and, where known, ``Tag``; None outside
-        a container.
+    ``Type`` (``apptainer``, ``podman`` or ``docker``) and, where known, ``Tag``; None outside a container. In
+    ``root`` container engines leave their marks.
     """
     environ = os.environ if environ is None else environ
     tag = environ.get(CONTAINER_TAG_VARIABLE)
@@ -86,13 +70,11 @@ def container(environ: Mapping[str, str] | None = None, root: Path = Path("/")) 
 
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """Model name of the processor, or its architecture where the system does not tell."""
-    try:
+    with suppress(OSError):
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, value = line.partition(":")
             if key.strip() == "model name" and value.strip():
                 return value.strip()
-    except OSError:
-        pass
     return platform.processor() or platform.machine()
 
 

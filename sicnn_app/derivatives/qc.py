@@ -17,18 +17,10 @@ MOTION_COLUMNS: dict[str, dict[str, Any]] = {
     "volume": described("Volume", "Index in the source image, counted from 0"),
     "b_value": described("b-value", "b-value of the volume", "s/mm^2"),
     **{
-        f"trans_{axis}": described(
-            f"Translation along {axis}",
-            f"Where the volume lay relative to the reference, world axis {axis}",
-            "mm",
-        )
-        for axis in "xyz"
-    },
-    **{
-        f"rot_{axis}": described(
-            f"Rotation about {axis}",
-            f"How the volume was turned relative to the reference, world axis {axis}",
-            "degrees",
+        f"{key}_{axis}": described(f"{title} {axis}", f"{words} the reference, world axis {axis}", unit)
+        for key, title, words, unit in (
+            ("trans", "Translation along", "Where the volume lay relative to", "mm"),
+            ("rot", "Rotation about", "How the volume was turned relative to", "degrees"),
         )
         for axis in "xyz"
     },
@@ -75,10 +67,7 @@ _HISTORY_COLUMNS: dict[str, dict[str, Any]] = {
 
 def history_columns(result: RunResult) -> list[str]:
     """Columns of the training table: the keys of the history, the data iteration first."""
-    columns = ["data_iteration"]
-    for row in result.estimate.history:
-        columns += [key for key in row if key not in columns]
-    return columns
+    return list(dict.fromkeys(["data_iteration", *(key for row in result.estimate.history for key in row)]))
 
 
 def history_rows(result: RunResult) -> list[dict[str, Any]]:
@@ -96,8 +85,7 @@ def history_sidecar(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
         title = column.replace("_", " ").capitalize()
         generic = described(title, f"{title} of the data iteration")
         content[column] = _HISTORY_COLUMNS.get(column, generic)
-    content["TrainingLoss"] = training_curve(result.estimate.losses)
-    return content | provenance(result)
+    return content | {"TrainingLoss": training_curve(result.estimate.losses)} | provenance(result)
 
 
 def motion_sidecar(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
@@ -112,7 +100,5 @@ def motion_sidecar(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
 
 def training_curve(losses: list[tuple[int, int, float]]) -> list[list]:
     """At most 500 evenly spaced points (data iteration, epoch, loss), first and last included."""
-    kept = losses
-    if len(losses) > MAX_CURVE_POINTS:
-        kept = [losses[i] for i in np.linspace(0, len(losses) - 1, MAX_CURVE_POINTS).round().astype(int)]
-    return plain([list(point) for point in kept])
+    kept = np.linspace(0, len(losses) - 1, min(len(losses), MAX_CURVE_POINTS)).round().astype(int)
+    return plain([losses[i] for i in kept])

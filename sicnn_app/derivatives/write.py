@@ -1,7 +1,8 @@
-"""Write everything a finished run produced."""
+"""Write everything a finished run produced, after making sure that it will fit."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,6 @@ from sicnn_app.bids.derivative_datasets import mask_label
 from sicnn_app.bids.geometry import POSITION_FIELDS
 from sicnn_app.derivatives import qc, sidecar
 from sicnn_app.derivatives.atomic import StagedFiles, scratch_folder
-from sicnn_app.derivatives.marker import marker_content
 from sicnn_app.derivatives.names import (
     CONVENTIONAL,
     MARKER,
@@ -24,6 +24,7 @@ from sicnn_app.derivatives.names import (
     SPREAD,
     SPREAD_SUFFIX,
     TRAINING,
+    expected_outputs,
     map_ending,
     map_outputs,
     mask_ending,
@@ -34,11 +35,20 @@ from sicnn_app.derivatives.names import (
 from sicnn_app.derivatives.names import FLAGS as FLAG_CODES
 from sicnn_app.derivatives.quality import Quality, columns
 from sicnn_app.derivatives.written import WrittenRecord
-from sicnn_app.errors import InternalError
+from sicnn_app.errors import DataError, InternalError
+from sicnn_app.ivim.body_parts import ANATOMIES
 from sicnn_app.ivim.flags import FLAGS
-from sicnn_app.ivim.parameters import TISSUE_LABELS
-from sicnn_app.ivim.run import RunResult
+from sicnn_app.ivim.parameters import PARAMETERS, TISSUE_LABELS, all_maps
+from sicnn_app.ivim.run import DwiRun, RunResult
 from sicnn_app.methods import LEAST_SQUARES
+from sicnn_app.steps import STEPS
+from sicnn_app.system.memory import require_space
+
+MAX_NAME = 255
+"""Bytes that file systems allow in one file name."""
+
+TEXT_BYTES = 5_000_000
+"""Sidecars, tables and figures of one run, and its share in a report: about 1 MB."""
 
 AFFINE_TOLERANCE = 1e-3
 """mm; float32 header fields against the float64 affine of the series."""
@@ -48,6 +58,59 @@ GEOMETRY_FIELDS = (
     "dim_info", "slice_code", "slice_start", "slice_end", "slice_duration", "toffset",
 )  # fmt: skip
 """All that outputs take over from the header of their source."""
+
+
+def estimated_size(
+    shape: tuple[int, int, int, int], *, ensemble: bool = False, comparison: bool = False
+) -> int:
+    """Bytes that the outputs of a run take at most; float32 noise hardly compresses.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (X, Y, Z, N) of the series.
+    ensemble, comparison : bool
+        See :func:`~sicnn_app.derivatives.names.expected_outputs`.
+    """
+    voxels = int(np.prod(shape[:3], dtype=object))
+    images = shape[3] + len(all_maps()) + len(TISSUE_LABELS) * ensemble + len(PARAMETERS) * comparison
+    return voxels * (4 * images + 2) + TEXT_BYTES
+
+
+def require_room(
+    run: DwiRun,
+    output_dir: Path,
+    shape: tuple[int, int, int, int],
+    *,
+    ensemble: bool = False,
+    comparison: bool = False,
+    work: Iterable[tuple[Path, int]] = (),
+) -> None:
+    """Refuse, before any long work, a run whose outputs the file system could not take.
+
+    Parameters
+    ----------
+    work : iterable of (Path, int)
+        Folders, and the bytes the run needs there besides.
+
+    Raises
+    ------
+    OutputError
+        When a disk has too little room.
+    DataError
+        When the name of an output would be too long.
+    """
+    outputs = expected_outputs(
+        run, output_dir, anatomy=ANATOMIES[0], ensemble=ensemble, comparison=comparison
+    )
+    longest = max(len(os.fsencode(path.name)) for path in outputs)
+    if longest > MAX_NAME:
+        raise DataError(
+            f"{run.name} is too long a name: those of its outputs would have {longest} characters "
+            f"and {MAX_NAME} are possible; shorten a label"
+        )
+    size = estimated_size(shape, ensemble=ensemble, comparison=comparison)
+    require_space([(Path(output_dir), size), *work])
 
 
 def write_run(
@@ -77,10 +140,7 @@ def write_run(
     check : callable, optional
         Called when everything is written and before any final name changes; may raise to prevent that.
 
-    Returns
-    -------
-    list of Path
-        The files written, in order.
+    Returns the files written, in order.
 
     Raises
     ------
@@ -181,7 +241,61 @@ def _stage_tables(files: _RunFiles) -> None:
     staged.add_tsv(table, [column.name for column in columns()], [quality.row()])
     # A picture that is gone makes no run unfinished.
     outputs = [target.name for target in staged.targets if target.parent == marker.parent]
-    staged.add_json(marker, marker_content(quality, roots, outputs))
+    staged.add_json(marker, _marker_content(quality, roots, outputs))
+
+
+def _marker_content(quality: Quality, roots: sidecar.DatasetRoots, outputs: list[str]) -> dict[str, Any]:
+    """Columns of the quality table and what identifies the run.
+
+    Parameters
+    ----------
+    outputs : list of str
+        File names of everything the run wrote beside this sidecar.
+    """
+    result, adequacy = quality.result, quality.adequacy
+    return {
+        "Description": "Quality measures of one run; this file is written after all others of the run",
+        "Sources": sidecar.sources(result, roots),
+        **{column.name: column.words() for column in columns()},
+        "Adequacy": sidecar.plain(
+            {
+                "Verdict": adequacy.verdict,
+                "Sentence": adequacy.sentence,
+                "Checks": [
+                    {
+                        "Name": check.name,
+                        "Value": check.value,
+                        "Verdict": check.verdict,
+                        "Meaning": check.meaning,
+                        "Numbers": check.numbers,
+                    }
+                    for check in adequacy.checks.values()
+                ],
+            }
+        ),
+        "Fingerprint": result.fingerprint,
+        "Settings": sidecar.portable_json(result.settings, roots),
+        "Outputs": outputs,
+        "MaskSource": sidecar.mask_source(result, roots),
+        "AnatomySource": roots.portable(result.anatomy_source),
+        "PreprocessingSteps": sidecar.portable_json(result.steps, roots),
+        # Slices and volumes are counted from 0.
+        "StepPictures": [
+            sidecar.plain(
+                {
+                    "Step": STEPS[step.label].name,
+                    "Slice": step.slice_index,
+                    "BValues": step.bvals,
+                    "SourceVolumes": step.volumes,
+                    "RootMeanSquareDifference": step.root_mean_squares,
+                    "DifferenceRange": step.limit,
+                }
+            )
+            for step in result.before_after
+        ],
+        "Warnings": [roots.portable(line) for line in result.warnings],
+        **sidecar.provenance(result),
+    }
 
 
 def _numbers(rows: np.ndarray, form: str) -> bytes:

@@ -46,11 +46,6 @@ class WrittenRecord:
     output_dir : Path
     unit : str
         ``run-<name>``, ``report-<name>``, ``group`` or ``dataset``; whoever writes for it holds its lock.
-
-    Attributes
-    ----------
-    path : Path
-        File of the record.
     """
 
     def __init__(self, output_dir: Path, unit: str) -> None:
@@ -78,7 +73,7 @@ class WrittenRecord:
         return Path(path).relative_to(self.output_dir).as_posix()
 
     def _may_be_ours(self, path: Path) -> bool:
-        """Whether a file is recorded, as far as its size tells: reading thousands of images takes hours."""
+        """True when a file is recorded, by its size alone: reading thousands of images takes hours."""
         try:
             if self._only_of not in (None, path.lstat().st_uid):
                 return False
@@ -87,7 +82,7 @@ class WrittenRecord:
             return False
 
     def is_ours(self, path: Path) -> bool:
-        """Whether a file is as the app wrote it."""
+        """True when a file is as the app wrote it."""
         try:
             return self._may_be_ours(path) and content_of(path) in self._known[self._name(path)]
         except OSError:
@@ -96,14 +91,8 @@ class WrittenRecord:
     def foreign(self, targets: Iterable[Path]) -> list[Path]:
         """Files under names to be written that the app has no record of, as far as names and sizes tell.
 
-        Parameters
-        ----------
-        targets : iterable of Path
-
-        Raises
-        ------
-        OutputError
-            A folder on the way to one of them is a link, or a file, or this user may not write there.
+        Raises OutputError when a folder on the way to one of them is a link, or a file, or this user may not
+        write there.
         """
         if not os.path.isdir(self.output_dir):
             return []
@@ -122,24 +111,18 @@ class WrittenRecord:
                     "that it is in, or name another output folder"
                 ) from error
             _require_writable(folder)
-        return [
-            path
-            for path in targets
-            if os.path.lexists(path) and not (self._may_be_ours(path) and _may_go(path))
-        ]
+        there = filter(os.path.lexists, targets)
+        return [path for path in there if not (self._may_be_ours(path) and _may_go(path))]
 
     def ours(self, targets: Iterable[Path]) -> list[Path]:
         """Every file that is as the app wrote it; none of them, nor of ``targets``, is anybody else's.
 
-        Raises
-        ------
-        OutputError
-            One of ``targets`` exists and is not as the app wrote it, or this user may not write everywhere:
-            half of the files would go before that shows.
+        Raises OutputError when one of ``targets`` exists and is not as the app wrote it, or this user may not
+        write everywhere: half of the files would go before that shows.
         """
-        known = [self.output_dir / name for name in self._known]
+        known = (self.output_dir / name for name in self._known)
         found = [path for path in known if self.is_ours(path) and _may_go(path)]
-        require_free([target for target in targets if os.path.lexists(target) and target not in found])
+        require_free([target for target in filter(os.path.lexists, targets) if target not in found])
         for folder in dict.fromkeys(path.parent for path in (*found, *targets)):
             _require_writable(folder)
         return found
@@ -195,7 +178,7 @@ def _require_writable(folder: Path) -> None:
 
 
 def _may_go(path: Path) -> bool:
-    """Whether this user may replace a file: in a folder with the sticky bit only its owner may."""
+    """True when this user may replace a file: in a folder with the sticky bit only its owner may."""
     user = os.geteuid()
     try:
         folder = path.parent.stat()

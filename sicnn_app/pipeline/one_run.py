@@ -14,7 +14,7 @@ from sicnn_app.bids.masks import load_mask
 from sicnn_app.bids.unpacked import digests_of_reads
 from sicnn_app.derivatives.disk_space import require_room
 from sicnn_app.derivatives.names import run_unit
-from sicnn_app.derivatives.write import write_run
+from sicnn_app.derivatives.write import require_room, write_run
 from sicnn_app.errors import DataError, SicnnAppError, TryAgainError
 from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.run import DwiRun, RunResult

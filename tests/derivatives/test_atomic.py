@@ -81,23 +81,19 @@ def test_work_folder_of_another_job_survives(tmp_path: Path):
     assert files_below(tmp_path / atomic.WORK_FOLDER) == ["another-job"]
 
 
-@pytest.mark.parametrize("name", ["a.nii.gz", "a.nii"])
-def test_images_survive_and_equal_images_are_equal_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-):
+def test_images_survive_and_equal_images_are_equal_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     data = np.random.default_rng(0).normal(size=(5, 4, 3)).astype(np.float32)
     data[0] = np.nan
     image = nib.Nifti1Image(data, np.diag([2.0, 2.0, 3.0, 1.0]))
-    first, second = tmp_path / f"one-{name}", tmp_path / f"two-{name}"
+    first, second = tmp_path / "one.nii.gz", tmp_path / "two.nii.gz"
     atomic.save_nifti(first, image)
     monkeypatch.setattr("time.time", lambda: 2_000_000_000.0)
     atomic.save_nifti(second, image)
     assert first.read_bytes() == second.read_bytes()
     np.testing.assert_array_equal(nib.load(first).get_fdata(dtype=np.float32), data)
-    if name.endswith(".gz"):
-        content = first.read_bytes()
-        assert content[4:8] == bytes(4), "the time in the gzip header"
-        assert len(gzip.decompress(content)) == 352 + data.nbytes
+    content = first.read_bytes()
+    assert content[4:8] == bytes(4), "the time in the gzip header"
+    assert len(gzip.decompress(content)) == 352 + data.nbytes
 
 
 def test_json_refuses_what_json_does_not_have():

@@ -20,8 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sicnn_app.bids.load import load_run, series_size
-from sicnn_app.derivatives.disk_space import estimated_size, require_room
-from sicnn_app.derivatives.write import write_run
+from sicnn_app.derivatives.write import estimated_size, require_room, write_run
 from sicnn_app.errors import DataError, OutputError, TryAgainError
 from sicnn_app.ivim.run import DwiRun, SourceImage
 from sicnn_app.ivim.series import DwiSeries
