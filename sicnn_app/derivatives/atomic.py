@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import gzip
-import io
 import os
 import shutil
 import uuid
@@ -121,22 +120,14 @@ def save_bytes(path: Path, content: bytes) -> None:
         stream.write(content)
 
 
-class _Releasing(io.BufferedIOBase):
-    """Writes to a stream and gives up the memory of the array that is being written, volume by volume."""
+class _Releasing(gzip.GzipFile):
+    """A stream that gives up the memory of ``values``, which are being written, volume by volume."""
 
-    def __init__(self, stream: gzip.GzipFile, values: Any) -> None:
-        self._stream = stream
-        self._values = values
-
-    def tell(self) -> int:
-        return self._stream.tell()
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._stream.seek(offset, whence)
+    values: Any
 
     def write(self, content: Buffer) -> int:
-        release(self._values)
-        return self._stream.write(content)
+        release(self.values)
+        return super().write(content)
 
 
 def save_nifti(path: Path, image: nib.Nifti1Image) -> None:
@@ -146,9 +137,10 @@ def save_nifti(path: Path, image: nib.Nifti1Image) -> None:
     """
     with (
         path.open("xb") as file,
-        gzip.GzipFile("", "wb", COMPRESSION_LEVEL, fileobj=file, mtime=0) as stream,
+        _Releasing("", "wb", COMPRESSION_LEVEL, fileobj=file, mtime=0) as stream,
     ):
-        image.to_stream(_Releasing(stream, image.dataobj))
+        stream.values = image.dataobj
+        image.to_stream(stream)
 
 
 def write_bytes(target: Path, content: bytes, output_dir: Path) -> None:

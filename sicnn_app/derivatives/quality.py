@@ -57,7 +57,16 @@ class Quality:
     @cached_property
     def numbers(self) -> dict[str, Any]:
         """What was measured, by the name of its column; a number that there is not is missing or None."""
-        found: dict[str, Any] = {}
+        averaged, series = self.result.averaged, self.result.series
+        ratios = signal_to_noise(self.result)
+        epochs = [row["epochs"] for row in self.result.estimate.history if row.get("epochs") is not None]
+        found = {
+            "mask_volume": self.voxels * abs(float(np.linalg.det(series.affine[:3, :3]))) / 1000.0,
+            "sigma_averaged": float(np.sqrt(np.mean(np.square(averaged.sigma_per_bval)))),
+            "snr_b0": ratios[0],
+            "snr_highest_b": ratios[-1],
+            "epochs": sum(epochs) if epochs else None,
+        }
         for check in self.adequacy.checks.values():
             found |= check.numbers
         for name, count in self._counts.items():
@@ -193,37 +202,28 @@ def _flag_columns() -> Iterator[Column]:
         )
 
 
-_AGREEMENT: dict[str, tuple[str, str, bool]] = {
-    "voxels": ("voxels compared", "Unflagged voxels over which {symbol} is compared", False),
-    "median_difference": (
-        "median difference",
-        "Median over these voxels of {symbol} minus that of least squares",
-        True,
-    ),
+_AGREEMENT = {
+    "voxels": ("voxels compared", "Unflagged voxels over which {} is compared"),
+    "median_difference": ("median difference", "Median over these voxels of {} minus that of least squares"),
     "median_absolute_difference": (
         "median absolute difference",
-        "Median over these voxels of the absolute difference of {symbol} from that of least squares",
-        True,
+        "Median over these voxels of the absolute difference of {} from that of least squares",
     ),
-    "pearson": ("correlation", "Pearson correlation over these voxels with {symbol} of least squares", False),
-    "spearman": (
-        "rank correlation",
-        "Spearman correlation over these voxels with {symbol} of least squares",
-        False,
-    ),
+    "pearson": ("correlation", "Pearson correlation over these voxels with {} of least squares"),
+    "spearman": ("rank correlation", "Spearman correlation over these voxels with {} of least squares"),
 }
-"""Title, description and whether the number has the unit of the map, by its name in ``agreement``."""
+"""Title and description by the name of the number in ``agreement``; medians have the unit of the map."""
 
 
 def _agreement_columns() -> Iterator[Column]:
     for spec in (spec for spec in MAPS if spec.bounds is not None):
         both = f", where both F are at least {NEGLIGIBLE_F:g}" if spec.needs_perfusion else ""
-        for name, (title, description, has_unit) in _AGREEMENT.items():
+        for name, (title, description) in _AGREEMENT.items():
             yield _measured(
                 f"lsq_{spec.label}_{name}",
                 f"{spec.symbol} against least squares: {title}",
-                description.format(symbol=spec.symbol) + both,
-                spec.unit if has_unit else None,
+                description.format(spec.symbol) + both,
+                spec.unit if name.startswith("median") else None,
             )
 
 
@@ -267,13 +267,15 @@ def _verdict_columns() -> Iterator[Column]:
         )
 
 
-def _epochs(quality: Quality) -> int | None:
-    epochs = [row["epochs"] for row in quality.result.estimate.history if row.get("epochs") is not None]
-    return sum(epochs) if epochs else None
-
-
-def _volume(quality: Quality) -> float:
-    return quality.voxels * abs(float(np.linalg.det(quality.result.series.affine[:3, :3]))) / 1000.0
+def _signal_to_noise_columns(*, averaged: bool = False) -> Iterator[Column]:
+    for end, name, place in (("lowest", "snr_b0", 6), ("highest", "snr_highest_b", 7)):
+        title = f"Signal-to-noise ratio at the {end} b-value"
+        words = f"Median signal inside the mask at the {end} b-value over the noise of"
+        shown = Shown(f"signal-to-noise ratio, {end} b", title)
+        if averaged:
+            yield _measured(f"{name}_averaged", f"{title} after averaging", f"{words} its average")
+        else:
+            yield _measured(name, title, f"{words} one volume", in_group=place, outlier=shown)
 
 
 COLUMNS: tuple[Column, ...] = (
@@ -287,7 +289,7 @@ COLUMNS: tuple[Column, ...] = (
         in_group=1,
     ),
     Column("voxels", "Voxels", "Voxels inside the mask", lambda quality: quality.voxels),
-    Column("mask_volume", "Mask volume", "Volume inside the mask", _volume, "mL"),
+    _measured("mask_volume", "Mask volume", "Volume inside the mask", "mL"),
     Column(
         "volumes",
         "Volumes",
@@ -325,24 +327,13 @@ COLUMNS: tuple[Column, ...] = (
         "arbitrary",
         in_group=5,
     ),
-    Column(
+    _measured(
         "sigma_averaged",
         "Noise after averaging",
         "Root mean square over b-values of the noise of the averaged signals, in units of the source image",
-        lambda quality: float(np.sqrt(np.mean(np.square(quality.result.averaged.sigma_per_bval)))),
         "arbitrary",
     ),
-    *(
-        Column(
-            f"snr_{name}",
-            f"Signal-to-noise ratio at the {word} b-value",
-            f"Median signal inside the mask at the {word} b-value over the noise of one volume",
-            lambda quality, index=index: signal_to_noise(quality.result)[index],
-            in_group=place,
-            outlier=Shown(f"signal-to-noise ratio, {word} b", f"Signal-to-noise ratio at the {word} b-value"),
-        )
-        for name, word, index, place in (("b0", "lowest", 0, 6), ("highest_b", "highest", -1, 7))
-    ),
+    *_signal_to_noise_columns(),
     *_map_columns(MAPS),
     *_flag_columns(),
     Column(
@@ -353,7 +344,7 @@ COLUMNS: tuple[Column, ...] = (
         lambda quality: quality.result.estimate.parameters.get("data_iterations"),
         in_group=8,
     ),
-    Column("epochs", "Epochs", "Training epochs of all data iterations together", _epochs, in_group=9),
+    _measured("epochs", "Epochs", "Training epochs of all data iterations together", in_group=9),
     Column(
         "stop_reason",
         "Stop reason",
@@ -367,14 +358,7 @@ COLUMNS: tuple[Column, ...] = (
         "Least squares, parameter at bound",
         "in which a parameter of the conventional fit is at a bound",
     ),
-    *(
-        _measured(
-            f"snr_{name}_averaged",
-            f"Signal-to-noise ratio at the {word} b-value after averaging",
-            f"Median signal inside the mask at the {word} b-value over the noise of its average",
-        )
-        for name, word in (("b0", "lowest"), ("highest_b", "highest"))
-    ),
+    *_signal_to_noise_columns(averaged=True),
     _measured(
         "snr_averaged",
         "Signal-to-noise ratio after averaging",

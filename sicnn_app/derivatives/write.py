@@ -262,13 +262,7 @@ def _marker_content(quality: Quality, roots: sidecar.DatasetRoots, outputs: list
                 "Verdict": adequacy.verdict,
                 "Sentence": adequacy.sentence,
                 "Checks": [
-                    {
-                        "Name": check.name,
-                        "Value": check.value,
-                        "Verdict": check.verdict,
-                        "Meaning": check.meaning,
-                        "Numbers": check.numbers,
-                    }
+                    {name.capitalize(): value for name, value in vars(check).items()}
                     for check in adequacy.checks.values()
                 ],
             }
