@@ -54,11 +54,10 @@ def output_errors(path: Path) -> Iterator[None]:
         raise OutputError(f"{path}: cannot be written: {reason}") from error
 
 
-def make_folder(path: Path) -> Path:
+def make_folder(path: Path) -> None:
     """Create ``path`` and its parents; raises OutputError."""
     with output_errors(path):
         path.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 @contextmanager

@@ -135,12 +135,12 @@ class RunDerivatives:
 
 def software_of(sidecar: dict[str, Any]) -> dict[str, str]:
     """``SoftwareVersions`` of a sidecar, by name."""
-    versions = sidecar.get("SoftwareVersions")
-    if isinstance(versions, str):
-        pairs = (entry.strip().rpartition(" ") for entry in versions.split(","))
+    found = sidecar.get("SoftwareVersions")
+    if isinstance(found, str):
+        pairs = (entry.strip().rpartition(" ") for entry in found.split(","))
         found = {name: version for name, _, version in pairs if name}
-    else:
-        found = versions if isinstance(versions, dict) else {}
+    elif not isinstance(found, dict):
+        return {}
     return {name: in_words(version) for name, version in islice(found.items(), MAX_PROGRAMS)}
 
 
@@ -153,7 +153,7 @@ def collect_run(
     series: bool = True,
     conventional: bool = True,
 ) -> RunDerivatives:
-    """Read the outputs of one run.
+    """Read the outputs of one run; fields of files that are missing or unreadable stay empty.
 
     Parameters
     ----------
@@ -166,12 +166,6 @@ def collect_run(
         ``measured`` is None.
     conventional : bool
         Also read the maps of the conventional fit; without them ``conventional`` is empty.
-
-    Returns
-    -------
-    RunDerivatives
-        Fields of files that are missing or unreadable stay empty; unreadable ones are named in
-        ``problems``.
     """
     folder = dwi_folder(output_dir, subject, session)
     files = Files(output_dir)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,15 +138,18 @@ def prepare_output(
     make_folder(output_dir)
     place = shared_folder(work_dir or output_dir / WORK_FOLDER, DATASET_UNIT, output_dir)
     with locked_folder(place, wait=LOCK_TIMEOUT):
-        description = _merged_description(output_dir, bids_dir, derivatives)
-        _update(output_dir, "dataset_description.json", json_bytes(description))
-        ignored = _read(output_dir / ".bidsignore") or b""
-        _update(output_dir, ".bidsignore", _merged_bidsignore(ignored))
-        described = _read(output_dir / "descriptions.tsv") or b"desc_id\tdescription\n"
-        _update(output_dir, "descriptions.tsv", _merged_descriptions(described, masks))
+        merges: dict[str, Callable[[bytes | None], bytes]] = {
+            "dataset_description.json": partial(_merged_description, output_dir, bids_dir, derivatives),
+            ".bidsignore": _merged_bidsignore,
+            "descriptions.tsv": partial(_merged_descriptions, masks),
+        }
+        for name, merged in merges.items():
+            existing = _read(output_dir / name)
+            if (content := merged(existing)) != existing:
+                write_bytes(output_dir / name, content, output_dir)
         _write_citation(output_dir, citation.encode())
         if not os.path.lexists(output_dir / "README.md"):
-            _update(output_dir, "README.md", _readme().encode())
+            write_bytes(output_dir / "README.md", _readme().encode(), output_dir)
 
 
 def _readme() -> str:
@@ -168,12 +172,6 @@ def _write_citation(output_dir: Path, citation: bytes) -> None:
         staged.publish(written)
 
 
-def _update(output_dir: Path, name: str, content: bytes) -> None:
-    target = output_dir / name
-    if _read(target) != content:
-        write_bytes(target, content, output_dir=output_dir)
-
-
 def _read(path: Path) -> bytes | None:
     # In a folder that others may write to, a link could make this job publish a private file.
     inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(path.parent))
@@ -190,26 +188,18 @@ def _read(path: Path) -> bytes | None:
         raise DataError(f"{path}: cannot be read ({error.strerror}): repair or remove it") from error
 
 
-def _read_description(path: Path) -> dict[str, Any]:
-    content = _read(path)
-    if content is None:
-        return {}
+def _merged_description(
+    output_dir: Path, bids_dir: Path | None, derivatives: Mapping[str, Path], content: bytes | None
+) -> bytes:
+    path = output_dir / "dataset_description.json"
     try:
-        description = parse_json(content)
+        existing = {} if content is None else parse_json(content)
         # Python reads NaN, but whatever has it cannot be written again.
-        json_bytes(description)
+        json_bytes(existing)
     except ValueError as error:
         raise DataError(f"{path}: not valid JSON ({error}): repair or remove it") from error
-    if not isinstance(description, dict):
+    if not isinstance(existing, dict):
         raise DataError(f"{path}: must hold a JSON object: repair or remove it")
-    return description
-
-
-def _merged_description(
-    output_dir: Path, bids_dir: Path | None, derivatives: Mapping[str, Path]
-) -> dict[str, Any]:
-    path = output_dir / "dataset_description.json"
-    existing = _read_description(path)
     if existing and existing.get("DatasetType", "raw") != "derivative":
         raise UsageError(f"{output_dir}: holds a dataset that is no derivative: name another output folder")
     for key, kind, name in (
@@ -229,7 +219,7 @@ def _merged_description(
     sources += _without(existing.get("SourceDatasets", []), "URL", urls)
     others = _without(existing.get("GeneratedBy", []), "Name", [provenance.APP_NAME])
     merged = {"SourceDatasets": sources, "DatasetLinks": {**earlier_links, **links}}
-    return {
+    description = {
         "Name": "SI-CNN: IVIM parameter maps",
         "BIDSVersion": BIDS_VERSION,
         **existing,
@@ -239,6 +229,7 @@ def _merged_description(
         "GeneratedBy": [_generated_by(), *others],
         **{key: value for key, value in merged.items() if value},
     }
+    return json_bytes(description)
 
 
 def _without(entries: list[Any], key: str, values: list[Any]) -> list[Any]:
@@ -267,13 +258,15 @@ def _source_dataset(dataset: Path, location: str) -> dict[str, str]:
     return {"URL": location}
 
 
-def _merged_bidsignore(content: bytes) -> bytes:
+def _merged_bidsignore(content: bytes | None) -> bytes:
+    content = content or b""
     lines = content.decode(errors="replace").splitlines()
     return _with_lines(content, [line for line in BIDSIGNORE if line not in lines])
 
 
-def _merged_descriptions(content: bytes, masks: Iterable[str]) -> bytes:
+def _merged_descriptions(masks: Iterable[str], content: bytes | None) -> bytes:
     """The table with a row for every label that has none; whatever else stands in it is left as it is."""
+    content = content or b"desc_id\tdescription\n"
     head, *rows = (line.split("\t") for line in content.decode("utf-8-sig", "replace").splitlines() or [""])
     if not {"desc_id", "description"} <= set(head):
         return content

@@ -1,4 +1,4 @@
-"""Columns of the quality table: a row each, with its words, its value and where else it is shown."""
+"""Columns of the quality table: a row each, with its words and where else it is shown, and their values."""
 
 from __future__ import annotations
 
@@ -55,20 +55,33 @@ class Quality:
         )
 
     @cached_property
-    def numbers(self) -> dict[str, Any]:
-        """What was measured, by the name of its column; a number that there is not is missing or None."""
-        averaged, series = self.result.averaged, self.result.series
-        ratios = signal_to_noise(self.result)
-        epochs = [row["epochs"] for row in self.result.estimate.history if row.get("epochs") is not None]
+    def values(self) -> dict[str, Any]:
+        """By the name of the column; what there is not is missing or None."""
+        result, averaged = self.result, self.result.averaged
+        ratios, parameters = signal_to_noise(result), result.estimate.parameters
+        epochs = [row["epochs"] for row in result.estimate.history if row.get("epochs") is not None]
         found = {
-            "mask_volume": self.voxels * abs(float(np.linalg.det(series.affine[:3, :3]))) / 1000.0,
+            "source": result.run.name,
+            "method": method_name(result),
+            "anatomy": result.anatomy,
+            "voxels": self.voxels,
+            "mask_volume": self.voxels * abs(float(np.linalg.det(result.series.affine[:3, :3]))) / 1000.0,
+            "volumes": result.series.bvals.size,
+            "b_values": averaged.bvals.size,
+            "lowest_b": averaged.bvals[0],
+            "highest_b": averaged.bvals[-1],
+            "sigma": averaged.sigma,
             "sigma_averaged": float(np.sqrt(np.mean(np.square(averaged.sigma_per_bval)))),
             "snr_b0": ratios[0],
             "snr_highest_b": ratios[-1],
+            "data_iterations": parameters.get("data_iterations"),
             "epochs": sum(epochs) if epochs else None,
+            "stop_reason": parameters.get("stop_reason"),
+            "adequacy": self.adequacy.verdict,
+            "peak_memory": result.peak_memory,
         }
-        for check in self.adequacy.checks.values():
-            found |= check.numbers
+        for key, check in self.adequacy.checks.items():
+            found |= {f"adequacy_{key}": check.verdict, **check.numbers}
         for name, count in self._counts.items():
             found |= {f"{name}_count": count, f"{name}_share": self._share(count)}
         return found | self._statistics() | self._agreement()
@@ -160,9 +173,9 @@ class Column(formats.Column):
     tile: str | None = None
 
 
-def _measured(name: str, title: str, description: str, unit: str | None = None, **shown: Any) -> Column:
-    """A column of one of :attr:`Quality.numbers`."""
-    return Column(name, title, description, lambda quality: quality.numbers.get(name), unit, **shown)
+def _column(name: str, title: str, description: str, unit: str | None = None, **others: Any) -> Column:
+    """A column whose value is one of :attr:`Quality.values`."""
+    return Column(name, title, description, lambda quality: quality.values.get(name), unit, **others)
 
 
 def _map_columns(specs: Iterable[MapSpec]) -> Iterator[Column]:
@@ -171,9 +184,9 @@ def _map_columns(specs: Iterable[MapSpec]) -> Iterator[Column]:
         over = f"over the voxels inside the mask{condition}"
         for suffix, word in (("median", "Median"), ("iqr", "Interquartile range")):
             description = f"{word} {over}. {spec.description}"
-            yield _measured(f"{spec.label}_{suffix}", f"{word} of {spec.symbol}", description, spec.unit)
+            yield _column(f"{spec.label}_{suffix}", f"{word} of {spec.symbol}", description, spec.unit)
         if spec.of_tissue:
-            yield _measured(
+            yield _column(
                 f"{spec.label}_std_median",
                 f"Median standard deviation of {spec.symbol}",
                 f"Median {over} of the standard deviation over an ensemble of networks; n/a for a single "
@@ -184,10 +197,8 @@ def _map_columns(specs: Iterable[MapSpec]) -> Iterator[Column]:
 
 def _voxel_columns(name: str, title: str, which: str, **shown: Any) -> Iterator[Column]:
     """How many voxels of the mask, and which share of them, something holds for."""
-    yield _measured(f"{name}_count", f"{title}: voxels", f"Voxels inside the mask {which}")
-    yield _measured(
-        f"{name}_share", f"{title}: share", f"Share of the voxels inside the mask {which}", **shown
-    )
+    yield _column(f"{name}_count", f"{title}: voxels", f"Voxels inside the mask {which}")
+    yield _column(f"{name}_share", f"{title}: share", f"Share of the voxels inside the mask {which}", **shown)
 
 
 def _flag_columns() -> Iterator[Column]:
@@ -219,7 +230,7 @@ def _agreement_columns() -> Iterator[Column]:
     for spec in (spec for spec in MAPS if spec.bounds is not None):
         both = f", where both F are at least {NEGLIGIBLE_F:g}" if spec.needs_perfusion else ""
         for name, (title, description) in _AGREEMENT.items():
-            yield _measured(
+            yield _column(
                 f"lsq_{spec.label}_{name}",
                 f"{spec.symbol} against least squares: {title}",
                 description.format(spec.symbol) + both,
@@ -232,7 +243,7 @@ _TISSUES = "; ".join(f"{anatomy}: {tissue.name}" for anatomy, tissue in TYPICAL.
 
 def _bound_columns() -> Iterator[Column]:
     for spec in (spec for spec in MAPS if spec.of_tissue):
-        yield _measured(
+        yield _column(
             f"bound_{spec.label}",
             f"Cramer-Rao bound of {spec.symbol}",
             f"Smallest standard deviation of {spec.symbol} from one voxel alone, relative to its value, in "
@@ -249,22 +260,10 @@ def _verdict_columns() -> Iterator[Column]:
         "Nothing was measured that tells",
     )
     levels = dict(zip(VERDICTS, meanings, strict=True))
-    yield Column(
-        "adequacy",
-        "Adequacy",
-        "Verdict on the run",
-        lambda quality: quality.adequacy.verdict,
-        levels=levels,
-        in_group=12,
-    )
+    yield _column("adequacy", "Adequacy", "Verdict on the run", levels=levels, in_group=12)
     for key in CHECKS:
-        yield Column(
-            f"adequacy_{key}",
-            f"Adequacy: {key.replace('_', ' ')}",
-            f"Verdict of the check {key}, see Adequacy",
-            lambda quality, key=key: quality.adequacy.checks[key].verdict,
-            levels=levels,
-        )
+        title, words = f"Adequacy: {key.replace('_', ' ')}", f"Verdict of the check {key}, see Adequacy"
+        yield _column(f"adequacy_{key}", title, words, levels=levels)
 
 
 def _signal_to_noise_columns(*, averaged: bool = False) -> Iterator[Column]:
@@ -273,61 +272,29 @@ def _signal_to_noise_columns(*, averaged: bool = False) -> Iterator[Column]:
         words = f"Median signal inside the mask at the {end} b-value over the noise of"
         shown = Shown(f"signal-to-noise ratio, {end} b", title)
         if averaged:
-            yield _measured(f"{name}_averaged", f"{title} after averaging", f"{words} its average")
+            yield _column(f"{name}_averaged", f"{title} after averaging", f"{words} its average")
         else:
-            yield _measured(name, title, f"{words} one volume", in_group=place, outlier=shown)
+            yield _column(name, title, f"{words} one volume", in_group=place, outlier=shown)
 
 
 COLUMNS: tuple[Column, ...] = (
-    Column("source", "Source run", "Entities of the source run", lambda quality: quality.result.run.name),
-    Column("method", "Method", "Estimation method", lambda quality: method_name(quality.result)),
-    Column(
-        "anatomy",
-        "Anatomy",
-        "Brain or body: chooses mask and preprocessing",
-        lambda quality: quality.result.anatomy,
-        in_group=1,
-    ),
-    Column("voxels", "Voxels", "Voxels inside the mask", lambda quality: quality.voxels),
-    _measured("mask_volume", "Mask volume", "Volume inside the mask", "mL"),
-    Column(
-        "volumes",
-        "Volumes",
-        "Volumes of the preprocessed series",
-        lambda quality: quality.result.series.bvals.size,
-    ),
-    Column(
-        "b_values",
-        "b-values",
-        "Distinct nominal b-values",
-        lambda quality: quality.result.averaged.bvals.size,
-        in_group=2,
-    ),
-    Column(
-        "lowest_b",
-        "Lowest b-value",
-        "Lowest b-value used",
-        lambda quality: quality.result.averaged.bvals[0],
-        "s/mm^2",
-        in_group=3,
-    ),
-    Column(
-        "highest_b",
-        "Highest b-value",
-        "Highest b-value used",
-        lambda quality: quality.result.averaged.bvals[-1],
-        "s/mm^2",
-        in_group=4,
-    ),
-    Column(
+    _column("source", "Source run", "Entities of the source run"),
+    _column("method", "Method", "Estimation method"),
+    _column("anatomy", "Anatomy", "Brain or body: chooses mask and preprocessing", in_group=1),
+    _column("voxels", "Voxels", "Voxels inside the mask"),
+    _column("mask_volume", "Mask volume", "Volume inside the mask", "mL"),
+    _column("volumes", "Volumes", "Volumes of the preprocessed series"),
+    _column("b_values", "b-values", "Distinct nominal b-values", in_group=2),
+    _column("lowest_b", "Lowest b-value", "Lowest b-value used", "s/mm^2", in_group=3),
+    _column("highest_b", "Highest b-value", "Highest b-value used", "s/mm^2", in_group=4),
+    _column(
         "sigma",
         "Noise",
         "Standard deviation of the noise of one volume, in units of the source image",
-        lambda quality: quality.result.averaged.sigma,
         "arbitrary",
         in_group=5,
     ),
-    _measured(
+    _column(
         "sigma_averaged",
         "Noise after averaging",
         "Root mean square over b-values of the noise of the averaged signals, in units of the source image",
@@ -336,22 +303,15 @@ COLUMNS: tuple[Column, ...] = (
     *_signal_to_noise_columns(),
     *_map_columns(MAPS),
     *_flag_columns(),
-    Column(
+    _column(
         "data_iterations",
         "Data iterations",
         "Number of times the network was trained on rewritten signals; the first training, on the measured "
         "ones, is not counted. n/a without a network",
-        lambda quality: quality.result.estimate.parameters.get("data_iterations"),
         in_group=8,
     ),
-    _measured("epochs", "Epochs", "Training epochs of all data iterations together", in_group=9),
-    Column(
-        "stop_reason",
-        "Stop reason",
-        "Why the estimation ended",
-        lambda quality: quality.result.estimate.parameters.get("stop_reason"),
-        in_group=10,
-    ),
+    _column("epochs", "Epochs", "Training epochs of all data iterations together", in_group=9),
+    _column("stop_reason", "Stop reason", "Why the estimation ended", in_group=10),
     *_agreement_columns(),
     *_voxel_columns(
         "lsq_parameter_at_bound",
@@ -359,34 +319,33 @@ COLUMNS: tuple[Column, ...] = (
         "in which a parameter of the conventional fit is at a bound",
     ),
     *_signal_to_noise_columns(averaged=True),
-    _measured(
+    _column(
         "snr_averaged",
         "Signal-to-noise ratio after averaging",
         "Median signal inside the mask at the lowest b-value over the root mean square of the noise of all "
         "averages",
     ),
-    _measured("low_b_values", "Low b-values", f"b-values above 0 and up to {MAX_LOW_BVAL:g} s/mm^2"),
-    _measured("high_b_values", "High b-values", f"b-values above {MAX_LOW_BVAL:g} s/mm^2"),
+    _column("low_b_values", "Low b-values", f"b-values above 0 and up to {MAX_LOW_BVAL:g} s/mm^2"),
+    _column("high_b_values", "High b-values", f"b-values above {MAX_LOW_BVAL:g} s/mm^2"),
     *_bound_columns(),
-    _measured(
+    _column(
         "framewise_displacement_mean",
         "Mean framewise displacement",
         "Mean over the volumes; n/a when motion was not corrected",
         "mm",
         outlier=Shown("mean framewise displacement", "Motion between volumes", unit="mm"),
     ),
-    _measured(
+    _column(
         "framewise_displacement_max",
         "Largest framewise displacement",
         "Largest over the volumes; n/a when motion was not corrected",
         "mm",
     ),
     *_verdict_columns(),
-    Column(
+    _column(
         "peak_memory",
         "Peak memory",
         "Highest resident memory while this run was processed; differs between executions",
-        lambda quality: quality.result.peak_memory,
         "GB",
     ),
 )

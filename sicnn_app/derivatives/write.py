@@ -122,11 +122,10 @@ def write_run(
     step_pictures: Mapping[str, bytes] | None = None,
     check: Callable[[], None] | None = None,
 ) -> list[Path]:
-    """Write maps, flags, mask, series and quality tables of a finished run.
+    """Write maps, flags, mask, series and quality tables of a finished run; gives the files in order.
 
-    Everything is first written completely to ``output_dir/.work``; only then are earlier outputs
-    of the run removed, as far as they are as they were written, and the new files renamed, the
-    completion marker last.
+    Everything is first written completely to ``output_dir/.work``; only then are earlier outputs of the run
+    removed, as far as they are as they were written, and the new files renamed, the completion marker last.
 
     Parameters
     ----------
@@ -139,8 +138,6 @@ def write_run(
         report, which cannot make them: images from before a step are not written.
     check : callable, optional
         Called when everything is written and before any final name changes; may raise to prevent that.
-
-    Returns the files written, in order.
 
     Raises
     ------
