@@ -41,15 +41,15 @@ UNNAMED_FLAG = 255
 
 @dataclass(frozen=True)
 class RunDerivatives:
-    """What one run left on disk.
+    """Outputs of one run as they are on disk.
 
     Attributes
     ----------
     name : str
         The stem ``<src>``.
     maps, spread, conventional : dict of str to ndarray, shape (X, Y, Z)
-        What was found of the parameter maps, of their standard deviations over an ensemble and of the maps of
-        the conventional fit, by the label of the map.
+        The parameter maps found, their standard deviations over an ensemble, and the maps of the conventional
+        fit to compare with, by the label of the map.
     mask : ndarray, shape (X, Y, Z), bool, or None
         Voxels where the maps are finite; the written mask when there is no map.
     mask_label : str or None

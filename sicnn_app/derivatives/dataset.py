@@ -24,10 +24,10 @@ from sicnn_app.system.locks.shared import locked_folder, shared_folder
 BIDS_VERSION = "1.11.1"
 
 DATASET_UNIT = "dataset"
-"""What is locked, and recorded, while the files at the top are written."""
+"""Name of the lock, and of the record, of the files at the top."""
 
 DOI = re.compile(r"(doi:|https?://(dx\.)?doi\.org/)?10\.\d{4,9}/[\w.;()/:-]{1,200}", re.ASCII)
-"""What is taken over as the ``DatasetDOI`` of another dataset."""
+"""Form of a ``DatasetDOI`` that is taken over from another dataset."""
 
 LOCK_TIMEOUT = 60.0
 """Seconds to wait for another job; it holds the lock for milliseconds."""
@@ -46,7 +46,7 @@ BIDSIGNORE: tuple[str, ...] = (
     "group_*",
     "CITATION.md",
 )
-"""What the released BIDS standard has no rule for; everything else is left to the validator."""
+"""Files that the released BIDS standard has no rule for; everything else is left to the validator."""
 
 
 DESCRIPTIONS: dict[str, str] = {

@@ -32,7 +32,7 @@ SPREAD_SUFFIX = "_std"
 """Key of a map's standard deviation over an ensemble in ``Estimate.maps``: ``f_std``."""
 
 GROUP_UNIT = "group"
-"""What is locked, and recorded, while the group is written; also :func:`run_unit`, :func:`report_unit`."""
+"""Name of the lock, and of the record, of the group; also :func:`run_unit`, :func:`report_unit`."""
 
 TABLE = "group_ivim"
 REPEATABILITY = "group_repeatability"

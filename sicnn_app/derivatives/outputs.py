@@ -230,9 +230,6 @@ def _open_series(path: Path) -> nib.Nifti1Image:
     image = open_image(path)
     # Held open so that a compressed series read volume by volume is decompressed once.
     found = image.dataobj
-    voxels = ArrayProxy(
-        str(path),
-        (found.shape, found.dtype, found.offset, found.slope, found.inter),
-        keep_file_open=True,
-    )
+    layout = (found.shape, found.dtype, found.offset, found.slope, found.inter)
+    voxels = ArrayProxy(str(path), layout, keep_file_open=True)
     return type(image)(voxels, image.affine, image.header)

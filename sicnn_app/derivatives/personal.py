@@ -1,4 +1,4 @@
-"""What of a sidecar is handed on: what the scanner and the converter said of the acquisition, nothing else.
+"""The part of a sidecar that is handed on: what scanner and converter said of the acquisition, nothing else.
 
 A list of what may point to a person is never complete, so this is a list of what does not. Free text, in
 which names of patients have been seen, is not on it, nor are places, serial numbers, dates and times of day;
@@ -69,7 +69,7 @@ TEXTS = {
 
 
 def harmless(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the content of a sidecar points to no person: known keys, with values of the type they have.
+    """The content of a sidecar that points to no person: known keys, with values of the type they have.
 
     Examples
     --------

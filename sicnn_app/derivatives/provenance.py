@@ -1,4 +1,4 @@
-"""What a result was made with: package versions, processor, container."""
+"""Package versions, processor and container that a result was made with."""
 
 from __future__ import annotations
 

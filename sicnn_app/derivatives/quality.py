@@ -202,15 +202,10 @@ def _voxel_columns(name: str, title: str, which: str, **shown: Any) -> Iterator[
 
 
 def _flag_columns() -> Iterator[Column]:
-    reasons = {"flagged": "Any reason not to trust the voxel"}
-    reasons |= {spec.name: spec.description for spec in FLAGS}
-    for name, description in reasons.items():
-        yield from _voxel_columns(
-            name,
-            name.replace("_", " ").capitalize(),
-            f"for which this holds: {description}",
-            in_group=11 if name == "parameter_at_bound" else None,
-        )
+    reasons = {spec.name: spec.description for spec in FLAGS}
+    for name, description in {"flagged": "Any reason not to trust the voxel", **reasons}.items():
+        title, place = name.replace("_", " ").capitalize(), 11 if name == "parameter_at_bound" else None
+        yield from _voxel_columns(name, title, f"for which this holds: {description}", in_group=place)
 
 
 _AGREEMENT = {

@@ -35,7 +35,7 @@ Content = tuple[int, str]
 
 
 class WrittenRecord:
-    """What the app has written for one unit of work.
+    """Files that the app has written for one unit of work.
 
     A record is trusted when it is a regular file of this user, of the owner of the output folder or of root;
     that of another user, where several share the folder, speaks for files of that user only: nobody can pass
