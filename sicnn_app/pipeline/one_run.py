@@ -12,7 +12,6 @@ import numpy as np
 from sicnn_app.bids.load import LoadedRun, load_run, series_size
 from sicnn_app.bids.masks import load_mask
 from sicnn_app.bids.unpacked import digests_of_reads
-from sicnn_app.derivatives.disk_space import require_room
 from sicnn_app.derivatives.names import run_unit
 from sicnn_app.derivatives.write import require_room, write_run
 from sicnn_app.errors import DataError, SicnnAppError, TryAgainError
