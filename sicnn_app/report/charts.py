@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
@@ -32,8 +33,28 @@ HEXAGONS = 36
 """Across a scatter chart: few enough for a small file, fine enough for its shape."""
 
 
+@contextmanager
+def svg_chart(
+    size: tuple[float, float] = SIZE, place: tuple[float, float, float, float] = AXES
+) -> Iterator[tuple[Axes, io.BytesIO]]:
+    """Axes to draw in, and the file that then holds the chart, with a legend of all that has a label.
+
+    The same drawing gives the same bytes.
+    """
+    svg = io.BytesIO()
+    with plain_style():
+        figure = Figure(figsize=size, facecolor="white")
+        FigureCanvasAgg(figure)
+        axes = figure.add_axes(place)
+        yield axes, svg
+        if axes.get_legend_handles_labels()[0]:
+            # Above the axes it can hide no data, whatever the data are.
+            figure.legend(loc="upper center", ncols=3, columnspacing=1.2, handlelength=1.6)
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+
+
 def histogram_chart(values: np.ndarray, flagged: np.ndarray, quantity: Quantity) -> bytes:
-    """Distribution of a parameter over the mask, flagged voxels apart, SVG.
+    """Distribution of a parameter over the mask, flagged voxels apart.
 
     Parameters
     ----------
@@ -46,8 +67,7 @@ def histogram_chart(values: np.ndarray, flagged: np.ndarray, quantity: Quantity)
     shown = np.clip(values * quantity.factor, low, high)
     edges = np.linspace(low, high, HISTOGRAM_BINS + 1)
     share = np.full(shown.size, 100.0 / max(shown.size, 1))
-    with plain_style():
-        figure, axes = new_axes()
+    with svg_chart() as (axes, svg):
         axes.hist(
             [shown[~flagged], shown[flagged]],
             bins=edges.tolist(),
@@ -59,15 +79,12 @@ def histogram_chart(values: np.ndarray, flagged: np.ndarray, quantity: Quantity)
         if shown.size:
             median = float(np.median(values) * quantity.factor)
             axes.axvline(median, color=ORANGE, linestyle="--", label=f"median {median:.3g}")
-        axes.set_xlim(low, high)
-        axes.set_xlabel(f"{quantity.spec.symbol} ({quantity.unit})")
-        axes.set_ylabel("voxels (%)")
-        legend_above(figure)
-        return svg_bytes(figure)
+        axes.set(xlim=(low, high), xlabel=quantity.heading, ylabel="voxels (%)")
+    return svg.getvalue()
 
 
 def scatter_chart(across: np.ndarray, up: np.ndarray, quantity: Quantity, labels: tuple[str, str]) -> bytes:
-    """One quantity estimated in two ways, voxels counted in hexagons, with the line of equal values, SVG.
+    """One quantity estimated in two ways, voxels counted in hexagons, with the line of equal values.
 
     Parameters
     ----------
@@ -78,10 +95,7 @@ def scatter_chart(across: np.ndarray, up: np.ndarray, quantity: Quantity, labels
         The two ways, of ``across`` and of ``up``.
     """
     low, high = quantity.limits(np.concatenate([across, up]))
-    with plain_style():
-        figure = Figure(figsize=SQUARE, facecolor="white")
-        FigureCanvasAgg(figure)
-        axes = figure.add_axes(SQUARE_AXES)
+    with svg_chart(SQUARE, SQUARE_AXES) as (axes, svg):
         axes.plot([low, high], [low, high], color=ORANGE, linestyle="--", linewidth=1.2, zorder=3)
         if across.size:
             axes.hexbin(
@@ -95,13 +109,13 @@ def scatter_chart(across: np.ndarray, up: np.ndarray, quantity: Quantity, labels
             )
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
         # A name from a sidecar may hold dollar signs, which are no formula.
-        axes.set_xlabel(f"{quantity.spec.symbol}, {labels[0]} ({quantity.unit})", parse_math=False)
-        axes.set_ylabel(f"{quantity.spec.symbol}, {labels[1]} ({quantity.unit})", parse_math=False)
-        return svg_bytes(figure)
+        for label, way in zip((axes.set_xlabel, axes.set_ylabel), labels, strict=True):
+            label(f"{quantity.spec.symbol}, {way} ({quantity.unit})", parse_math=False)
+    return svg.getvalue()
 
 
 def loss_chart(losses: Sequence[tuple[float, float, float]], epochs_done: Mapping[int, int]) -> bytes:
-    """Training loss per epoch with the borders of the data iterations, SVG.
+    """Training loss per epoch with the borders of the data iterations.
 
     Parameters
     ----------
@@ -112,35 +126,24 @@ def loss_chart(losses: Sequence[tuple[float, float, float]], epochs_done: Mappin
     """
     values = np.array([row[2] for row in losses], dtype=float)
     epochs, borders = epoch_axis(losses, epochs_done)
-    with plain_style():
-        figure, axes = new_axes()
+    with svg_chart() as (axes, svg):
         for position, border in enumerate(borders):
-            axes.axvline(
-                border,
-                color=MUTED,
-                linewidth=1.0,
-                linestyle=":",
-                label="training signals rewritten" if position == 0 else None,
-            )
+            label = "training signals rewritten" if position == 0 else None
+            axes.axvline(border, color=MUTED, linewidth=1.0, linestyle=":", label=label)
         axes.plot(epochs, values, color=BLUE, marker="." if values.size < 30 else None, label="training loss")
         if (values > 0).all():
             axes.set_yscale("log")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("epoch, counted over all data iterations")
-        axes.set_ylabel("loss")
-        legend_above(figure)
-        return svg_bytes(figure)
+        axes.set(xlabel="epoch, counted over all data iterations", ylabel="loss")
+    return svg.getvalue()
 
 
 def epoch_axis(
     losses: Sequence[tuple[float, float, float]], epochs_done: Mapping[int, int]
 ) -> tuple[np.ndarray, list[float]]:
-    """Count epochs over all data iterations.
+    """Count epochs over all data iterations; arguments as for :func:`loss_chart`.
 
-    Parameters
-    ----------
-    losses, epochs_done
-        As for :func:`loss_chart`. Epochs may start anew in each data iteration or go on.
+    Epochs may start anew in each data iteration or go on.
 
     Returns
     -------
@@ -166,7 +169,7 @@ def epoch_axis(
 
 
 def iteration_chart(iterations: np.ndarray, values: np.ndarray, label: str) -> bytes:
-    """One number per data iteration, SVG.
+    """One number per data iteration.
 
     Parameters
     ----------
@@ -176,18 +179,16 @@ def iteration_chart(iterations: np.ndarray, values: np.ndarray, label: str) -> b
         Of the upright axis, with unit.
     """
     finite = np.isfinite(values)
-    with plain_style():
-        figure, axes = new_axes()
+    with svg_chart() as (axes, svg):
         axes.plot(iterations[finite], values[finite], color=BLUE, marker="o", markersize=4)
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("data iteration")
-        axes.set_ylabel(label)
-        return svg_bytes(figure)
+        axes.set(xlabel="data iteration", ylabel=label)
+    return svg.getvalue()
 
 
 def motion_chart(volumes: np.ndarray, values: np.ndarray, label: str) -> bytes:
-    """Three parameters of motion per volume, SVG.
+    """Three parameters of motion per volume.
 
     Parameters
     ----------
@@ -198,32 +199,9 @@ def motion_chart(volumes: np.ndarray, values: np.ndarray, label: str) -> bytes:
     label : str
         Of the upright axis, with unit.
     """
-    with plain_style():
-        figure, axes = new_axes()
+    with svg_chart() as (axes, svg):
         for row, name, color, line in zip(values, "xyz", (BLUE, ORANGE, INK), ("-", "--", ":"), strict=True):
             axes.plot(volumes, row, color=color, linestyle=line, label=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("volume, counted from 0")
-        axes.set_ylabel(label)
-        legend_above(figure)
-        return svg_bytes(figure)
-
-
-def new_axes() -> tuple[Figure, Axes]:
-    """A figure with axes that leave room for labels and a legend above."""
-    figure = Figure(figsize=SIZE, facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure, figure.add_axes(AXES)
-
-
-def legend_above(figure: Figure) -> None:
-    """Legend of all that has a label."""
-    # Above the axes it can hide no data, whatever the data are.
-    figure.legend(loc="upper center", ncols=3, columnspacing=1.2, handlelength=1.6)
-
-
-def svg_bytes(figure: Figure) -> bytes:
-    """The figure as SVG, the same every time."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+        axes.set(xlabel="volume, counted from 0", ylabel=label)
+    return svg.getvalue()

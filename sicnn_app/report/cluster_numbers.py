@@ -18,6 +18,7 @@ from sicnn_app.ivim.flags import NEGLIGIBLE_F
 from sicnn_app.ivim.parameters import SPECS, TISSUE_LABELS
 from sicnn_app.ivim.precision import cramer_rao_bounds
 from sicnn_app.report.decay import Decay, decay_of
+from sicnn_app.report.picture import volume_of
 
 DARKEST = 0.2
 """Where the colours end on their way from bright to dark: darker ones are lost in the image below."""
@@ -71,40 +72,36 @@ def cluster_columns() -> dict[str, dict[str, str]]:
         "voxels": {"Description": "Its voxels, none of which carries a flag"},
         "share": {"Description": "Their share of the voxels inside the mask"},
     }
-    tissue = {label: SPECS[label] for label in TISSUE_LABELS}
-    for label, spec in tissue.items():
+    conventional = {}
+    for label in TISSUE_LABELS:
+        spec = SPECS[label]
         where = f" with F of at least {NEGLIGIBLE_F:g}" if spec.needs_perfusion else ""
-        for name in _QUARTILES:
-            words = name.replace("_", " ").capitalize()
-            columns[f"{label}_{name}"] = {
-                "Description": f"{words} of {spec.symbol} over its voxels{where}",
-                "Units": spec.unit,
-            }
-    for label, spec in tissue.items():
         both = " where both F are at least that" if spec.needs_perfusion else ""
-        columns[f"lsq_{label}_median"] = {
-            "Description": f"Median of {spec.symbol} of the conventional fit over its voxels{both}",
-            "Units": spec.unit,
-        }
-    columns["dstar_bound"] = {
-        "Description": "Cramer-Rao bound: smallest standard deviation of D* from one voxel alone with the "
-        "medians of the cluster and the noise of this run; n/a where they do not determine it",
-        "Units": "mm^2/s",
+        for name in _QUARTILES:
+            words = f"{name.replace('_', ' ').capitalize()} of {spec.symbol} over its voxels{where}"
+            columns[f"{label}_{name}"] = {"Description": words, "Units": spec.unit}
+        words = f"Median of {spec.symbol} of the conventional fit over its voxels{both}"
+        conventional[f"lsq_{label}_median"] = {"Description": words, "Units": spec.unit}
+    bound = (
+        "Cramer-Rao bound: smallest standard deviation of D* from one voxel alone with the medians of the "
+        "cluster and the noise of this run; n/a where they do not determine it"
+    )
+    return {
+        **columns,
+        **conventional,
+        "dstar_bound": {"Description": bound, "Units": "mm^2/s"},
+        "dstar_precision": {"Description": "Verdict on that bound, as in Adequacy of the QC sidecar"},
     }
-    columns["dstar_precision"] = {"Description": "Verdict on that bound, as in Adequacy of the QC sidecar"}
-    return columns
 
 
 def decay_columns() -> dict[str, dict[str, str]]:
     """``Description`` and ``Units`` of the table of signals."""
+    over = "over its voxels of the arithmetic mean of the volumes relative to S0"
     return {
         "cluster": {"Description": "Number of the cluster"},
         "b_value": {"Description": "Nominal b-value", "Units": "s/mm^2"},
         **{
-            f"measured_{name}": {
-                "Description": f"{name.replace('_', ' ').capitalize()} over its voxels of the arithmetic "
-                "mean of the volumes relative to S0",
-            }
+            f"measured_{name}": {"Description": f"{name.replace('_', ' ').capitalize()} {over}"}
             for name in _QUARTILES
         },
         "predicted_median": {"Description": "Median over its voxels of what the maps predict, over S0"},
@@ -116,13 +113,8 @@ def decay_rows(found: TissueClusters) -> list[dict[str, Any]]:
     """The points of the charts: one row per cluster and b-value."""
     rows = []
     for number, decay in enumerate(found.decays, start=1):
-        columns = zip(
-            decay.bvals,
-            *decay.quartiles(),
-            decay.predicted(decay.bvals),
-            decay.predicted(decay.bvals, conventional=True),
-            strict=True,
-        )
+        predicted = (decay.predicted(decay.bvals, conventional=fit) for fit in (False, True))
+        columns = zip(decay.bvals, *decay.quartiles(), *predicted, strict=True)
         rows += [dict(zip(decay_columns(), (number, *values), strict=True)) for values in columns]
     return rows
 
@@ -135,13 +127,11 @@ def _row(run: RunDerivatives, numbers: np.ndarray, number: int, colour: str) -> 
         "voxels": int(inside.sum()),
         "share": float(inside.mean()),
     }
+    volume = volume_of(run, inside)
     for label in TISSUE_LABELS:
         values = run.inside(label)[inside & run.meaningful(label)]
         for name, position in _QUARTILES.items():
             row[f"{label}_{name}"] = float(np.percentile(values, position)) if values.size else None
-    volume = np.zeros(run.mask.shape, dtype=bool)
-    volume[run.mask] = inside
-    for label in TISSUE_LABELS:
         row[f"lsq_{label}_median"] = _conventional_median(run, label, volume)
     row["dstar_bound"] = bound = _bound(run, row, inside)
     known = bound is not None and row["dstar_median"]

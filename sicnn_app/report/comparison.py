@@ -8,14 +8,10 @@ from sicnn_app.derivatives.collect import RunDerivatives
 from sicnn_app.derivatives.facts import MISSING, Facts, count_of, format_number
 from sicnn_app.derivatives.names import picture_name
 from sicnn_app.ivim.comparison import comparable
-from sicnn_app.report import charts, figures
+from sicnn_app.report import charts
 from sicnn_app.report.display import Display
-from sicnn_app.report.picture import Picture, baseline_of, percent, range_words
-from sicnn_app.report.quantities import (
-    Quantity,
-    difference_quantities,
-    shown_quantities,
-)
+from sicnn_app.report.picture import Picture, captioned_map, volume_of
+from sicnn_app.report.quantities import Quantity, difference_quantities, shown_quantities
 from sicnn_app.report.tables import method_name
 
 LEAST_SQUARES = "least squares"
@@ -52,22 +48,18 @@ def comparison_rows(run: RunDerivatives) -> list[list[str]]:
         return []
     facts, rows = Facts(run.qc_row), []
     for quantity in shown_quantities(run.anatomy):
-        label = quantity.spec.label
         if quantity.spec.bounds is None:
             continue
-        differences = (
-            _scaled(facts, f"lsq_{label}_{name}", quantity.factor)
-            for name in ("median_difference", "median_absolute_difference")
+        recorded = f"lsq_{quantity.spec.label}_"
+        voxels = facts.number(f"{recorded}voxels")
+        numbers = (
+            quantity.scaled(facts.number(f"{recorded}median_difference")),
+            quantity.scaled(facts.number(f"{recorded}median_absolute_difference")),
+            facts.get(f"{recorded}pearson"),
+            facts.get(f"{recorded}spearman"),
         )
-        voxels = facts.number(f"lsq_{label}_voxels")
-        correlations = (facts.get(f"lsq_{label}_{name}") for name in ("pearson", "spearman"))
-        rows.append(
-            [
-                f"{quantity.spec.symbol} ({quantity.unit})",
-                *(format_number(value) for value in (*differences, *correlations)),
-                MISSING if voxels is None else f"{voxels:,.0f}",
-            ]
-        )
+        counted = MISSING if voxels is None else f"{voxels:,.0f}"
+        rows.append([quantity.heading, *map(format_number, numbers), counted])
     return rows
 
 
@@ -91,9 +83,9 @@ def scatter_pictures(run: RunDerivatives) -> list[Picture]:
 
 
 def has_both(run: RunDerivatives, quantity: Quantity) -> bool:
-    """Whether a map and that of the conventional fit are there, and what they need to be compared."""
+    """True where a map and that of the conventional fit are there, and what they need to be compared."""
     needed = {quantity.spec.label} | ({"f"} if quantity.spec.needs_perfusion else set())
-    return needed <= run.maps.keys() and needed <= run.conventional.keys()
+    return needed <= run.maps.keys() & run.conventional.keys()
 
 
 def compared_voxels(run: RunDerivatives, label: str, voxels: np.ndarray) -> np.ndarray:
@@ -103,51 +95,37 @@ def compared_voxels(run: RunDerivatives, label: str, voxels: np.ndarray) -> np.n
     return both & comparable(label, run.maps, run.conventional, voxels)
 
 
-def _scaled(facts: Facts, name: str, factor: float) -> float | None:
-    number = facts.number(name)
-    return None if number is None else factor * number
-
-
 def _difference(run: RunDerivatives, display: Display, quantity: Quantity) -> Picture:
     label = quantity.spec.label
     shown = compared_voxels(run, label, run.mask)
-    difference = run.maps[label] - run.conventional[label]
-    _, high = quantity.limits(difference)
-    caption = [f"Colour range ± {quantity.with_unit(high)}, {range_words(run, quantity)}."]
-    if outside := quantity.share_outside(difference[shown].astype(np.float64)):
-        caption.append(f"{percent(100.0 * outside)} of the voxels lie outside it.")
-    if not np.array_equal(shown, run.mask):
-        caption.append("Without colour where F of either is too small for D* to mean anything.")
-    number = _scaled(Facts(run.qc_row), f"lsq_{label}_median_difference", quantity.factor)
-    median = "" if number is None else f"; the median difference is {format_number(number)} {quantity.unit}"
-    return Picture(
-        file_name=picture_name(run.name, f"{label}difference", "png"),
-        content=figures.map_picture(difference, run.mask, baseline_of(run), display, quantity, shown=shown),
-        title=f"{quantity.spec.symbol}, {quantity.title}",
-        caption=" ".join(caption),
-        alt=f"Map of {quantity.spec.symbol}, {quantity.title}, on {count_of(len(display.slices), 'slice')}"
-        f"{median}.",
+    median = quantity.scaled(Facts(run.qc_row).number(f"lsq_{label}_median_difference"))
+    told = "" if median is None else f"; the median difference is {format_number(median)} {quantity.unit}"
+    remark = "Without colour where F of either is too small for D* to mean anything."
+    return captioned_map(
+        run,
+        display,
+        quantity,
+        run.maps[label] - run.conventional[label],
+        shown,
+        desc=f"{label}difference",
+        numbers=told,
+        remark="" if np.array_equal(shown, run.mask) else remark,
     )
 
 
 def _scatter(run: RunDerivatives, quantity: Quantity) -> Picture:
     label, symbol, own = quantity.spec.label, quantity.spec.symbol, method_of(run)
-    unflagged = run.mask if run.flags is None else run.mask & (run.flags == 0)
-    voxels = compared_voxels(run, label, unflagged)
+    voxels = compared_voxels(run, label, volume_of(run, ~run.flagged))
     facts = Facts(run.qc_row)
     correlation, of_ranks = (
         format_number(facts.get(f"lsq_{label}_{name}")) for name in ("pearson", "spearman")
     )
     counted = count_of(int(voxels.sum()), "voxel")
     agreement = f"Correlation {correlation}, of ranks {of_ranks}, over {counted} without a flag"
+    across, up = (maps[label][voxels].astype(np.float64) for maps in (run.conventional, run.maps))
     return Picture(
         file_name=picture_name(run.name, f"{label}scatter", "svg"),
-        content=charts.scatter_chart(
-            run.conventional[label][voxels].astype(np.float64),
-            run.maps[label][voxels].astype(np.float64),
-            quantity,
-            (LEAST_SQUARES, own),
-        ),
+        content=charts.scatter_chart(across, up, quantity, (LEAST_SQUARES, own)),
         title=f"{symbol} against {LEAST_SQUARES}",
         caption=f"{agreement}. Darker: more voxels; dashed: equal values; the rim holds what lies beyond.",
         alt=f"{symbol} by {own} over {symbol} by {LEAST_SQUARES}, voxel by voxel. {agreement}.",

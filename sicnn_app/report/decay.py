@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
 from sicnn_app.derivatives.collect import RunDerivatives
 from sicnn_app.ivim.parameters import PARAMETERS
 from sicnn_app.ivim.signal import ivim_signal_maps
-from sicnn_app.report.charts import legend_above, new_axes, svg_bytes
-from sicnn_app.report.style import BLUE, INK, ORANGE, plain_style
+from sicnn_app.report.charts import svg_chart
+from sicnn_app.report.style import BLUE, INK, ORANGE
 
 MAX_CURVE_VOXELS = 20_000
 """Voxels, evenly spread over those there are, that the medians of a predicted curve are taken over."""
@@ -57,10 +56,9 @@ class Decay:
             NaN when no voxel has a positive S0, or when there is no such fit.
         """
         found = self.conventional if conventional else self.maps
-        if not found:
-            return np.full(len(bvals), np.nan)
         s0 = self.maps["s0"]
-        usable = np.flatnonzero((s0 > 0) & np.isfinite([found[label] for label in PARAMETERS]).all(axis=0))
+        known = (s0 > 0) & np.all([np.isfinite(found.get(label, np.nan)) for label in PARAMETERS], axis=0)
+        usable = np.flatnonzero(known)
         if not usable.size:
             return np.full(len(bvals), np.nan)
         chosen = usable[:: max(1, usable.size // MAX_CURVE_VOXELS)]
@@ -69,33 +67,27 @@ class Decay:
 
 
 def decay_of(run: RunDerivatives, voxels: np.ndarray, *, conventional: bool = True) -> Decay | None:
-    """Signals and maps of some voxels of a run.
+    """Signals and maps of some voxels of a run; None when the signals or a map are missing.
 
     Parameters
     ----------
-    run : RunDerivatives
     voxels : ndarray, shape (M,), bool
         Of the voxels of the mask.
     conventional : bool
-        Whether the conventional fit is wanted, too.
-
-    Returns
-    -------
-    Decay or None
-        None when the signals or a map are missing.
+        The conventional fit is wanted, too.
     """
     if run.measured is None or not set(PARAMETERS) <= run.maps.keys():
         return None
     both = conventional and set(PARAMETERS) <= run.conventional.keys()
+
+    def there(maps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {label: maps[label][run.mask][voxels].astype(np.float64) for label in PARAMETERS}
+
     return Decay(
         bvals=run.measured.bvals,
         signals=run.measured.in_mask[:, voxels],
-        maps={label: run.inside(label)[voxels] for label in PARAMETERS},
-        conventional={
-            label: run.conventional[label][run.mask][voxels].astype(np.float64) for label in PARAMETERS
-        }
-        if both
-        else {},
+        maps=there(run.maps),
+        conventional=there(run.conventional) if both else {},
     )
 
 
@@ -113,8 +105,7 @@ def decay_chart(decay: Decay, *, badge: tuple[str, str] | None = None, top: floa
     low, median, high = decay.quartiles()
     last = decay.bvals[-1]
     smooth = np.unique(np.concatenate([np.linspace(0, last, 121), np.linspace(0, last / 8, 60)]))
-    with plain_style():
-        figure, axes = new_axes()
+    with svg_chart() as (axes, svg):
         axes.errorbar(
             decay.bvals,
             median,
@@ -130,30 +121,24 @@ def decay_chart(decay: Decay, *, badge: tuple[str, str] | None = None, top: floa
         if decay.conventional:
             fit = decay.predicted(smooth, conventional=True)
             axes.plot(smooth, fit, color=BLUE, linestyle="--", label="least squares")
-        axes.set_xlabel("b (s/mm²)")
-        axes.set_ylabel("signal / S0")
-        axes.set_ylim(0, top)
+        axes.set(xlabel="b (s/mm²)", ylabel="signal / S0", ylim=(0, top))
         axes.set_xlim(left=-0.02 * last)
         if badge:
-            _draw_badge(axes, *badge)
-        legend_above(figure)
-        return svg_bytes(figure)
-
-
-def _draw_badge(axes: Axes, text: str, colour: str) -> None:
-    bright = np.dot(to_rgb(colour), (0.2126, 0.7152, 0.0722)) > 0.45
-    axes.text(
-        0.97,
-        0.95,
-        text,
-        transform=axes.transAxes,
-        ha="right",
-        va="top",
-        fontsize=12,
-        fontweight="bold",
-        color=INK if bright else "white",
-        bbox={"facecolor": colour, "edgecolor": INK, "linewidth": 0.8, "pad": 4},
-    )
+            text, colour = badge
+            bright = np.dot(to_rgb(colour), (0.2126, 0.7152, 0.0722)) > 0.45
+            axes.text(
+                0.97,
+                0.95,
+                text,
+                transform=axes.transAxes,
+                ha="right",
+                va="top",
+                fontsize=12,
+                fontweight="bold",
+                color=INK if bright else "white",
+                bbox={"facecolor": colour, "edgecolor": INK, "linewidth": 0.8, "pad": 4},
+            )
+    return svg.getvalue()
 
 
 def signal_quartiles(in_mask: np.ndarray, s0: np.ndarray) -> np.ndarray:

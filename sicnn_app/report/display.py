@@ -15,8 +15,9 @@ MIN_SLICE_SHARE = 0.1
 CROP_MARGIN = 0.06
 """Border kept around the mask, as a share of its extent."""
 
-_PLANES = {0: "sagittal", 1: "coronal", 2: "axial"}
-_ENDS = (("L", "R"), ("P", "A"), ("I", "S"))
+_PLANES = ("sagittal", "coronal", "axial")
+_ENDS = (("R", "L"), ("A", "P"), ("S", "I"))
+"""Positive and negative end of every world axis."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,8 @@ class Display:
 
     def picture(self, plane: np.ndarray) -> np.ndarray:
         """Turn one slice, shape (X, Y) or (X, Y, C), into rows from the top and columns from the left."""
-        turned = plane[self.crop]
-        if not self.transpose:
-            turned = np.swapaxes(turned, 0, 1)
-        if self.flip_down:
-            turned = turned[::-1]
-        return turned[:, ::-1] if self.flip_across else turned
+        turned = plane[self.crop] if self.transpose else np.swapaxes(plane[self.crop], 0, 1)
+        return turned[:: -1 if self.flip_down else 1, :: -1 if self.flip_across else 1]
 
     @property
     def convention(self) -> str:
@@ -71,13 +68,7 @@ class Display:
         return f"Radiological convention, {self.plane} slices as acquired: {left}."
 
 
-def plan_display(
-    mask: np.ndarray,
-    affine: np.ndarray | None,
-    zooms: tuple[float, float, float],
-    *,
-    max_slices: int = MAX_SLICES,
-) -> Display:
+def plan_display(mask: np.ndarray, affine: np.ndarray | None, zooms: tuple[float, float, float]) -> Display:
     """Decide how the volumes of a run are shown.
 
     Parameters
@@ -87,15 +78,9 @@ def plan_display(
         Voxel to RAS+ world; None when unknown.
     zooms : tuple of float
         Voxel size, mm.
-    max_slices : int
-
-    Returns
-    -------
-    Display
     """
-    rows, columns = (_extent(np.any(mask, axis=(1 - axis, 2)), mask.shape[axis]) for axis in (0, 1))
-    crop = rows, columns
-    slices = choose_slices(mask, max_slices)
+    crop = _extent(mask.any(axis=(1, 2))), _extent(mask.any(axis=(0, 2)))
+    slices = choose_slices(mask)
     if affine is None:
         # Arrays without an orientation come from pictures and scanner matrices, whose first row is on top.
         return Display(False, False, False, crop, slices, zooms[1] / zooms[0], None, None)
@@ -105,7 +90,6 @@ def plan_display(
     # Across the picture runs the earlier of the two world axes (left-right before back-front before
     # up-down), and both axes run from their positive end: right on the left, anterior and superior on top.
     across, down = (0, 1) if world[0] < world[1] else (1, 0)
-    edges = (_ENDS[world[across]][1], _ENDS[world[across]][0], _ENDS[world[down]][1], _ENDS[world[down]][0])
     return Display(
         transpose=across == 1,
         flip_across=bool(positive[across]),
@@ -113,7 +97,7 @@ def plan_display(
         crop=crop,
         slices=slices,
         aspect=zooms[down] / zooms[across],
-        edges=edges,
+        edges=(*_ENDS[world[across]], *_ENDS[world[down]]),
         plane=_PLANES[world[2]],
     )
 
@@ -146,9 +130,9 @@ def grid_columns(count: int, tile_height_over_width: float, *, target: float = 0
     return min(range(1, count + 1), key=cost)
 
 
-def _extent(occupied: np.ndarray, size: int) -> slice:
+def _extent(occupied: np.ndarray) -> slice:
     inside = np.flatnonzero(occupied)
     if inside.size == 0:
-        return slice(0, size)
+        return slice(0, occupied.size)
     margin = max(1, round(CROP_MARGIN * (inside[-1] - inside[0] + 1)))
-    return slice(max(0, int(inside[0]) - margin), min(size, int(inside[-1]) + 1 + margin))
+    return slice(max(0, int(inside[0]) - margin), min(occupied.size, int(inside[-1]) + 1 + margin))

@@ -1,11 +1,19 @@
-"""Volumes -> pictures (PNG): maps, mask, b-value images, flags and clusters over the b = 0 image, steps."""
+"""Volumes -> pictures (PNG): maps, mask, b-value images, flags and clusters over the b = 0 image, steps.
+
+Volumes have the shape (X, Y, Z) of the mask of their run.
+"""
 
 from __future__ import annotations
 
-import numpy as np
-from matplotlib.colors import ListedColormap, Normalize, to_rgb
+from typing import Any
 
+import numpy as np
+from matplotlib.colors import Colormap, ListedColormap, Normalize, to_rgb
+
+from sicnn_app.derivatives.collect import RunDerivatives
+from sicnn_app.derivatives.measured import MeasuredSignals
 from sicnn_app.ivim.before_after import BeforeAfter
+from sicnn_app.ivim.flags import FLAGS
 from sicnn_app.report.display import Display
 from sicnn_app.report.mosaic import DARK, grey_levels, mosaic
 from sicnn_app.report.quantities import Quantity
@@ -24,192 +32,155 @@ CMAP_SHADES = 176
 _OUTLINE = "#ffd92f"
 
 
+def underlay_of(run: RunDerivatives) -> np.ndarray:
+    """What lies below maps, 0..1: the image at the lowest b-value, or else the S0 map, or a plain grey."""
+    baseline = run.maps.get("s0") if run.measured is None else run.measured.baseline
+    return np.full(run.mask.shape, 0.25) if baseline is None else grey_levels(baseline)
+
+
 def map_picture(
-    values: np.ndarray,
-    mask: np.ndarray,
-    baseline: np.ndarray | None,
-    display: Display,
-    quantity: Quantity,
-    *,
-    shown: np.ndarray | None = None,
+    run: RunDerivatives, display: Display, quantity: Quantity, values: np.ndarray, shown: np.ndarray
 ) -> bytes:
-    """One parameter map with the mask outline over the b = 0 image, and its colour bar.
+    """One parameter map with its colour bar.
 
     Parameters
     ----------
-    values : ndarray, shape (X, Y, Z), in the unit of the file
-    mask : ndarray, shape (X, Y, Z), bool
-    baseline : ndarray, shape (X, Y, Z), or None
-    display : Display
     quantity : Quantity
         Colour map, range, factor and unit of what is shown.
-    shown : ndarray, shape (X, Y, Z), bool, optional
-        Voxels of the mask that get a colour; all of them by default.
-
-    Returns
-    -------
-    bytes
-        PNG.
+    values : ndarray, shape (X, Y, Z), in the unit of the file
+    shown : ndarray, shape (X, Y, Z), bool
+        Voxels of the mask that get a colour.
     """
-    coloured = mask if shown is None else mask & shown
-    low, high = quantity.limits(values[coloured])
-    norm = Normalize(low, high)
-    cmap = colour_map(quantity.cmap)
-    scaled = np.nan_to_num(values * quantity.factor, nan=low)
-    underlay = grey_levels(baseline, mask) * np.where(mask, UNCOLOURED_BRIGHTNESS, UNDERLAY_BRIGHTNESS)
-    tiles = []
-    for index in display.slices:
-        colours = cmap(norm(scaled[..., index]))[..., :3]
-        tiles.append(np.where(coloured[..., index, None], colours, underlay[..., index, None]))
-    return mosaic(
-        tiles,
+    low, high = quantity.limits(values[shown])
+    norm, cmap = Normalize(low, high), colour_map(quantity.cmap)
+    scaled = np.nan_to_num(_shown(values, display) * quantity.factor, nan=low)
+    extend = _extend(values[shown] * quantity.factor, low, high)
+    return _over_baseline(
+        run,
         display,
-        labels=[str(index + 1) for index in display.slices],
-        outlines=[mask[..., index] for index in display.slices],
-        colours=cmap(np.linspace(0, 1, CMAP_SHADES))[:, :3],
-        outline_colour="white",
-        outline_width=0.5,
-        bar=(norm, cmap, quantity.axis_label, _extend(values[coloured] * quantity.factor, low, high)),
+        cmap(norm(scaled))[..., :3],
+        shown,
+        dimmed=True,
+        colours=_shades(cmap),
+        bar=(norm, cmap, f"{quantity.name} ({quantity.unit})", extend),
     )
 
 
-def mask_picture(mask: np.ndarray, baseline: np.ndarray | None, display: Display) -> bytes:
-    """The b = 0 image with the outline of the mask, PNG; arguments as for :func:`map_picture`."""
-    grey = grey_levels(baseline, mask)
-    return mosaic(
-        [np.repeat(grey[..., index, None], 3, axis=-1) for index in display.slices],
-        display,
-        labels=[str(index + 1) for index in display.slices],
-        outlines=[mask[..., index] for index in display.slices],
-        colours=np.array([to_rgb(_OUTLINE)]),
-        outline_colour=_OUTLINE,
-        outline_width=1.1,
-    )
+def mask_picture(run: RunDerivatives, display: Display) -> bytes:
+    """The b = 0 image with the outline of the mask."""
+    colour, nowhere = np.array([to_rgb(_OUTLINE)]), np.zeros_like(run.mask)
+    look = {"colours": colour, "outline_colour": _OUTLINE, "outline_width": 1.1}
+    return _over_baseline(run, display, colour, nowhere, **look)
 
 
-def bvalue_picture(slices: np.ndarray, bvals: np.ndarray, display: Display) -> bytes:
-    """One slice at up to ``MAX_TILES`` b-values, each b-value with its own grey scale, PNG.
-
-    Parameters
-    ----------
-    slices : ndarray, shape (B, X, Y)
-    bvals : ndarray, shape (B,), s/mm^2
-    display : Display
-    """
-    chosen = np.round(np.linspace(0, len(bvals) - 1, min(len(bvals), MAX_TILES))).astype(int)
-    tiles = [np.repeat(grey_levels(slices[position], None)[..., None], 3, axis=-1) for position in chosen]
-    labels = [f"b = {bvals[position]:g}" for position in chosen]
-    return mosaic(tiles, display, labels=labels, colours=np.array([to_rgb(DARK)]), with_edges=False)
+def flag_picture(run: RunDerivatives, display: Display) -> bytes:
+    """Flagged voxels in the colours of their flags."""
+    colours = [to_rgb(spec.color) for spec in FLAGS]
+    flagged = [run.flags == spec.code for spec in FLAGS]
+    coloured = np.select([_shown(where, display)[..., None] for where in flagged], colours)
+    return _over_baseline(run, display, coloured, np.any(flagged, axis=0), colours=np.array(colours))
 
 
-def flag_picture(
-    flags: np.ndarray,
-    colours: dict[int, str],
-    mask: np.ndarray,
-    baseline: np.ndarray | None,
-    display: Display,
-) -> bytes:
-    """Flagged voxels in their colours over the b = 0 image, PNG.
-
-    Parameters
-    ----------
-    flags : ndarray, shape (X, Y, Z), int, 0 where nothing is flagged
-    colours : dict of int to str
-        Colour of every code.
-    mask, baseline, display
-        As for :func:`map_picture`.
-    """
-    grey = grey_levels(baseline, mask)
-    tiles = []
-    for index in display.slices:
-        tile = np.repeat(grey[..., index, None], 3, axis=-1)
-        for code, colour in colours.items():
-            tile[flags[..., index] == code] = to_rgb(colour)
-        tiles.append(tile)
-    return mosaic(
-        tiles,
-        display,
-        labels=[str(index + 1) for index in display.slices],
-        outlines=[mask[..., index] for index in display.slices],
-        colours=np.array([to_rgb(colour) for colour in colours.values()]),
-        outline_colour="white",
-        outline_width=0.5,
-    )
-
-
-def cluster_picture(
-    clusters: np.ndarray,
-    colours: list[str],
-    mask: np.ndarray,
-    baseline: np.ndarray | None,
-    display: Display,
-) -> bytes:
-    """Numbered groups of voxels in their colours over the b = 0 image, PNG.
+def cluster_picture(run: RunDerivatives, display: Display, clusters: np.ndarray, colours: list[str]) -> bytes:
+    """Numbered groups of voxels in their colours.
 
     Parameters
     ----------
     clusters : ndarray, shape (X, Y, Z), int, from 1; 0 where there is none
     colours : list of str
         Colour of every cluster, the first for number 1.
-    mask, baseline, display
-        As for :func:`map_picture`.
     """
-    cmap = ListedColormap(colours)
-    colours_used = cmap(np.arange(len(colours)))[:, :3]
-    underlay = grey_levels(baseline, mask) * np.where(mask, UNCOLOURED_BRIGHTNESS, UNDERLAY_BRIGHTNESS)
-    tiles = [
-        np.where(
-            clusters[..., index, None] > 0,
-            colours_used[clusters[..., index] - 1],
-            underlay[..., index, None],
-        )
-        for index in display.slices
-    ]
-    return mosaic(
-        tiles,
+    palette = np.array([to_rgb(colour) for colour in colours])
+    return _over_baseline(
+        run,
         display,
-        labels=[str(index + 1) for index in display.slices],
-        outlines=[mask[..., index] for index in display.slices],
-        colours=colours_used,
-        bar=(Normalize(0.5, len(colours) + 0.5), cmap, "cluster", "neither"),
+        palette[_shown(clusters, display) - 1],
+        clusters > 0,
+        dimmed=True,
+        colours=palette,
+        bar=(Normalize(0.5, len(colours) + 0.5), ListedColormap(colours), "cluster", "neither"),
     )
 
 
+def bvalue_picture(measured: MeasuredSignals, display: Display) -> bytes:
+    """One slice at up to :data:`MAX_TILES` b-values, each b-value with its own grey scale."""
+    count = len(measured.bvals)
+    chosen = np.round(np.linspace(0, count - 1, min(count, MAX_TILES))).astype(int)
+    tiles = [_grey_tile(grey_levels(measured.slices[position])) for position in chosen]
+    labels = [f"b = {measured.bvals[position]:g}" for position in chosen]
+    return mosaic(tiles, display, labels=labels, colours=np.array([to_rgb(DARK)]), with_edges=False)
+
+
 def step_picture(step: BeforeAfter, display: Display) -> bytes:
-    """One slice before and after a step and their difference, a row per b-value, PNG.
+    """One slice before and after a step and their difference, a row per b-value.
 
     Before and after share a grey scale in each row; the differences have one symmetrical colour range.
-
-    Parameters
-    ----------
-    step : BeforeAfter
-    display : Display
     """
     norm, cmap = Normalize(-step.limit, step.limit), colour_map("differences")
     tiles, labels = [], []
     for bval, *pair, change in zip(step.bvals, step.before, step.after, step.difference, strict=True):
-        greys = grey_levels(np.stack(pair), None)
-        tiles += [np.repeat(grey[..., None], 3, axis=-1) for grey in greys]
-        tiles.append(cmap(norm(change))[..., :3])
+        tiles += [*map(_grey_tile, grey_levels(np.stack(pair))), cmap(norm(change))[..., :3]]
         labels += [f"b = {bval:g}, before", "after", "difference"]
+    extend = _extend(step.difference, -step.limit, step.limit)
     return mosaic(
         tiles,
         display,
         labels=labels,
-        colours=cmap(np.linspace(0, 1, CMAP_SHADES))[:, :3],
+        colours=_shades(cmap),
         with_edges=False,
-        bar=(
-            norm,
-            cmap,
-            "after minus before (image units)",
-            _extend(step.difference, -step.limit, step.limit),
-        ),
+        bar=(norm, cmap, "after minus before (image units)", extend),
         columns=3,
     )
 
 
+def _over_baseline(
+    run: RunDerivatives,
+    display: Display,
+    coloured: np.ndarray,
+    shown: np.ndarray,
+    *,
+    dimmed: bool = False,
+    **look: Any,
+) -> bytes:
+    """Colours over the b = 0 image, and the outline of the mask around them.
+
+    Parameters
+    ----------
+    coloured : ndarray, shape (X, Y, S, 3), 0..1, or what broadcasts to it
+        The S slices that the display chose.
+    shown : ndarray, shape (X, Y, Z), bool
+        Where the colours hide the image.
+    dimmed : bool
+        The image is darker than its greys.
+    **look
+        Further arguments of :func:`sicnn_app.report.mosaic.mosaic`.
+    """
+    grey = underlay_of(run)
+    if dimmed:
+        grey = grey * np.where(run.mask, UNCOLOURED_BRIGHTNESS, UNDERLAY_BRIGHTNESS)
+    tiles = np.where(_shown(shown, display)[..., None], coloured, _shown(grey, display)[..., None])
+    return mosaic(
+        list(np.moveaxis(tiles, 2, 0)),
+        display,
+        labels=[str(index + 1) for index in display.slices],
+        outlines=[run.mask[..., index] for index in display.slices],
+        **look,
+    )
+
+
+def _shown(volume: np.ndarray, display: Display) -> np.ndarray:
+    return volume[..., list(display.slices)]
+
+
+def _grey_tile(grey: np.ndarray) -> np.ndarray:
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def _shades(cmap: Colormap) -> np.ndarray:
+    return cmap(np.linspace(0, 1, CMAP_SHADES))[:, :3]
+
+
 def _extend(shown: np.ndarray, low: float, high: float) -> str:
+    """Ends of the colour bar that values lie beyond."""
     below, above = bool((shown < low).any()), bool((shown > high).any())
-    return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[
-        below, above
-    ]
+    return (("neither", "max"), ("min", "both"))[below][above]

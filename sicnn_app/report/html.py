@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from sicnn_app import __version__
@@ -17,22 +15,10 @@ from sicnn_app.report.clusters import cluster_files, cluster_head, cluster_rows,
 from sicnn_app.report.comparison import COMPARISON_HEAD, comparison_rows, floor_words, method_of
 from sicnn_app.report.numbers import number_files
 from sicnn_app.report.page import render_page
-from sicnn_app.report.picture import Picture
-from sicnn_app.report.pictures import RunPictures, draw_run
+from sicnn_app.report.pictures import draw_run
 from sicnn_app.report.spread import SPREAD_HEAD, spread_rows, spread_words
-from sicnn_app.report.tables import SUMMARY_HEAD, SUMMARY_WORDS, RunTables, tabulate_run
+from sicnn_app.report.tables import SUMMARY_HEAD, SUMMARY_WORDS, tabulate_run
 from sicnn_app.report.voxels import voxel_page
-
-_MIME = {".png": "image/png", ".svg": "image/svg+xml"}
-
-
-@dataclass(frozen=True)
-class _Figure:
-    title: str
-    alt: str
-    caption: str
-    uri: str
-    dark: bool
 
 
 def run_anchor(name: str) -> str:
@@ -130,81 +116,51 @@ def _show_run(
     write_bytes: Callable[[Path, bytes], object],
 ) -> dict:
     """Write the figures of a run; gives what its part of the page says."""
-    figures_dir = figures_folder(output_dir, subject)
-    pictures = draw_run(run)
-    address = f"../../{report_path(output_dir, subject, session).name}#{run_anchor(run.name)}"
-    voxels = voxel_page(run, report=address, version=version) if interactive else None
-    # Those of the steps cannot be made again: whoever processes the run writes them.
-    drawn = [picture for picture in pictures.all if picture not in pictures.steps]
-    files = [(picture.file_name, picture.content) for picture in drawn]
-    files += [*cluster_files(run, pictures.tissue), *number_files(run)]
-    for file_name, content in [*files, *([voxels] if voxels else [])]:
-        write_bytes(figures_dir / file_name, content)
-    context = _run_context(run, tabulate_run(run), pictures, prefix=session_name(subject, session))
-    folder = figures_dir.relative_to(output_dir).as_posix()
-    return {**context, "voxels": f"{folder}/{voxels[0]}" if voxels else None}
-
-
-def _figures(pictures: Sequence[Picture]) -> list[_Figure]:
-    return [
-        _Figure(
-            title=picture.title,
-            alt=picture.alt,
-            caption=picture.caption,
-            uri=f"data:{_MIME[Path(picture.file_name).suffix]};base64,{base64.b64encode(picture.content).decode()}",
-            dark=picture.file_name.endswith(".png"),
-        )
-        for picture in pictures
-    ]
-
-
-def _run_context(run: RunDerivatives, tables: RunTables, pictures: RunPictures, *, prefix: str) -> dict:
     name = run.name
+    folder = figures_folder(output_dir, subject)
+    pictures = draw_run(run)
+    address = f"../../{report_path(output_dir, subject, session).name}#{run_anchor(name)}"
+    voxels = voxel_page(run, report=address, version=version) if interactive else None
+    files = [(picture.file_name, picture.content) for picture in pictures.drawn]
+    files += [*cluster_files(run, pictures.tissue), *number_files(run), *([voxels] if voxels else [])]
+    for file_name, content in files:
+        write_bytes(folder / file_name, content)
+    tables = tabulate_run(run)
+    # The rest of a run's name says enough in a list below the subject's own heading.
+    title = name.removeprefix(session_name(subject, session)).lstrip("_").replace("_", " ") or name
     context = {
         "name": name,
-        # The rest of a run's name says enough in a list below the subject's own heading.
-        "title": name.removeprefix(prefix).lstrip("_").replace("_", " ") or name,
+        "title": title,
         "anchor": run_anchor(name),
-        **tables.__dict__,
+        **tables,
+        "summary": [title if title != MISSING else name, *tables["summary"]],
+        "voxels": (folder / voxels[0]).relative_to(output_dir).as_posix() if voxels else None,
         "adequacy": shown_adequacy(run.qc),
-        "convention": pictures.convention,
-        "map_figures": _figures(pictures.maps),
-        "histograms": _figures(pictures.histograms),
-        "cluster_figures": _figures(pictures.clusters),
+        "pictures": pictures,
         "cluster_rows": cluster_rows(run, pictures.tissue),
         "cluster_head": cluster_head(run),
         "cluster_words": cluster_words(),
         "own_method": method_of(run),
-        "spread_figures": _figures(pictures.spread),
         "spread_rows": spread_rows(run),
         "spread_head": SPREAD_HEAD,
         "spread_words": spread_words(run),
-        "difference_figures": _figures(pictures.differences),
-        "scatter_figures": _figures(pictures.scatters),
         "comparison_rows": comparison_rows(run),
         "comparison_head": COMPARISON_HEAD,
         "floor_words": floor_words(run),
-        "step_figures": _figures(pictures.steps),
-        "motion_figures": _figures(pictures.motion),
-        "signal_figures": _figures(pictures.signals),
-        "flag_figures": _figures(pictures.flags),
-        "training_figures": _figures(pictures.training),
     }
     sections = (
-        ("adequacy", "Adequacy", context["adequacy"] is not None),
+        ("adequacy", "Adequacy", context["adequacy"]),
         ("done", "What was done", True),
-        ("maps", "Maps", bool(context["map_figures"])),
-        ("clusters", "Tissue clusters", bool(context["cluster_rows"])),
-        ("spread", "How sure", bool(context["spread_rows"])),
-        ("comparison", "Against the conventional fit", bool(context["comparison_rows"])),
-        ("steps", "Corrections", bool(context["step_figures"])),
-        ("motion", "Motion", bool(context["motion_figures"])),
-        ("signals", "Signals", bool(context["signal_figures"] or context["bvalue_rows"])),
-        ("flags", "Flags", bool(context["flag_rows"])),
-        ("training", "Training", bool(context["training_figures"] or context["history_rows"])),
+        ("maps", "Maps", pictures.maps),
+        ("clusters", "Tissue clusters", context["cluster_rows"]),
+        ("spread", "How sure", context["spread_rows"]),
+        ("comparison", "Against the conventional fit", context["comparison_rows"]),
+        ("steps", "Corrections", pictures.steps),
+        ("motion", "Motion", pictures.motion),
+        ("signals", "Signals", pictures.signals or context["bvalue_rows"]),
+        ("flags", "Flags", context["flag_rows"]),
+        ("training", "Training", pictures.training or context["history_rows"]),
         ("methods", "Methods text", True),
         ("settings", "Settings", True),
     )
-    context["sections"] = [(anchor, words) for anchor, words, present in sections if present]
-    context["summary"] = [context["title"] if context["title"] != MISSING else name, *tables.summary]
-    return context
+    return {**context, "sections": [(anchor, words) for anchor, words, shown in sections if shown]}

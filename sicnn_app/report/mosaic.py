@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
@@ -62,10 +63,8 @@ def mosaic(
         Colours besides grey that the picture needs.
     outlines : sequence of ndarray, shape (X, Y), bool, optional
         One per tile: what gets a line around it.
-    outline_colour : str
-    outline_width : float
     with_edges : bool
-        Whether the first tile tells what lies left and above.
+        The first tile tells what lies left and above.
     bar : (norm, colour map, label, extend), optional
         Colour bar below the tiles.
     columns : int, optional
@@ -119,6 +118,11 @@ def mosaic(
         return _png(figure, np.atleast_2d(colours))
 
 
+def _write(axes: Axes, x: float, y: float, text: str, horizontal: str, vertical: str) -> None:
+    edge = withStroke(linewidth=1.8, foreground="black")
+    axes.text(x, y, text, color="white", fontsize=10.5, ha=horizontal, va=vertical, path_effects=[edge])
+
+
 def _draw_bar(figure: Figure, height: float, bar: tuple[Normalize, Colormap, str, str]) -> None:
     norm, cmap, label, extend = bar
     axes = figure.add_axes((0.07, 0.45 / height, 0.86, 0.13 / height))
@@ -150,37 +154,15 @@ def outline_segments(mask: np.ndarray) -> np.ndarray:
         Start and end (x, y) of every edge; x counts columns, y rows, a pixel is one unit wide.
     """
     padded = np.pad(mask.astype(bool), 1)
-    rows, columns = np.nonzero(padded[1:-1, 1:] != padded[1:-1, :-1])
-    upright = np.stack([np.stack([columns, rows], -1), np.stack([columns, rows + 1], -1)], 1)
-    rows, columns = np.nonzero(padded[1:, 1:-1] != padded[:-1, 1:-1])
-    level = np.stack([np.stack([columns, rows], -1), np.stack([columns + 1, rows], -1)], 1)
-    return np.concatenate([upright, level]).astype(float)
+    upright = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])[:, ::-1]
+    level = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])[:, ::-1]
+    starts = np.concatenate([upright, level])
+    ends = np.concatenate([np.add(upright, (0, 1)), np.add(level, (1, 0))])
+    return np.stack([starts, ends], axis=1).astype(float)
 
 
-def _write(axes, x: float, y: float, text: str, horizontal: str, vertical: str) -> None:
-    axes.text(
-        x,
-        y,
-        text,
-        color="white",
-        fontsize=10.5,
-        ha=horizontal,
-        va=vertical,
-        path_effects=[withStroke(linewidth=1.8, foreground="black")],
-    )
-
-
-def grey_levels(image: np.ndarray | None, mask: np.ndarray | None) -> np.ndarray:
-    """Scale an image to 0..1; without one, a plain grey of the mask's shape.
-
-    Parameters
-    ----------
-    image : ndarray, any shape, or None
-    mask : ndarray, any shape, or None
-        Only needed where there is no image.
-    """
-    if image is None:
-        return np.full(mask.shape, 0.25)
+def grey_levels(image: np.ndarray) -> np.ndarray:
+    """An image of any shape scaled to 0..1."""
     finite = np.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)
     positive = finite[finite > 0]
     top = np.percentile(positive, UNDERLAY_PERCENTILE) if positive.size else 1.0

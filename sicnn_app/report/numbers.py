@@ -2,140 +2,138 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from sicnn_app.derivatives.collect import RunDerivatives
 from sicnn_app.derivatives.names import picture_name
-from sicnn_app.formats import json_bytes, tsv_bytes
+from sicnn_app.formats import described, json_bytes, tsv_bytes
 from sicnn_app.report.comparison import compared_voxels, has_both
-from sicnn_app.report.quantities import difference_quantities, shown_quantities, spread_quantities
+from sicnn_app.report.quantities import Quantity, difference_quantities, shown_quantities, spread_quantities
 from sicnn_app.report.spread import relative_spread
 
 _QUANTILES = {"quartile_1": 25.0, "median": 50.0, "quartile_3": 75.0}
+_TITLES = {name: name.replace("_", " ") for name in _QUANTILES}
 
-_MAP_COLUMNS: dict[str, dict[str, str]] = {
-    "map": {
-        "LongName": "Map",
-        "Description": "Label of the param entity; with _std its standard deviation, with _minus_lsq its "
-        "difference from the conventional fit",
-    },
-    "unit": {"LongName": "Unit", "Description": "Unit of the quantiles, that of the file"},
-    "voxels": {
-        "LongName": "Voxels",
-        "Description": "Voxels inside the mask that count; of D* those with an F of at least 0.02",
-    },
+_MAP_COLUMNS = {
+    "map": described(
+        "Map",
+        "Label of the param entity; with _std its standard deviation, with _minus_lsq its difference from "
+        "the conventional fit",
+    ),
+    "unit": described("Unit", "Unit of the quantiles, that of the file"),
+    "voxels": described(
+        "Voxels", "Voxels inside the mask that count; of D* those with an F of at least 0.02"
+    ),
+    **{name: described(title.capitalize(), "Over these voxels") for name, title in _TITLES.items()},
+    "outside_colour_range": described(
+        "Outside the colour range",
+        "Share of these voxels whose value lies outside the colour range of the picture",
+    ),
+    "relative_median": described(
+        "Median relative to the map",
+        "Of a standard deviation: median over these voxels of its ratio to the map, where that is above 0",
+    ),
+    "unflagged_voxels": described("Voxels without a flag", "Of these voxels"),
     **{
-        name: {"LongName": name.replace("_", " ").capitalize(), "Description": "Over these voxels"}
-        for name in _QUANTILES
-    },
-    "outside_colour_range": {
-        "LongName": "Outside the colour range",
-        "Description": "Share of these voxels whose value lies outside the colour range of the picture",
-    },
-    "relative_median": {
-        "LongName": "Median relative to the map",
-        "Description": "Of a standard deviation: median over these voxels of its ratio to the map, where "
-        "that is above 0",
-    },
-    "unflagged_voxels": {"LongName": "Voxels without a flag", "Description": "Of these voxels"},
-    **{
-        f"unflagged_{name}": {
-            "LongName": f"{name.replace('_', ' ').capitalize()}, no flag",
-            "Description": "Over the voxels without a flag",
-        }
-        for name in _QUANTILES
+        f"unflagged_{name}": described(f"{title.capitalize()}, no flag", "Over the voxels without a flag")
+        for name, title in _TITLES.items()
     },
 }
 
-_BVALUE_COLUMNS: dict[str, dict[str, str]] = {
-    "b_value": {"LongName": "b-value", "Description": "Nominal b-value", "Units": "s/mm^2"},
-    "volumes": {"LongName": "Volumes", "Description": "Volumes of the preprocessed series"},
-    "mean_signal": {
-        "LongName": "Mean signal",
-        "Description": "Mean over the mask of the arithmetic means of the volumes, units of the source image",
-        "Units": "arbitrary",
-    },
+_BVALUE_COLUMNS = {
+    "b_value": described("b-value", "Nominal b-value", "s/mm^2"),
+    "volumes": described("Volumes", "Volumes of the preprocessed series"),
+    "mean_signal": described(
+        "Mean signal",
+        "Mean over the mask of the arithmetic means of the volumes, units of the source image",
+        "arbitrary",
+    ),
     **{
-        f"signal_{name}": {
-            "LongName": f"Signal over S0, {name.replace('_', ' ')}",
-            "Description": "Over the voxels inside the mask with a positive S0",
-        }
-        for name in _QUANTILES
+        f"signal_{name}": described(
+            f"Signal over S0, {title}", "Over the voxels inside the mask with a positive S0"
+        )
+        for name, title in _TITLES.items()
     },
 }
+
+
+def table_files(
+    run: RunDerivatives,
+    desc: str,
+    words: str,
+    columns: Mapping[str, Mapping[str, Any]],
+    rows: Iterable[Mapping[str, Any]],
+) -> list[tuple[str, bytes]]:
+    """A table and the description of its columns: file name and content of each."""
+    return [
+        (picture_name(run.name, desc, "tsv"), tsv_bytes(list(columns), rows)),
+        (picture_name(run.name, desc, "json"), json_bytes({"Description": words, **columns})),
+    ]
 
 
 def number_files(run: RunDerivatives) -> list[tuple[str, bytes]]:
-    """Tables with a description of their columns: file name and content; none for a run without voxels."""
+    """Tables of the maps and of the signals, see :func:`table_files`; none for a run without voxels."""
     if not run.has_voxels:
         return []
-    tables = {"statistics": (_MAP_COLUMNS, _map_rows(run), "Maps inside the mask")}
+    files = table_files(run, "statistics", "Maps inside the mask", _MAP_COLUMNS, _map_rows(run))
     if run.measured is not None and "s0" in run.maps:
-        tables["signals"] = (_BVALUE_COLUMNS, _bvalue_rows(run), "Signals inside the mask by b-value")
-    files = []
-    for desc, (columns, rows, words) in tables.items():
-        files += [
-            (picture_name(run.name, desc, "tsv"), tsv_bytes(list(columns), rows)),
-            (picture_name(run.name, desc, "json"), json_bytes({"Description": words, **columns})),
-        ]
+        words = "Signals inside the mask by b-value"
+        files += table_files(run, "signals", words, _BVALUE_COLUMNS, _bvalue_rows(run))
     return files
 
 
 def _map_rows(run: RunDerivatives) -> Iterable[dict[str, Any]]:
     spreads = {quantity.spec.label: quantity for quantity in spread_quantities(run.anatomy)}
     for quantity in shown_quantities(run.anatomy):
-        label, unit = quantity.spec.label, quantity.spec.unit
-        for name, found, shown in (
-            (label, run.maps, quantity),
-            (f"{label}_std", run.spread, spreads.get(label)),
-        ):
-            if label not in found or label not in run.maps or shown is None:
-                continue
-            counted = run.meaningful(label) & np.isfinite(found[label][run.mask])
-            values = found[label][run.mask].astype(np.float64)
-            yield {
-                "map": name,
-                "unit": unit,
-                **_summary(values[counted], ""),
-                "outside_colour_range": shown.share_outside(values[counted]),
-                "relative_median": relative_spread(values[counted], run.inside(label)[counted])
-                if name != label
-                else None,
-                **_summary(values[counted & ~run.flagged], "unflagged_"),
-            }
-
+        label = quantity.spec.label
+        if label not in run.maps:
+            continue
+        inside, meaningful = run.inside(label), run.meaningful(label)
+        yield _map_row(run, label, quantity, inside, meaningful & np.isfinite(inside))
+        if label in run.spread and label in spreads:
+            spread = run.spread[label][run.mask].astype(np.float64)
+            counted = meaningful & np.isfinite(spread)
+            row = _map_row(run, f"{label}_std", spreads[label], spread, counted)
+            yield {**row, "relative_median": relative_spread(spread[counted], inside[counted])}
     for quantity in difference_quantities(run.anatomy, ""):
         label = quantity.spec.label
         if has_both(run, quantity):
             counted = compared_voxels(run, label, run.mask)[run.mask]
-            values = run.inside(label) - run.conventional[label][run.mask]
-            yield {
-                "map": f"{label}_minus_lsq",
-                "unit": quantity.spec.unit,
-                **_summary(values[counted], ""),
-                "outside_colour_range": quantity.share_outside(values[counted]),
-                "relative_median": None,
-                **_summary(values[counted & ~run.flagged], "unflagged_"),
-            }
+            difference = run.inside(label) - run.conventional[label][run.mask]
+            yield _map_row(run, f"{label}_minus_lsq", quantity, difference, counted)
 
 
-def _summary(values: np.ndarray, prefix: str) -> dict[str, float | int | None]:
-    found = np.percentile(values, list(_QUANTILES.values())) if values.size else [None] * len(_QUANTILES)
-    quantiles = {f"{prefix}{name}": value for name, value in zip(_QUANTILES, found, strict=True)}
-    return {f"{prefix}voxels": int(values.size), **quantiles}
+def _map_row(
+    run: RunDerivatives, name: str, quantity: Quantity, inside: np.ndarray, counted: np.ndarray
+) -> dict[str, Any]:
+    values, unflagged = inside[counted], inside[counted & ~run.flagged]
+    return {
+        "map": name,
+        "unit": quantity.spec.unit,
+        "voxels": values.size,
+        **_quantiles(values),
+        "outside_colour_range": quantity.share_outside(values),
+        "unflagged_voxels": unflagged.size,
+        **_quantiles(unflagged, "unflagged_"),
+    }
+
+
+def _quantiles(values: np.ndarray, prefix: str = "") -> dict[str, float]:
+    if not values.size:
+        return {}
+    found = np.percentile(values, list(_QUANTILES.values()))
+    return {f"{prefix}{name}": value for name, value in zip(_QUANTILES, found, strict=True)}
 
 
 def _bvalue_rows(run: RunDerivatives) -> Iterable[dict[str, Any]]:
     measured, s0 = run.measured, run.inside("s0")
     for b, volumes, signals in zip(measured.bvals, measured.volumes, measured.in_mask, strict=True):
-        relative = _summary(signals[s0 > 0] / s0[s0 > 0], "signal_")
-        relative.pop("signal_voxels")
         yield {
             "b_value": float(b),
             "volumes": int(volumes),
             "mean_signal": float(signals.mean(dtype=np.float64)),
-            **relative,
+            **_quantiles(signals[s0 > 0] / s0[s0 > 0], "signal_"),
         }

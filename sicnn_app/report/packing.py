@@ -7,7 +7,7 @@ twentieth only, and the page can then look up one number without unpacking anyth
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,23 +60,9 @@ def quantise(values: np.ndarray, code_bytes: int) -> Quantised:
     return Quantised(codes, low, step)
 
 
-@dataclass(frozen=True)
-class Packing:
-    """How many slices fit, and how finely.
-
-    Attributes
-    ----------
-    slices : tuple of int
-        Indices along the third array axis, ascending.
-    code_bytes : int
-        Bytes of a number.
-    """
-
-    slices: tuple[int, ...]
-    code_bytes: int
-
-
-def plan_packing(mask: np.ndarray, display: Display, fields: int, max_bytes: int) -> Packing:
+def plan_packing(
+    mask: np.ndarray, display: Display, fields: int, max_bytes: int
+) -> tuple[tuple[int, ...], int]:
     """Choose precision and slices so that the packed text stays within a size.
 
     First numbers get one byte instead of two; if that is not enough, every second slice is left out,
@@ -91,23 +77,24 @@ def plan_packing(mask: np.ndarray, display: Display, fields: int, max_bytes: int
         Numbers per voxel.
     max_bytes : int
         Of all slices together as text; a single slice is packed even if it is larger.
+
+    Returns
+    -------
+    slices : tuple of int
+        Indices along the third array axis, ascending.
+    code_bytes : int
+        Bytes of a number.
     """
     area = mask.sum(axis=(0, 1))
     occupied = np.flatnonzero(area)
     pixels = display.picture(mask[..., 0]).size
-    plans = [
-        Packing(tuple(int(index) for index in occupied), CODE_BYTES[0]),
-        *(
-            Packing(tuple(int(index) for index in occupied[::step]), CODE_BYTES[-1])
-            for step in range(1, occupied.size + 1)
-        ),
-    ]
-
-    def fits(plan: Packing) -> bool:
-        sizes = (_text_size(pixels, int(area[index]), fields, plan.code_bytes) for index in plan.slices)
-        return sum(sizes) <= max_bytes
-
-    return next((plan for plan in plans if fits(plan)), plans[-1])
+    fine, coarse = CODE_BYTES
+    for step, code_bytes in [(1, fine), *((step, coarse) for step in range(1, occupied.size + 1))]:
+        slices = tuple(int(index) for index in occupied[::step])
+        size = sum(_text_size(pixels, int(area[index]), fields, code_bytes) for index in slices)
+        if size <= max_bytes:
+            break
+    return slices, code_bytes
 
 
 def _text_size(pixels: int, voxels: int, fields: int, code_bytes: int) -> int:
@@ -135,9 +122,6 @@ def pack_slices(
     underlay : ndarray, shape (X, Y, Z), uint8
     flags : ndarray, shape (M,), uint8
         At the M voxels of the mask, as for ``fields``.
-    fields : sequence of Quantised
-    display : Display
-    slices : sequence of int
     """
     position = np.full(mask.shape, -1, dtype=np.int64)
     position[mask] = np.arange(int(mask.sum()))
@@ -158,21 +142,19 @@ def pack_slices(
 
 def first_voxel(
     mask: np.ndarray, preferred: np.ndarray, display: Display, slices: Sequence[int]
-) -> Mapping[str, int]:
+) -> dict[str, int]:
     """Where a reader starts: in the fullest slice, near the middle of what is preferred there.
 
     Parameters
     ----------
     mask, preferred : ndarray, shape (X, Y, Z), bool
-    display : Display
-    slices : sequence of int
 
     Returns
     -------
     dict
         ``slice`` (a position in ``slices``), ``row`` and ``column`` of the picture.
     """
-    place = max(range(len(slices)), key=lambda place: int(mask[..., slices[place]].sum()))
+    place = int(np.argmax(mask[..., list(slices)].sum(axis=(0, 1))))
     index = slices[place]
     candidates = preferred[..., index] if preferred[..., index].any() else mask[..., index]
     pixels = np.argwhere(display.picture(candidates))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,9 +41,18 @@ class Quantity:
     fixed_range: tuple[float, float] | None
 
     @property
-    def axis_label(self) -> str:
-        """Symbol, meaning and unit."""
-        return f"{self.spec.symbol}, {self.title} ({self.unit})"
+    def name(self) -> str:
+        """Symbol and meaning."""
+        return f"{self.spec.symbol}, {self.title}"
+
+    @property
+    def heading(self) -> str:
+        """Symbol and unit, as the head of a row or column."""
+        return f"{self.spec.symbol} ({self.unit})"
+
+    def scaled(self, value: float | None) -> float | None:
+        """A number in the unit of the file in the unit shown; None for none."""
+        return None if value is None else value * self.factor
 
     def with_unit(self, value: float) -> str:
         """A number in the unit shown, with it.
@@ -113,56 +121,29 @@ def shown_quantities(anatomy: str | None) -> tuple[Quantity, ...]:
 
 
 def spread_quantities(anatomy: str | None) -> tuple[Quantity, ...]:
-    """Standard deviations of F, D and D* as shown: all in one colour map, so that none is taken for a map.
-
-    Parameters
-    ----------
-    anatomy : {"brain", "body", None}
-    """
-    return _over(
-        anatomy,
-        lambda spec: (spec.brain_spread_range if anatomy == "brain" else None) or spec.spread_range,
-        lambda end: (0.0, end),
-        title="standard deviation",
-        cmap="cividis",
-    )
+    """Standard deviations of F, D and D* as shown: all in one colour map, so that none is taken for a map."""
+    shown = []
+    for quantity in shown_quantities(anatomy):
+        spec = quantity.spec
+        if end := (anatomy == "brain" and spec.brain_spread_range) or spec.spread_range:
+            shown.append(_of_map(quantity, "standard deviation", "cividis", (0.0, end)))
+    return tuple(shown)
 
 
 def difference_quantities(anatomy: str | None, title: str) -> tuple[Quantity, ...]:
     """Differences of F, D and D* as shown: a symmetrical range, and a colour map that is grey in its middle.
 
-    Parameters
-    ----------
-    anatomy : {"brain", "body", None}
-    title : str
-        What is subtracted from what.
+    ``title`` says what is subtracted from what.
     """
-    return _over(
-        anatomy,
-        lambda spec: (spec.brain_difference_range if anatomy == "brain" else None) or spec.difference_range,
-        lambda half: (-half, half),
-        title=title,
-        cmap="differences",
-    )
+    shown = []
+    for quantity in shown_quantities(anatomy):
+        spec = quantity.spec
+        if half := (anatomy == "brain" and spec.brain_difference_range) or spec.difference_range:
+            shown.append(_of_map(quantity, title, "differences", (-half, half)))
+    return tuple(shown)
 
 
-def _over(
-    anatomy: str | None,
-    end_of: Callable[[MapSpec], float | None],
-    limits: Callable[[float], tuple[float, float]],
-    *,
-    title: str,
-    cmap: str,
-) -> tuple[Quantity, ...]:
-    """What is shown of maps in their own unit, but in a range, colours and words of its own."""
-    return tuple(
-        replace(
-            quantity,
-            title=title,
-            cmap=cmap,
-            unit="percentage points" if quantity.unit == "%" else quantity.unit,
-            fixed_range=limits(end),
-        )
-        for quantity in shown_quantities(anatomy)
-        if (end := end_of(quantity.spec)) is not None
-    )
+def _of_map(quantity: Quantity, title: str, cmap: str, limits: tuple[float, float]) -> Quantity:
+    """What is shown of a map in its unit, but in words, colours and a range of its own."""
+    unit = "percentage points" if quantity.unit == "%" else quantity.unit
+    return replace(quantity, title=title, cmap=cmap, unit=unit, fixed_range=limits)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from sicnn_app.derivatives.collect import RunDerivatives
-from sicnn_app.derivatives.facts import Facts, count_of, format_number
-from sicnn_app.derivatives.names import picture_name
+from sicnn_app.derivatives.facts import Facts, format_number
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
-from sicnn_app.report import figures
 from sicnn_app.report.display import Display
-from sicnn_app.report.picture import Picture, baseline_of, percent, range_words, volume_of
+from sicnn_app.report.picture import Picture, captioned_map, percent, volume_of
 from sicnn_app.report.quantities import Quantity, spread_quantities
 
 SPREAD_HEAD = ("Map", "Median standard deviation", "Quartiles", "Relative to the map, median")
@@ -18,8 +16,7 @@ SPREAD_HEAD = ("Map", "Median standard deviation", "Quartiles", "Relative to the
 
 def spread_words(run: RunDerivatives) -> str:
     """What the standard deviations are, in a sentence or two."""
-    facts = Facts(run.parameters)
-    members = facts.number("ensemble")
+    members = Facts(run.parameters).number("ensemble")
     networks = "an ensemble" if members is None else f"{members:.0f} networks"
     words = f"Standard deviations over {networks}, each trained with a seed and noise of its own."
     factors = run.parameters.get("ensemble_spread_factor")
@@ -39,17 +36,17 @@ def spread_rows(run: RunDerivatives) -> list[list[str]]:
     """Standard deviations of every map in numbers; empty without an ensemble."""
     rows = []
     for quantity in _shown_quantities(run):
-        label = quantity.spec.label
-        where = run.meaningful(label)
-        spread = run.spread[label][run.mask][where].astype(np.float64)
-        values = run.inside(label)[where]
-        spread, values = (found[np.isfinite(spread)] for found in (spread, values))
+        shown = _shown_voxels(run, quantity)
+        spread, values = (
+            maps[quantity.spec.label][shown].astype(np.float64) for maps in (run.spread, run.maps)
+        )
         if spread.size == 0:
             continue
-        low, median, high = (format_number(q * quantity.factor) for q in np.percentile(spread, (25, 50, 75)))
+        low, median, high = map(format_number, np.percentile(spread, (25, 50, 75)) * quantity.factor)
         relative = relative_spread(spread, values)
-        share = "" if relative is None else percent(100.0 * relative)
-        rows.append([f"{quantity.spec.symbol} ({quantity.unit})", median, f"{low} – {high}", share])
+        rows.append(
+            [quantity.heading, median, f"{low} – {high}", "" if relative is None else percent(relative)]
+        )
     return rows
 
 
@@ -65,30 +62,29 @@ def spread_pictures(run: RunDerivatives, display: Display) -> list[Picture]:
 
 
 def _shown_quantities(run: RunDerivatives) -> list[Quantity]:
-    return [
-        quantity
-        for quantity in spread_quantities(run.anatomy)
-        if quantity.spec.label in run.spread and quantity.spec.label in run.maps
-    ]
+    both = run.spread.keys() & run.maps.keys()
+    return [quantity for quantity in spread_quantities(run.anatomy) if quantity.spec.label in both]
+
+
+def _shown_voxels(run: RunDerivatives, quantity: Quantity) -> np.ndarray:
+    """Voxels, shape (X, Y, Z), bool, with a standard deviation that means something."""
+    label = quantity.spec.label
+    return volume_of(run, run.meaningful(label)) & np.isfinite(run.spread[label])
 
 
 def _picture(run: RunDerivatives, display: Display, quantity: Quantity) -> Picture:
-    label = quantity.spec.label
-    spread = run.spread[label]
-    shown = volume_of(run, run.meaningful(label)) & np.isfinite(spread)
-    _, high = quantity.limits(spread)
+    spread, shown = run.spread[quantity.spec.label], _shown_voxels(run, quantity)
     inside = spread[shown].astype(np.float64) * quantity.factor
-    caption = [f"Colour range 0 to {quantity.with_unit(high)}, {range_words(run, quantity)}."]
-    if outside := quantity.share_outside(spread[shown].astype(np.float64)):
-        caption.append(f"{percent(100.0 * outside)} of the voxels lie above it.")
-    if quantity.spec.needs_perfusion:
-        caption.append(f"Without colour where F is below {100 * NEGLIGIBLE_F:g} %.")
-    median = f": median {format_number(float(np.median(inside)))} {quantity.unit}" if inside.size else ""
-    return Picture(
-        file_name=picture_name(run.name, f"{label}std", "png"),
-        content=figures.map_picture(spread, run.mask, baseline_of(run), display, quantity, shown=shown),
-        title=f"{quantity.spec.symbol}, {quantity.title}",
-        caption=" ".join(caption),
-        alt=f"Map of the standard deviation of {quantity.spec.symbol} on "
-        f"{count_of(len(display.slices), 'slice')}{median}.",
+    remark = f"Without colour where F is below {100 * NEGLIGIBLE_F:g} %."
+    return captioned_map(
+        run,
+        display,
+        quantity,
+        spread,
+        shown,
+        desc=f"{quantity.spec.label}std",
+        what=f"the standard deviation of {quantity.spec.symbol}",
+        numbers=f": median {format_number(float(np.median(inside)))} {quantity.unit}" if inside.size else "",
+        beyond="above",
+        remark=remark if quantity.spec.needs_perfusion else "",
     )

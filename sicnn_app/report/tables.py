@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ SUMMARY_HEAD = (
     "Method",
     "Voxels",
     "SNR",
-    *(f"{quantity.spec.symbol} ({quantity.unit})" for quantity in _MAIN),
+    *(quantity.heading for quantity in _MAIN),
     "Flagged",
     "Ended because",
 )
@@ -64,49 +63,33 @@ def method_name(method: str) -> str:
     return METHODS[method].title if method in METHODS else shorten(printable(method), MAX_NAME)
 
 
-@dataclass(frozen=True)
-class RunTables:
-    """Everything written, not drawn, about one run; rows are lists of text."""
+def tabulate_run(run: RunDerivatives) -> dict[str, Any]:
+    """Everything written, not drawn, about one run, by the names of the page; what is missing reads ``n/a``.
 
-    summary: list[str]
-    tiles: list[dict[str, str]]
-    problems: list[str]
-    warnings: list[str]
-    done: list[str]
-    statistics: list[list[str]]
-    statistics_head: tuple[str, ...]
-    bvalue_rows: list[list[str]]
-    bvalue_head: tuple[str, ...]
-    flag_rows: list[dict[str, str]]
-    history_rows: list[list[str]]
-    history_head: list[str]
-    methods: list[str]
-    references: list[str]
-    settings: list[tuple[str, str]]
-
-
-def tabulate_run(run: RunDerivatives) -> RunTables:
-    """Put one run into words; what is missing reads ``n/a``."""
+    Rows are lists of text.
+    """
     facts = _facts(run)
     # A fit has one row too, but trains nothing.
     head = list(run.history[0]) if run.history and _may_train(facts) else []
-    return RunTables(
-        summary=_summary(run, facts),
-        tiles=_tiles(run, facts),
-        problems=list(run.problems),
-        warnings=facts.strings("warnings"),
-        done=_done(run, facts),
-        statistics=_statistics(run),
-        statistics_head=STATISTICS_HEAD,
-        bvalue_rows=_bvalue_rows(run, facts),
-        bvalue_head=BVALUE_HEAD,
-        flag_rows=_flag_rows(run, facts),
-        history_rows=[list(row) for row in zip(*(_column(run, name) for name in head), strict=True)],
-        history_head=[column.replace("_", " ") for column in head],
-        methods=methods_paragraphs(run.parameters, run.software, compared=bool(run.conventional)),
-        references=references_of(run.parameters, run.software),
-        settings=_settings(run),
-    )
+    tiles = _tiles(run, facts)
+    own = [(column.tile, run.qc_row.get(column.name)) for column in columns() if column.tile]
+    return {
+        "summary": [*tiles.values(), stop_in_words(facts.get("stop_reason"))],
+        "tiles": [*tiles.items(), *((name, _cell(value)) for name, value in own)],
+        "problems": list(run.problems),
+        "warnings": facts.strings("warnings"),
+        "done": _done(run, facts),
+        "statistics": _statistics(run),
+        "statistics_head": STATISTICS_HEAD,
+        "bvalue_rows": _bvalue_rows(run, facts),
+        "bvalue_head": BVALUE_HEAD,
+        "flag_rows": _flag_rows(run, facts),
+        "history_rows": [list(row) for row in zip(*(_column(run, name) for name in head), strict=True)],
+        "history_head": [column.replace("_", " ") for column in head],
+        "methods": methods_paragraphs(run.parameters, run.software, compared=bool(run.conventional)),
+        "references": references_of(run.parameters, run.software),
+        "settings": _settings(run),
+    }
 
 
 def _may_train(facts: Facts) -> bool:
@@ -121,52 +104,26 @@ def _facts(run: RunDerivatives) -> Facts:
     )
 
 
-def _method(facts: Facts) -> str:
-    return method_name(facts.text("method"))
-
-
-def _snr(facts: Facts) -> float | None:
-    """Signal-to-noise ratio of one volume at the lowest b-value."""
+def _tiles(run: RunDerivatives, facts: Facts) -> dict[str, str]:
+    """The few numbers of a run that are seen first, by name."""
+    # Of one volume at the lowest b-value.
     per_bvalue = facts.numbers("signal_to_noise_ratio_per_b_value")
-    return per_bvalue[0] if per_bvalue else facts.number("snr_b0")
-
-
-def _median(run: RunDerivatives, label: str, factor: float) -> float | None:
-    if label not in run.maps or not run.has_voxels:
-        return None
-    values = run.inside(label)[run.meaningful(label)]
-    return float(np.median(values)) * factor if values.size else None
-
-
-def _voxels(run: RunDerivatives) -> str:
-    return MISSING if run.mask is None else f"{int(run.mask.sum()):,}"
-
-
-def _flagged(run: RunDerivatives) -> str:
-    if run.flags is None or not run.has_voxels:
-        return MISSING
-    return f"{100.0 * run.flagged.mean():.1f} %"
-
-
-def _summary(run: RunDerivatives, facts: Facts) -> list[str]:
-    medians = [format_number(_median(run, quantity.spec.label, quantity.factor)) for quantity in _MAIN]
-    snr = format_number(_snr(facts))
-    ended = stop_in_words(facts.get("stop_reason"))
-    return [_method(facts), _voxels(run), snr, *medians, _flagged(run), ended]
-
-
-def _tiles(run: RunDerivatives, facts: Facts) -> list[dict[str, str]]:
-    tiles = [
-        {"name": "Method", "value": _method(facts)},
-        {"name": "Voxels", "value": _voxels(run)},
-        {"name": "SNR", "value": format_number(_snr(facts))},
-    ]
+    snr = per_bvalue[0] if per_bvalue else facts.number("snr_b0")
+    medians = {}
     for quantity in _MAIN:
-        value = format_number(_median(run, quantity.spec.label, quantity.factor))
-        tiles.append({"name": f"{quantity.spec.symbol}, median ({quantity.unit})", "value": value})
-    tiles.append({"name": "Flagged", "value": _flagged(run)})
-    own = [(column.tile, run.qc_row.get(column.name)) for column in columns() if column.tile]
-    return [*tiles, *({"name": name, "value": _cell(value)} for name, value in own)]
+        label, median = quantity.spec.label, None
+        if label in run.maps and run.has_voxels:
+            values = run.inside(label)[run.meaningful(label)]
+            median = float(np.median(values)) * quantity.factor if values.size else None
+        medians[f"{quantity.spec.symbol}, median ({quantity.unit})"] = format_number(median)
+    flagged = run.flags is not None and run.has_voxels
+    return {
+        "Method": method_name(facts.text("method")),
+        "Voxels": MISSING if run.mask is None else f"{int(run.mask.sum()):,}",
+        "SNR": format_number(snr),
+        **medians,
+        "Flagged": f"{100.0 * run.flagged.mean():.1f} %" if flagged else MISSING,
+    }
 
 
 def _done(run: RunDerivatives, facts: Facts) -> list[str]:
@@ -189,7 +146,8 @@ def _done(run: RunDerivatives, facts: Facts) -> list[str]:
             f"Noise of one volume: {format_number(noise)} image units{f' ({in_words(how)})' if how else ''}."
         )
     algorithm = run.sidecar.get("EstimationAlgorithm")
-    done.append(f"Estimation: {in_words(algorithm) if algorithm else _method(facts)}".rstrip(".") + ".")
+    estimation = in_words(algorithm) if algorithm else method_name(facts.text("method"))
+    done.append(f"Estimation: {estimation.rstrip('.')}.")
     if facts.get("stop_reason") is not None:
         iterations = facts.number("data_iterations")
         after = f" after {count_of(int(iterations), 'data iteration')}" if iterations else ""
@@ -200,22 +158,19 @@ def _done(run: RunDerivatives, facts: Facts) -> list[str]:
 def _quartiles(values: np.ndarray) -> tuple[str, str]:
     if values.size == 0:
         return MISSING, MISSING
-    low, median, high = (format_number(value) for value in np.percentile(values, (25, 50, 75)))
+    low, median, high = map(format_number, np.percentile(values, (25, 50, 75)))
     return median, f"{low} – {high}"
 
 
 def _statistics(run: RunDerivatives) -> list[list[str]]:
-    if not run.has_voxels:
-        return []
     rows = []
-    for quantity in shown_quantities(None):
-        if quantity.spec.label in run.maps:
-            selected = run.meaningful(quantity.spec.label)
-            values = run.inside(quantity.spec.label)[selected] * quantity.factor
-            unflagged = (
-                (MISSING, MISSING) if run.flags is None else _quartiles(values[~run.flagged[selected]])
-            )
-            rows.append([f"{quantity.spec.symbol} ({quantity.unit})", *_quartiles(values), *unflagged])
+    for quantity in shown_quantities(None) if run.has_voxels else ():
+        label = quantity.spec.label
+        if label in run.maps:
+            selected = run.meaningful(label)
+            values = run.inside(label)[selected] * quantity.factor
+            unflagged = values[~run.flagged[selected]] if run.flags is not None else values[:0]
+            rows.append([quantity.heading, *_quartiles(values), *_quartiles(unflagged)])
     return rows
 
 
@@ -240,31 +195,29 @@ def at_bvalues(facts: Facts, name: str, bvals: Sequence[float]) -> list[float | 
 
 
 def _bvalue_rows(run: RunDerivatives, facts: Facts) -> list[list[str]]:
-    bvals = list(run.measured.bvals) if run.measured is not None else facts.numbers("b_values_used")
-    repeats = at_bvalues(facts, "b_value_repeats", bvals)
-    directions = at_bvalues(facts, "b_value_directions", bvals)
-    noise = at_bvalues(facts, "noise_sigma_per_b_value", bvals)
+    measured = run.measured
+    bvals = facts.numbers("b_values_used") if measured is None else list(measured.bvals)
+    repeats, directions, noise = (
+        at_bvalues(facts, name, bvals)
+        for name in ("b_value_repeats", "b_value_directions", "noise_sigma_per_b_value")
+    )
+    means: list[float | None] = [None] * len(bvals)
+    if measured is not None:
+        repeats = [int(volumes) for volumes in measured.volumes]
+        means = [float(signals.mean()) for signals in measured.in_mask]
     reference = float(run.inside("s0").mean()) if "s0" in run.maps else None
-    rows = []
-    for position, b in enumerate(bvals):
-        volumes, mean = repeats[position], None
-        if run.measured is not None:
-            volumes = int(run.measured.volumes[position])
-            mean = float(run.measured.in_mask[position].mean())
-        relative = mean / reference if mean is not None and reference else None
-        sigma = noise[position]
-        rows.append(
-            [
-                f"{b:g}",
-                in_words(volumes),
-                "not known" if directions[position] is None else in_words(directions[position]),
-                format_number(mean, 4),
-                format_number(relative),
-                format_number(sigma),
-                format_number(mean / sigma if mean is not None and sigma else None),
-            ]
-        )
-    return rows
+    return [
+        [
+            f"{b:g}",
+            in_words(volumes),
+            "not known" if along is None else in_words(along),
+            format_number(mean, 4),
+            format_number(mean / reference if mean is not None and reference else None),
+            format_number(sigma),
+            format_number(mean / sigma if mean is not None and sigma else None),
+        ]
+        for b, volumes, along, mean, sigma in zip(bvals, repeats, directions, means, noise, strict=True)
+    ]
 
 
 def _flag_rows(run: RunDerivatives, facts: Facts) -> list[dict[str, str]]:
@@ -274,7 +227,7 @@ def _flag_rows(run: RunDerivatives, facts: Facts) -> list[dict[str, str]]:
     rows = []
     for spec in FLAGS:
         shown = int((codes == spec.code).sum())
-        share = 100.0 * shown / codes.size
+        share = f"{100.0 * shown / codes.size:.1f}"
         held = facts.number(f"{spec.name}_count")
         rows.append(
             {
@@ -282,8 +235,7 @@ def _flag_rows(run: RunDerivatives, facts: Facts) -> list[dict[str, str]]:
                 "meaning": spec.description,
                 "colour": spec.color,
                 "shown": f"{shown:,}",
-                "share": f"{share:.1f} %",
-                "width": f"{share:.1f}",
+                "share": share,
                 "holds": MISSING if held is None else f"{int(held):,}",
             }
         )

@@ -14,17 +14,9 @@ from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
 from sicnn_app.report import figures
 from sicnn_app.report.comparison import LEAST_SQUARES, method_of
 from sicnn_app.report.display import Display, plan_display
-from sicnn_app.report.packing import (
-    CODE_BYTES,
-    Packing,
-    Quantised,
-    first_voxel,
-    pack_slices,
-    plan_packing,
-    quantise,
-)
+from sicnn_app.report.packing import CODE_BYTES, Quantised, first_voxel, pack_slices, plan_packing, quantise
 from sicnn_app.report.page import render_page
-from sicnn_app.report.picture import baseline_of
+from sicnn_app.report.picture import volume_of
 from sicnn_app.report.quantities import Quantity, shown_quantities, spread_quantities
 from sicnn_app.report.style import colour_map
 from sicnn_app.report.tables import at_bvalues
@@ -59,12 +51,13 @@ def voxel_page(
         return None
     display = plan_display(run.mask, run.affine, run.zooms)
     fields = _fields(run)
-    plan = plan_packing(run.mask, display, len(fields), max_bytes)
-    packed = {name: quantise(values, plan.code_bytes) for name, values in fields.items()}
+    slices, code_bytes = plan_packing(run.mask, display, len(fields), max_bytes)
+    packed = {name: quantise(values, code_bytes) for name, values in fields.items()}
     rounded = [
-        _step_words(quantity, packed[quantity.spec.label])
+        f"{quantity.spec.symbol} in steps of {quantity.with_unit(float(f'{step * quantity.factor:.2g}'))}"
         for quantity in shown_quantities(run.anatomy)
-        if quantity.spec.label in packed and plan.code_bytes < CODE_BYTES[0]
+        if quantity.spec.label in packed and code_bytes < CODE_BYTES[0]
+        for step in (packed[quantity.spec.label].step,)
     ]
     content = render_page(
         "voxels.html.j2",
@@ -78,10 +71,10 @@ def voxel_page(
         own_method=method_of(run),
         conventional=LEAST_SQUARES if run.conventional else None,
         spread=bool(run.spread),
-        left_out=int(run.mask.any(axis=(0, 1)).sum()) - len(plan.slices),
-        slices=len(plan.slices),
+        left_out=int(run.mask.any(axis=(0, 1)).sum()) - len(slices),
+        slices=len(slices),
         rounded=rounded,
-        run=_content(run, display, plan, packed),
+        run={**_content(run, display, packed, slices), "code_bytes": code_bytes},
     )
     return picture_name(run.name, "voxels", "html"), content
 
@@ -104,19 +97,15 @@ def _fields(run: RunDerivatives) -> dict[str, np.ndarray]:
     return fields
 
 
-def _step_words(quantity: Quantity, field: Quantised) -> str:
-    step = float(f"{field.step * quantity.factor:.2g}")
-    return f"{quantity.spec.symbol} in steps of {quantity.with_unit(step)}"
-
-
 def _content(
-    run: RunDerivatives, display: Display, plan: Packing, packed: dict[str, Quantised]
+    run: RunDerivatives, display: Display, packed: dict[str, Quantised], slices: tuple[int, ...]
 ) -> dict[str, Any]:
-    """What the program of the page reads."""
+    """What the program of the page reads, but for the bytes of a number."""
     rows, columns = display.picture(run.mask[..., 0]).shape
     flags = np.zeros(int(run.mask.sum()), dtype=np.uint8) if run.flags is None else run.flags[run.mask]
-    underlay = np.rint(255 * figures.grey_levels(baseline_of(run), run.mask)).astype(np.uint8)
+    underlay = np.rint(255 * figures.underlay_of(run)).astype(np.uint8)
     views = _views(run)
+    unflagged = volume_of(run, ~run.flagged)
     return {
         "rows": rows,
         "columns": columns,
@@ -126,13 +115,22 @@ def _content(
         "flip_down": display.flip_down,
         "origin": [axis.start for axis in display.crop],
         "edges": display.edges,
-        "slices": plan.slices,
-        "first": first_voxel(run.mask, _unflagged(run), display, plan.slices),
-        "code_bytes": plan.code_bytes,
+        "slices": slices,
+        "first": first_voxel(run.mask, unflagged, display, slices),
         "fields": [{"name": name, "low": field.low, "step": field.step} for name, field in packed.items()],
         "signals": _signals(run),
         "views": views,
-        "quantities": _quantities(run),
+        "quantities": [
+            {
+                "label": quantity.spec.label,
+                "symbol": quantity.spec.symbol,
+                "title": quantity.title,
+                "factor": quantity.factor,
+                "unit": quantity.unit,
+            }
+            for quantity in shown_quantities(run.anatomy)
+            if quantity.spec.label in run.maps
+        ],
         "shades": {view["colours"]: _shades(view["colours"]) for view in views},
         "flags": [
             {"code": spec.code, "words": spec.description, "colour": spec.color}
@@ -141,12 +139,8 @@ def _content(
         "negligible_f": NEGLIGIBLE_F,
         "underlay_brightness": figures.UNDERLAY_BRIGHTNESS,
         "uncoloured_brightness": figures.UNCOLOURED_BRIGHTNESS,
-        "packed": pack_slices(run.mask, underlay, flags, list(packed.values()), display, plan.slices),
+        "packed": pack_slices(run.mask, underlay, flags, list(packed.values()), display, slices),
     }
-
-
-def _unflagged(run: RunDerivatives) -> np.ndarray:
-    return run.mask if run.flags is None else run.mask & (run.flags == 0)
 
 
 def _signals(run: RunDerivatives) -> dict[str, Any] | None:
@@ -158,21 +152,6 @@ def _signals(run: RunDerivatives) -> dict[str, Any] | None:
         "sigma": at_bvalues(Facts(run.parameters), "noise_sigma_per_b_value", bvals),
         "relative_to": "s0" if "s0" in run.maps else None,
     }
-
-
-def _quantities(run: RunDerivatives) -> list[dict[str, Any]]:
-    """Rows of the table of numbers."""
-    return [
-        {
-            "label": quantity.spec.label,
-            "symbol": quantity.spec.symbol,
-            "title": quantity.title,
-            "factor": quantity.factor,
-            "unit": quantity.unit,
-        }
-        for quantity in shown_quantities(run.anatomy)
-        if quantity.spec.label in run.maps
-    ]
 
 
 def _views(run: RunDerivatives) -> list[dict[str, Any]]:
@@ -197,7 +176,7 @@ def _view(quantity: Quantity, group: str, suffix: str, values: np.ndarray) -> di
     return {
         "field": f"{label}{suffix}",
         "group": group,
-        "label": f"{quantity.spec.symbol}, {quantity.title}",
+        "label": quantity.name,
         "factor": quantity.factor,
         "unit": quantity.unit,
         "low": low,

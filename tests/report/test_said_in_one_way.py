@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from factories import make_result
@@ -18,7 +19,7 @@ from sicnn_app.derivatives.write import write_run
 from sicnn_app.group.gather import find_runs
 from sicnn_app.ivim.run import RunResult
 from sicnn_app.report.methods import methods_text
-from sicnn_app.report.tables import RunTables, tabulate_run
+from sicnn_app.report.tables import tabulate_run
 from sicnn_app.settings import InputSettings, SelectionSettings
 
 
@@ -28,7 +29,7 @@ def written(tmp_path: Path, **options) -> RunResult:
     return result
 
 
-def tables_of(tmp_path: Path) -> RunTables:
+def tables_of(tmp_path: Path) -> dict[str, Any]:
     return tabulate_run(collect_run(tmp_path / "out", "01", None, "sub-01", conventional=False))
 
 
@@ -43,8 +44,8 @@ def test_data_iterations_are_counted_in_one_way(tmp_path):
     counts = [
         int(row["data_iterations"]),
         parameters["data_iterations"],
-        int(tables.history_rows[-1][0]),
-        *map(int, re.findall(r"after (\d+) data iterations", " ".join(tables.done))),
+        int(tables["history_rows"][-1][0]),
+        *map(int, re.findall(r"after (\d+) data iterations", " ".join(tables["done"]))),
         *map(int, re.findall(r"(\d+) data iterations were done", methods_text(parameters, {}))),
     ]
     assert counts == [8] * 5
@@ -53,7 +54,7 @@ def test_data_iterations_are_counted_in_one_way(tmp_path):
 def test_whole_numbers_of_the_history_are_shown_as_such(tmp_path):
     written(tmp_path, iterations=3)
     tables = tables_of(tmp_path)
-    shown = dict(zip(tables.history_head, zip(*tables.history_rows, strict=True), strict=True))
+    shown = dict(zip(tables["history_head"], zip(*tables["history_rows"], strict=True), strict=True))
     assert shown["data iteration"] == ("0", "1", "2")
     assert shown["epochs"] == ("10", "11", "12")
     assert shown["training loss"] == ("0.01000", "0.005000", "0.003333")
@@ -61,15 +62,15 @@ def test_whole_numbers_of_the_history_are_shown_as_such(tmp_path):
 
 def test_a_fit_without_a_network_has_no_table_of_its_training(tmp_path):
     written(tmp_path, method="lsq")
-    assert tables_of(tmp_path).history_rows == []
+    assert tables_of(tmp_path)["history_rows"] == []
 
 
 @pytest.mark.parametrize(("with_bvecs", "shown"), [(False, "not known"), (True, "2")])
 def test_directions_are_told_only_where_they_are_known(tmp_path, with_bvecs, shown):
     written(tmp_path, with_bvecs=with_bvecs)
     tables = tables_of(tmp_path)
-    column = tables.bvalue_head.index("Directions")
-    assert {row[column] for row in tables.bvalue_rows} == {shown}
+    column = tables["bvalue_head"].index("Directions")
+    assert {row[column] for row in tables["bvalue_rows"]} == {shown}
 
 
 def test_why_a_training_ended_is_said_in_words(tmp_path):
@@ -77,8 +78,8 @@ def test_why_a_training_ended_is_said_in_words(tmp_path):
     result.estimate.parameters["stop_reason"] = "max_iterations"
     write_run(result, tmp_path / "out", bids_dir=tmp_path / "bids", dataset_links={})
     tables = tables_of(tmp_path)
-    assert tables.summary[-1] == "the limit of data iterations was reached"
-    assert not any("max_iterations" in line for line in (*tables.done, *tables.methods))
+    assert tables["summary"][-1] == "the limit of data iterations was reached"
+    assert not any("max_iterations" in line for line in (*tables["done"], *tables["methods"]))
 
 
 def test_runs_come_in_one_order_everywhere(tmp_path):
