@@ -15,17 +15,10 @@ _CHECK = ("Name", "Value", "Verdict", "Meaning")
 
 
 def shown_adequacy(qc: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The verdict in a sentence, and its checks; every ``kind`` is a verdict, whatever the file says.
+    """The verdict in a sentence, and its checks, from the sidecar of the QC table.
 
-    Parameters
-    ----------
-    qc : mapping
-        The sidecar of the QC table.
-
-    Returns
-    -------
-    dict or None
-        None where no verdict is recorded, as in outputs of version 0.3 and before.
+    None where no verdict is recorded, as in outputs of version 0.3 and before. Every ``kind`` is one of the
+    verdicts, whatever the file says.
     """
     found = qc.get("Adequacy")
     checks = found.get("Checks") if isinstance(found, Mapping) else None

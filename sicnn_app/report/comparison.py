@@ -11,19 +11,10 @@ from sicnn_app.ivim.comparison import comparable
 from sicnn_app.report import charts
 from sicnn_app.report.display import Display
 from sicnn_app.report.picture import Picture, captioned_map, volume_of
-from sicnn_app.report.quantities import Quantity, difference_quantities, shown_quantities
+from sicnn_app.report.quantities import Quantity, difference_quantities, shown_quantities, tissue_quantities
 from sicnn_app.report.tables import method_name
 
 LEAST_SQUARES = "least squares"
-
-COMPARISON_HEAD = (
-    "Map",
-    "Median difference",
-    "Median absolute difference",
-    "Correlation",
-    "Of ranks",
-    "Voxels",
-)
 
 
 def method_of(run: RunDerivatives) -> str:
@@ -42,44 +33,41 @@ def floor_words(run: RunDerivatives) -> str:
     )
 
 
-def comparison_rows(run: RunDerivatives) -> list[list[str]]:
-    """The agreement that the QC table records, one row per map; empty without a conventional fit."""
-    if not run.conventional:
-        return []
+def comparison_rows(run: RunDerivatives) -> list[dict[str, str]]:
+    """The agreement that the QC table records, a row per map, by column; empty without a conventional fit."""
     facts, rows = Facts(run.qc_row), []
-    for quantity in shown_quantities(run.anatomy):
+    for quantity in shown_quantities(run.anatomy) if run.conventional else ():
         if quantity.spec.bounds is None:
             continue
         recorded = f"lsq_{quantity.spec.label}_"
-        voxels = facts.number(f"{recorded}voxels")
-        numbers = (
-            quantity.scaled(facts.number(f"{recorded}median_difference")),
-            quantity.scaled(facts.number(f"{recorded}median_absolute_difference")),
-            facts.get(f"{recorded}pearson"),
-            facts.get(f"{recorded}spearman"),
+        difference, absolute = (
+            quantity.scaled(facts.number(f"{recorded}{name}"))
+            for name in ("median_difference", "median_absolute_difference")
         )
-        counted = MISSING if voxels is None else f"{voxels:,.0f}"
-        rows.append([quantity.heading, *map(format_number, numbers), counted])
+        voxels = facts.number(f"{recorded}voxels")
+        rows.append(
+            {
+                "Map": quantity.heading,
+                "Median difference": format_number(difference),
+                "Median absolute difference": format_number(absolute),
+                "Correlation": format_number(facts.get(f"{recorded}pearson")),
+                "Of ranks": format_number(facts.get(f"{recorded}spearman")),
+                "Voxels": MISSING if voxels is None else f"{voxels:,.0f}",
+            }
+        )
     return rows
 
 
 def difference_pictures(run: RunDerivatives, display: Display) -> list[Picture]:
     """Maps of the difference from the conventional fit, as far as both are there."""
-    title = f"{method_of(run)} minus {LEAST_SQUARES}"
-    return [
-        _difference(run, display, quantity)
-        for quantity in difference_quantities(run.anatomy, title)
-        if has_both(run, quantity)
-    ]
+    shown = difference_quantities(run.anatomy, f"{method_of(run)} minus {LEAST_SQUARES}")
+    return [_difference(run, display, quantity) for quantity in shown if has_both(run, quantity)]
 
 
 def scatter_pictures(run: RunDerivatives) -> list[Picture]:
     """Charts of F, D and D* against the conventional fit, as far as both are there."""
-    return [
-        _scatter(run, quantity)
-        for quantity in shown_quantities(run.anatomy)
-        if quantity.spec.of_tissue and has_both(run, quantity)
-    ]
+    shown = tissue_quantities(run.anatomy)
+    return [_scatter(run, quantity) for quantity in shown if has_both(run, quantity)]
 
 
 def has_both(run: RunDerivatives, quantity: Quantity) -> bool:

@@ -38,22 +38,26 @@ class Decay:
     conventional: Mapping[str, np.ndarray]
 
     def quartiles(self) -> np.ndarray:
-        """What was measured, see :func:`signal_quartiles`."""
-        return signal_quartiles(self.signals, self.maps["s0"])
+        """Quartiles over the voxels of the measured signal relative to S0, shape (3, B), the median second.
+
+        NaN when no voxel has a positive S0.
+        """
+        s0 = self.maps["s0"]
+        usable = s0 > 0
+        if not usable.any():
+            return np.full((3, len(self.bvals)), np.nan)
+        return np.percentile(self.signals[:, usable] / s0[usable], (25, 50, 75), axis=1)
 
     def predicted(self, bvals: np.ndarray, *, conventional: bool = False) -> np.ndarray:
-        """Median over the voxels of the predicted signal relative to S0 of the maps.
+        """Median over the voxels of the predicted signal relative to S0 of the maps, shape (C,).
+
+        NaN when no voxel has a positive S0, or when there is no such fit.
 
         Parameters
         ----------
         bvals : ndarray, shape (C,), s/mm^2
         conventional : bool
             By the conventional fit, with its own S0 in the numerator.
-
-        Returns
-        -------
-        ndarray, shape (C,)
-            NaN when no voxel has a positive S0, or when there is no such fit.
         """
         found = self.conventional if conventional else self.maps
         s0 = self.maps["s0"]
@@ -96,7 +100,6 @@ def decay_chart(decay: Decay, *, badge: tuple[str, str] | None = None, top: floa
 
     Parameters
     ----------
-    decay : Decay
     badge : tuple of str, optional
         A short text and the colour of the square it stands in.
     top : float, optional
@@ -139,22 +142,3 @@ def decay_chart(decay: Decay, *, badge: tuple[str, str] | None = None, top: floa
                 bbox={"facecolor": colour, "edgecolor": INK, "linewidth": 0.8, "pad": 4},
             )
     return svg.getvalue()
-
-
-def signal_quartiles(in_mask: np.ndarray, s0: np.ndarray) -> np.ndarray:
-    """Quartiles over voxels of the signal relative to S0.
-
-    Parameters
-    ----------
-    in_mask : ndarray, shape (B, M)
-    s0 : ndarray, shape (M,)
-
-    Returns
-    -------
-    ndarray, shape (3, B)
-        Lower quartile, median, upper quartile; NaN when no voxel has a positive S0.
-    """
-    usable = s0 > 0
-    if not usable.any():
-        return np.full((3, in_mask.shape[0]), np.nan)
-    return np.percentile(in_mask[:, usable] / s0[usable], (25, 50, 75), axis=1)

@@ -68,9 +68,9 @@ def map_picture(
 
 def mask_picture(run: RunDerivatives, display: Display) -> bytes:
     """The b = 0 image with the outline of the mask."""
-    colour, nowhere = np.array([to_rgb(_OUTLINE)]), np.zeros_like(run.mask)
-    look = {"colours": colour, "outline_colour": _OUTLINE, "outline_width": 1.1}
-    return _over_baseline(run, display, colour, nowhere, **look)
+    colours, nowhere = np.array([to_rgb(_OUTLINE)]), np.zeros_like(run.mask)
+    line = {"outline_colour": _OUTLINE, "outline_width": 1.1}
+    return _over_baseline(run, display, colours, nowhere, colours=colours, **line)
 
 
 def flag_picture(run: RunDerivatives, display: Display) -> bytes:

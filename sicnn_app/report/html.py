@@ -11,13 +11,13 @@ from sicnn_app.derivatives.facts import MISSING
 from sicnn_app.derivatives.names import figures_folder, report_path, run_names, session_name
 from sicnn_app.errors import SicnnAppError
 from sicnn_app.report.adequacy import shown_adequacy
-from sicnn_app.report.clusters import cluster_files, cluster_head, cluster_rows, cluster_words
-from sicnn_app.report.comparison import COMPARISON_HEAD, comparison_rows, floor_words, method_of
+from sicnn_app.report.clusters import cluster_files, cluster_rows, cluster_words
+from sicnn_app.report.comparison import comparison_rows, floor_words, method_of
 from sicnn_app.report.numbers import number_files
 from sicnn_app.report.page import render_page
 from sicnn_app.report.pictures import draw_run
-from sicnn_app.report.spread import SPREAD_HEAD, spread_rows, spread_words
-from sicnn_app.report.tables import SUMMARY_HEAD, SUMMARY_WORDS, tabulate_run
+from sicnn_app.report.spread import spread_rows, spread_words
+from sicnn_app.report.tables import tabulate_run
 from sicnn_app.report.voxels import voxel_page
 
 
@@ -95,8 +95,6 @@ def build_report(
         version=version or __version__,
         errors=[*errors, *unshown],
         runs=runs,
-        summary_head=SUMMARY_HEAD,
-        summary_words=SUMMARY_WORDS,
         summary_rows=[run["summary"] for run in runs],
     )
     path = report_path(output_dir, subject, session)
@@ -133,19 +131,16 @@ def _show_run(
         "title": title,
         "anchor": run_anchor(name),
         **tables,
-        "summary": [title if title != MISSING else name, *tables["summary"]],
+        "summary": {"Run": title if title != MISSING else name, **tables["summary"]},
         "voxels": (folder / voxels[0]).relative_to(output_dir).as_posix() if voxels else None,
         "adequacy": shown_adequacy(run.qc),
         "pictures": pictures,
         "cluster_rows": cluster_rows(run, pictures.tissue),
-        "cluster_head": cluster_head(run),
         "cluster_words": cluster_words(),
         "own_method": method_of(run),
         "spread_rows": spread_rows(run),
-        "spread_head": SPREAD_HEAD,
         "spread_words": spread_words(run),
         "comparison_rows": comparison_rows(run),
-        "comparison_head": COMPARISON_HEAD,
         "floor_words": floor_words(run),
     }
     sections = (

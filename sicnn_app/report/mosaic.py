@@ -49,7 +49,7 @@ def mosaic(
     bar: tuple[Normalize, Colormap, str, str] | None = None,
     columns: int | None = None,
 ) -> bytes:
-    """Tiles beside and below each other on a dark ground.
+    """Tiles beside and below each other on a dark ground, PNG.
 
     Parameters
     ----------
@@ -69,11 +69,6 @@ def mosaic(
         Colour bar below the tiles.
     columns : int, optional
         Tiles in a row; by default what makes the whole nearly square.
-
-    Returns
-    -------
-    bytes
-        PNG.
     """
     pictures = [np.clip(display.picture(tile), 0.0, 1.0) for tile in tiles]
     rows_px, columns_px = pictures[0].shape[:2]
@@ -86,8 +81,7 @@ def mosaic(
     tile_height, gap = tile_width * tile_ratio, tile_width * TILE_GAP
     grid_width = columns * tile_width + (columns - 1) * gap
     left = (WIDTH - grid_width) / 2
-    bar_height = 0.68 if bar else 0.0
-    height = rows * tile_height + (rows - 1) * gap + bar_height
+    height = rows * tile_height + (rows - 1) * gap + (0.68 if bar else 0.0)
 
     with plain_style():
         figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor=DARK)
@@ -115,7 +109,7 @@ def mosaic(
         axes.set(xlim=(0, WIDTH), ylim=(height, 0))
         if bar:
             _draw_bar(figure, height, bar)
-        return _png(figure, np.atleast_2d(colours))
+        return _png(figure, colours)
 
 
 def _write(axes: Axes, x: float, y: float, text: str, horizontal: str, vertical: str) -> None:
@@ -142,16 +136,9 @@ def _draw_bar(figure: Figure, height: float, bar: tuple[Normalize, Colormap, str
 
 
 def outline_segments(mask: np.ndarray) -> np.ndarray:
-    """Edges between voxels inside and outside a mask.
+    """Start and end (x, y), shape (E, 2, 2), of every edge between inside and outside of a mask.
 
-    Parameters
-    ----------
-    mask : ndarray, shape (rows, columns), bool
-
-    Returns
-    -------
-    ndarray, shape (E, 2, 2)
-        Start and end (x, y) of every edge; x counts columns, y rows, a pixel is one unit wide.
+    The mask has the shape (rows, columns); x counts columns, y rows, a pixel is one unit wide.
     """
     padded = np.pad(mask.astype(bool), 1)
     upright = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])[:, ::-1]

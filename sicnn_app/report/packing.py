@@ -63,7 +63,7 @@ def quantise(values: np.ndarray, code_bytes: int) -> Quantised:
 def plan_packing(
     mask: np.ndarray, display: Display, fields: int, max_bytes: int
 ) -> tuple[tuple[int, ...], int]:
-    """Choose precision and slices so that the packed text stays within a size.
+    """Indices of slices along the third array axis, and bytes of a number, whose text stays within a size.
 
     First numbers get one byte instead of two; if that is not enough, every second slice is left out,
     then two of three, and so on.
@@ -72,18 +72,10 @@ def plan_packing(
     ----------
     mask : ndarray, shape (X, Y, Z), bool
         With at least one voxel.
-    display : Display
     fields : int
         Numbers per voxel.
     max_bytes : int
         Of all slices together as text; a single slice is packed even if it is larger.
-
-    Returns
-    -------
-    slices : tuple of int
-        Indices along the third array axis, ascending.
-    code_bytes : int
-        Bytes of a number.
     """
     area = mask.sum(axis=(0, 1))
     occupied = np.flatnonzero(area)
@@ -145,14 +137,8 @@ def first_voxel(
 ) -> dict[str, int]:
     """Where a reader starts: in the fullest slice, near the middle of what is preferred there.
 
-    Parameters
-    ----------
-    mask, preferred : ndarray, shape (X, Y, Z), bool
-
-    Returns
-    -------
-    dict
-        ``slice`` (a position in ``slices``), ``row`` and ``column`` of the picture.
+    ``slice`` is a position in ``slices``, ``row`` and ``column`` are those of the picture. The volumes have
+    the shape (X, Y, Z).
     """
     place = int(np.argmax(mask[..., list(slices)].sum(axis=(0, 1))))
     index = slices[place]

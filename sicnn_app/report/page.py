@@ -15,25 +15,18 @@ def render_page(
     package: str = "sicnn_app.report",
     **context: object,
 ) -> bytes:
-    """Render a template of the reports; every text from a dataset is escaped, and what cannot be seen shows.
+    """HTML of a template of the reports; texts from a dataset are escaped, and what cannot be seen shows.
 
     Parameters
     ----------
     template : str
         File name in the templates of ``package``.
-    styles : tuple of str
-        File names of the style sheets that become part of the page.
-    scripts : tuple of str
-        File names of the programs that become part of the page.
+    styles, scripts : tuple of str
+        File names of the style sheets and programs that become part of the page.
     package : str
         Whose templates are looked through before those of :mod:`sicnn_app.report`, which it may use.
     **context
         What the template asks for.
-
-    Returns
-    -------
-    bytes
-        HTML, UTF-8.
     """
     loaders = [jinja2.PackageLoader(name) for name in dict.fromkeys((package, "sicnn_app.report"))]
     loader = jinja2.ChoiceLoader(loaders)

@@ -13,8 +13,7 @@ from sicnn_app.derivatives.names import picture_name
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
 from sicnn_app.report import charts, figures
 from sicnn_app.report.before_after import step_pictures
-from sicnn_app.report.cluster_numbers import TissueClusters, find_clusters
-from sicnn_app.report.clusters import cluster_pictures
+from sicnn_app.report.clusters import TissueClusters, cluster_pictures, find_clusters
 from sicnn_app.report.comparison import difference_pictures, scatter_pictures
 from sicnn_app.report.decay import decay_chart, decay_of
 from sicnn_app.report.display import Display, plan_display
@@ -199,10 +198,9 @@ def _training(run: RunDerivatives) -> Iterator[Picture]:
         )
     for column, factor, label, title, desc in _PER_ITERATION:
         pairs = [
-            (index if number is None else number, value * factor)
+            (index if (number := as_number(row.get("data_iteration"))) is None else number, value * factor)
             for index, row in enumerate(run.history)
             if (value := as_number(row.get(column))) is not None
-            for number in (as_number(row.get("data_iteration")),)
         ]
         if len(pairs) < 2:
             continue

@@ -68,9 +68,7 @@ class Quantity:
     def limits(self, values: np.ndarray) -> tuple[float, float]:
         """Colour range in the unit shown: the fixed one, or 0 to a round number near the data's upper end.
 
-        Parameters
-        ----------
-        values : ndarray, in the unit of the file
+        The values are in the unit of the file.
         """
         if self.fixed_range is not None:
             low, high = self.fixed_range
@@ -103,9 +101,7 @@ def _round_up(value: float) -> float:
 def shown_quantities(anatomy: str | None) -> tuple[Quantity, ...]:
     """Every map of :func:`sicnn_app.ivim.parameters.all_maps`, in its order, as shown for an anatomy.
 
-    Parameters
-    ----------
-    anatomy : {"brain", "body", None}
+    The brain has ranges of its own; the body shares those of data of which nothing tells what they are.
     """
     return tuple(
         Quantity(
@@ -118,6 +114,11 @@ def shown_quantities(anatomy: str | None) -> tuple[Quantity, ...]:
         )
         for spec in all_maps()
     )
+
+
+def tissue_quantities(anatomy: str | None) -> list[Quantity]:
+    """F, D and D* among :func:`shown_quantities`."""
+    return [quantity for quantity in shown_quantities(anatomy) if quantity.spec.of_tissue]
 
 
 def spread_quantities(anatomy: str | None) -> tuple[Quantity, ...]:

@@ -11,8 +11,6 @@ from sicnn_app.report.display import Display
 from sicnn_app.report.picture import Picture, captioned_map, percent, volume_of
 from sicnn_app.report.quantities import Quantity, spread_quantities
 
-SPREAD_HEAD = ("Map", "Median standard deviation", "Quartiles", "Relative to the map, median")
-
 
 def spread_words(run: RunDerivatives) -> str:
     """What the standard deviations are, in a sentence or two."""
@@ -32,8 +30,8 @@ def spread_words(run: RunDerivatives) -> str:
     return words
 
 
-def spread_rows(run: RunDerivatives) -> list[list[str]]:
-    """Standard deviations of every map in numbers; empty without an ensemble."""
+def spread_rows(run: RunDerivatives) -> list[dict[str, str]]:
+    """Standard deviations of every map in numbers, by column; empty without an ensemble."""
     rows = []
     for quantity in _shown_quantities(run):
         shown = _shown_voxels(run, quantity)
@@ -45,7 +43,12 @@ def spread_rows(run: RunDerivatives) -> list[list[str]]:
         low, median, high = map(format_number, np.percentile(spread, (25, 50, 75)) * quantity.factor)
         relative = relative_spread(spread, values)
         rows.append(
-            [quantity.heading, median, f"{low} – {high}", "" if relative is None else percent(relative)]
+            {
+                "Map": quantity.heading,
+                "Median standard deviation": median,
+                "Quartiles": f"{low} – {high}",
+                "Relative to the map, median": "" if relative is None else percent(relative),
+            }
         )
     return rows
 

@@ -22,29 +22,8 @@ from sicnn_app.formats import printable, shorten
 from sicnn_app.ivim.flags import FLAGS
 from sicnn_app.methods import METHODS
 from sicnn_app.report.methods import has_step, methods_paragraphs, references_of, step_in_words
-from sicnn_app.report.quantities import shown_quantities
+from sicnn_app.report.quantities import shown_quantities, tissue_quantities
 
-_MAIN = [quantity for quantity in shown_quantities(None) if quantity.spec.of_tissue]
-SUMMARY_HEAD = (
-    "Run",
-    "Method",
-    "Voxels",
-    "SNR",
-    *(quantity.heading for quantity in _MAIN),
-    "Flagged",
-    "Ended because",
-)
-SUMMARY_WORDS = (1, len(SUMMARY_HEAD) - 1)
-STATISTICS_HEAD = ("Map", "Median", "Quartiles", "Median, no flag", "Quartiles, no flag")
-BVALUE_HEAD = (
-    "b (s/mm²)",
-    "Volumes",
-    "Directions",
-    "Mean signal",
-    "Relative to S0",
-    "Noise",
-    "Signal / noise",
-)
 MAX_COUNT = 1e15
 """Whole numbers up to here are exact in the tables that are read, and short enough for a cell."""
 
@@ -64,25 +43,26 @@ def method_name(method: str) -> str:
 
 
 def tabulate_run(run: RunDerivatives) -> dict[str, Any]:
-    """Everything written, not drawn, about one run, by the names of the page; what is missing reads ``n/a``.
-
-    Rows are lists of text.
-    """
-    facts = _facts(run)
+    """Everything written, not drawn, about one run, by the names of the page; what is missing is ``n/a``."""
+    settings = run.qc.get("Settings")
+    settings = settings if isinstance(settings, Mapping) else {}
+    facts = Facts(run.parameters, run.qc_row, run.qc, settings, run.sidecar)
+    method = METHODS.get(facts.text("method"))
     # A fit has one row too, but trains nothing.
-    head = list(run.history[0]) if run.history and _may_train(facts) else []
-    tiles = _tiles(run, facts)
+    head = list(run.history[0]) if run.history and (method is None or method.trains) else []
+    main = _main_numbers(run, facts)
     own = [(column.tile, run.qc_row.get(column.name)) for column in columns() if column.tile]
     return {
-        "summary": [*tiles.values(), stop_in_words(facts.get("stop_reason"))],
-        "tiles": [*tiles.items(), *((name, _cell(value)) for name, value in own)],
+        "summary": {**main, "Ended because": stop_in_words(facts.get("stop_reason"))},
+        "tiles": [
+            *((name.replace(" (", ", median ("), value) for name, value in main.items()),
+            *((name, _cell(value)) for name, value in own),
+        ],
         "problems": list(run.problems),
         "warnings": facts.strings("warnings"),
         "done": _done(run, facts),
         "statistics": _statistics(run),
-        "statistics_head": STATISTICS_HEAD,
         "bvalue_rows": _bvalue_rows(run, facts),
-        "bvalue_head": BVALUE_HEAD,
         "flag_rows": _flag_rows(run, facts),
         "history_rows": [list(row) for row in zip(*(_column(run, name) for name in head), strict=True)],
         "history_head": [column.replace("_", " ") for column in head],
@@ -92,30 +72,18 @@ def tabulate_run(run: RunDerivatives) -> dict[str, Any]:
     }
 
 
-def _may_train(facts: Facts) -> bool:
-    method = METHODS.get(facts.text("method"))
-    return method is None or method.trains
-
-
-def _facts(run: RunDerivatives) -> Facts:
-    settings = run.qc.get("Settings")
-    return Facts(
-        run.parameters, run.qc_row, run.qc, settings if isinstance(settings, Mapping) else {}, run.sidecar
-    )
-
-
-def _tiles(run: RunDerivatives, facts: Facts) -> dict[str, str]:
-    """The few numbers of a run that are seen first, by name."""
+def _main_numbers(run: RunDerivatives, facts: Facts) -> dict[str, str]:
+    """Those that are seen first, by name."""
     # Of one volume at the lowest b-value.
     per_bvalue = facts.numbers("signal_to_noise_ratio_per_b_value")
     snr = per_bvalue[0] if per_bvalue else facts.number("snr_b0")
     medians = {}
-    for quantity in _MAIN:
+    for quantity in tissue_quantities(None):
         label, median = quantity.spec.label, None
         if label in run.maps and run.has_voxels:
             values = run.inside(label)[run.meaningful(label)]
             median = float(np.median(values)) * quantity.factor if values.size else None
-        medians[f"{quantity.spec.symbol}, median ({quantity.unit})"] = format_number(median)
+        medians[quantity.heading] = format_number(median)
     flagged = run.flags is not None and run.has_voxels
     return {
         "Method": method_name(facts.text("method")),
@@ -155,14 +123,15 @@ def _done(run: RunDerivatives, facts: Facts) -> list[str]:
     return done
 
 
-def _quartiles(values: np.ndarray) -> tuple[str, str]:
-    if values.size == 0:
-        return MISSING, MISSING
-    low, median, high = map(format_number, np.percentile(values, (25, 50, 75)))
-    return median, f"{low} – {high}"
+def _quartiles(values: np.ndarray, which: str = "") -> dict[str, str]:
+    median, ends = MISSING, MISSING
+    if values.size:
+        low, median, high = map(format_number, np.percentile(values, (25, 50, 75)))
+        ends = f"{low} – {high}"
+    return {f"Median{which}": median, f"Quartiles{which}": ends}
 
 
-def _statistics(run: RunDerivatives) -> list[list[str]]:
+def _statistics(run: RunDerivatives) -> list[dict[str, str]]:
     rows = []
     for quantity in shown_quantities(None) if run.has_voxels else ():
         label = quantity.spec.label
@@ -170,23 +139,18 @@ def _statistics(run: RunDerivatives) -> list[list[str]]:
             selected = run.meaningful(label)
             values = run.inside(label)[selected] * quantity.factor
             unflagged = values[~run.flagged[selected]] if run.flags is not None else values[:0]
-            rows.append([quantity.heading, *_quartiles(values), *_quartiles(unflagged)])
+            rows.append({"Map": quantity.heading, **_quartiles(values), **_quartiles(unflagged, ", no flag")})
     return rows
 
 
 def at_bvalues(facts: Facts, name: str, bvals: Sequence[float]) -> list[float | None]:
     """What a sidecar lists per b-value used, at the nearest of these to each b-value.
 
+    None for every b-value where the sidecar lists none, or not one for each b-value used.
+
     Parameters
     ----------
-    facts : Facts
-    name : str
     bvals : sequence of float, s/mm^2
-
-    Returns
-    -------
-    list
-        None for every b-value where the sidecar lists none, or not one for each b-value used.
     """
     used, values = facts.numbers("b_values_used"), facts.numbers(name)
     if not used or len(values) != len(used):
@@ -194,7 +158,7 @@ def at_bvalues(facts: Facts, name: str, bvals: Sequence[float]) -> list[float | 
     return [values[min(range(len(used)), key=lambda index: abs(used[index] - b))] for b in bvals]
 
 
-def _bvalue_rows(run: RunDerivatives, facts: Facts) -> list[list[str]]:
+def _bvalue_rows(run: RunDerivatives, facts: Facts) -> list[dict[str, str]]:
     measured = run.measured
     bvals = facts.numbers("b_values_used") if measured is None else list(measured.bvals)
     repeats, directions, noise = (
@@ -207,15 +171,15 @@ def _bvalue_rows(run: RunDerivatives, facts: Facts) -> list[list[str]]:
         means = [float(signals.mean()) for signals in measured.in_mask]
     reference = float(run.inside("s0").mean()) if "s0" in run.maps else None
     return [
-        [
-            f"{b:g}",
-            in_words(volumes),
-            "not known" if along is None else in_words(along),
-            format_number(mean, 4),
-            format_number(mean / reference if mean is not None and reference else None),
-            format_number(sigma),
-            format_number(mean / sigma if mean is not None and sigma else None),
-        ]
+        {
+            "b (s/mm²)": f"{b:g}",
+            "Volumes": in_words(volumes),
+            "Directions": "not known" if along is None else in_words(along),
+            "Mean signal": format_number(mean, 4),
+            "Relative to S0": format_number(mean / reference if mean is not None and reference else None),
+            "Noise": format_number(sigma),
+            "Signal / noise": format_number(mean / sigma if mean is not None and sigma else None),
+        }
         for b, volumes, along, mean, sigma in zip(bvals, repeats, directions, means, noise, strict=True)
     ]
 
@@ -265,6 +229,6 @@ def _column(run: RunDerivatives, name: str) -> list[str]:
 
 def _cell(value: Any) -> str:
     number = as_number(value)
-    if number is not None and not isinstance(value, str):
-        return f"{number:.6g}"
-    return format_number(number, 4) if number is not None else in_words(value)
+    if number is None:
+        return in_words(value)
+    return format_number(number, 4) if isinstance(value, str) else f"{number:.6g}"

@@ -17,7 +17,7 @@ from sicnn_app.report.display import Display, plan_display
 from sicnn_app.report.packing import CODE_BYTES, Quantised, first_voxel, pack_slices, plan_packing, quantise
 from sicnn_app.report.page import render_page
 from sicnn_app.report.picture import volume_of
-from sicnn_app.report.quantities import Quantity, shown_quantities, spread_quantities
+from sicnn_app.report.quantities import shown_quantities, spread_quantities
 from sicnn_app.report.style import colour_map
 from sicnn_app.report.tables import at_bvalues
 
@@ -30,22 +30,16 @@ SHADES = 256
 def voxel_page(
     run: RunDerivatives, *, report: str, version: str, max_bytes: int = MAX_BYTES
 ) -> tuple[str, bytes] | None:
-    """The page of a run.
+    """The page of a run, file name and HTML; None when the run has no voxels or no map.
 
     Parameters
     ----------
-    run : RunDerivatives
     report : str
         Address of the run's report, as seen from the page.
     version : str
         Of the app that made the maps.
     max_bytes : int
         See :func:`sicnn_app.report.packing.plan_packing`.
-
-    Returns
-    -------
-    tuple of (file name, HTML), or None
-        None when the run has no voxels or no map.
     """
     if not run.has_voxels or not run.maps:
         return None
@@ -105,6 +99,12 @@ def _content(
     flags = np.zeros(int(run.mask.sum()), dtype=np.uint8) if run.flags is None else run.flags[run.mask]
     underlay = np.rint(255 * figures.underlay_of(run)).astype(np.uint8)
     views = _views(run)
+    signals = None
+    if run.measured is not None:
+        bvals = [float(b) for b in run.measured.bvals]
+        sigma = at_bvalues(Facts(run.parameters), "noise_sigma_per_b_value", bvals)
+        relative_to = "s0" if "s0" in run.maps else None
+        signals = {"bvals": bvals, "sigma": sigma, "relative_to": relative_to}
     unflagged = volume_of(run, ~run.flagged)
     return {
         "rows": rows,
@@ -118,7 +118,7 @@ def _content(
         "slices": slices,
         "first": first_voxel(run.mask, unflagged, display, slices),
         "fields": [{"name": name, "low": field.low, "step": field.step} for name, field in packed.items()],
-        "signals": _signals(run),
+        "signals": signals,
         "views": views,
         "quantities": [
             {
@@ -143,48 +143,36 @@ def _content(
     }
 
 
-def _signals(run: RunDerivatives) -> dict[str, Any] | None:
-    if run.measured is None:
-        return None
-    bvals = [float(b) for b in run.measured.bvals]
-    return {
-        "bvals": bvals,
-        "sigma": at_bvalues(Facts(run.parameters), "noise_sigma_per_b_value", bvals),
-        "relative_to": "s0" if "s0" in run.maps else None,
-    }
-
-
 def _views(run: RunDerivatives) -> list[dict[str, Any]]:
     """Maps that can be looked at, in groups."""
     own = shown_quantities(run.anatomy)
-    groups = (
+    views = []
+    for group, suffix, quantities, volumes in (
         (method_of(run), "", own, run.maps),
         ("Standard deviations", "_std", spread_quantities(run.anatomy), run.spread),
         (LEAST_SQUARES.capitalize(), "_lsq", own, run.conventional),
-    )
-    return [
-        _view(quantity, group, suffix, volumes[quantity.spec.label][run.mask])
-        for group, suffix, quantities, volumes in groups
-        for quantity in quantities
-        if quantity.spec.label in volumes
-    ]
-
-
-def _view(quantity: Quantity, group: str, suffix: str, values: np.ndarray) -> dict[str, Any]:
-    label = quantity.spec.label
-    low, high = quantity.limits(values)
-    return {
-        "field": f"{label}{suffix}",
-        "group": group,
-        "label": quantity.name,
-        "factor": quantity.factor,
-        "unit": quantity.unit,
-        "low": low,
-        "high": high,
-        "colours": quantity.cmap,
+    ):
         # The spread of D* is that of the run's own maps, so their F says whether it means anything.
-        "needs": f"f{suffix if suffix == '_lsq' else ''}" if quantity.spec.needs_perfusion else None,
-    }
+        perfusion = "f_lsq" if suffix == "_lsq" else "f"
+        for quantity in quantities:
+            label = quantity.spec.label
+            if label not in volumes:
+                continue
+            low, high = quantity.limits(volumes[label][run.mask])
+            views.append(
+                {
+                    "field": f"{label}{suffix}",
+                    "group": group,
+                    "label": quantity.name,
+                    "factor": quantity.factor,
+                    "unit": quantity.unit,
+                    "low": low,
+                    "high": high,
+                    "colours": quantity.cmap,
+                    "needs": perfusion if quantity.spec.needs_perfusion else None,
+                }
+            )
+    return views
 
 
 def _shades(name: str) -> str:

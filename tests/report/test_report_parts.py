@@ -14,7 +14,7 @@ from matplotlib import colormaps
 from sicnn_app.derivatives.facts import LARGEST_NUMBER, Facts, format_number
 from sicnn_app.ivim.parameters import MAPS
 from sicnn_app.report.charts import epoch_axis
-from sicnn_app.report.decay import signal_quartiles
+from sicnn_app.report.decay import Decay
 from sicnn_app.report.display import MAX_SLICES, choose_slices, grid_columns, plan_display
 from sicnn_app.report.mosaic import outline_segments
 from sicnn_app.report.quantities import shown_quantities
@@ -140,10 +140,10 @@ def test_epochs_go_on_over_data_iterations_whether_or_not_they_restart():
 
 
 def test_quartiles_leave_out_voxels_without_signal():
-    in_mask = np.array([[10.0, 20.0, 7.0], [5.0, 10.0, 7.0]])
-    quartiles = signal_quartiles(in_mask, np.array([10.0, 20.0, 0.0]))
-    assert np.allclose(quartiles, [[1.0, 0.5]] * 3)
-    assert np.isnan(signal_quartiles(in_mask, np.zeros(3))).all()
+    bvals, signals = np.array([0.0, 800.0]), np.array([[10.0, 20.0, 7.0], [5.0, 10.0, 7.0]])
+    decay, dark = (Decay(bvals, signals, {"s0": np.array(s0)}, {}) for s0 in ([10.0, 20.0, 0.0], [0.0] * 3))
+    assert np.allclose(decay.quartiles(), [[1.0, 0.5]] * 3)
+    assert np.isnan(dark.quartiles()).all()
 
 
 def test_facts_prefer_the_first_source_and_skip_what_is_not_there():
