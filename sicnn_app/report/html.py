@@ -8,7 +8,7 @@ from pathlib import Path
 from sicnn_app import __version__
 from sicnn_app.derivatives.collect import RunDerivatives, app_version, collect_run
 from sicnn_app.derivatives.facts import MISSING
-from sicnn_app.derivatives.names import figures_folder, report_path, run_names, session_name
+from sicnn_app.derivatives.names import figures_folder, report_path, run_names
 from sicnn_app.errors import SicnnAppError
 from sicnn_app.report.adequacy import shown_adequacy
 from sicnn_app.report.clusters import cluster_files, cluster_rows, cluster_words
@@ -70,7 +70,7 @@ def build_report(
     Exception
         What went wrong with the first run that could not be shown; the page, without it, is written.
     """
-    name = session_name(subject, session)
+    path, folder = report_path(output_dir, subject, session), figures_folder(output_dir, subject)
     version = app_version(output_dir)
     runs: list[dict] = []
     failed: dict[str, Exception] = {}
@@ -78,8 +78,7 @@ def build_report(
         try:
             run = collect_run(output_dir, subject, session, run_name)
             version = version or run.software.get("sicnn-app") or run.software.get("sicnn_app")
-            made = version or __version__
-            runs.append(_show_run(run, output_dir, subject, session, made, interactive, write_bytes))
+            runs.append(_show_run(run, path, folder, version or __version__, interactive, write_bytes))
         except SicnnAppError:
             raise
         except Exception as error:
@@ -89,7 +88,7 @@ def build_report(
     page = render_page(
         "report.html.j2",
         styles=("report.css",),
-        title=name.replace("_", " "),
+        title=path.stem.replace("_", " "),
         subject=subject,
         session=session,
         version=version or __version__,
@@ -97,7 +96,6 @@ def build_report(
         runs=runs,
         summary_rows=[run["summary"] for run in runs],
     )
-    path = report_path(output_dir, subject, session)
     write_bytes(path, page)
     if failed:
         raise next(iter(failed.values()))
@@ -106,18 +104,16 @@ def build_report(
 
 def _show_run(
     run: RunDerivatives,
-    output_dir: Path,
-    subject: str,
-    session: str | None,
+    report: Path,
+    folder: Path,
     version: str,
     interactive: bool,
     write_bytes: Callable[[Path, bytes], object],
 ) -> dict:
-    """Write the figures of a run; gives what its part of the page says."""
+    """Write the figures of a run into a folder; gives what its part of the report says."""
     name = run.name
-    folder = figures_folder(output_dir, subject)
     pictures = draw_run(run)
-    address = f"../../{report_path(output_dir, subject, session).name}#{run_anchor(name)}"
+    address = f"../../{report.name}#{run_anchor(name)}"
     voxels = voxel_page(run, report=address, version=version) if interactive else None
     files = [(picture.file_name, picture.content) for picture in pictures.drawn]
     files += [*cluster_files(run, pictures.tissue), *number_files(run), *([voxels] if voxels else [])]
@@ -125,14 +121,14 @@ def _show_run(
         write_bytes(folder / file_name, content)
     tables = tabulate_run(run)
     # The rest of a run's name says enough in a list below the subject's own heading.
-    title = name.removeprefix(session_name(subject, session)).lstrip("_").replace("_", " ") or name
+    title = name.removeprefix(report.stem).lstrip("_").replace("_", " ") or name
     context = {
         "name": name,
         "title": title,
         "anchor": run_anchor(name),
         **tables,
         "summary": {"Run": title if title != MISSING else name, **tables["summary"]},
-        "voxels": (folder / voxels[0]).relative_to(output_dir).as_posix() if voxels else None,
+        "voxels": (folder / voxels[0]).relative_to(report.parent).as_posix() if voxels else None,
         "adequacy": shown_adequacy(run.qc),
         "pictures": pictures,
         "cluster_rows": cluster_rows(run, pictures.tissue),
