@@ -1,8 +1,8 @@
 """SI-CNN as a BIDS-App: F, D and D* maps from intravoxel incoherent motion MRI.
 
 Every package says in its first lines what it is for and which others it may import. Every module may import
-``errors``, ``files``, ``formats``, ``methods``, ``settings``, ``steps`` and ``system``. They import one
-another at most.
+``errors``, ``files``, ``formats``, ``methods``, ``options``, ``settings``, ``steps`` and ``system``. They
+import one another at most.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
 """What a run was asked to do: frozen, validated dataclasses without defaults hidden elsewhere.
 
-May import ``ivim``.
+A field with a flag or a limit holds an :class:`sicnn_app.options.Option`, from which command line, checks and
+texts are made. May import ``ivim``.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import re
-from collections.abc import Collection
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +18,47 @@ from sicnn_app.errors import UsageError
 from sicnn_app.files import from_here
 from sicnn_app.ivim.parameters import BOUNDS
 from sicnn_app.methods import METHODS, Method
+from sicnn_app.options import (
+    AT_LEAST_0,
+    AT_LEAST_1,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    Limit,
+    Option,
+    given_path,
+    label_of,
+    row,
+)
 from sicnn_app.steps import STEPS, step_options
 
-ANATOMIES = ("auto", "brain", "body")
-COMBINE = ("none", "acquisition", "run", "direction")
-NETWORK_INPUTS = ("noisy", "training")
-TRAINING_SCOPES = ("subject", "study")
-FITTING_ERROR_AGAINST = ("noisy", "training")
-DISTANCES = ("maximum", "root-mean-square")
-NEIGHBOUR_WEIGHTINGS = ("gaussian", "equal")
-RICIAN_WAYS = ("means", "model")
 NORMALISATIONS = ("channels", "none", "batch", "group")
-REPORT_LEVELS = ("default", "full")
 UPDATE_RULES = tuple(dict.fromkeys(rule for method in METHODS.values() for rule in method.update_rules))
-PRESETS = ("default", "supplement", "supplement-table")
 
 MAX_SEED = 2**32 - 1
 """Every random generator in use takes a seed of 32 bits."""
 
 
+def options_of(kind: type) -> dict[str, Option]:
+    """The rows of a class of settings by the names of its fields, in the order of the help."""
+    found: dict[str, Option] = {}
+    for item in fields(kind):
+        if item.name == "added":
+            found |= step_options()
+        elif option := item.metadata.get("option"):
+            found[item.name] = replace(option, default=None if item.default is MISSING else item.default)
+    return found
+
+
+def _check(settings: Any) -> None:
+    values = vars(settings) | getattr(settings, "added", {})
+    for name, option in options_of(type(settings)).items():
+        option.check(name, values.get(name, option.default))
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise UsageError(message)
-
-
-def _require_one_of(flag: str, value: str, choices: Collection[str]) -> None:
-    _require(value in choices, f"--{flag} must be one of {', '.join(choices)}, not {value!r}")
 
 
 def _expect(condition: bool, message: str) -> None:
@@ -90,6 +106,14 @@ class Threshold:
         return f"{self.value:g}sigma" if self.unit == "sigma" else f"{self.value:g}"
 
 
+def _threshold_or_auto(text: str) -> Threshold | None:
+    try:
+        return None if text == "auto" else Threshold.parse(text)
+    except UsageError as error:
+        # argparse names the flag.
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 @dataclass(frozen=True)
 class Bounds:
     """Closed intervals of the parameters (F fraction; D, D* mm^2/s; S0 relative to the normaliser)."""
@@ -114,17 +138,15 @@ class SimilaritySettings:
         Largest ratio of the brightnesses S0 of similar voxels; None: any.
     """
 
-    distance: str = "maximum"
-    weighting: str = "gaussian"
-    s0_ratio: float | None = 1.35
+    distance: str = field(default="maximum", metadata=row(allowed=("maximum", "root-mean-square")))
+    weighting: str = field(default="gaussian", metadata=row(allowed=("gaussian", "equal")))
+    s0_ratio: float | None = field(
+        default=1.35,
+        metadata=row(allowed=Limit("above 1", lambda ratio: ratio is None or ratio > 1), words="ratio of S0"),
+    )
 
     def __post_init__(self) -> None:
-        _expect(self.distance in DISTANCES, f"the distance must be one of {', '.join(DISTANCES)}")
-        _expect(
-            self.weighting in NEIGHBOUR_WEIGHTINGS,
-            f"the weighting must be one of {', '.join(NEIGHBOUR_WEIGHTINGS)}",
-        )
-        _expect(self.s0_ratio is None or self.s0_ratio > 1, "the ratio of S0 must be above 1")
+        _check(self)
 
 
 @dataclass(frozen=True)
@@ -146,42 +168,82 @@ class NetworkSettings:
 
     width: int = 32
     depth: int = 3
-    kernel_size: int = 3
-    normalisation: str = "channels"
+    kernel_size: int = field(default=3, metadata=row(allowed=Limit("odd", lambda size: size % 2 == 1)))
+    normalisation: str = field(default="channels", metadata=row(allowed=NORMALISATIONS))
 
     def __post_init__(self) -> None:
         _expect(min(self.width, self.depth) >= 1, "the network needs at least one channel and one layer")
-        _expect(self.kernel_size % 2 == 1, "the kernel size must be odd")
-        _expect(
-            self.normalisation in NORMALISATIONS,
-            f"the normalisation must be one of {', '.join(NORMALISATIONS)}",
-        )
+        _check(self)
+
+
+def _labels(what: str, prefix: str, *flags: str) -> dict[str, Option]:
+    text = f"{what} to process (default: all)"
+    return row(text, flags=flags, reads=label_of(prefix), several=True, metavar="LABEL")
 
 
 @dataclass(frozen=True)
 class SelectionSettings:
     """Which runs of the dataset to process; labels without ``sub-``/``ses-`` prefixes."""
 
-    participant_label: tuple[str, ...] = ()
-    session_id: tuple[str, ...] = ()
-    acquisition_label: tuple[str, ...] = ()
-    run_label: tuple[str, ...] = ()
-    bids_filters: dict[str, Any] = field(default_factory=dict)
-    skip_bids_validation: bool = False
-    bids_database_dir: Path | None = None
-    combine: str = "none"
+    participant_label: tuple[str, ...] = field(
+        default=(), metadata=_labels("participants", "sub-", "--participant-label")
+    )
+    session_id: tuple[str, ...] = field(
+        default=(), metadata=_labels("sessions", "ses-", "--session-id", "--session-label")
+    )
+    acquisition_label: tuple[str, ...] = field(
+        default=(), metadata=_labels("acquisitions (acq-)", "acq-", "--acquisition-label")
+    )
+    run_label: tuple[str, ...] = field(default=(), metadata=_labels("runs (run-)", "run-", "--run-label"))
+    bids_filters: dict[str, Any] = field(
+        default_factory=dict,
+        metadata=row(
+            'entities of the runs to process, as {{"dwi": {{"acquisition": "ivim"}}}}; unknown keys '
+            "are ignored",
+            flags=("--bids-filter-file",),
+            reads=given_path,
+            metavar="JSON",
+        ),
+    )
+    skip_bids_validation: bool = field(
+        default=False, metadata=row("a missing dataset_description.json is a warning")
+    )
+    bids_database_dir: Path | None = field(
+        default=None,
+        metadata=row("keep the pybids index there (default: in memory)", reads=given_path, metavar="DIR"),
+    )
+    combine: str = field(
+        default="none",
+        metadata=row(
+            "merge runs that differ in this entity only (default: {default})",
+            ("none", "acquisition", "run", "direction"),
+        ),
+    )
 
     def __post_init__(self) -> None:
-        _require_one_of("combine", self.combine, COMBINE)
+        _check(self)
 
 
 @dataclass(frozen=True)
 class InputSettings:
     """Data besides the BIDS dataset: derivative datasets by name, b-values for trace images."""
 
-    derivatives: dict[str, Path] = field(default_factory=dict)
-    mask_desc: str | None = None
-    bvals: Path | None = None
+    derivatives: dict[str, Path] = field(
+        default_factory=dict,
+        metadata=row(
+            "derivative datasets whose masks and preprocessed images are used; at the level group "
+            "their segmentations, as regions (default: none)",
+            flags=("-d", "--derivatives"),
+            several=True,
+            metavar="[NAME=]PATH",
+        ),
+    )
+    mask_desc: str | None = field(
+        default=None, metadata=row("desc- of the mask to take when several match", metavar="LABEL")
+    )
+    bvals: Path | None = field(
+        default=None, metadata=row("b-values for images without a .bval", reads=given_path, metavar="FILE")
+    )
 
 
 @dataclass(frozen=True)
@@ -192,27 +254,36 @@ class PreprocessingSettings:
     no field of their own.
     """
 
-    anatomy: str = "auto"
+    anatomy: str = field(
+        default="auto",
+        metadata=row(
+            "which mask to make; auto reads BodyPart of the sidecar (default: {default})",
+            ("auto", "brain", "body"),
+        ),
+    )
     denoise: str = STEPS["denoising"].options["denoise"].default
     unring: bool = False
     motion_correction: str = STEPS["motioncorrection"].options["motion_correction"].default
     per_slice: bool = False
-    ignore_bvals: tuple[float, ...] = ()
-    max_bval: float = 1000.0
     added: dict[str, Any] = field(default_factory=dict)
+    ignore_bvals: tuple[float, ...] = field(
+        default=(),
+        metadata=row("b-values to leave out, s/mm^2 (default: none)", reads=float, several=True, metavar="B"),
+    )
+    max_bval: float = field(
+        default=1000.0,
+        metadata=row(
+            "highest b-value used, s/mm^2; above it the bi-exponential model breaks (default: {default:g})",
+            POSITIVE,
+            metavar="B",
+        ),
+    )
 
     def __post_init__(self) -> None:
-        _require_one_of("anatomy", self.anatomy, ANATOMIES)
-        for name, option in step_options().items():
-            if option.choices:
-                _require_one_of(name.replace("_", "-"), self.option(name), option.choices)
+        _check(self)
         _require(
             not (self.per_slice and self.motion_correction == "none"),
             "--per-slice says how to correct motion and contradicts --motion-correction none",
-        )
-        _require(
-            math.isfinite(self.max_bval) and self.max_bval > 0,
-            f"--max-bval must be a number above 0, not {self.max_bval:g}",
         )
         _require(
             all(math.isfinite(b) and b >= 0 for b in self.ignore_bvals),
@@ -221,9 +292,7 @@ class PreprocessingSettings:
 
     def option(self, name: str) -> Any:
         """Value of an option of a step."""
-        if name in self.__dataclass_fields__:
-            return getattr(self, name)
-        return self.added.get(name, step_options()[name].default)
+        return (vars(self) | self.added).get(name, step_options()[name].default)
 
 
 @dataclass(frozen=True)
@@ -286,15 +355,62 @@ class EstimationSettings:
     bounds : Bounds
     """
 
-    method: str = "si-cnn"
-    preset: str = "default"
-    fitting_threshold: Threshold = Threshold(0.1, "sigma")
-    neighbour_threshold: Threshold = Threshold(1.5, "sigma")
-    neighbour_radius: int = 5
-    update_rule: str | None = None
-    network_input: str = "training"
-    rician: bool = False
-    rician_way: str = "means"
+    method: str = field(default="si-cnn", metadata=row("(default: {default})", METHODS))
+    preset: str = field(
+        default="default",
+        metadata=row(
+            "supplement: the logged hyperparameters; supplement-table: those of the logged table over "
+            "SNR; flags given besides override it (default: {default})",
+            ("default", "supplement", "supplement-table"),
+        ),
+    )
+    fitting_threshold: Threshold = field(
+        default=Threshold(0.1, "sigma"),
+        metadata=row(
+            "fitting error above which a training signal is rewritten: 0.03, 2.5sigma or auto "
+            "(default: auto, {default})",
+            reads=_threshold_or_auto,
+            metavar="T",
+        ),
+    )
+    neighbour_threshold: Threshold = field(
+        default=Threshold(1.5, "sigma"),
+        metadata=row(
+            "largest difference of predicted curves below which voxels are similar: 0.02, 1sigma or "
+            "auto (default: auto, {default})",
+            reads=_threshold_or_auto,
+            metavar="T",
+        ),
+    )
+    neighbour_radius: int = field(
+        default=5, metadata=row("half width of the search window, voxels (default: {default})", AT_LEAST_1)
+    )
+    update_rule: str | None = field(
+        default=None,
+        metadata=row(
+            "what a signal is replaced with "
+            "(default: observed-neighbours for si-cnn, own-prediction for di-cnn)",
+            UPDATE_RULES,
+        ),
+    )
+    network_input: str = field(
+        default="training",
+        metadata=row(
+            "signals the network sees after the first rewriting (default: {default})",
+            ("noisy", "training"),
+            in_text=6,
+        ),
+    )
+    rician: bool = field(
+        default=False,
+        metadata=row(
+            "reckon with the noise floor of magnitude images: take it off the means of similar "
+            "voxels, or, where none are averaged, predict it (default: ignore it)"
+        ),
+    )
+    rician_way: str = field(
+        default="means", metadata=row(allowed=("means", "model"), words="way of --rician")
+    )
     similarity: SimilaritySettings = SimilaritySettings()
     network: NetworkSettings = NetworkSettings()
     fitting_error_against: str = "noisy"
@@ -302,36 +418,79 @@ class EstimationSettings:
     rewrite_at_random: bool = False
     restart_network: bool = False
     weigh_bvals: bool = True
-    validation_share: float = 0.0
-    lambda_: float = 0.005
-    delta: float = 0.02
-    max_iterations: int = 8
-    learning_rate: float = 3e-3
-    batch_size: int = 1
-    dropout: float = 0.0
-    random_seed: int = 0
-    epochs: int | None = None
-    ensemble: int = 1
-    training_scope: str = "subject"
+    validation_share: float = field(default=0.0, metadata=row(allowed=SHARE))
+    lambda_: float = field(
+        default=0.005,
+        metadata=row(
+            "relative change of the training signals that ends the iterations (default: {default:g})",
+            NOT_NEGATIVE,
+            flags=("--lambda",),
+            in_text=4,
+        ),
+    )
+    delta: float = field(
+        default=0.02,
+        metadata=row(
+            "relative improvement of the loss that ends a training (default: {default:g})", SHARE, in_text=5
+        ),
+    )
+    max_iterations: int = field(
+        default=8, metadata=row("most data iterations (default: {default})", AT_LEAST_0)
+    )
+    learning_rate: float = field(
+        default=3e-3, metadata=row("of the optimiser Adam (default: {default:g})", POSITIVE, in_text=1)
+    )
+    batch_size: int = field(
+        default=1, metadata=row("tiles per optimiser step (default: {default})", AT_LEAST_1, in_text=2)
+    )
+    dropout: float = field(
+        default=0.0,
+        metadata=row("share of activations dropped in training (default: {default:g})", SHARE, in_text=3),
+    )
+    random_seed: int = field(
+        default=0,
+        metadata=row(
+            "the same seed gives the same maps (default: {default})",
+            Limit(f"between 0 and {MAX_SEED}, not {{}}", lambda seed: 0 <= seed <= MAX_SEED),
+            in_text=7,
+        ),
+    )
+    epochs: int | None = field(
+        default=None,
+        metadata=row(
+            "total epochs of --method cnn; give those of an si-cnn run to compare the two "
+            "(default: as many as si-cnn takes when every training converges at once)",
+            reads=int,
+        ),
+    )
+    ensemble: int = field(
+        default=1,
+        metadata=row(
+            "networks trained side by side, each with a seed and noise of its own: their means "
+            "become the maps, and their standard deviations are written too (default: {default})",
+            AT_LEAST_1,
+        ),
+    )
+    training_scope: str = field(
+        default="subject",
+        metadata=row(
+            "study: first one network for all runs of the dataset with the same b-values, whatever "
+            "labels choose participants and sessions, then refined for each run (default: {default})",
+            ("subject", "study"),
+        ),
+    )
     bounds: Bounds = Bounds()
 
     def __post_init__(self) -> None:
-        _require_one_of("method", self.method, METHODS)
-        _require_one_of("preset", self.preset, PRESETS)
-        if self.update_rule is not None:
-            _require_one_of("update-rule", self.update_rule, UPDATE_RULES)
-        _require_one_of("network-input", self.network_input, NETWORK_INPUTS)
-        _require_one_of("training-scope", self.training_scope, TRAINING_SCOPES)
-        _require(
-            self.training_scope == "subject" or self.described.trains,
-            f"--training-scope {self.training_scope} contradicts --method {self.method}, which trains "
-            "nothing",
-        )
-        _require(self.ensemble >= 1, f"--ensemble must be at least 1, not {self.ensemble}")
-        _require(
-            self.ensemble == 1 or self.described.trains,
-            f"--ensemble {self.ensemble} contradicts --method {self.method}, which trains nothing",
-        )
+        _check(self)
+        for flag, value, usual in (
+            ("--training-scope", self.training_scope, "subject"),
+            ("--ensemble", self.ensemble, 1),
+        ):
+            _require(
+                value == usual or self.described.trains,
+                f"{flag} {value} contradicts --method {self.method}, which trains nothing",
+            )
         _require(
             self.ensemble == 1 or self.training_scope == "subject",
             f"--ensemble {self.ensemble} contradicts --training-scope {self.training_scope}: all networks "
@@ -341,41 +500,17 @@ class EstimationSettings:
             self.ensemble == 1 or self.network.normalisation != "batch",
             "the networks of an ensemble cannot have batch normalisation",
         )
-        if self.update_rule is not None:
-            _require(
-                self.update_rule in self.described.update_rules,
-                f"--update-rule {self.update_rule} contradicts --method {self.method}",
-            )
-        _expect(
-            self.fitting_error_against in FITTING_ERROR_AGAINST,
-            f"the fitting error is taken against one of {', '.join(FITTING_ERROR_AGAINST)}",
+        _require(
+            self.update_rule is None or self.update_rule in self.described.update_rules,
+            f"--update-rule {self.update_rule} contradicts --method {self.method}",
         )
         _expect(
-            self.rician_way in RICIAN_WAYS, f"the way of --rician must be one of {', '.join(RICIAN_WAYS)}"
+            self.fitting_error_against in ("noisy", "training"),
+            "the fitting error is taken against one of noisy, training",
         )
-        _expect(0 <= self.validation_share < 1, "the validation share must be at least 0 and below 1")
-        _require(
-            self.neighbour_radius >= 1, f"--neighbour-radius must be at least 1, not {self.neighbour_radius}"
-        )
-        _require(
-            math.isfinite(self.lambda_) and self.lambda_ >= 0,
-            f"--lambda must be a number of 0 or more, not {self.lambda_:g}",
-        )
-        _require(0 <= self.delta < 1, f"--delta must be at least 0 and below 1, not {self.delta:g}")
-        _require(self.max_iterations >= 0, f"--max-iterations must be 0 or more, not {self.max_iterations}")
-        _require(
-            math.isfinite(self.learning_rate) and self.learning_rate > 0,
-            f"--learning-rate must be a number above 0, not {self.learning_rate:g}",
-        )
-        _require(self.batch_size >= 1, f"--batch-size must be at least 1, not {self.batch_size}")
         _require(
             self.epochs is None or (self.described.takes_epochs and self.epochs >= 1),
             f"--epochs is for --method cnn and must be at least 1, not {self.epochs} for {self.method}",
-        )
-        _require(0 <= self.dropout < 1, f"--dropout must be at least 0 and below 1, not {self.dropout:g}")
-        _require(
-            0 <= self.random_seed <= MAX_SEED,
-            f"--random-seed must be between 0 and {MAX_SEED}, not {self.random_seed}",
         )
 
     @property
@@ -390,13 +525,13 @@ class EstimationSettings:
 
     @property
     def takes_floor_off_means(self) -> bool:
-        """Whether the noise floor is taken off mean observed signals."""
+        """True when the noise floor is taken off mean observed signals."""
         means = self.resolved_update_rule == "observed-neighbours"
         return self.rician and means and self.rician_way == "means"
 
     @property
     def predicts_floor(self) -> bool:
-        """Whether the network's signals hold the noise floor."""
+        """True when the network's signals hold the noise floor."""
         return self.rician and not self.takes_floor_off_means
 
 
@@ -429,25 +564,66 @@ class ResourceSettings:
         Address of a Dask scheduler whose workers process the participants.
     """
 
-    device: str = "auto"
-    omp_nthreads: int = 2
-    mem: float | None = None
+    device: str = field(
+        default="auto",
+        metadata=row(
+            "auto, cpu, cuda or cuda:N; auto takes a GPU when there is one and says so (default: {default})",
+            Limit(
+                "auto, cpu, cuda or cuda:N, not {!r}",
+                lambda device: re.fullmatch(r"auto|cpu|cuda(:\d+)?", device) is not None,
+            ),
+        ),
+    )
+    nprocs: int = field(
+        default=1,
+        metadata=row(
+            "participants at work at the same time, each in a process of its own, and several GPUs "
+            "in turn (default: {default})",
+            AT_LEAST_1,
+        ),
+    )
+    dask_scheduler: str | None = field(
+        default=None,
+        metadata=row(
+            "let the workers of this Dask scheduler, such as tcp://10.0.0.1:8786, process the "
+            "participants; they need the same paths and the same version. Whoever can connect to it can run "
+            "programs there and here: use tls:// or a network of your own (default: this machine)",
+            metavar="ADDRESS",
+        ),
+    )
+    omp_nthreads: int = field(
+        default=2,
+        metadata=row(
+            "CPU threads of one participant; another number may change the last bits of a map "
+            "(default: {default})",
+            AT_LEAST_1,
+        ),
+    )
+    mem: float | None = field(
+        default=None,
+        metadata=row(
+            "memory to stay below: large series are streamed from disk; shared out evenly by "
+            "--nprocs, per participant with --dask-scheduler (default: what the container or job may use, if "
+            "that is limited)",
+            Limit("a number of GB above 0, not {}", lambda size: math.isfinite(size) and size > 0),
+            reads=float,
+            metavar="GB",
+        ),
+    )
     mem_from: str = "--mem"
-    work_dir: Path | None = None
-    nprocs: int = 1
-    dask_scheduler: str | None = None
+    work_dir: Path | None = field(
+        default=None,
+        metadata=row(
+            "folder for locks, checkpoints and caches; everybody who writes into one output should "
+            "name the same (default: OUTPUT_DIR/.work)",
+            flags=("-w", "--work-dir"),
+            reads=given_path,
+            metavar="DIR",
+        ),
+    )
 
     def __post_init__(self) -> None:
-        _require(
-            re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None,
-            f"--device must be auto, cpu, cuda or cuda:N, not {self.device!r}",
-        )
-        _require(self.omp_nthreads >= 1, f"--omp-nthreads must be at least 1, not {self.omp_nthreads}")
-        _require(
-            self.mem is None or (math.isfinite(self.mem) and self.mem > 0),
-            f"--mem must be a number of GB above 0, not {self.mem}",
-        )
-        _require(self.nprocs >= 1, f"--nprocs must be at least 1, not {self.nprocs}")
+        _check(self)
         _require(
             self.nprocs == 1 or self.dask_scheduler is None,
             f"--nprocs {self.nprocs} contradicts --dask-scheduler, whose workers decide how many "
@@ -456,7 +632,7 @@ class ResourceSettings:
 
     @property
     def in_tasks(self) -> bool:
-        """Whether each participant is a task of a Dask cluster."""
+        """True when each participant is a task of a Dask cluster."""
         return self.nprocs > 1 or self.dask_scheduler is not None
 
     def of_one_task(self, taken: float = 0.0) -> ResourceSettings:
@@ -488,24 +664,36 @@ class Settings:
     preprocessing: PreprocessingSettings = PreprocessingSettings()
     estimation: EstimationSettings = EstimationSettings()
     resources: ResourceSettings = ResourceSettings()
-    dry_run: bool = False
-    reports_only: bool = False
-    report_level: str = "default"
-    boilerplate_only: bool = False
-    stop_on_first_crash: bool = False
-    overwrite: bool = False
-    clean_workdir: bool = False
+    dry_run: bool = field(default=False, metadata=row("print what would be processed and written, then stop"))
+    reports_only: bool = field(default=False, metadata=row("write the reports anew from the derivatives"))
+    boilerplate_only: bool = field(
+        default=False, metadata=row("write CITATION.md, print the methods text, then stop")
+    )
+    stop_on_first_crash: bool = field(
+        default=False, metadata=row("stop at the first run that fails (default: go on with the others)")
+    )
+    overwrite: bool = field(
+        default=False, metadata=row("replace outputs, also those of other settings (default: keep them)")
+    )
+    clean_workdir: bool = field(
+        default=False,
+        metadata=row("first remove what earlier calls left in the work directory, also checkpoints"),
+    )
+    report_level: str = field(
+        default="default",
+        metadata=row(
+            "full adds a page per run that shows the signals and fits of any voxel (default: {default})",
+            ("default", "full"),
+        ),
+    )
     verbosity: int = 0
 
     def __post_init__(self) -> None:
+        _check(self)
         exclusive = [
-            flag
-            for flag, on in (
-                ("--dry-run", self.dry_run),
-                ("--reports-only", self.reports_only),
-                ("--boilerplate-only", self.boilerplate_only),
-            )
-            if on
+            f"--{name.replace('_', '-')}"
+            for name in ("dry_run", "reports_only", "boilerplate_only")
+            if getattr(self, name)
         ]
         _require(len(exclusive) <= 1, f"{' and '.join(exclusive)} contradict each other: give one of them")
         _require(

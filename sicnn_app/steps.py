@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from sicnn_app.options import Option
+
 if TYPE_CHECKING:
     from sicnn_app.preprocess.correction import Corrected, Progress
     from sicnn_app.settings import PreprocessingSettings
@@ -66,35 +68,6 @@ class Situation:
     preprocessed: bool
     volumes: int = 0
     grid: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Option:
-    """A setting of a step and its flag.
-
-    Attributes
-    ----------
-    default : object
-        False makes a flag without a value.
-    help : str
-        ``{default}`` stands for the default.
-    choices : tuple of str
-        None: any value of the kind of the default.
-    """
-
-    default: Any
-    help: str
-    choices: tuple[str, ...] = ()
-    metavar: str | None = None
-
-    def keywords(self) -> dict[str, Any]:
-        """What argparse has to know."""
-        text = {"help": self.help.format(default=self.default)}
-        if self.default is False:
-            return {"action": "store_true", **text}
-        if self.choices:
-            return {"choices": self.choices, **text}
-        return {"type": type(self.default), "metavar": self.metavar, **text}
 
 
 class Correction(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -20,6 +20,7 @@ from app_runs import App, add_run, body, dataset
 from bids_datasets import Dataset
 from scipy.ndimage import gaussian_filter
 
+from sicnn_app.cli import arguments
 from sicnn_app.cli.arguments import build_parser
 from sicnn_app.derivatives import quality
 from sicnn_app.derivatives.quality import Column, Shown
@@ -27,8 +28,11 @@ from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.parameters import MapSpec
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.methods import METHODS, Method
+from sicnn_app.options import AT_LEAST_1, Option, row
 from sicnn_app.preprocess.correction import Corrected
-from sicnn_app.steps import STEPS, Option, Step
+from sicnn_app.report import methods as methods_text
+from sicnn_app.settings import EstimationSettings
+from sicnn_app.steps import STEPS, Step
 
 REFERENCE = "Nobody A, Noone B. Maps that are the same everywhere. Journal of Examples 2026;1:1."
 ON_CPU = ("--device", "cpu", "--omp-nthreads", "1")
@@ -278,3 +282,42 @@ def test_a_preprocessing_step_is_a_module_and_a_row(smoothing, capsys, tmp_path)
 
     assert app.raw(made.root, out, "group").code == 0
     assert "smoothing: 0 (1 run), 4 (1 run)" in text_of(out / "group.html")
+
+
+@dataclass(frozen=True)
+class MoreSettings(EstimationSettings):
+    """The settings of the estimation with one field more."""
+
+    patience: int = field(
+        default=3, metadata=row("epochs that nobody waits (default: {default})", AT_LEAST_1, in_text=99)
+    )
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more setting, as if it stood in its class."""
+    monkeypatch.setitem(arguments.GROUPS, "estimation", MoreSettings)
+    for module in (arguments, methods_text):
+        monkeypatch.setattr(module, "EstimationSettings", MoreSettings)
+
+
+@pytest.mark.usefixtures("patience")
+def test_a_setting_is_a_field_with_its_row(app, tmp_path):
+    made, out = dataset(tmp_path / "bids"), tmp_path / "out"
+    said = " ".join(build_parser().format_help().split())
+    assert "--patience N epochs that nobody waits (default: 3)" in said
+    refused = app.quick(made, out, "--patience", "0")
+    assert refused.code == 64 and "--patience must be at least 1, not 0" in refused.err
+    config = tmp_path / "config.toml"
+    config.write_text("patience = 7\n", encoding="utf-8")
+    assert app.quick(made, out, "--config-file", config).code == 0
+
+    qc = json.loads(text_of(next(out.rglob("*_desc-ivim_qc.json"))))
+    assert qc["Settings"]["patience"] == 7
+    assert "patience" in text_of(out / "sub-01.html")
+    # Another value is another fingerprint, the same one is not.
+    assert app.quick(made, out).code == 64
+    assert "skipped, finished before" in app.quick(made, out, "--patience", "7").text
+
+    boilerplate = app(made, tmp_path / "words", "--boilerplate-only", "--patience", "7").out
+    assert "random seed 0, patience 7." in " ".join(boilerplate.split())

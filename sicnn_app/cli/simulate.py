@@ -10,11 +10,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sicnn_app import __version__
-from sicnn_app.cli.arguments import Parser, given_path, hyphenated
+from sicnn_app.cli.arguments import Parser, hyphenated
 from sicnn_app.cli.main import INTERRUPTED
 from sicnn_app.errors import InternalError, SicnnAppError, UsageError
 from sicnn_app.files import from_here
 from sicnn_app.formats import printable
+from sicnn_app.options import given_path
 from sicnn_app.phantoms.acquire import DEFAULT_BVALS, SNR_DEFINITION, Protocol
 from sicnn_app.phantoms.dataset import GENERATOR, SimulationSettings, write_dataset
 from sicnn_app.phantoms.phantom import DEFAULT_SHAPE

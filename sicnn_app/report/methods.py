@@ -17,6 +17,7 @@ from sicnn_app.derivatives.facts import (
 from sicnn_app.ivim.parameters import MAPS
 from sicnn_app.methods import HUANG, METHODS, Method
 from sicnn_app.report.references import REFERENCES
+from sicnn_app.settings import EstimationSettings, options_of
 from sicnn_app.steps import NOT_DONE, STEPS
 
 _LIBRARIES = {
@@ -291,17 +292,15 @@ def _threshold(value: Any) -> str:
 
 
 def _training_settings(facts: Facts) -> str:
-    named = (
-        ("learning rate", "learning_rate"),
-        ("batch size", "batch_size"),
-        ("dropout", "dropout"),
-        ("lambda", "lambda"),
-        ("delta", "delta"),
-        ("network input", "network_input"),
-        ("random seed", "random_seed"),
-    )
+    keys = {
+        option.in_text: option.key(name)
+        for name, option in options_of(EstimationSettings).items()
+        if option.in_text
+    }
     given = [
-        f"{words} {in_words(value)}" for words, *keys in named if (value := facts.get(*keys)) is not None
+        f"{key.replace('_', ' ')} {in_words(value)}"
+        for _, key in sorted(keys.items())
+        if (value := facts.get(key)) is not None
     ]
     if facts.get("rician_model") is True:
         given.append("a Rician noise model in the loss")
