@@ -63,7 +63,6 @@ class Estimator(Protocol):
             Noise standard deviation of the averaged signals; 0 where it is not known.
         sigma : float, optional
             Noise standard deviation of a single volume.
-        settings : EstimationSettings
         device : str
             ``cpu`` or ``cuda:N``.
         progress : callable (text, done, total), optional

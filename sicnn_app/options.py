@@ -51,7 +51,8 @@ class Option:
     default : object
         False makes a flag without a value; a setting whose default is None may be left open.
     help : str
-        ``{default}`` stands for the default. Without help there is no flag.
+        ``{default}`` stands for the default, which the help ends with where it says nothing of it. Without
+        help there is no flag.
     allowed : collection of str, or Limit
         All values there are, or what a value has to be; nothing: any value.
     metavar : str, optional
@@ -88,15 +89,17 @@ class Option:
 
     def keywords(self) -> dict[str, Any]:
         """What argparse has to know."""
-        text = {"help": self.help.format(default=self.default)}
+        text = self.help.format(default=self.default)
         if self.default is False:
-            return {"action": "store_true", **text}
+            return {"action": "store_true", "help": text}
+        if "(default" not in text and self.default is not None:
+            default = f"{self.default:g}" if isinstance(self.default, float) else self.default
+            text += f" (default: {default})"
         if self.allowed and not isinstance(self.allowed, Limit):
-            return {"choices": tuple(self.allowed), **text}
+            return {"choices": tuple(self.allowed), "help": text}
         reads = self.reads or (str if self.default is None else type(self.default))
-        metavar = self.metavar or _METAVARS.get(reads)
         several = {"nargs": "+", "action": "extend"} if self.several else {}
-        return {"type": reads, "metavar": metavar, **several, **text}
+        return {"type": reads, "metavar": self.metavar or _METAVARS.get(reads), **several, "help": text}
 
     def check(self, name: str, value: Any) -> None:
         """Hold a value against what is allowed.
@@ -110,11 +113,10 @@ class Option:
         """
         if not self.allowed or (value is None and self.default is None) or value in self.allowed:
             return
-        limit = (
-            self.allowed.words
-            if isinstance(self.allowed, Limit)
-            else f"one of {', '.join(self.allowed)}, not {{!r}}"
-        )
+        if isinstance(self.allowed, Limit):
+            limit = self.allowed.words
+        else:
+            limit = f"one of {', '.join(self.allowed)}, not {{!r}}"
         if self.help:
             raise UsageError(f"--{self.key(name).replace('_', '-')} must be {limit.format(value)}")
         raise ValueError(f"the {self.words or name.replace('_', ' ')} must be {limit.partition(', not')[0]}")

@@ -215,8 +215,7 @@ class SelectionSettings:
     combine: str = field(
         default="none",
         metadata=row(
-            "merge runs that differ in this entity only (default: {default})",
-            ("none", "acquisition", "run", "direction"),
+            "merge runs that differ in this entity only", ("none", "acquisition", "run", "direction")
         ),
     )
 
@@ -256,10 +255,7 @@ class PreprocessingSettings:
 
     anatomy: str = field(
         default="auto",
-        metadata=row(
-            "which mask to make; auto reads BodyPart of the sidecar (default: {default})",
-            ("auto", "brain", "body"),
-        ),
+        metadata=row("which mask to make; auto reads BodyPart of the sidecar", ("auto", "brain", "body")),
     )
     denoise: str = STEPS["denoising"].options["denoise"].default
     unring: bool = False
@@ -273,9 +269,7 @@ class PreprocessingSettings:
     max_bval: float = field(
         default=1000.0,
         metadata=row(
-            "highest b-value used, s/mm^2; above it the bi-exponential model breaks (default: {default:g})",
-            POSITIVE,
-            metavar="B",
+            "highest b-value used, s/mm^2; above it the bi-exponential model breaks", POSITIVE, metavar="B"
         ),
     )
 
@@ -360,7 +354,7 @@ class EstimationSettings:
         default="default",
         metadata=row(
             "supplement: the logged hyperparameters; supplement-table: those of the logged table over "
-            "SNR; flags given besides override it (default: {default})",
+            "SNR; flags given besides override it",
             ("default", "supplement", "supplement-table"),
         ),
     )
@@ -383,7 +377,7 @@ class EstimationSettings:
         ),
     )
     neighbour_radius: int = field(
-        default=5, metadata=row("half width of the search window, voxels (default: {default})", AT_LEAST_1)
+        default=5, metadata=row("half width of the search window, voxels", AT_LEAST_1)
     )
     update_rule: str | None = field(
         default=None,
@@ -395,11 +389,7 @@ class EstimationSettings:
     )
     network_input: str = field(
         default="training",
-        metadata=row(
-            "signals the network sees after the first rewriting (default: {default})",
-            ("noisy", "training"),
-            in_text=6,
-        ),
+        metadata=row("signals the network sees after the first rewriting", ("noisy", "training"), in_text=6),
     )
     rician: bool = field(
         default=False,
@@ -422,35 +412,25 @@ class EstimationSettings:
     lambda_: float = field(
         default=0.005,
         metadata=row(
-            "relative change of the training signals that ends the iterations (default: {default:g})",
+            "relative change of the training signals that ends the iterations",
             NOT_NEGATIVE,
             flags=("--lambda",),
             in_text=4,
         ),
     )
     delta: float = field(
-        default=0.02,
-        metadata=row(
-            "relative improvement of the loss that ends a training (default: {default:g})", SHARE, in_text=5
-        ),
+        default=0.02, metadata=row("relative improvement of the loss that ends a training", SHARE, in_text=5)
     )
-    max_iterations: int = field(
-        default=8, metadata=row("most data iterations (default: {default})", AT_LEAST_0)
-    )
-    learning_rate: float = field(
-        default=3e-3, metadata=row("of the optimiser Adam (default: {default:g})", POSITIVE, in_text=1)
-    )
-    batch_size: int = field(
-        default=1, metadata=row("tiles per optimiser step (default: {default})", AT_LEAST_1, in_text=2)
-    )
+    max_iterations: int = field(default=8, metadata=row("most data iterations", AT_LEAST_0))
+    learning_rate: float = field(default=3e-3, metadata=row("of the optimiser Adam", POSITIVE, in_text=1))
+    batch_size: int = field(default=1, metadata=row("tiles per optimiser step", AT_LEAST_1, in_text=2))
     dropout: float = field(
-        default=0.0,
-        metadata=row("share of activations dropped in training (default: {default:g})", SHARE, in_text=3),
+        default=0.0, metadata=row("share of activations dropped in training", SHARE, in_text=3)
     )
     random_seed: int = field(
         default=0,
         metadata=row(
-            "the same seed gives the same maps (default: {default})",
+            "the same seed gives the same maps",
             Limit(f"between 0 and {MAX_SEED}, not {{}}", lambda seed: 0 <= seed <= MAX_SEED),
             in_text=7,
         ),
@@ -467,7 +447,7 @@ class EstimationSettings:
         default=1,
         metadata=row(
             "networks trained side by side, each with a seed and noise of its own: their means "
-            "become the maps, and their standard deviations are written too (default: {default})",
+            "become the maps, and their standard deviations are written too",
             AT_LEAST_1,
         ),
     )
@@ -475,7 +455,7 @@ class EstimationSettings:
         default="subject",
         metadata=row(
             "study: first one network for all runs of the dataset with the same b-values, whatever "
-            "labels choose participants and sessions, then refined for each run (default: {default})",
+            "labels choose participants and sessions, then refined for each run",
             ("subject", "study"),
         ),
     )
@@ -567,7 +547,7 @@ class ResourceSettings:
     device: str = field(
         default="auto",
         metadata=row(
-            "auto, cpu, cuda or cuda:N; auto takes a GPU when there is one and says so (default: {default})",
+            "auto, cpu, cuda or cuda:N; auto takes a GPU when there is one and says so",
             Limit(
                 "auto, cpu, cuda or cuda:N, not {!r}",
                 lambda device: re.fullmatch(r"auto|cpu|cuda(:\d+)?", device) is not None,
@@ -577,8 +557,7 @@ class ResourceSettings:
     nprocs: int = field(
         default=1,
         metadata=row(
-            "participants at work at the same time, each in a process of its own, and several GPUs "
-            "in turn (default: {default})",
+            "participants at work at the same time, each in a process of its own, and several GPUs in turn",
             AT_LEAST_1,
         ),
     )
@@ -594,9 +573,7 @@ class ResourceSettings:
     omp_nthreads: int = field(
         default=2,
         metadata=row(
-            "CPU threads of one participant; another number may change the last bits of a map "
-            "(default: {default})",
-            AT_LEAST_1,
+            "CPU threads of one participant; another number may change the last bits of a map", AT_LEAST_1
         ),
     )
     mem: float | None = field(
@@ -682,8 +659,7 @@ class Settings:
     report_level: str = field(
         default="default",
         metadata=row(
-            "full adds a page per run that shows the signals and fits of any voxel (default: {default})",
-            ("default", "full"),
+            "full adds a page per run that shows the signals and fits of any voxel", ("default", "full")
         ),
     )
     verbosity: int = 0

@@ -107,14 +107,6 @@ def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
 def parse(argv: Sequence[str]) -> Settings:
     """Read the command line and the configuration file.
 
-    Parameters
-    ----------
-    argv : sequence of str
-
-    Returns
-    -------
-    Settings
-
     Raises
     ------
     UsageError
@@ -186,11 +178,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise UsageError(f"--config-file: {path} is not valid TOML ({reason})") from None
     argv: list[str] = []
     for key, value in content.items():
-        flag = f"--{key.replace('_', '-')}"
-        if isinstance(value, bool):
-            argv += [flag] if value else []
-        else:
-            argv += [flag, *(str(item) for item in (value if isinstance(value, list) else [value]))]
+        if value is not False:
+            words = value if isinstance(value, list) else [] if value is True else [value]
+            argv += [f"--{key.replace('_', '-')}", *map(str, words)]
     try:
         return vars(build_parser(positionals=False).parse_args(argv))
     except UsageError as error:

@@ -80,17 +80,9 @@ def stoppable() -> Iterator[None]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``sicnn-app``; errors become one line and the exit code of the contract.
+    """Run ``sicnn-app``; errors become one line and the exit code of the contract, which is returned.
 
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Arguments without the program's name; those of the process by default.
-
-    Returns
-    -------
-    int
-        Exit code.
+    The arguments come without the program's name; by default they are those of the process.
     """
     if argv is None:
         restart_with_docstrings()

@@ -113,17 +113,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``sicnn-simulate``.
+    """Run ``sicnn-simulate``, by default with the arguments of the process; returns its exit code.
 
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Arguments after the command's name; default: those of the process.
-
-    Returns
-    -------
-    int
-        Exit code: 0 written, 64 usage, 73 the output cannot be written, 70 a bug, 130 interrupted.
+    0 written, 64 usage, 73 the output cannot be written, 70 a bug, 130 interrupted.
     """
     if argv is None:
         restart_with_docstrings()
@@ -153,12 +145,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(f"{GENERATOR}: interrupted")
         return INTERRUPTED
     except Exception as error:
-        known = isinstance(error, SicnnAppError)
-        message = (
-            str(error) if known else f"internal error ({type(error).__name__}: {error}); -vv shows where"
-        )
+        message, code = str(error), InternalError.exit_code
+        if isinstance(error, SicnnAppError):
+            code = error.exit_code
+        else:
+            message = f"internal error ({type(error).__name__}: {error}); -vv shows where"
         complain(f"{GENERATOR}: error: {message}", error if verbose else None)
-        return error.exit_code if isinstance(error, SicnnAppError) else InternalError.exit_code
+        return code
     if options.verbose:
         print("\n".join(map(printable, files)))
     if files:

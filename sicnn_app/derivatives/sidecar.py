@@ -38,13 +38,7 @@ SPATIAL_REFERENCE = re.compile(r"orig|bids:[\w-]*:[\w./+-]+")
 
 @dataclass(frozen=True)
 class DatasetRoots:
-    """Names and folders of the datasets that outputs refer to.
-
-    Attributes
-    ----------
-    roots : dict of str to Path
-        Dataset folder by the name used in BIDS URIs.
-    """
+    """Folders of the datasets that outputs refer to, by the names used in BIDS URIs."""
 
     roots: Mapping[str, Path]
 
@@ -83,9 +77,10 @@ def plain(value: Any) -> Any:
     """``value`` as JSON types: arrays to lists, paths to file names, non-finite numbers to None."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | list | tuple | set | frozenset):
-        items = sorted(value) if isinstance(value, set | frozenset) else value
-        return [plain(item) for item in items]
+    if isinstance(value, set | frozenset):
+        value = sorted(value)
+    if isinstance(value, np.ndarray | list | tuple):
+        return [plain(item) for item in value]
     if isinstance(value, np.generic):
         return plain(value.item())
     if isinstance(value, float):

@@ -20,12 +20,7 @@ from sicnn_app.report.references import REFERENCES
 from sicnn_app.settings import EstimationSettings, options_of
 from sicnn_app.steps import NOT_DONE, STEPS
 
-_LIBRARIES = {
-    "pybids": "PyBIDS",
-    "dipy": "DIPY",
-    "nibabel": "NiBabel",
-    "torch": "PyTorch",
-}
+_LIBRARIES = {"pybids": "PyBIDS", "dipy": "DIPY", "nibabel": "NiBabel", "torch": "PyTorch"}
 _UPDATE_RULES = {
     "observed-neighbours": "the mean of the measured signals of voxels with similar predicted curves",
     "predicted-neighbours": "the mean of the predicted signals of voxels with similar predicted curves",
@@ -36,11 +31,9 @@ CONVENTIONAL = (
 )
 """Where maps of the conventional fit stand beside those of a network."""
 
-_APP_NAMES = ("sicnn-app", "sicnn_app")
-
 
 def methods_text(parameters: dict[str, Any], software: dict[str, str]) -> str:
-    """Describe one run in the past tense, with the settings that were used.
+    """One run in the past tense with the settings that were used: paragraphs and references, Markdown.
 
     Parameters
     ----------
@@ -48,11 +41,6 @@ def methods_text(parameters: dict[str, Any], software: dict[str, str]) -> str:
         ``Model.Parameters`` of the sidecar of a map; whatever is missing is left out of the text.
     software : dict of str to str
         ``SoftwareVersions``: name to version.
-
-    Returns
-    -------
-    str
-        Markdown: paragraphs, then a list of references.
     """
     references = references_of(parameters, software)
     listed = "\n".join(f"{number}. {text}" for number, text in enumerate(references, start=1))
@@ -69,18 +57,15 @@ def methods_paragraphs(
     facts = Facts(parameters)
     method = _method(facts)
     compared = (method is not None and method.trains) if compared is None else compared
-    return [
-        paragraph
-        for paragraph in (
-            _data(facts, software),
-            _preparation(facts),
-            _model(facts),
-            " ".join(filter(None, [_estimation(facts), CONVENTIONAL if compared else ""])),
-            _quality(facts),
-            _software(software),
-        )
-        if paragraph
-    ]
+    paragraphs = (
+        _data(facts, software),
+        _preparation(facts),
+        _model(facts),
+        " ".join(filter(None, [_estimation(facts), CONVENTIONAL if compared else ""])),
+        _quality(facts),
+        _software(software),
+    )
+    return [text for text in paragraphs if text]
 
 
 def references_of(parameters: Mapping[str, Any], software: Mapping[str, str]) -> list[str]:
@@ -98,13 +83,7 @@ def references_of(parameters: Mapping[str, Any], software: Mapping[str, str]) ->
 
 
 def citation_markdown() -> str:
-    """The ``CITATION.md`` of an output folder: what to say and what to cite.
-
-    Returns
-    -------
-    str
-        Markdown.
-    """
+    """The ``CITATION.md`` of an output folder: what to say and what to cite."""
     listed = "\n".join(f"- {text}" for text in REFERENCES.values())
     return (
         "# How to cite\n\nThe maps were estimated with sicnn-app. Its default method is SI-CNN, "
@@ -136,18 +115,18 @@ def step_in_words(step: Any) -> str:
 
 
 def was_done(step: Any) -> bool:
-    """Whether a step changed anything; the others are recorded with the reason why not."""
+    """True when a step changed anything; the others are recorded with the reason why not."""
     return not (isinstance(step, Mapping) and str(step.get("Description", "")).startswith(NOT_DONE))
 
 
 def has_step(steps: Any, word: str) -> bool:
-    """Whether the name of a step contains ``word``."""
+    """True when the name of a step contains ``word``."""
     names = [str(step.get("Name", "")) for step in steps or [] if isinstance(step, Mapping)]
     return any(word in name.lower() for name in names)
 
 
 def _data(facts: Facts, software: Mapping[str, str]) -> str:
-    version = next((software[name] for name in _APP_NAMES if name in software), None)
+    version = software.get("sicnn-app", software.get("sicnn_app"))
     app = f"sicnn-app {version}" if version else "sicnn-app"
     bvals = facts.numbers("b_values_used")
     repeats = facts.numbers("b_value_repeats")
@@ -178,16 +157,11 @@ def _preparation(facts: Facts) -> str:
         how = facts.get("noise_method")
         sentence = (
             f"The noise standard deviation of a single volume was estimated as {format_number(sigma)} image "
-            "units"
+            f"units{f' ({in_words(how)})' if how else ''}"
         )
-        sentence += f" ({in_words(how)})" if how else ""
-        snr = facts.numbers("signal_to_noise_ratio_per_b_value")
-        ratio = (
-            f", a median signal-to-noise ratio of {format_number(snr[0])} at the lowest b-value"
-            if snr
-            else ""
-        )
-        sentences.append(f"{sentence}{ratio}.")
+        if snr := facts.numbers("signal_to_noise_ratio_per_b_value"):
+            sentence += f", a median signal-to-noise ratio of {format_number(snr[0])} at the lowest b-value"
+        sentences.append(f"{sentence}.")
     return " ".join(sentences)
 
 
@@ -248,16 +222,12 @@ def _rewriting(facts: Facts, method: Method) -> str:
     if "neighbours" in rule:
         limits = _similarity(facts)
         sentence += f" ({', '.join(limits)})" if limits else ""
-    done = facts.number("data_iterations")
+    if (done := facts.number("data_iterations")) is not None:
+        many = f"{count_of(int(done), 'data iteration')} were done"
+        sentence += f"; {'one data iteration was done' if done == 1 else many}"
+        limit = facts.number("max_iterations")
+        sentence += "" if limit is None else f", at most {limit:.0f} allowed"
     reason = facts.get("stop_reason")
-    if done is not None:
-        sentence += (
-            f"; {count_of(int(done), 'data iteration')} were done"
-            if done != 1
-            else "; one data iteration was done"
-        )
-    limit = facts.number("max_iterations")
-    sentence += f", at most {limit:.0f} allowed" if limit is not None and done is not None else ""
     return f"{sentence} (stop: {stop_in_words(reason)})." if reason else f"{sentence}."
 
 
@@ -269,12 +239,11 @@ def _similarity(facts: Facts) -> list[str]:
     if (neighbour := facts.get("neighbour_threshold")) is not None:
         distance = in_words(similarity.get("distance", "root-mean-square"))
         difference = "largest" if distance == "maximum" else distance
-        weights = (
-            "weights falling as a Gaussian of the difference"
-            if similarity.get("weighting") == "gaussian"
-            else "equal weights"
-        )
-        limits += [f"{difference} difference below {_threshold(neighbour)}", weights]
+        gaussian = similarity.get("weighting") == "gaussian"
+        limits += [
+            f"{difference} difference below {_threshold(neighbour)}",
+            "weights falling as a Gaussian of the difference" if gaussian else "equal weights",
+        ]
     if (ratio := as_number(similarity.get("s0_ratio"))) is not None:
         limits.append(f"S0 at most {ratio:g} times brighter or darker")
     if (radius := facts.get("neighbour_radius")) is not None:
@@ -284,22 +253,16 @@ def _similarity(facts: Facts) -> list[str]:
 
 def _threshold(value: Any) -> str:
     text = in_words(value)
-    return (
-        text.replace("sigma", " times the noise")
-        if text.endswith("sigma")
-        else f"{text} of the normalised signal"
-    )
+    in_noise = text.endswith("sigma")
+    return text.replace("sigma", " times the noise") if in_noise else f"{text} of the normalised signal"
 
 
 def _training_settings(facts: Facts) -> str:
-    keys = {
-        option.in_text: option.key(name)
-        for name, option in options_of(EstimationSettings).items()
-        if option.in_text
-    }
+    rows = options_of(EstimationSettings).items()
+    named = sorted((option.in_text, option.key(name)) for name, option in rows if option.in_text)
     given = [
         f"{key.replace('_', ' ')} {in_words(value)}"
-        for _, key in sorted(keys.items())
+        for _, key in named
         if (value := facts.get(key)) is not None
     ]
     if facts.get("rician_model") is True:
