@@ -101,6 +101,16 @@ class Option:
         several = {"nargs": "+", "action": "extend"} if self.several else {}
         return {"type": reads, "metavar": self.metavar or _METAVARS.get(reads), **several, "help": text}
 
+    def refusal(self, name: str) -> str:
+        """The message on a value that is not allowed; a pair of braces stands for the value."""
+        if isinstance(self.allowed, Limit):
+            limit = self.allowed.words
+        else:
+            limit = f"one of {', '.join(self.allowed)}, not {{!r}}"
+        if self.help:
+            return f"--{self.key(name).replace('_', '-')} must be {limit}"
+        return f"the {self.words or name.replace('_', ' ')} must be {limit.partition(', not')[0]}"
+
     def check(self, name: str, value: Any) -> None:
         """Hold a value against what is allowed.
 
@@ -113,13 +123,8 @@ class Option:
         """
         if not self.allowed or (value is None and self.default is None) or value in self.allowed:
             return
-        if isinstance(self.allowed, Limit):
-            limit = self.allowed.words
-        else:
-            limit = f"one of {', '.join(self.allowed)}, not {{!r}}"
-        if self.help:
-            raise UsageError(f"--{self.key(name).replace('_', '-')} must be {limit.format(value)}")
-        raise ValueError(f"the {self.words or name.replace('_', ' ')} must be {limit.partition(', not')[0]}")
+        message = self.refusal(name).format(value)
+        raise UsageError(message) if self.help else ValueError(message)
 
 
 def row(help: str = "", allowed: Collection[str] | Limit = (), **others: Any) -> dict[str, Option]:

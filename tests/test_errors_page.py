@@ -14,6 +14,9 @@ import pytest
 
 import sicnn_app
 from sicnn_app import errors
+from sicnn_app.cli.arguments import GROUPS
+from sicnn_app.options import Limit
+from sicnn_app.settings import options_of
 
 ROOT = Path(sicnn_app.__file__).parent
 PAGE = ROOT.parent / "docs" / "errors.md"
@@ -61,8 +64,16 @@ def messages(source: str) -> Iterator[tuple[int, str]]:
             yield node.lineno, text
 
 
+def refusals() -> Iterator[tuple[str, str]]:
+    """Name and message of every setting with a flag and a limit, whose row holds the parts of it."""
+    for kind in GROUPS.values():
+        for name, option in options_of(kind).items():
+            if option.help and isinstance(option.allowed, Limit):
+                yield name, re.sub(r"\{[^}]*\}|\d{4,}", GAP, option.refusal(name))
+
+
 def every_message() -> list[tuple[str, str]]:
-    found = []
+    found = list(refusals())
     for path in sorted(ROOT.rglob("*.py")):
         where = path.relative_to(ROOT.parent).as_posix()
         found += [(f"{where}:{line}", text) for line, text in messages(path.read_text(encoding="utf-8"))]
@@ -85,7 +96,7 @@ def test_the_page_has_the_message(where, text):
 
 def said() -> str:
     """Every text in the package, gaps as in the page."""
-    texts = []
+    texts = [tidy(text) for _, text in refusals()]
     for path in ROOT.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr | ast.BinOp | ast.Constant):

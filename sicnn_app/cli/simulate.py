@@ -26,6 +26,9 @@ from sicnn_app.system.surroundings import restart_with_docstrings, undisturbed
 DATASET_ONLY = ("subjects", "sessions", "between_subject_variation", "inherit_bval")
 """Options that say nothing about an assessment."""
 
+NAMED_ALWAYS_OR_NEVER = ("out_bids", "assess", "preset", "snr", "overwrite", "verbose")
+"""Options of which the command in the README does not depend on whether they are as usual."""
+
 
 def _bval(text: str) -> float:
     try:
@@ -138,9 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             if options.out_bids is None:
                 raise UsageError("OUT_BIDS, the folder of the dataset, is needed unless --assess is given")
-            files = write_dataset(
-                options.out_bids, settings, command=_command(settings), overwrite=options.overwrite
-            )
+            command = _command(options, parser)
+            files = write_dataset(options.out_bids, settings, command=command, overwrite=options.overwrite)
     except KeyboardInterrupt:
         complain(f"{GENERATOR}: interrupted")
         return INTERRUPTED
@@ -209,32 +211,21 @@ def _settings(options: argparse.Namespace) -> SimulationSettings:
     )
 
 
-def _number(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.10g}"
+def _numbers(values: float | Sequence[float]) -> list[str]:
+    each = values if isinstance(values, Sequence) else [values]
+    return [str(value) if isinstance(value, int) else f"{value:.10g}" for value in each]
 
 
-def _command(settings: SimulationSettings) -> str:
-    """The shortest command line with these settings; the folder is left open, files must not depend on it."""
-    preset, protocol, parser = settings.preset, settings.protocol, build_parser()
-    given = {
-        "bvals": protocol.bvals,
-        "repeats": [protocol.repeats],
-        "b0_repeats": [protocol.b0_repeats],
-        "directions": [protocol.directions],
-        "shape": settings.shape,
-        "subjects": [settings.subjects],
-        "sessions": [settings.sessions],
-        "texture": [settings.texture],
-        "between_subject_variation": [settings.subject_variation],
-        "random_seed": [settings.seed],
-    }
-    usual = {"bvals": DEFAULT_BVALS[preset], "b0_repeats": [protocol.repeats], "shape": DEFAULT_SHAPE[preset]}
-    words = ["--preset", preset, "--snr", _number(settings.snr)]
-    for name, values in given.items():
-        if [*map(_number, values)] != [*map(_number, usual.get(name, [parser.get_default(name)]))]:
-            words += ["--" + name.replace("_", "-"), *map(_number, values)]
-    if settings.inherit_bval:
-        words.append("--inherit-bval")
+def _command(options: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
+    """The shortest command line of this dataset; the folder is left open, files must not depend on it."""
+    preset = options.preset
+    usual = {"bvals": DEFAULT_BVALS[preset], "b0_repeats": options.repeats, "shape": DEFAULT_SHAPE[preset]}
+    words = ["--preset", preset, "--snr", *_numbers(options.snr)]
+    for name, chosen in vars(options).items():
+        default = usual.get(name, parser.get_default(name))
+        if name in NAMED_ALWAYS_OR_NEVER or chosen is None or _numbers(chosen) == _numbers(default):
+            continue
+        words += ["--" + name.replace("_", "-"), *([] if chosen is True else _numbers(chosen))]
     return " ".join([GENERATOR, "OUT_BIDS", *words])
 
 

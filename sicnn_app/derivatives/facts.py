@@ -14,6 +14,7 @@ STOP_REASONS = {
     "epochs": "all epochs were done",
 }
 """What the words that sidecars and tables use for the end of a training mean."""
+
 LARGEST_NUMBER = 1e30
 """A number beyond it was not measured, and computing with it leaves what floats can hold."""
 
@@ -25,11 +26,6 @@ class Facts:
     """Look up a value by any spelling of its key, in the first of several mappings that has it.
 
     Sidecars write ``BValues`` where settings write ``b_values`` or ``b-values``: the same key here.
-
-    Parameters
-    ----------
-    sources : mapping
-        In order of precedence.
 
     Examples
     --------
