@@ -40,7 +40,10 @@ MAX_SEED = 2**32 - 1
 
 
 def options_of(kind: type) -> dict[str, Option]:
-    """The rows of a class of settings by the names of its fields, in the order of the help."""
+    """The rows of a class of settings by the names of its fields, in the order of the help.
+
+    Where a class has the field ``added``, the options of all steps come in its place.
+    """
     found: dict[str, Option] = {}
     for item in fields(kind):
         if item.name == "added":
