@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.colors import Colormap, ListedColormap, Normalize, to_rgb
 
 from sicnn_app.derivatives.collect import RunDerivatives
-from sicnn_app.derivatives.measured import MeasuredSignals
+from sicnn_app.derivatives.outputs import MeasuredSignals
 from sicnn_app.ivim.before_after import BeforeAfter
 from sicnn_app.ivim.flags import FLAGS
 from sicnn_app.report.display import Display
