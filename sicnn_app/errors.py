@@ -67,7 +67,7 @@ class TryAgainError(SicnnAppError):
 
 
 def complaint(error: SicnnAppError) -> str:
-    """What is wrong, without what to do: that stands behind the last colon.
+    """The complaint of a message, without what to do: that stands behind the last colon.
 
     Examples
     --------

@@ -138,7 +138,7 @@ def made_again(make: Callable[[], T]) -> T:
 
 
 def status_of_new_file(folder: int) -> os.stat_result:
-    """What the file system says of a private file that this process makes in a folder; it is gone again.
+    """Answer of the file system on a private file that this process makes in a folder; it is gone again.
 
     Its owner is this user as the file system knows them, and its time is that of the clock that stamps files
     there.
@@ -204,7 +204,7 @@ def from_here() -> Iterator[None]:
 
 
 def parse_json(content: bytes | str) -> Any:
-    r"""What a JSON text holds, in which every string can be written as UTF-8.
+    r"""Content of a JSON text, in which every string can be written as UTF-8.
 
     Half a pair of surrogates can be written in JSON but never as UTF-8: it becomes a question mark.
 

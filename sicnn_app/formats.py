@@ -83,14 +83,14 @@ class Column:
     levels: Mapping[str, str] | None = None
 
     def words(self) -> dict[str, Any]:
-        """What the sidecar says of it."""
+        """Its words in the sidecar."""
         return described(self.title, self.description, self.unit, self.levels)
 
 
 def described(
     title: str, description: str, unit: str | None = None, levels: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """What a sidecar says of a column of a table.
+    """Words of a sidecar on a column of a table.
 
     Examples
     --------

@@ -16,7 +16,7 @@ from sicnn_app.errors import UsageError
 
 @dataclass(frozen=True)
 class Limit:
-    """What a value has to be.
+    """Bounds of a value.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class Option:
         return flag.removeprefix("--").replace("-", "_")
 
     def keywords(self) -> dict[str, Any]:
-        """What argparse has to know."""
+        """Keywords for argparse."""
         text = self.help.format(default=self.default)
         if self.default is False:
             return {"action": "store_true", "help": text}

@@ -1,4 +1,4 @@
-"""What a run was asked to do: frozen, validated dataclasses without defaults hidden elsewhere.
+"""Settings of a run: frozen, validated dataclasses without defaults hidden elsewhere.
 
 A field with a flag or a limit holds an :class:`sicnn_app.options.Option`, from which command line, checks and
 texts are made. May import ``ivim``.
@@ -250,7 +250,7 @@ class InputSettings:
 
 @dataclass(frozen=True)
 class PreprocessingSettings:
-    """What happens to the series before the estimation.
+    """Treatment of the series before the estimation.
 
     ``max_bval`` and ``ignore_bvals`` in s/mm^2; ``added``: options of :data:`sicnn_app.steps.STEPS` that are
     no field of their own.
@@ -616,7 +616,7 @@ class ResourceSettings:
         return self.nprocs > 1 or self.dask_scheduler is not None
 
     def of_one_task(self, taken: float = 0.0) -> ResourceSettings:
-        """What a single one of the participants that are at work at the same time may use.
+        """The share that a single one of the participants that are at work at the same time may use.
 
         Parameters
         ----------

@@ -52,7 +52,7 @@ KELLNER = (
 
 @dataclass(frozen=True)
 class Situation:
-    """What is known of a run.
+    """Facts about a run.
 
     Attributes
     ----------

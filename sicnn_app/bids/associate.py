@@ -26,7 +26,7 @@ IMAGE_EXTENSIONS = (".nii.gz", ".nii")
 EXTENSIONS = (*IMAGE_EXTENSIONS, ".bval", ".bvec", ".json", ".tsv")
 
 LABEL = re.compile(r"[0-9A-Za-z+]+")
-"""What BIDS allows in a label. Names of outputs are made of labels: no other one gets that far."""
+"""Characters that BIDS allows in a label. Names of outputs are made of labels: no other one gets that far."""
 
 _ENTITY = re.compile(rf"([0-9A-Za-z]+)-({LABEL.pattern})")
 _SUFFIX = re.compile(r"[0-9A-Za-z]+")
@@ -159,7 +159,7 @@ class Associator:
 
 
 def _read_sidecar(path: Path, warnings: list[str]) -> dict[str, Any] | None:
-    """What a sidecar says; None when it is left out."""
+    """Content of a sidecar; None when it is left out."""
     try:
         return read_json(path)
     except (DataError, MissingInputError) as error:

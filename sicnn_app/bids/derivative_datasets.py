@@ -1,4 +1,4 @@
-"""What other datasets hold of a run: preprocessed images, masks and segmentations."""
+"""Files that other datasets hold of a run: preprocessed images, masks and segmentations."""
 
 from __future__ import annotations
 

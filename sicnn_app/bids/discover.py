@@ -36,7 +36,7 @@ COMBINED_ENTITY = {"acquisition": "acq", "run": "run", "direction": "dir"}
 
 @dataclass(frozen=True)
 class Discovery:
-    """What a selection holds.
+    """Runs of a selection.
 
     Attributes
     ----------

@@ -105,7 +105,7 @@ def _is_usable(affine: np.ndarray) -> bool:
 
 
 def position_warnings(path: Path, image: nib.Nifti1Image) -> list[str]:
-    """What has to be assumed of the position of an opened image; outputs keep what can be used as it is."""
+    """Assumption about the position of an opened image; outputs keep what can be used as it is."""
     if not states_orientation(image.header):
         return [
             f"{path.name} states no orientation (neither sform nor qform is set): the maps lie as it does, "

@@ -36,7 +36,7 @@ MAX_VOXELS = 1 << 27
 """Of an image that is read as a whole; 512 x 512 x 512 are more than diffusion MRI has, half a gigabyte."""
 
 LARGEST_VALUE = 1e15
-"""What is larger was not measured, and its square is beyond float32."""
+"""Larger values were not measured, and its square is beyond float32."""
 
 # What nibabel repairs in a header it also prints; what matters of that is said below.
 nib.imageglobals.logger.setLevel(logging.CRITICAL)
@@ -170,7 +170,7 @@ def require_voxels(path: Path, image: nib.Nifti1Image) -> list[str]:
 
 
 def _blocks(pieces: Iterable[bytes], skip: int) -> Iterator[bytes]:
-    """What follows the first ``skip`` bytes, :data:`BLOCK` bytes at a time and the rest at the end."""
+    """The bytes after the first ``skip``, :data:`BLOCK` bytes at a time and the rest at the end."""
     pending = bytearray()
     for piece in pieces:
         pending += memoryview(piece)[skip:]

@@ -1,4 +1,4 @@
-"""Whether a file's content is here, and small text files, of which never more is read than one can be."""
+"""Presence of a file's content, and small text files, of which never more is read than one can be."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def unreadable(path: Path, error: OSError | None = None) -> DataError:
 
 
 def can_be_entered(folder: Path) -> bool:
-    """Whether a folder can be listed and its files be reached.
+    """True where a folder can be listed and its files be reached.
 
     Tried, not asked for: ``os.access`` goes by the user alone and ignores what a process may do besides.
     """

@@ -43,7 +43,7 @@ ENDING_FLAGS = ("-h", "--help", "--version")
 """Flags with which the parser itself prints something and ends."""
 
 MAX_FILE_BYTES = 1 << 20
-"""Whatever a flag names that is larger is no configuration or filter file, and may never end."""
+"""A file named by a flag that is larger is no configuration or filter file, and may never end."""
 
 
 class Parser(argparse.ArgumentParser):

@@ -13,7 +13,7 @@ STOP_REASONS = {
     "max_iterations": "the limit of data iterations was reached",
     "epochs": "all epochs were done",
 }
-"""What the words that sidecars and tables use for the end of a training mean."""
+"""Meaning of the words that sidecars and tables use for the end of a training."""
 
 LARGEST_NUMBER = 1e30
 """A number beyond it was not measured, and computing with it leaves what floats can hold."""

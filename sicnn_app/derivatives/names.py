@@ -81,12 +81,12 @@ def output_path(run: DwiRun, output_dir: Path, ending: str) -> Path:
     return dwi_folder(output_dir, run.subject, run.session) / f"{run.name}_{ending}"
 
 
-def map_outputs(method: str, *, ensemble: bool, comparison: bool) -> list[tuple[MapSpec, str | None]]:
+def map_outputs(method: str, *, ensemble: bool, conventional: bool) -> list[tuple[MapSpec, str | None]]:
     """Maps that are written for a run, each with its ``desc``, in the order in which they are written."""
     found: list[tuple[MapSpec, str | None]] = []
     for spec in maps_of(method):
         found += [(spec, None), *([(spec, SPREAD)] if ensemble and spec.of_tissue else [])]
-    return found + [(SPECS[label], CONVENTIONAL) for label in PARAMETERS if comparison]
+    return found + [(SPECS[label], CONVENTIONAL) for label in PARAMETERS if conventional]
 
 
 def expected_outputs(
@@ -96,7 +96,7 @@ def expected_outputs(
     anatomy: str,
     method: str = "",
     ensemble: bool = False,
-    comparison: bool = False,
+    conventional: bool = False,
     motion: bool = False,
 ) -> list[Path]:
     """Files that :func:`sicnn_app.derivatives.write.write_run` writes, the completion marker last.
@@ -107,13 +107,13 @@ def expected_outputs(
         ``brain`` or ``body``.
     method : str
         Decides which maps there are besides those of every method.
-    ensemble, comparison : bool
+    ensemble, conventional : bool
         Standard deviations over an ensemble, and maps of the conventional fit, are written.
     motion : bool
         Motion is corrected.
     """
     with_bvecs = all(part.bvec is not None for part in run.parts)
-    maps = map_outputs(method, ensemble=ensemble, comparison=comparison)
+    maps = map_outputs(method, ensemble=ensemble, conventional=conventional)
     maps.sort(key=lambda pair: (None, CONVENTIONAL, SPREAD).index(pair[1]))
     images = [map_ending(spec.label, desc) for spec, desc in maps]
     images += [FLAGS, SERIES, mask_ending(mask_label(run, anatomy))]

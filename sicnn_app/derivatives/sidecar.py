@@ -33,7 +33,7 @@ IVIM_DESCRIPTION = (
 _LE_BIHAN = f"Le Bihan et al., Radiology 1988;168:497-505, {IVIM_URL}"
 
 SPATIAL_REFERENCE = re.compile(r"orig|bids:[\w-]*:[\w./+-]+")
-"""What is taken over of a ``SpatialReference``: no other place, whose path can name a person."""
+"""The part of a ``SpatialReference`` that is taken over: no other place, whose path can name a person."""
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ GEOMETRY_FIELDS = (
 
 
 def estimated_size(
-    shape: tuple[int, int, int, int], *, ensemble: bool = False, comparison: bool = False
+    shape: tuple[int, int, int, int], *, ensemble: bool = False, conventional: bool = False
 ) -> int:
     """Bytes that the outputs of a run take at most; float32 noise hardly compresses.
 
@@ -69,11 +69,11 @@ def estimated_size(
     ----------
     shape : tuple of int
         (X, Y, Z, N) of the series.
-    ensemble, comparison : bool
+    ensemble, conventional : bool
         See :func:`~sicnn_app.derivatives.names.expected_outputs`.
     """
     voxels = int(np.prod(shape[:3], dtype=object))
-    images = shape[3] + len(all_maps()) + len(TISSUE_LABELS) * ensemble + len(PARAMETERS) * comparison
+    images = shape[3] + len(all_maps()) + len(TISSUE_LABELS) * ensemble + len(PARAMETERS) * conventional
     return voxels * (4 * images + 2) + TEXT_BYTES
 
 
@@ -83,7 +83,7 @@ def require_room(
     shape: tuple[int, int, int, int],
     *,
     ensemble: bool = False,
-    comparison: bool = False,
+    conventional: bool = False,
     work: Iterable[tuple[Path, int]] = (),
 ) -> None:
     """Refuse, before any long work, a run whose outputs the file system could not take.
@@ -101,7 +101,7 @@ def require_room(
         When the name of an output would be too long.
     """
     outputs = expected_outputs(
-        run, output_dir, anatomy=ANATOMIES[0], ensemble=ensemble, comparison=comparison
+        run, output_dir, anatomy=ANATOMIES[0], ensemble=ensemble, conventional=conventional
     )
     longest = max(len(os.fsencode(path.name)) for path in outputs)
     if longest > MAX_NAME:
@@ -109,7 +109,7 @@ def require_room(
             f"{run.name} is too long a name: those of its outputs would have {longest} characters "
             f"and {MAX_NAME} are possible; shorten a label"
         )
-    size = estimated_size(shape, ensemble=ensemble, comparison=comparison)
+    size = estimated_size(shape, ensemble=ensemble, conventional=conventional)
     require_space([(Path(output_dir), size), *work])
 
 
@@ -199,7 +199,7 @@ def _stage_maps(files: _RunFiles) -> None:
     maps = map_outputs(
         sidecar.method_name(result),
         ensemble=all(f"{label}{SPREAD_SUFFIX}" in result.estimate.maps for label in TISSUE_LABELS),
-        comparison=CONVENTIONAL in of,
+        conventional=CONVENTIONAL in of,
     )
     for spec, desc in maps:
         values = _masked(of[desc], f"{spec.label}{SPREAD_SUFFIX}" if desc == SPREAD else spec.label)

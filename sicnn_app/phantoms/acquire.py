@@ -16,7 +16,7 @@ SNR_DEFINITION = (
     "mean true S0 over the body or brain mask, divided by the standard deviation of the Gaussian noise "
     "of one channel (real or imaginary), for a single volume at b = 0 before any averaging"
 )
-"""What the number called SNR means wherever this package says it."""
+"""Meaning of the number called SNR wherever this package says it."""
 
 DEFAULT_BVALS = {
     "abdomen": (0, 10, 20, 30, 40, 50, 75, 100, 150, 250, 400, 600),

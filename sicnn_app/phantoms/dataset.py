@@ -31,7 +31,7 @@ UNIT = "simulation"
 """Name of the record of what was written."""
 
 OWN_NAMES = ("dataset_description.json", "README.md", "participants.tsv", "dwi.*", "sub-*", TRUTH.as_posix())
-"""What a dataset of this command consists of."""
+"""Parts of a dataset of this command."""
 
 QUANTISATION = 16
 """Image steps per sigma: rounding adds 1/(12 * 16^2) = 0.03 % to the noise variance."""

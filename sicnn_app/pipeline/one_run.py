@@ -39,7 +39,7 @@ CHECKPOINT = "training.pt"
 
 @dataclass(frozen=True)
 class Job:
-    """What the work on the runs of one process needs besides their files.
+    """All that the work on the runs of one process needs besides their files.
 
     ``part`` holds the runs and what is known of them; the device is ``cpu`` or ``cuda:N``; trainings start
     from one of the networks.
@@ -315,7 +315,7 @@ def _goes_on_disk(item: DwiRun, anatomy: str, settings: Settings, scratch: Path)
         settings.output_dir,
         shape,
         ensemble=settings.estimation.ensemble > 1,
-        comparison=settings.estimation.described.trains,
+        conventional=settings.estimation.described.trains,
         work=[(scratch, plan.disk)],
     )
     return plan.on_disk

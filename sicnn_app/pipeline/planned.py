@@ -1,4 +1,4 @@
-"""What a call has to do and would write: fingerprints, finished runs, and files of others in the way."""
+"""Work and files of a call: fingerprints, finished runs, and files of others in the way."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def digest(content: Any) -> str:
 
 
 def training_key(settings: Settings, device: str, **data: Any) -> str:
-    """What must be equal for a training to go on to the very same weights in another process.
+    """Digest of all that must be equal for a training to go on to the very same weights in another process.
 
     ``data`` tells what it trains on, and with which settings of the estimation.
     """
@@ -140,7 +140,7 @@ def planned_outputs(item: DwiRun, settings: Settings) -> list[Path]:
         anatomy=anatomy,
         method=settings.estimation.method,
         ensemble=settings.estimation.ensemble > 1,
-        comparison=settings.estimation.described.trains,
+        conventional=settings.estimation.described.trains,
         motion=motion_correction != "none",
     )
 

@@ -1,4 +1,4 @@
-"""What the corrections of a series have in common: what they return or raise, and what they leave alone."""
+"""Common ground of the corrections of a series: what they return or raise, and what they leave alone."""
 
 from __future__ import annotations
 

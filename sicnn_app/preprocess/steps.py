@@ -24,7 +24,7 @@ MASK_MAX_BVAL = 50.0
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the estimators and the outputs need of a run.
+    """All that the estimators and the outputs need of a run.
 
     Attributes
     ----------

@@ -102,7 +102,7 @@ def cluster_rows(run: RunDerivatives, found: TissueClusters | None) -> list[dict
 
 
 def cluster_words() -> str:
-    """What the table on the page says besides medians and quartiles."""
+    """Words of the table on the page besides medians and quartiles."""
     poor, good = (100 * limit for limit in RELATIVE_BOUND)
     return (
         "Medians with quartiles. The last column is the smallest standard deviation of D* that one voxel "

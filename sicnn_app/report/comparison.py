@@ -14,7 +14,8 @@ from sicnn_app.report.picture import Picture, captioned_map, volume_of
 from sicnn_app.report.quantities import Quantity, difference_quantities, shown_quantities, tissue_quantities
 from sicnn_app.report.tables import method_name
 
-LEAST_SQUARES = "least squares"
+CONVENTIONAL = "least squares"
+"""The conventional fit, as titles name it."""
 
 
 def method_of(run: RunDerivatives) -> str:
@@ -23,7 +24,7 @@ def method_of(run: RunDerivatives) -> str:
 
 
 def floor_words(run: RunDerivatives) -> str:
-    """What the correction for Rician noise does to the differences; empty without one."""
+    """Effect of the correction for Rician noise on the differences; empty without one."""
     facts = Facts(run.parameters)
     if not any(facts.get(name) is True for name in ("rician_model", "noise_floor_taken_off")):
         return ""
@@ -60,7 +61,7 @@ def comparison_rows(run: RunDerivatives) -> list[dict[str, str]]:
 
 def difference_pictures(run: RunDerivatives, display: Display) -> list[Picture]:
     """Maps of the difference from the conventional fit, as far as both are there."""
-    shown = difference_quantities(run.anatomy, f"{method_of(run)} minus {LEAST_SQUARES}")
+    shown = difference_quantities(run.anatomy, f"{method_of(run)} minus {CONVENTIONAL}")
     return [_difference(run, display, quantity) for quantity in shown if has_both(run, quantity)]
 
 
@@ -113,8 +114,8 @@ def _scatter(run: RunDerivatives, quantity: Quantity) -> Picture:
     across, up = (maps[label][voxels].astype(np.float64) for maps in (run.conventional, run.maps))
     return Picture(
         file_name=picture_name(run.name, f"{label}scatter", "svg"),
-        content=charts.scatter_chart(across, up, quantity, (LEAST_SQUARES, own)),
-        title=f"{symbol} against {LEAST_SQUARES}",
+        content=charts.scatter_chart(across, up, quantity, (CONVENTIONAL, own)),
+        title=f"{symbol} against {CONVENTIONAL}",
         caption=f"{agreement}. Darker: more voxels; dashed: equal values; the rim holds what lies beyond.",
-        alt=f"{symbol} by {own} over {symbol} by {LEAST_SQUARES}, voxel by voxel. {agreement}.",
+        alt=f"{symbol} by {own} over {symbol} by {CONVENTIONAL}, voxel by voxel. {agreement}.",
     )

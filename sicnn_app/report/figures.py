@@ -33,7 +33,7 @@ _OUTLINE = "#ffd92f"
 
 
 def underlay_of(run: RunDerivatives) -> np.ndarray:
-    """What lies below maps, 0..1: the image at the lowest b-value, or else the S0 map, or a plain grey."""
+    """The image below maps, 0..1: the image at the lowest b-value, or else the S0 map, or a plain grey."""
     baseline = run.maps.get("s0") if run.measured is None else run.measured.baseline
     return np.full(run.mask.shape, 0.25) if baseline is None else grey_levels(baseline)
 

@@ -232,7 +232,7 @@ def _rewriting(facts: Facts, method: Method) -> str:
 
 
 def _similarity(facts: Facts) -> list[str]:
-    """What makes voxels similar, in words."""
+    """Limits of similarity, in words."""
     limits = []
     similarity = facts.get("similarity")
     similarity = similarity if isinstance(similarity, dict) else {}
@@ -275,7 +275,7 @@ def _training_settings(facts: Facts) -> str:
 
 
 def _ensemble(facts: Facts) -> str:
-    """What was done to get several networks and their spread; nothing for a single one."""
+    """The way to several networks and their spread; nothing for a single one."""
     members = facts.number("ensemble")
     if members is None or members < 2:
         return ""

@@ -145,6 +145,6 @@ def difference_quantities(anatomy: str | None, title: str) -> tuple[Quantity, ..
 
 
 def _of_map(quantity: Quantity, title: str, cmap: str, limits: tuple[float, float]) -> Quantity:
-    """What is shown of a map in its unit, but in words, colours and a range of its own."""
+    """A map as it is shown in its unit, but in words, colours and a range of its own."""
     unit = "percentage points" if quantity.unit == "%" else quantity.unit
     return replace(quantity, title=title, cmap=cmap, unit=unit, fixed_range=limits)

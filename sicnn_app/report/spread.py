@@ -13,7 +13,7 @@ from sicnn_app.report.quantities import Quantity, spread_quantities
 
 
 def spread_words(run: RunDerivatives) -> str:
-    """What the standard deviations are, in a sentence or two."""
+    """Meaning of the standard deviations, in a sentence or two."""
     members = Facts(run.parameters).number("ensemble")
     networks = "an ensemble" if members is None else f"{members:.0f} networks"
     words = f"Standard deviations over {networks}, each trained with a seed and noise of its own."

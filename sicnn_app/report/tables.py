@@ -144,7 +144,7 @@ def _statistics(run: RunDerivatives) -> list[dict[str, str]]:
 
 
 def at_bvalues(facts: Facts, name: str, bvals: Sequence[float]) -> list[float | None]:
-    """What a sidecar lists per b-value used, at the nearest of these to each b-value.
+    """Values that a sidecar lists per b-value used, at the nearest of these to each b-value.
 
     None for every b-value where the sidecar lists none, or not one for each b-value used.
 

@@ -12,7 +12,7 @@ from sicnn_app.derivatives.facts import Facts
 from sicnn_app.derivatives.names import picture_name
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
 from sicnn_app.report import figures
-from sicnn_app.report.comparison import LEAST_SQUARES, method_of
+from sicnn_app.report.comparison import CONVENTIONAL, method_of
 from sicnn_app.report.display import Display, plan_display
 from sicnn_app.report.packing import CODE_BYTES, Quantised, first_voxel, pack_slices, plan_packing, quantise
 from sicnn_app.report.page import render_page
@@ -63,7 +63,7 @@ def voxel_page(
         convention=display.convention,
         has_signals=run.measured is not None,
         own_method=method_of(run),
-        conventional=LEAST_SQUARES if run.conventional else None,
+        conventional=CONVENTIONAL if run.conventional else None,
         spread=bool(run.spread),
         left_out=int(run.mask.any(axis=(0, 1)).sum()) - len(slices),
         slices=len(slices),
@@ -94,7 +94,7 @@ def _fields(run: RunDerivatives) -> dict[str, np.ndarray]:
 def _content(
     run: RunDerivatives, display: Display, packed: dict[str, Quantised], slices: tuple[int, ...]
 ) -> dict[str, Any]:
-    """What the program of the page reads, but for the bytes of a number."""
+    """Data that the program of the page reads, but for the bytes of a number."""
     rows, columns = display.picture(run.mask[..., 0]).shape
     flags = np.zeros(int(run.mask.sum()), dtype=np.uint8) if run.flags is None else run.flags[run.mask]
     underlay = np.rint(255 * figures.underlay_of(run)).astype(np.uint8)
@@ -150,7 +150,7 @@ def _views(run: RunDerivatives) -> list[dict[str, Any]]:
     for group, suffix, quantities, volumes in (
         (method_of(run), "", own, run.maps),
         ("Standard deviations", "_std", spread_quantities(run.anatomy), run.spread),
-        (LEAST_SQUARES.capitalize(), "_lsq", own, run.conventional),
+        (CONVENTIONAL.capitalize(), "_lsq", own, run.conventional),
     ):
         # The spread of D* is that of the run's own maps, so their F says whether it means anything.
         perfusion = "f_lsq" if suffix == "_lsq" else "f"

@@ -1,4 +1,4 @@
-"""What the user sees while the app works: a progress bar on a terminal, plain lines elsewhere."""
+"""Signs of life while the app works: a progress bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def limited_threads(threads: int) -> Iterator[None]:
 
 
 NO_MEMORY = ("out of memory", "not enough memory", "ALLOC_FAILED")
-"""What CUDA, the CPU allocator and the CUDA libraries say, in errors that have no class of their own."""
+"""Words of CUDA, the CPU allocator and the CUDA libraries say, in errors that have no class of their own."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -30,7 +30,7 @@ RELEASE_BYTES = 32 << 20
 """A series on disk keeps about this much of itself in memory."""
 
 TOUCH_BYTES = 1 << 19
-"""What a look at a single voxel of a file costs: the system reads ahead; measured on Linux 6.18."""
+"""Cost of a look at a single voxel of a file: the system reads ahead; measured on Linux 6.18."""
 
 LATER_BYTES = 200_000_000
 """Libraries loaded after the plan is made, the report and its figures."""

@@ -1,4 +1,4 @@
-"""What libraries find around them: none of their settings, whoever left some there.
+"""Surroundings that libraries find: none of their settings, whoever left some there.
 
 A notebook, a scheduler or a container leaves much in the environment, and libraries read that, their files in
 HOME and those in the current folder when they are imported. Maps and reports must not depend on it, and no

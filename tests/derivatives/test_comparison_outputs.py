@@ -38,7 +38,7 @@ def content(files: dict[str, Path], name: str) -> dict:
 
 def test_maps_of_the_conventional_fit_are_written_as_announced(tmp_path):
     result = make_result(tmp_path, comparison=True)
-    announced = expected_outputs(result.run, tmp_path / "out", anatomy="body", comparison=True)
+    announced = expected_outputs(result.run, tmp_path / "out", anatomy="body", conventional=True)
     files = written(result, tmp_path)
     assert sorted(announced) == sorted(files.values())
     mask = result.averaged.mask

@@ -32,7 +32,7 @@ class StudyGroup:
 
     @cached_property
     def own(self) -> dict[str, str]:
-        """What the fingerprint of each run would be if it did not depend on the others, by its name."""
+        """Fingerprint of each run if it did not depend on the others, by its name."""
         return fingerprint_all(self.settings, self.runs)
 
     @cached_property
@@ -79,7 +79,7 @@ class Study:
             )
 
     def own_fingerprint(self, name: str, fingerprint: str) -> str:
-        """What the ``fingerprint`` of a run would be if it did not depend on the other runs."""
+        """The ``fingerprint`` of a run if it did not depend on the other runs."""
         group = self.group_of(name)
         return fingerprint if group is None else group.own[name]
 

@@ -170,7 +170,7 @@ class StudyNetworks:
         return network
 
     def _cases(self, group: StudyGroup, scratch: Path) -> dict[str, TrainingData]:
-        """What the network is trained on; one run at a time is in memory as a whole."""
+        """Data that the network is trained on; one run at a time is in memory as a whole."""
         from sicnn_app.sicnn.study import study_case
 
         cases = {}

@@ -1,4 +1,4 @@
-"""What a task gets and what it gives back: values that can be pickled."""
+"""Input and outcome of a task: values that can be pickled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sicnn_app.settings import Settings
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one run: ``done``, ``skipped`` or ``failed``, with the error of a failed one."""
+    """Outcome of one run: ``done``, ``skipped`` or ``failed``, with the error of a failed one."""
 
     run: DwiRun
     status: str
@@ -92,7 +92,7 @@ class Part:
 
 @dataclass(frozen=True)
 class PartResult:
-    """What a process made of its part.
+    """Outcomes of a part.
 
     With ``networks_only`` the outcomes are those of runs whose network cannot be trained. The error is what
     ended the process before it had dealt with its runs; ``stopped`` when that was a signal, after which the

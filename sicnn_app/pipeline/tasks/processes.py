@@ -156,7 +156,7 @@ def process_here(
 
 
 def readable(error: BaseException) -> SicnnAppError:
-    """What ended the process of a part, as an error that a user can act on."""
+    """The end of the process of a part, as an error that a user can act on."""
     if isinstance(error, SicnnAppError):
         return error
     if isinstance(error, ChildKilledError):

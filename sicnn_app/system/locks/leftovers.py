@@ -1,4 +1,4 @@
-"""What killed processes leave in a work directory, and how it goes."""
+"""Leftovers of killed processes in a work directory, and how they go."""
 
 from __future__ import annotations
 

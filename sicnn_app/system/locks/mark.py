@@ -42,7 +42,7 @@ _WORD_LENGTH = 64
 """Letters that a message shows of what a mark says."""
 
 _FIELDS = {"host": str, "pid": int, "since": str, "device": int, "token": str}
-"""What every mark says."""
+"""Content of every mark."""
 
 
 @cache
@@ -123,7 +123,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a look at a mark shows.
+    """A mark as a look shows it.
 
     Attributes
     ----------
@@ -188,7 +188,7 @@ def _open(name: str, folder: int) -> int:
 
 
 def content_of(name: str, folder: int) -> dict:
-    """What a mark says; nothing when it is absent or cannot be read."""
+    """Content of a mark; nothing when it is absent or cannot be read."""
     try:
         return _parsed(read_regular(name, _MARK_SIZE, follow=False, dir_fd=folder))
     except OSError:
