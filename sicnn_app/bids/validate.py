@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from sicnn_app.bids.text_files import can_be_entered, read_json
 from sicnn_app.errors import DataError, MissingInputError, NotBidsError
@@ -12,10 +13,29 @@ DESCRIPTION = "dataset_description.json"
 REQUIRED_FIELDS = ("Name", "BIDSVersion")
 
 
-def check_dataset(bids_dir: Path, *, skip: bool) -> list[str]:
-    """Check that a folder is a BIDS dataset, and return warnings, one line each.
+def _read_description(path: Path) -> dict[str, Any]:
+    if not os.path.lexists(path):
+        raise NotBidsError(f"{path} is missing: not a BIDS dataset. Add it, or use --skip-bids-validation")
+    try:
+        return read_json(path)
+    except (DataError, MissingInputError) as error:
+        remedy = "" if path.exists() and not path.is_file() else ", or use --skip-bids-validation"
+        raise NotBidsError(f"{error}{remedy}") from None
 
-    With ``skip`` a missing or broken ``dataset_description.json`` is a warning only.
+
+def check_dataset(bids_dir: Path, *, skip: bool) -> list[str]:
+    """Check that a folder is a BIDS dataset.
+
+    Parameters
+    ----------
+    bids_dir : Path
+    skip : bool
+        A missing or broken ``dataset_description.json`` is a warning only.
+
+    Returns
+    -------
+    list of str
+        Warnings, one line each.
 
     Raises
     ------
@@ -34,16 +54,11 @@ def check_dataset(bids_dir: Path, *, skip: bool) -> list[str]:
         raise DataError(f"the dataset {bids_dir} cannot be read: check its permissions")
     path = bids_dir / DESCRIPTION
     try:
-        if not os.path.lexists(path):
-            raise MissingInputError(f"{path} is missing: not a BIDS dataset. Add it")
-        description = read_json(path)
-    except (DataError, MissingInputError) as error:
-        if path.exists() and not path.is_file():
-            raise NotBidsError(str(error)) from None
-        problem = f"{error}, or use --skip-bids-validation"
-        if not skip:
-            raise NotBidsError(problem) from None
-        return [problem]
+        description = _read_description(path)
+    except NotBidsError as error:
+        if not skip or (path.exists() and not path.is_file()):
+            raise
+        return [str(error)]
     warnings = [f"{path} has no {field}" for field in REQUIRED_FIELDS if not description.get(field)]
     if description.get("DatasetType") == "derivative":
         warnings.append(
