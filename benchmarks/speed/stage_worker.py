@@ -5,7 +5,7 @@
 
 The first is the app's own command line; the second the estimator alone on a simulated measurement, after a
 warm-up on a CUDA device. SCENARIO and SETTINGS are JSON: fields of
-:class:`benchmarks.scenarios.Scenario` and of :class:`sicnn_app.settings.EstimationSettings`.
+:class:`benchmarks.common.scenarios.Scenario` and of :class:`sicnn_app.settings.EstimationSettings`.
 """
 
 from __future__ import annotations

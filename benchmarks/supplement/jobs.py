@@ -84,7 +84,7 @@ class InVivo(Job):
     seed : int
         Of noise and training.
     scheme : str
-        Key of :data:`benchmarks.scenarios.SCHEMES` without repeats.
+        Key of :data:`benchmarks.common.scenarios.SCHEMES` without repeats.
     settings : EstimationSettings
     """
 

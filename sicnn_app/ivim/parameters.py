@@ -156,7 +156,7 @@ BOUNDS = {spec.label: spec.bounds for spec in MAPS if spec.bounds is not None}
 """Closed interval of every parameter, in the unit of its map; S0 relative to the normaliser."""
 
 PARAMETERS = tuple(BOUNDS)
-"""Labels of the unknowns of a voxel, in the order of every array of them: F, D, D*, S0."""
+"""Labels of the unknowns of a voxel: F, D, D*, S0 (``lsq`` has columns of its own order)."""
 
 TISSUE_LABELS = tuple(spec.label for spec in MAPS if spec.of_tissue)
 """Labels of the properties of the tissue: F, D, D*."""
