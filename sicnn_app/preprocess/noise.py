@@ -80,7 +80,9 @@ def estimate_noise(series: DwiSeries, average: RepeatAverage) -> Noise:
     return Noise(sigma, method, remaining=sigma)
 
 
-def noise_after_denoising(noisy: DwiSeries, denoised: DwiSeries, mask: np.ndarray, scatter: Noise) -> Noise:
+def noise_after_denoising(
+    noisy: DwiSeries, denoised: DwiSeries, mask: np.ndarray, scatter: Noise, earlier: Noise | None = None
+) -> Noise:
     """Noise of a series that was denoised: as acquired, and what remains in its averaged signals.
 
     Denoised repeats look alike and denoised decays are smooth, whatever error they share: in simulated
@@ -98,22 +100,27 @@ def noise_after_denoising(noisy: DwiSeries, denoised: DwiSeries, mask: np.ndarra
 
     Both series are from before motion correction. At most :data:`MAX_FITTED_VOXELS` voxels of the mask are
     used. What remains is never below ``scatter``, the noise of the final series.
+
+    Where another step has lowered the noise before, ``earlier`` is what this function found of it: the noise
+    as acquired stays that, and this step takes off from what remained.
     """
     voxels = _evenly_spaced(mask)
     few = [_at(series, voxels) for series in (noisy, denoised)]
     before, after = (average_repeats(one, np.ones(one.signals.shape[:3], dtype=bool)) for one in few)
-    noise = estimate_noise(few[0], before)
+    acquired = earlier or estimate_noise(few[0], before)
     both = before.mask & after.mask
     removed = (before.signals[both] - after.signals[both]) / before.groups.noise_factors
     squares = np.square(removed, dtype=np.float64).sum(axis=1)
     removed_sigma = _sigma(squares, removed.shape[1])
-    remaining = max(float(np.sqrt(abs(noise.sigma**2 - removed_sigma**2))), scatter.sigma)
+    removed_before = earlier.details["NoiseRemovedByDenoising"] if earlier else 0.0
+    remaining = max(float(np.sqrt(abs(acquired.remaining**2 - removed_sigma**2))), scatter.sigma)
+    told = f"{acquired.method}, before denoising; what remains from what denoising took off the averages"
     return Noise(
-        sigma=noise.sigma,
-        method=f"{noise.method}, before denoising; what remains from what denoising took off the averages",
+        sigma=acquired.sigma,
+        method=earlier.method if earlier else told,
         remaining=remaining,
         details={
-            "NoiseRemovedByDenoising": removed_sigma,
+            "NoiseRemovedByDenoising": float(np.hypot(removed_sigma, removed_before)),
             "NoiseStandardDeviationRemaining": remaining,
             "ScatterAfterPreprocessing": scatter.sigma,
         },

@@ -108,10 +108,12 @@ def prepare(
         steps.append({"Name": step.name, **record, "Choice": choice})
     mask = _find_mask(corrected, anatomy, external_mask, motion is not None)
     average = average_repeats(corrected, mask.voxels)
-    noise = estimate_noise(corrected, average)
+    scatter = estimate_noise(corrected, average)
+    lowered: Noise | None = None
     for label, pair in changes.items():
         if STEPS[label].lowers_noise:
-            noise = noise_after_denoising(*pair, average.mask, noise)
+            lowered = noise_after_denoising(*pair, average.mask, scatter, lowered)
+    noise = lowered or scatter
     pictures = [compare_step(label, *pair, average.mask) for label, pair in changes.items()]
     averaged = average.with_noise(noise.sigma, noise.remaining, noise.method)
     normaliser_bval = float(averaged.bvals[0])

@@ -207,3 +207,26 @@ def test_the_estimate_after_denoising_names_both_levels():
     assert noise.remaining == noise.details["NoiseStandardDeviationRemaining"] < noise.sigma
     assert noise.remaining >= noise.details["ScatterAfterPreprocessing"]
     assert "3 repeated volumes (b = 0)" in noise.method and "before denoising" in noise.method
+
+
+def test_a_second_step_that_lowers_the_noise_goes_on_from_what_the_first_one_left():
+    bvals = np.repeat(SCHEMES[12], 2)
+    truth = decays(bvals, 1500, np.random.default_rng(4))
+    noisy = truth + 5 * np.random.default_rng(5).standard_normal(truth.shape)
+    once = low_rank(8)(noisy)
+    true, before, between, after = (
+        DwiSeries(signals.astype(np.float32)[:, None, None, :], bvals, None, np.eye(4))
+        for signals in (truth, noisy, once, low_rank(4)(once))
+    )
+    mask = np.ones((1500, 1, 1), dtype=bool)
+    average, averaged_truth = average_repeats(after, mask), average_repeats(true, mask)
+    error = (average.signals - averaged_truth.signals)[average.mask] / average.groups.noise_factors
+    scatter = estimate_noise(after, average)
+    first = noise_after_denoising(before, between, mask, scatter)
+    both = noise_after_denoising(between, after, mask, scatter, first)
+    assert both.sigma == first.sigma == pytest.approx(5, rel=0.06) and both.method == first.method
+    assert both.remaining < first.remaining
+    assert both.remaining == pytest.approx(float(np.median(np.abs(error)) / 0.6745), rel=0.15)
+    in_one = noise_after_denoising(before, after, mask, scatter)
+    for name, value in in_one.details.items():
+        assert both.details[name] == pytest.approx(value, rel=0.15), name
