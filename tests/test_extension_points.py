@@ -7,6 +7,7 @@ the row points to.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -132,7 +133,7 @@ def odd_voxels(monkeypatch: pytest.MonkeyPatch) -> str:
         lambda quality: float(quality.result.averaged.signals[:, :, 0, 0].mean()),
         unit="arbitrary",
         in_group=99,
-        outlier=Shown("signal of the first slice", "Signal of the first slice"),
+        outlier=Shown("signal of the first slice", "Signal of the first slice", 0.01, "hundreds"),
         tile="Edge",
     )
     monkeypatch.setattr(quality, "COLUMNS", (*quality.COLUMNS, row))
@@ -150,7 +151,7 @@ def test_a_column_of_the_quality_table_is_a_row(odd_voxels, app, tmp_path):
     described = json.loads(text_of(next(out.rglob("sub-01*_desc-ivim_qc.json"))))[odd_voxels]
     assert row[odd_voxels] > 0
     assert described["Description"].endswith("that nobody needs") and described["Units"] == "arbitrary"
-    assert "Edge" in text_of(out / "sub-01.html")
+    assert re.search(r"<dt>Edge</dt><dd>[\d.]+ hundreds</dd>", text_of(out / "sub-01.html"))
 
     assert app.raw(made.root, out, "group").code == 0
     table = pd.read_csv(out / "group_ivim.tsv", sep="\t").set_index("source")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sicnn_app import formats
+from sicnn_app.derivatives.facts import MISSING, format_number
 from sicnn_app.derivatives.names import SPREAD_SUFFIX
 from sicnn_app.derivatives.sidecar import method_name, signal_to_noise
 from sicnn_app.ivim.adequacy_inputs import TYPICAL, VERDICTS, Adequacy, Evidence
@@ -134,7 +135,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Shown:
-    """How the page of the group shows a column that is looked through for outliers.
+    """How pages show a column: the group's one that is looked through for outliers, the report its tile.
 
     Attributes
     ----------
@@ -153,6 +154,20 @@ class Shown:
     factor: float = 1.0
     unit: str = ""
 
+    def text(self, value: float | None, *, unit: bool = True) -> str:
+        """A value of the table in the unit shown.
+
+        Examples
+        --------
+        >>> Shown("flagged voxels", "Flagged voxels", 100.0, "%").text(0.125)
+        '12.5 %'
+        """
+        if value is None:
+            return MISSING
+        number = format_number(value * self.factor)
+        times = "\u00a0×\u00a0" if self.unit.startswith("10") else " "
+        return f"{number}{times}{self.unit}" if unit and self.unit else number
+
 
 @dataclass(frozen=True)
 class Column(formats.Column):
@@ -165,7 +180,7 @@ class Column(formats.Column):
     outlier : Shown, optional
         Runs of the group that lie outside in it are named; the page draws it.
     tile : str, optional
-        Name under which the report of the run shows it at its top.
+        Name under which the report of the run shows it at its top, in the unit of ``outlier``.
     """
 
     in_group: int | None = None

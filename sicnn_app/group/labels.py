@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from sicnn_app.derivatives.facts import MISSING, format_number
+from sicnn_app.derivatives.facts import MISSING
 from sicnn_app.derivatives.quality import Shown, outlier_columns
 from sicnn_app.formats import natural_key
 from sicnn_app.group.charts import Source
@@ -38,20 +38,6 @@ class ShownMeasure(Shown):
     def short(self) -> str:
         """Head of a column of numbers without unit."""
         return self.axis.removeprefix("median ")
-
-    def text(self, value: float | None, *, unit: bool = True) -> str:
-        """A value of the table in the unit shown.
-
-        Examples
-        --------
-        >>> region_measures()["flagged_share"].text(0.125)
-        '12.5 %'
-        """
-        if value is None:
-            return MISSING
-        number = format_number(value * self.factor)
-        times = "\u00a0×\u00a0" if self.unit.startswith("10") else " "
-        return f"{number}{times}{self.unit}" if unit and self.unit else number
 
 
 def region_measures() -> dict[str, ShownMeasure]:

@@ -17,7 +17,7 @@ from sicnn_app.derivatives.facts import (
     in_words,
     stop_in_words,
 )
-from sicnn_app.derivatives.quality import columns
+from sicnn_app.derivatives.quality import Column, columns
 from sicnn_app.formats import printable, shorten
 from sicnn_app.ivim.flags import FLAGS
 from sicnn_app.methods import METHODS
@@ -51,12 +51,11 @@ def tabulate_run(run: RunDerivatives) -> dict[str, Any]:
     # A fit has one row too, but trains nothing.
     head = list(run.history[0]) if run.history and (method is None or method.trains) else []
     main = _main_numbers(run, facts)
-    own = [(column.tile, run.qc_row.get(column.name)) for column in columns() if column.tile]
     return {
         "summary": {**main, "Ended because": stop_in_words(facts.get("stop_reason"))},
         "tiles": [
             *((name.replace(" (", ", median ("), value) for name, value in main.items()),
-            *((name, _cell(value)) for name, value in own),
+            *((column.tile, _of_column(run, column)) for column in columns() if column.tile),
         ],
         "problems": list(run.problems),
         "warnings": facts.strings("warnings"),
@@ -70,6 +69,12 @@ def tabulate_run(run: RunDerivatives) -> dict[str, Any]:
         "references": references_of(run.parameters, run.software),
         "settings": _settings(run),
     }
+
+
+def _of_column(run: RunDerivatives, column: Column) -> str:
+    """Value of a column of the quality table as the pages show it."""
+    written = run.qc_row.get(column.name)
+    return _cell(written) if column.outlier is None else column.outlier.text(as_number(written))
 
 
 def _main_numbers(run: RunDerivatives, facts: Facts) -> dict[str, str]:

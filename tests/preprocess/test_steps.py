@@ -20,6 +20,7 @@ from sicnn_app.preprocess.correction import Corrected
 from sicnn_app.preprocess.steps import prepare
 from sicnn_app.settings import PreprocessingSettings
 from sicnn_app.sicnn.cropping import normalise
+from sicnn_app.steps import STEPS
 
 BVALS = np.array([0, 0, 0, 10, 20, 50, 100, 200, 400, 400, 800, 2000], dtype=float)
 SIGMA = 5.0
@@ -82,9 +83,7 @@ def test_the_steps_are_recorded_in_order_and_serialisable():
     names = [step["Name"] for step in result.steps]
     assert names == [
         "Volume selection",
-        "Denoising",
-        "Gibbs unringing",
-        "Motion correction",
+        *(step.name for step in STEPS.values()),
         "Mask",
         "Averaging of repeats and directions",
         "Noise estimate",
