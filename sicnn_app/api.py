@@ -125,7 +125,8 @@ def estimate(
     mask : array_like, shape (X, Y, Z) or (X, Y), bool, optional
         Voxels to estimate; by default all with a positive signal at the lowest b-value. Leave air out: the
         networks learn from every voxel of the mask.
-    method : {'si-cnn', 'di-cnn', 'cnn', 'lsq'}
+    method : str
+        One of :data:`sicnn_app.methods.METHODS`, as on the command line.
     sigma : float, optional
         Noise standard deviation of one volume, units of the signals; by default it is estimated from repeats,
         or else from what a smooth decay leaves over.

@@ -54,7 +54,7 @@ def constant_estimate(signals, mask, bvals, *, sigma_per_bval, settings, device=
         maps=maps,
         predicted=predicted.astype(np.float32),
         history=[{"data_iteration": 0, "training_loss": 0.0}],
-        parameters={"method": settings.method, "stop_reason": "at once", "out_of_memory": []},
+        parameters={"method": settings.method, "stop_reason": "at once"},
         algorithm="The same values everywhere",
         device=device,
     )

@@ -32,7 +32,9 @@ class Estimate:
         other methods.
     parameters : dict
         Settings as resolved for these data (thresholds, bounds, iterations done,
-        stop reason, seed ...), JSON-serialisable, for the sidecar.
+        stop reason, seed ...), JSON-serialisable, for the sidecar. The rest of the app knows ``stop_reason``,
+        ``data_iterations``, ``out_of_memory`` (warnings on what was given up for want of it) and, of least
+        squares, ``bounds``; what a method has not is left out.
     algorithm : str
         One sentence for ``EstimationAlgorithm``.
     device : str

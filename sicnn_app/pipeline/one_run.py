@@ -206,7 +206,7 @@ def _estimate_run(item: DwiRun, job: Job, checkpoint: TrainingCheckpoint, *, scr
         conventional, not_compared = fit_conventionally(
             averaged, settings, device=job.device, progress=progress
         )
-    said = [*estimate.parameters["out_of_memory"], *not_compared]
+    said = [*estimate.parameters.get("out_of_memory", ()), *not_compared]
     warnings += said
     for text in (*said, *checkpoint.warnings):
         console.warning(f"{item.name}: {text}")
