@@ -8,13 +8,14 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
 from sicnn_app.settings import EstimationSettings, NetworkSettings
-from sicnn_app.sicnn import iterate
+from sicnn_app.sicnn import iterate, memory_fallback
 from sicnn_app.sicnn.estimate import build_trainer, estimate, needed_bytes
 from sicnn_app.sicnn.memory_fallback import Attempt
 from sicnn_app.sicnn.network import IvimNetwork, NetworkConfig
@@ -106,6 +107,16 @@ def test_the_memory_plan_grows_with_the_network(more):
     usual = EstimationSettings(batch_size=4)
     larger = replace(usual, network=NetworkSettings(**more))
     assert needed_bytes((128, 128, 4), 8, larger) > needed_bytes((128, 128, 4), 8, usual)
+
+
+def test_another_default_shape_does_not_change_what_a_shape_takes(monkeypatch):
+    shape, deeper = (128, 128, 4), EstimationSettings(network=NetworkSettings(depth=5, kernel_size=5))
+    monkeypatch.setattr(NetworkSettings.__init__, "__defaults__", (32, 5, 5, "channels"))
+    assert NetworkSettings() == deeper.network
+    plan = ModuleType("plan_of_another_default")
+    monkeypatch.setitem(sys.modules, plan.__name__, plan)
+    exec(Path(memory_fallback.__file__).read_text(encoding="utf-8"), vars(plan))
+    assert plan.needed_bytes(shape, 8, deeper) == needed_bytes(shape, 8, deeper)
 
 
 PEAK = """

@@ -25,7 +25,8 @@ STATE_LAYOUT = 4
 SMALLER_TILES = (32, 16)
 """Voxels; what follows when a batch is down to one tile."""
 
-DEFAULT = NetworkSettings()
+MEASURED = NetworkSettings(width=32, depth=3, kernel_size=3)
+"""The network whose memory the numbers below were measured with, whatever the default one is."""
 
 FIXED_BYTES = 110_000_000
 """Libraries that the first convolution loads, and what the allocator keeps."""
@@ -47,12 +48,12 @@ STEP_COPIES = {"width": 11, "bvals": 19, "rician": 11}
 times the b-values; the Rician model adds to the latter."""
 
 FURTHER_COPIES = {"layer": 8, "channel": 6}
-"""The same for the channels of every layer that a network has more than the default one, and for every
+"""The same for the channels of every layer that a network has more than the measured one, and for every
 channel that its layers are wider."""
 
 WEIGHT_COPIES = 8
 """Of all weights: the network's, their averages, gradients, what Adam keeps, the best and those being saved.
-The fixed bytes hold those of the default network."""
+The fixed bytes hold those of the measured network."""
 
 SLICE_COPIES = {"width": 5, "bvals": 3}
 """The same per voxel of a slice that is predicted."""
@@ -122,7 +123,7 @@ def needed_bytes(
     tile = math.prod(tile_length(length, attempt.tile_size, gap) for length in (size_x, size_y))
     batch = min(attempt.batch_size, tiles_of(shape, attempt.tile_size))
     step = members * batch * tile * (_step_values(network) + per_bval * n_bvals)
-    step += members * WEIGHT_COPIES * max(0, _weights(network, n_bvals) - _weights(DEFAULT, n_bvals))
+    step += members * WEIGHT_COPIES * max(0, _weights(network, n_bvals) - _weights(MEASURED, n_bvals))
     per_voxel = SLICE_COPIES["width"] * network.width + SLICE_COPIES["bvals"] * n_bvals
     one_slice = members * size_x * size_y * per_voxel
     together = max(size_x * size_y, min(members * voxels, VOXELS_AT_ONCE))
@@ -133,7 +134,7 @@ def needed_bytes(
 
 def _step_values(network: NetworkSettings) -> int:
     """Values per voxel of a batch that one optimiser step keeps of the hidden layers."""
-    layers, channels = max(0, network.depth - DEFAULT.depth), max(0, network.width - DEFAULT.width)
+    layers, channels = max(0, network.depth - MEASURED.depth), max(0, network.width - MEASURED.width)
     copies = STEP_COPIES["width"] + FURTHER_COPIES["layer"] * layers
     return copies * network.width + FURTHER_COPIES["channel"] * channels
 
