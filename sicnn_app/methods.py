@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
+from sicnn_app.ivim.map_spec import MapSpec
+
 if TYPE_CHECKING:
     import numpy as np
 
     from sicnn_app.ivim.maps import Estimate
-    from sicnn_app.ivim.parameters import MapSpec
     from sicnn_app.ivim.resampling import Resample
     from sicnn_app.settings import EstimationSettings
     from sicnn_app.sicnn.study_network import StudyNetwork
