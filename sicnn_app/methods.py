@@ -116,6 +116,9 @@ class Method:
         The number of epochs is a setting, since nothing else ends the training.
     maps : tuple of MapSpec
         Further maps that it returns, besides those of every method.
+    model : str
+        Name and equation of its model, as "tri-exponential: S(b) = ...", for sidecars and the methods text;
+        empty for the bi-exponential.
     """
 
     title: str
@@ -128,6 +131,7 @@ class Method:
     searches_neighbours: bool = False
     takes_epochs: bool = False
     maps: tuple[MapSpec, ...] = ()
+    model: str = ""
 
 
 _REWRITING_NETWORK = (

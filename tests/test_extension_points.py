@@ -162,6 +162,9 @@ def test_a_column_of_the_quality_table_is_a_row(odd_voxels, app, tmp_path):
     assert "Signal of the first slice" in page and "signal of the first slice" in page
 
 
+KURTOSIS_MODEL = "with kurtosis: S(b) = nobody knows"
+
+
 @pytest.fixture
 def with_kurtosis(constant, monkeypatch: pytest.MonkeyPatch) -> str:
     """The method of one row with a further map; gives the name of the method."""
@@ -174,8 +177,9 @@ def with_kurtosis(constant, monkeypatch: pytest.MonkeyPatch) -> str:
         title="kurtosis of tissue",
         factor=100.0,
         shown_unit="%",
+        outlier=True,
     )
-    monkeypatch.setitem(METHODS, constant, replace(METHODS[constant], maps=(spec,)))
+    monkeypatch.setitem(METHODS, constant, replace(METHODS[constant], maps=(spec,), model=KURTOSIS_MODEL))
 
     def estimate(*args, **options):
         found = constant_estimate(*args, **options)
@@ -195,6 +199,7 @@ def test_a_map_of_a_method_is_a_row(with_kurtosis, app, tmp_path):
     assert set(values[np.isfinite(values)].round(5)) == {0.7}
     sidecar = json.loads(text_of(next(out.rglob("sub-01*_param-kurtosis_dwimap.json"))))
     assert sidecar["Description"].startswith("Kurtosis that nobody") and sidecar["Units"] == "arbitrary"
+    assert sidecar["Model"]["Description"] == f"Intravoxel incoherent motion (IVIM), {KURTOSIS_MODEL}"
     assert "`param-kurtosis`" in text_of(out / "README.md")
 
     (row,) = pd.read_csv(next(out.rglob("sub-01*_desc-ivim_qc.tsv")), sep="\t").to_dict("records")
@@ -202,6 +207,7 @@ def test_a_map_of_a_method_is_a_row(with_kurtosis, app, tmp_path):
     assert row["kurtosis_median"] == pytest.approx(0.7) and "nobody" in described["Description"]
 
     report = text_of(out / "sub-01.html")
+    assert "bi-exponential" not in report and f"incoherent motion, {KURTOSIS_MODEL}." in report
     assert "kurtosis of tissue" in report and "K (%)" in report
     assert list(out.rglob("sub-01*_desc-kurtosismap_dwi.png"))
 
@@ -209,6 +215,7 @@ def test_a_map_of_a_method_is_a_row(with_kurtosis, app, tmp_path):
     table = pd.read_csv(out / "group_ivim.tsv", sep="\t")
     assert table["kurtosis_median"].tolist() == pytest.approx([0.7, 0.7])
     assert "nobody" in json.loads(text_of(out / "group_ivim.json"))["kurtosis_median"]["Description"]
+    assert "K, kurtosis of tissue" in text_of(out / "group.html")
     # Finished is finished, with its further file.
     assert "skipped, finished before" in app(made, out, "--method", with_kurtosis, *ON_CPU).text
 

@@ -147,8 +147,10 @@ def model(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
         "MaskSource": mask_source(result, roots),
         "PreprocessingSteps": result.steps,
     }
+    method = METHODS.get(method_name(result))
+    own = method.model if method else ""
     return {
-        "Description": IVIM_DESCRIPTION,
+        "Description": f"Intravoxel incoherent motion (IVIM), {own}" if own else IVIM_DESCRIPTION,
         "TermURL": IVIM_TERM_URL,
         "URL": IVIM_URL,
         "Parameters": portable_json(parameters, roots),

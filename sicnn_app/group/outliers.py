@@ -13,13 +13,10 @@ import numpy as np
 from sicnn_app.derivatives.quality import outlier_columns
 from sicnn_app.group.statistics import FAR_OUTLIER_FENCE, MIN_RUNS, OUTLIER_FENCE, Distribution, distribution
 from sicnn_app.group.table import Row, cell, number
-from sicnn_app.ivim.parameters import MAPS
+from sicnn_app.ivim.parameters import all_maps
 
 KIND_COLUMNS = ("anatomy", "acquisition", "method", "segmentation", "region")
 """Rows that agree in these columns are of one kind."""
-
-REGION_MEASURES = (*(f"{spec.label}_median" for spec in MAPS if spec.outlier), "flagged_share")
-"""Columns of a region in which outliers are looked for; those of the run are named in its quality table."""
 
 OUTLIER_RULE = (
     f"A value is an outlier when it lies more than {OUTLIER_FENCE:g} interquartile ranges below the lower or "
@@ -72,8 +69,9 @@ def measure_kinds(rows: Sequence[Row]) -> list[Measured]:
     for row in rows:
         kinds[tuple(kind_of(row).items())].append(row)
     found = []
+    of_region = [f"{spec.label}_median" for spec in all_maps() if spec.outlier]
     of_run = [column.name for column in outlier_columns()]
-    for column in (*REGION_MEASURES, *of_run):
+    for column in (*of_region, "flagged_share", *of_run):
         for items, own in kinds.items():
             kind = dict(items)
             if column in of_run and kind["segmentation"] is not None:

@@ -171,6 +171,8 @@ def _model(facts: Facts) -> str:
         "[F exp(-b D*) + (1 - F) exp(-b D)] (Le Bihan et al., 1988), with perfusion fraction F, diffusion "
         "coefficient D and pseudo-diffusion coefficient D*, the full second exponent."
     )
+    if (method := _method(facts)) and method.model:
+        text = f"The signals were described by intravoxel incoherent motion, {method.model}."
     bounds = facts.get("bounds")
     if isinstance(bounds, Mapping):
         intervals = [
