@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sicnn_app.bids.associate import Associator, image_stem
+from sicnn_app.bids.combine import require_one_acquisition
 from sicnn_app.bids.derivative_datasets import (
     PREPROCESSED,
     find_mask,
@@ -239,6 +240,7 @@ def discover(
                     f"{other} and {run.parts[0].image} are both the run {run.name}: keep one of them"
                 )
             collector.require_readable(run, has_bvals_file=inputs.bvals is not None)
+            require_one_acquisition(run.parts)
             if inputs.derivatives:
                 run = _add_mask(run, inputs, collector.warnings)
         except SicnnAppError as error:

@@ -9,7 +9,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from sicnn_app.bids.geometry import grid_shape, position_warnings
+from sicnn_app.bids.geometry import (
+    greatest_distance,
+    grid_shape,
+    position_warnings,
+    same_grid,
+    states_orientation,
+)
 from sicnn_app.bids.gradients import bvals_in_words, bvals_path, merged_bvals, part_bvals, read_bvecs
 from sicnn_app.bids.images import open_image, read_signals, require_voxels, volume_count
 from sicnn_app.errors import DataError
@@ -18,17 +24,26 @@ from sicnn_app.ivim.run import DwiRun
 from sicnn_app.ivim.series import MAX_LOW_BVAL, MIN_DISTINCT_BVALS, DwiSeries
 from sicnn_app.system.memory import empty_series
 
-GRID_TOLERANCE = 1e-3
-"""mm; affines of combined runs that differ less are one grid."""
+SAME_SIZE = 0.01
+"""Share by which the voxel sizes of combined images may differ."""
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run in memory; the header is that of its (first) source image, from which geometry is copied."""
+    """A run in memory.
+
+    Attributes
+    ----------
+    header : nibabel header
+        That of the (first) source image, from which geometry is copied.
+    image_of_volume : ndarray, shape (N,), int
+        Which of the source images every volume of the series comes from.
+    """
 
     series: DwiSeries
     header: Any
     warnings: list[str]
+    image_of_volume: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -66,15 +81,34 @@ def _open_parts(run: DwiRun, bvals_file: Path | None, warnings: list[str]) -> li
     return parts
 
 
-def _require_one_grid(parts: list[_Part]) -> None:
-    first = parts[0]
-    for part in parts:
-        same_shape = grid_shape(part.image) == grid_shape(first.image)
-        if not same_shape or np.abs(part.image.affine - first.image.affine).max() > GRID_TOLERANCE:
-            raise DataError(
-                f"{first.path.name} and {part.path.name} have different grids: "
-                "runs can be combined only when shape and position are equal (see --combine)"
-            )
+def _require_one_grid(parts: list[_Part]) -> list[str]:
+    """Make sure that images lie alike, as far as they say; returns what is assumed of those that do not."""
+    first, warnings = parts[0], []
+    for part in parts[1:]:
+        images = (first.image, part.image)
+        shapes = [grid_shape(image) for image in images]
+        zooms = [nib.affines.voxel_sizes(image.affine) for image in images]
+        stated = [states_orientation(image.header) for image in images]
+        if shapes[0] != shapes[1]:
+            difference = f"{' and '.join(' x '.join(map(str, shape)) for shape in shapes)} voxels"
+        elif not np.allclose(zooms[0], zooms[1], rtol=SAME_SIZE):
+            sizes = [" x ".join(f"{size:.3g}" for size in voxel) for voxel in zooms]
+            difference = f"voxels of {' and '.join(sizes)} mm"
+        elif all(stated) and not same_grid(part.image.affine, first.image.affine, shapes[0]):
+            distance = greatest_distance(part.image.affine, first.image.affine, shapes[0])
+            difference = f"up to {distance:.3g} mm apart"
+        else:
+            if any(stated) and not all(stated):
+                warnings.append(
+                    f"one of {first.path.name} and {part.path.name} states no position: "
+                    "they are taken to lie at the same place"
+                )
+            continue
+        raise DataError(
+            f"{first.path.name} and {part.path.name} have different grids ({difference}): "
+            "runs can be combined only when shape and position are equal (see --combine)"
+        )
+    return warnings
 
 
 def _read_parts(parts: list[_Part], scratch: Path | None, warnings: list[str]) -> np.ndarray:
@@ -143,7 +177,7 @@ def load_run(run: DwiRun, *, bvals_file: Path | None, scratch: Path | None = Non
     """
     warnings: list[str] = []
     parts = _open_parts(run, bvals_file, warnings)
-    _require_one_grid(parts)
+    warnings.extend(_require_one_grid(parts))
     signals = _read_parts(parts, scratch, warnings)
     warnings.extend(position_warnings(parts[0].path, parts[0].image))
     without = [source.image.name for source in run.parts if source.bvec is None]
@@ -170,4 +204,5 @@ def load_run(run: DwiRun, *, bvals_file: Path | None, scratch: Path | None = Non
         source_volumes=np.flatnonzero(~missing),
     )
     _require_ivim(names, series.bvals)
-    return LoadedRun(series, parts[0].image.header, warnings)
+    image_of_volume = np.repeat(np.arange(len(parts)), [part.bvals.size for part in parts])[~missing]
+    return LoadedRun(series, parts[0].image.header, warnings, image_of_volume)

@@ -112,6 +112,7 @@ def prepare_run(
     being estimated; TryAgainError when its files are not those of ``fingerprint`` any more, see
     :func:`sicnn_app.pipeline.planned.fingerprint_all`.
     """
+    from sicnn_app.preprocess.gains import join_images
     from sicnn_app.preprocess.steps import prepare
 
     anatomy, anatomy_source = choose_anatomy(settings.preprocessing.anatomy, item.metadata)
@@ -124,6 +125,11 @@ def prepare_run(
             external_mask, mask_warnings = load_mask(item.mask, loaded.series.affine, shape=shape)
             warnings += mask_warnings
     require_unchanged(settings, item, fingerprint, read)
+    joined = []
+    if len(item.parts) > 1:
+        images = [source.image.name for source in item.parts]
+        scaled = join_images(loaded.series, loaded.image_of_volume, images)
+        joined, warnings = [scaled.record], warnings + scaled.warnings
     try:
         prepared = prepare(
             loaded.series,
@@ -137,6 +143,7 @@ def prepare_run(
         # Arrays do not know from which files they came.
         names = ", ".join(source.image.name for source in item.parts)
         raise DataError(f"{names}: {error}") from error
+    prepared = replace(prepared, steps=[*joined, *prepared.steps])
     warnings += prepared.warnings
     if settings.estimation.rician and prepared.averaged.directions.max() > 1:
         warnings.append(

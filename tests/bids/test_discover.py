@@ -617,7 +617,7 @@ def test_the_table_of_a_dry_run(dataset):
 
 
 @pytest.mark.parametrize(
-    ("name", "derivative", "runs", "combined"), [("ivim-abdomen", "rois", 6, 3), ("ivim-cord", "seg", 3, 1)]
+    ("name", "derivative", "runs", "combined"), [("ivim-abdomen", "rois", 6, 0), ("ivim-cord", "seg", 3, 1)]
 )
 def test_real_datasets(name, derivative, runs, combined):
     root = real_dataset(name)
@@ -631,6 +631,10 @@ def test_real_datasets(name, derivative, runs, combined):
     masked = discover(root, SelectionSettings(), inputs)
     assert all(run.mask.name.startswith(f"sub-{run.subject}_desc-") for run in masked.runs)
     together = discover(root, SelectionSettings(combine="acquisition"), inputs)
-    assert [len(run.parts) for run in together.runs] == [runs // combined] * combined
+    assert [len(run.parts) for run in together.runs] == [runs] * combined
     assert all(run.mask for run in together.runs)
-    assert json.dumps(together.runs[0].metadata) == json.dumps(plain.runs[0].metadata)
+    # Those of the abdomen have another diffusion time each.
+    assert all("DiffusionTimeMs 70 in" in str(error) for _, error in together.problems)
+    assert len(together.problems) == (3 if combined == 0 else 0)
+    metadata = [run.metadata for run in (*together.runs, *(run for run, _ in together.problems))]
+    assert json.dumps(metadata[0]) == json.dumps(plain.runs[0].metadata)

@@ -247,15 +247,22 @@ def test_single_volumes_of_different_bvalues_make_one_series(dataset):
     assert loaded.series.bvals.tolist() == list(BVALS)
 
 
-@pytest.mark.parametrize("change", ["shape", "position"])
-def test_runs_on_different_grids_are_not_combined(dataset, change):
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ("shape", "3 x 4 x 2 and 2 x 4 x 2 voxels"),
+        ("position", "up to 1 mm apart"),
+        ("size", "voxels of 2 x 2 x 4 and 3 x 2 x 4 mm"),
+    ],
+)
+def test_runs_on_different_grids_are_not_combined(dataset, change, difference):
     first = dataset.image(STEM, data=DATA)
     moved = AFFINE.copy()
     moved[0, 3] += change == "position"
+    moved[0, 0] += change == "size"
     data = DATA[:2] if change == "shape" else DATA
-    refused(
-        first, dataset.image("sub-01/dwi/sub-01_run-2_dwi", data=data, affine=moved), match="different grids"
-    )
+    second = dataset.image("sub-01/dwi/sub-01_run-2_dwi", data=data, affine=moved)
+    refused(first, second, match=rf"different grids \({difference}\)")
 
 
 def test_a_wrong_number_of_bvalues_names_both_counts(dataset):

@@ -31,6 +31,7 @@ from app_runs import (
     stamps,
     values,
 )
+from bids_datasets import Dataset
 
 from sicnn_app.derivatives import dataset as dataset_module
 from sicnn_app.lsq import estimate as lsq_estimate
@@ -265,6 +266,40 @@ def test_runs_on_different_grids_cannot_be_combined(app, tmp_path):
     call = app.quick(made, tmp_path / "out", "--combine", "acquisition")
     assert call.code == 65
     assert "different grids" in call.err
+
+
+def test_runs_of_another_gain_are_brought_to_one_scale(app, tmp_path):
+    made = Dataset(tmp_path / "bids")
+    low, high = (0.0, 20.0, 50.0, 100.0), (0.0, 200.0, 400.0, 800.0)
+    for number, (bvals, gain) in enumerate(((low, 1.0), (high, 1.3)), start=1):
+        add_run(made, f"sub-01_run-{number}", data=gain * body(bvals=bvals, seed=number), bvals=bvals)
+    call = app.quick(made, tmp_path / "out", "--combine", "run")
+    assert call.code == 0
+    assert (
+        "differ by a gain, the same everywhere: the signals of sub-01_run-2_dwi.nii.gz are divided by 1."
+        in call.err
+    )
+    for name in ("f", "d", "dstar", "s0"):
+        assert np.nanmedian(values(tmp_path / "out", STEM, name)) == pytest.approx(TRUTH[name], rel=0.05)
+    step = parameters(tmp_path / "out", STEM)["PreprocessingSteps"][0]
+    assert step["Name"] == "Scale of the joined images"
+    assert step["Gains"] == pytest.approx({"sub-01_run-2_dwi.nii.gz": 1.3}, rel=0.01)
+    assert (
+        "(1) Scale of the joined images: Gains found at shared b-values"
+        in (tmp_path / "out/sub-01.html").read_text()
+    )
+
+
+def test_different_acquisitions_are_refused_and_the_others_go_on(app, tmp_path):
+    names = [f"sub-{subject}_run-{run}" for subject in ("01", "02") for run in (1, 2)]
+    made = dataset(tmp_path / "bids", *names)
+    for run, echo_time in ((1, 0.055), (2, 0.085)):
+        made.write(f"sub-01/dwi/sub-01_run-{run}_dwi.json", json.dumps({"EchoTime": echo_time}))
+    call = app.quick(made, tmp_path / "out", "--combine", "run")
+    assert call.code == 1
+    assert "EchoTime 0.055 in sub-01_run-1_dwi.nii.gz, 0.085 in sub-01_run-2_dwi.nii.gz" in call.err
+    assert not (tmp_path / "out/sub-01").exists()
+    check_maps(tmp_path / "out", "sub-02/dwi/sub-02")
 
 
 # shapes and values
