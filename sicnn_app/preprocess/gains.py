@@ -25,7 +25,7 @@ MIN_PLACE_VOXELS = 9
 
 INDEPENDENT_PLACES = 16
 """At most: motion and pulsation change large places as one. Of 1,800 pairs of sets of 1 to 12 volumes at b
-= 0 of one measured abdominal run 1 % then differed by more than three standard errors and 2 %."""
+= 0 of one measured abdominal run 0.4 % then differed by more than three standard errors and 2 %."""
 
 STANDARD_ERRORS = 3.0
 """Within which a difference is noise."""

@@ -12,6 +12,7 @@ from sicnn_app.ivim.series import DwiSeries
 from sicnn_app.preprocess.correction import Corrected
 from sicnn_app.preprocess.gains import join_images
 from sicnn_app.steps import NOT_DONE
+from sicnn_app.system.memory import empty_series
 
 LOW, HIGH = (0, 10, 20, 50, 80), (0, 100, 200, 400, 800)
 
@@ -139,3 +140,14 @@ def test_a_table_in_another_unit_is_refused(bvals, snr):
 @pytest.mark.parametrize("bvals", [(0, 1, 2, 5), (0, 0.02, 0.3), (5,), (0.4,)])
 def test_b_values_that_really_are_low_are_taken(bvals):
     assert join((image(HIGH, 0), HIGH), (image(bvals, 1), bvals))[0].record["Gains"] == {}
+
+
+def test_a_series_on_disk_is_scaled_as_one_in_memory(tmp_path):
+    signals = np.concatenate([image(LOW, 0), image(HIGH, 1, gain=1.3)], axis=-1)
+    on_disk = empty_series(signals.shape, folder=tmp_path)
+    on_disk[...] = signals
+    bvals, owner = np.array(LOW + HIGH, dtype=float), np.repeat([0, 1], 5)
+    for values in (on_disk, memory := signals.astype(np.float32)):
+        join_images(DwiSeries(values, bvals, None, np.eye(4)), owner, ["a", "b"])
+    np.testing.assert_array_equal(on_disk, memory)
+    assert not np.allclose(memory, signals)
