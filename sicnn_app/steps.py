@@ -62,12 +62,15 @@ class Situation:
         interpolation or projection loses detail and hides noise.
     grid : tuple of int
         Voxels along X, Y and Z; empty until the images are loaded.
+    slice_axis : int
+        Axis of the grid across the slices.
     """
 
     anatomy: str
     preprocessed: bool
     volumes: int = 0
     grid: tuple[int, ...] = ()
+    slice_axis: int = 2
 
 
 class Correction(Protocol):
@@ -143,10 +146,11 @@ def largest_patch(grid: tuple[int, ...]) -> int:
     return math.prod(size - 1 + size % 2 for size in grid)
 
 
-def motion_obstacle(grid: tuple[int, ...], volumes: int) -> str:
+def motion_obstacle(grid: tuple[int, ...], volumes: int, slice_axis: int = 2) -> str:
     """Why motion cannot be estimated; empty when it can."""
-    if min(grid[:2]) < MIN_MOTION_VOXELS:
-        return f"a slice of {grid[0]} x {grid[1]} voxels has fewer than {MIN_MOTION_VOXELS} along an axis"
+    plane = [size for axis, size in enumerate(grid) if axis != slice_axis]
+    if min(plane) < MIN_MOTION_VOXELS:
+        return f"a slice of {plane[0]} x {plane[1]} voxels has fewer than {MIN_MOTION_VOXELS} along an axis"
     return "there is one volume" if volumes < 2 else ""
 
 
@@ -173,8 +177,10 @@ def _motion_correction(settings: PreprocessingSettings, situation: Situation) ->
         return settings.motion_correction, f"--motion-correction {settings.motion_correction}"
     if situation.preprocessed:
         return "none", "automatic: the image is preprocessed already"
-    if situation.grid and (obstacle := motion_obstacle(situation.grid, situation.volumes)):
-        return "none", f"automatic: {obstacle}"
+    if situation.grid:
+        obstacle = motion_obstacle(situation.grid, situation.volumes, situation.slice_axis)
+        if obstacle:
+            return "none", f"automatic: {obstacle}"
     if settings.per_slice:
         return "rigid", "automatic: --per-slice asks for a correction"
     if situation.anatomy == "brain":

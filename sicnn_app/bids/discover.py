@@ -83,6 +83,8 @@ class _Collector:
             source = self.associators[derived.dataset].associate(derived.path, labels, self.warnings)
             # Derivatives seldom repeat what the scanner said, such as the body part.
             _, raw = own.metadata(path, entities, self.warnings)
+            # An axis of the raw image, whose order the preprocessing may have changed.
+            raw.pop("SliceEncodingDirection", None)
             return _run_of(labels, replace(source, metadata={**raw, **source.metadata}))
         except SicnnAppError as error:
             self.errors[path] = error

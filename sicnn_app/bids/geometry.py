@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -26,6 +28,9 @@ POSITION_FIELDS = {
 
 CODES = nib.nifti1.xform_codes.value_set() - {0}
 """Values of a ``sform_code`` or ``qform_code`` that is set."""
+
+SLICE_AXES = {axis + sign: number for number, axis in enumerate("ijk") for sign in ("", "-")}
+"""Axes of an image by what ``SliceEncodingDirection`` may hold."""
 
 GRID_SHARE = 0.1
 """Share of a voxel by which two grids that are meant to be one may differ: programs round affines."""
@@ -118,6 +123,26 @@ def position_warnings(path: Path, image: nib.Nifti1Image) -> list[str]:
         f"{path.name}: sform and qform put voxels up to "
         f"{greatest_distance(qform, sform, grid_shape(image)):.3g} mm apart: the sform is used, "
         "the maps keep both"
+    ]
+
+
+def stated_slice_axis(
+    path: Path, header: nib.Nifti1Header, metadata: Mapping[str, Any]
+) -> tuple[int | None, list[str]]:
+    """Axis across the slices by the sidecar, or else by the header of an image; None when neither states it.
+
+    Besides it what is contradictory, one line each: the sidecar, which somebody can correct, then counts.
+    """
+    direction = metadata.get("SliceEncodingDirection")
+    by_sidecar = SLICE_AXES.get(direction) if isinstance(direction, str) else None
+    frequency, phase, by_header = header.get_dim_info()
+    if by_header in (frequency, phase):
+        by_header = None
+    if by_sidecar is None or by_header in (None, by_sidecar):
+        return by_header if by_sidecar is None else by_sidecar, []
+    return by_sidecar, [
+        f"{path.name}: SliceEncodingDirection of the sidecar is {direction}, and dim_info of the header says "
+        f"that slices lie along {'ijk'[by_header]}: the sidecar counts"
     ]
 
 

@@ -14,6 +14,7 @@ from sicnn_app.bids.geometry import (
     grid_shape,
     position_warnings,
     same_grid,
+    stated_slice_axis,
     states_orientation,
 )
 from sicnn_app.bids.gradients import bvals_in_words, bvals_path, merged_bvals, part_bvals, read_bvecs
@@ -180,6 +181,8 @@ def load_run(run: DwiRun, *, bvals_file: Path | None, scratch: Path | None = Non
     warnings.extend(_require_one_grid(parts))
     signals = _read_parts(parts, scratch, warnings)
     warnings.extend(position_warnings(parts[0].path, parts[0].image))
+    slice_axis, contradiction = stated_slice_axis(parts[0].path, parts[0].image.header, run.metadata)
+    warnings.extend(contradiction)
     without = [source.image.name for source in run.parts if source.bvec is None]
     if without:
         warnings.append(f"{', '.join(without)}: no .bvec: only |b| is used")
@@ -202,6 +205,7 @@ def load_run(run: DwiRun, *, bvals_file: Path | None, scratch: Path | None = Non
         bvecs=np.concatenate(bvecs)[~missing] if len(bvecs) == len(parts) else None,
         affine=parts[0].image.affine,
         source_volumes=np.flatnonzero(~missing),
+        slice_axis=slice_axis,
     )
     _require_ivim(names, series.bvals)
     image_of_volume = np.repeat(np.arange(len(parts)), [part.bvals.size for part in parts])[~missing]

@@ -29,6 +29,8 @@ class DwiSeries:
     affine : ndarray, shape (4, 4), voxel to world, mm
     source_volumes : ndarray, shape (N,), int
         Index of every volume in the source image, after volumes were left out.
+    slice_axis : int, or None
+        Axis across the slices, 0 to 2, where the metadata state it.
 
     Raises
     ------
@@ -41,6 +43,7 @@ class DwiSeries:
     bvecs: np.ndarray | None
     affine: np.ndarray
     source_volumes: np.ndarray = field(default=None)  # type: ignore[arg-type]
+    slice_axis: int | None = None
 
     def __post_init__(self) -> None:
         if self.signals.ndim != 4:
@@ -64,6 +67,7 @@ class DwiSeries:
             bvecs=None if self.bvecs is None else self.bvecs[keep],
             affine=self.affine,
             source_volumes=self.source_volumes[keep],
+            slice_axis=self.slice_axis,
         )
 
 

@@ -91,12 +91,21 @@ def bounding_box(inside: np.ndarray, margin: np.ndarray | int) -> tuple[slice, .
     return tuple(map(slice, low.tolist(), high.tolist()))
 
 
-def find_slice_axis(shape: tuple[int, ...]) -> int:
-    """Axis across the slices: the one with the fewest voxels, the last of equals.
+def find_slice_axis(shape: tuple[int, ...], stated: int | None = None) -> int:
+    """Axis across the slices: the one stated, or a guess, the one with the fewest voxels, the last of equals.
 
     Examples
     --------
-    >>> find_slice_axis((3, 64, 60)), find_slice_axis((64, 64, 64))
-    (0, 2)
+    >>> find_slice_axis((3, 64, 60)), find_slice_axis((64, 64, 64)), find_slice_axis((3, 64, 60), stated=2)
+    (0, 2, 2)
     """
-    return max(range(3), key=lambda axis: (-shape[axis], axis))
+    return max(range(3), key=lambda axis: (-shape[axis], axis)) if stated is None else stated
+
+
+def slice_axis_record(series: DwiSeries) -> dict[str, Any]:
+    """Axis across the slices of a series, and what decided it, for the record of a step."""
+    guessed = "guessed, as the one with the fewest voxels: no metadata state it"
+    return {
+        "SliceAxis": find_slice_axis(series.signals.shape, series.slice_axis),
+        "SliceAxisSource": guessed if series.slice_axis is None else "stated by the metadata",
+    }

@@ -88,7 +88,9 @@ def check_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return inside
 
 
-def body_mask(low: np.ndarray, high: np.ndarray, overall: np.ndarray) -> Mask:
+def body_mask(
+    low: np.ndarray, high: np.ndarray, overall: np.ndarray, *, slice_axis: int | None = None
+) -> Mask:
     """Everything that gives signal, wherever it lies in the image.
 
     1. Take the median of 3 x 3 voxels in the slice plane and L = log(S + floor): in the logarithm
@@ -109,6 +111,8 @@ def body_mask(low: np.ndarray, high: np.ndarray, overall: np.ndarray) -> Mask:
     low, high, overall : ndarray, shape (X, Y, Z)
         Mean images at low b, at the highest b and over all volumes, same units; may hold NaN and negative
         values.
+    slice_axis : int, optional
+        Axis across the slices; guessed by default.
 
     Returns
     -------
@@ -121,7 +125,7 @@ def body_mask(low: np.ndarray, high: np.ndarray, overall: np.ndarray) -> Mask:
     """
     finite = np.isfinite(low)
     low, high, overall = (_not_negative(image) for image in (low, high, overall))
-    across = find_slice_axis(low.shape)
+    across = find_slice_axis(low.shape, slice_axis)
     smooth = _smooth(low, across)
     threshold = _background_threshold(smooth, high)
     if threshold is None:
@@ -140,19 +144,21 @@ def body_mask(low: np.ndarray, high: np.ndarray, overall: np.ndarray) -> Mask:
     )
 
 
-def brain_mask(low: np.ndarray, high: np.ndarray, overall: np.ndarray) -> Mask:
+def brain_mask(
+    low: np.ndarray, high: np.ndarray, overall: np.ndarray, *, slice_axis: int | None = None
+) -> Mask:
     """Brain by ``dipy.segment.mask.median_otsu``: median filters, Otsu threshold, largest component.
 
     The radius of the median filter shrinks with the matrix, so that small images keep their shape.
     When the result is empty or implausibly small the body mask is used instead, with a warning.
     Parameters as in :func:`body_mask`.
     """
-    across = find_slice_axis(low.shape)
+    across = find_slice_axis(low.shape, slice_axis)
     radius = int(np.clip(np.delete(low.shape, across).min() // 24, 1, MAX_MEDIAN_RADIUS))
     image = _not_negative(low)
     # median_otsu cuts at the lower edge of a bin, so an even background that is not zero would lie above it.
     image[image < SIGNAL_FLOOR * np.percentile(image, 99)] = 0.0
-    body = body_mask(low, high, overall)
+    body = body_mask(low, high, overall, slice_axis=slice_axis)
     voxels = np.zeros(low.shape, dtype=bool)
     if np.ptp(image) > 0:
         # The median filter can leave a tiny image without contrast, where Otsu's method divides 0 by 0.

@@ -12,7 +12,14 @@ from scipy.spatial.transform import Rotation
 
 from sicnn_app.ivim.bvalues import group_bvalues
 from sicnn_app.ivim.series import DwiSeries
-from sicnn_app.preprocess.correction import Corrected, NotPossible, Progress, fill_missing
+from sicnn_app.preprocess.correction import (
+    Corrected,
+    NotPossible,
+    Progress,
+    fill_missing,
+    find_slice_axis,
+    slice_axis_record,
+)
 from sicnn_app.preprocess.registration import align, displacements, most_typical, moved
 from sicnn_app.settings import PreprocessingSettings
 from sicnn_app.steps import motion_obstacle
@@ -65,12 +72,16 @@ def correct(
     NotPossible
         When motion cannot be estimated.
     """
-    slices, count = series.signals.shape[2:]
-    if obstacle := motion_obstacle(series.signals.shape[:3], count):
+    *grid, count = series.signals.shape
+    across = find_slice_axis(tuple(grid), series.slice_axis)
+    slices = grid[across]
+    if obstacle := motion_obstacle(tuple(grid), count, across):
         raise NotPossible(obstacle, left="motion was not corrected", Kind="none")
     per_slice = settings.per_slice
     affine = _usable(series.affine)
-    zooms = np.linalg.norm(affine[:3, :3], axis=0)
+    # From here to the matrices with the slices along the last axis.
+    order = _swapped(across)
+    zooms = np.linalg.norm(affine[:3, :3], axis=0)[order[:3]]
     in_plane = per_slice or slices < MIN_SLICES
     nominal, groups = group_bvalues(series.bvals)
     reference_groups = max(1, int((nominal <= REFERENCE_MAX_BVAL).sum()))
@@ -81,7 +92,7 @@ def correct(
         if progress is not None:
             progress("Motion correction", next(registered), parts * (count - 1))
 
-    filled = _without_gaps(series.signals)
+    filled = _without_gaps(series.signals, across)
     matrices = np.tile(np.eye(4), (parts, count, 1, 1))
     size = np.zeros((parts, count))
     lowest = np.flatnonzero(groups == 0)
@@ -114,10 +125,12 @@ def correct(
         if unmoved:
             signals[..., volume] = values
             continue
-        signals[..., volume], lost = _resampled(
-            values, filled[..., volume], matrices[:, volume], in_plane=in_plane
+        new, lost = _resampled(
+            np.swapaxes(values, across, 2), filled[..., volume], matrices[:, volume], in_plane=in_plane
         )
+        signals[..., volume] = np.swapaxes(new, across, 2)
         outside += lost
+    matrices = matrices[:, :, order][..., order]
     bvecs = series.bvecs
     if turn := bvecs is not None and not per_slice:
         bvecs = _turned(bvecs, matrices[0], affine)
@@ -126,6 +139,7 @@ def correct(
         "DirectionsRotated": turn,
         "Kind": kind,
         "PerSlice": per_slice,
+        **slice_axis_record(series),
         "Reference": f"Mean of the aligned volumes at b <= {nominal[reference_groups - 1]:g} s/mm^2, "
         "in the position of the volume of the lowest b-value most like the mean of that b-value",
         "ReferenceVolume": int(series.source_volumes[reference]),
@@ -156,14 +170,25 @@ def _usable(affine: np.ndarray) -> np.ndarray:
     return np.asarray(affine, dtype=np.float64)
 
 
-def _without_gaps(signals: np.ndarray) -> np.ndarray:
-    """Signals with the nearest finite value of the volume in place of those that are not finite."""
+def _swapped(across: int) -> list[int]:
+    """Order of the axes of a voxel-to-voxel matrix that swaps one with the last of the image, and back."""
+    order = [0, 1, 2, 3]
+    order[across], order[2] = 2, across
+    return order
+
+
+def _without_gaps(signals: np.ndarray, across: int) -> np.ndarray:
+    """Signals with the nearest finite value of the volume in place of those that are not finite.
+
+    The axis ``across`` the slices is swapped with the last one of the image.
+    """
     volumes = range(signals.shape[-1])
-    if all(np.isfinite(signals[..., volume]).all() for volume in volumes):
+    if across == 2 and all(np.isfinite(signals[..., volume]).all() for volume in volumes):
         return signals
-    filled = empty_series(signals.shape, like=signals)
+    x, y, z, count = (signals.shape[axis] for axis in _swapped(across))
+    filled = empty_series((x, y, z, count), like=signals)
     for volume in volumes:
-        filled[..., volume] = fill_missing(signals[..., volume])
+        filled[..., volume] = np.swapaxes(fill_missing(signals[..., volume]), across, 2)
     return filled
 
 

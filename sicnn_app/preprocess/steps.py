@@ -11,7 +11,7 @@ from sicnn_app.ivim.before_after import BeforeAfter, change_of, root_mean_square
 from sicnn_app.ivim.bvalues import group_bvalues
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 from sicnn_app.preprocess.average import average_repeats, mean_of_volumes
-from sicnn_app.preprocess.correction import NotPossible, Progress
+from sicnn_app.preprocess.correction import NotPossible, Progress, find_slice_axis
 from sicnn_app.preprocess.mask import Mask, body_mask, brain_mask, check_mask
 from sicnn_app.preprocess.noise import Noise, estimate_noise, noise_after_denoising
 from sicnn_app.preprocess.volumes import select_volumes
@@ -86,7 +86,8 @@ def prepare(
     )
     steps, motion = [selection], None
     *grid, volumes = corrected.signals.shape
-    situation = Situation(anatomy, preprocessed, volumes, tuple(grid))
+    slice_axis = find_slice_axis(tuple(grid), series.slice_axis)
+    situation = Situation(anatomy, preprocessed, volumes, tuple(grid), slice_axis)
     changes: dict[str, tuple[DwiSeries, DwiSeries]] = {}
     for label, step in STEPS.items():
         kind, choice = step.wanted(settings, situation)
@@ -118,6 +119,11 @@ def prepare(
     averaged = average.with_noise(noise.sigma, noise.remaining, noise.method)
     normaliser_bval = float(averaged.bvals[0])
     warnings += [*mask.warnings, *average.warnings]
+    if series.slice_axis is None and slice_axis != 2 and any("SliceAxis" in step for step in steps):
+        warnings.append(
+            f"no metadata state how the slices lie: axis {'ijk'[slice_axis]}, of the fewest voxels, is taken "
+            "to lie across them; if it does not, add SliceEncodingDirection to the sidecar"
+        )
     if not noise.sigma > 0:
         count = int(average.mask.sum())
         warnings.append(f"no noise was found in {count} voxels: thresholds in units of it are 0")
@@ -157,7 +163,8 @@ def _find_mask(series: DwiSeries, anatomy: str, external_mask: np.ndarray | None
     low = mean_of_volumes(series.signals, np.flatnonzero((nominal[index] <= MASK_MAX_BVAL) | (index == 0)))
     high = mean_of_volumes(series.signals, np.flatnonzero(index == index.max()))
     overall = mean_of_volumes(series.signals, np.arange(index.size))
-    mask = brain_mask(low, high, overall) if anatomy == "brain" else body_mask(low, high, overall)
+    make = brain_mask if anatomy == "brain" else body_mask
+    mask = make(low, high, overall, slice_axis=series.slice_axis)
     check_mask(mask.voxels, shape)
     return mask
 

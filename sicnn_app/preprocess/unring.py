@@ -15,6 +15,7 @@ from sicnn_app.preprocess.correction import (
     find_slice_axis,
     keep_others,
     positive_offset,
+    slice_axis_record,
 )
 from sicnn_app.system.memory import empty_series
 
@@ -43,7 +44,7 @@ def correct(series: DwiSeries, **_others: Any) -> Corrected:
     Kellner et al., Magn Reson Med 2016;76:1574-1581, as implemented in dipy by Neto Henriques (2018).
     """
     shape = series.signals.shape[:3]
-    slice_axis = find_slice_axis(shape)
+    slice_axis = find_slice_axis(shape, series.slice_axis)
     plane = [size for axis, size in enumerate(shape) if axis != slice_axis]
     if min(plane) < MIN_IN_PLANE:
         reason = f"slices of {plane[0]} x {plane[1]} voxels are too small (at least {MIN_IN_PLANE})"
@@ -52,7 +53,11 @@ def correct(series: DwiSeries, **_others: Any) -> Corrected:
     for volume in range(series.bvals.size):
         signals[..., volume] = _unring_volume(fill_missing(series.signals[..., volume]), slice_axis)
     _, square = keep_others(signals, series.signals)
-    record = {"Description": METHOD, "SliceAxis": slice_axis, "RootMeanSquareChange": float(np.sqrt(square))}
+    record = {
+        "Description": METHOD,
+        **slice_axis_record(series),
+        "RootMeanSquareChange": float(np.sqrt(square)),
+    }
     return Corrected(replace(series, signals=signals), record)
 
 
