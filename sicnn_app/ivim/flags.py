@@ -32,6 +32,7 @@ class FlagSpec:
 
 
 FLAGS: tuple[FlagSpec, ...] = (
+    FlagSpec(6, "saturated", "#000000", "Signal cut off at the largest value of the image in some volume"),
     FlagSpec(
         1,
         "parameter_at_bound",
@@ -91,6 +92,7 @@ def flag_voxels(
     neighbour_count: np.ndarray | None,
     normaliser: np.ndarray,
     members_at_bound: np.ndarray | None = None,
+    saturated: np.ndarray | None = None,
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Label every voxel with the first reason not to trust it.
 
@@ -110,6 +112,8 @@ def flag_voxels(
         Signal at the lowest b-value, source units, above 0 inside the mask.
     members_at_bound : ndarray, shape (X, Y, Z), bool, optional
         Voxels in which at least half of the networks of an ensemble stopped at a bound, whatever their mean.
+    saturated : ndarray, shape (X, Y, Z), bool, optional
+        Voxels whose signal was cut off in some volume.
 
     Returns
     -------
@@ -123,6 +127,7 @@ def flag_voxels(
     nowhere = np.zeros_like(mask)
     stopped = nowhere if members_at_bound is None else members_at_bound
     reasons = {
+        "saturated": nowhere if saturated is None else saturated,
         "parameter_at_bound": at_bounds(maps, mask, bounds, normaliser) | stopped,
         "residual_above_noise": maps["rmse"] * s0 > RESIDUAL_FACTOR * expected,
         "dstar_undefined": maps["f"] < NEGLIGIBLE_F,

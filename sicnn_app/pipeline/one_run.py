@@ -226,6 +226,7 @@ def _estimate_run(item: DwiRun, job: Job, checkpoint: TrainingCheckpoint, *, scr
         estimate.neighbour_count,
         averaged.signals[..., 0],
         estimate.members_at_bound,
+        prepared.saturated,
     )
     return RunResult(
         run=item,

@@ -14,6 +14,7 @@ from sicnn_app.preprocess.average import average_repeats, mean_of_volumes
 from sicnn_app.preprocess.correction import NotPossible, Progress, find_slice_axis
 from sicnn_app.preprocess.mask import Mask, body_mask, brain_mask, check_mask
 from sicnn_app.preprocess.noise import Noise, estimate_noise, noise_after_denoising
+from sicnn_app.preprocess.saturation import saturated_voxels, saturation_levels
 from sicnn_app.preprocess.volumes import select_volumes
 from sicnn_app.settings import PreprocessingSettings
 from sicnn_app.steps import NOT_DONE, STEPS, Situation
@@ -34,6 +35,8 @@ class Prepared:
         In words; ``given`` for an external one.
     steps : list of dict
         ``{"Name": str, "Description": str, ...numbers}`` in the order of execution; JSON-serialisable.
+    saturated : ndarray, shape (X, Y, Z), bool
+        Voxels whose signal was cut off in some volume, at its position before motion correction.
     normaliser_bval : float
         The b-value all signals are divided by, s/mm^2.
     motion : list of dict, or None
@@ -47,6 +50,7 @@ class Prepared:
     mask_method: str
     steps: list[dict[str, Any]]
     warnings: list[str]
+    saturated: np.ndarray
     normaliser_bval: float
     motion: list[dict[str, Any]] | None = None
     before_after: list[BeforeAfter] = field(default_factory=list)
@@ -88,6 +92,8 @@ def prepare(
     *grid, volumes = corrected.signals.shape
     slice_axis = find_slice_axis(tuple(grid), series.slice_axis)
     situation = Situation(anatomy, preprocessed, volumes, tuple(grid), slice_axis)
+    levels = saturation_levels(corrected.signals)
+    saturated = saturated_voxels(corrected.signals, levels)
     changes: dict[str, tuple[DwiSeries, DwiSeries]] = {}
     for label, step in STEPS.items():
         kind, choice = step.wanted(settings, situation)
@@ -119,6 +125,7 @@ def prepare(
     averaged = average.with_noise(noise.sigma, noise.remaining, noise.method)
     normaliser_bval = float(averaged.bvals[0])
     warnings += [*mask.warnings, *average.warnings]
+    warnings += _saturation_warning(levels, corrected.source_volumes, saturated[average.mask].mean())
     if series.slice_axis is None and slice_axis != 2 and any("SliceAxis" in step for step in steps):
         warnings.append(
             f"no metadata state how the slices lie: axis {'ijk'[slice_axis]}, of the fewest voxels, is taken "
@@ -148,10 +155,26 @@ def prepare(
             },
         ],
         warnings=warnings,
+        saturated=saturated,
         normaliser_bval=normaliser_bval,
         motion=motion,
         before_after=[picture for picture in pictures if picture is not None],
     )
+
+
+def _saturation_warning(levels: np.ndarray, source_volumes: np.ndarray, share: float) -> list[str]:
+    """What is said of signals that are cut off in a share of the voxels of the mask."""
+    if share == 0:
+        return []
+    cut = np.isfinite(levels)
+    volumes, more = source_volumes[cut][:10], max(int(cut.sum()) - 10, 0)
+    shown = ", ".join(map(str, volumes)) + (f" and {more} more" if more else "")
+    values = ", ".join(f"{level:g}" for level in np.unique(levels[cut])[:3])
+    return [
+        f"signals are cut off at {values} in {100 * share:.3g} % of the voxels of the mask, volumes {shown} "
+        "(counted from 0): their maps are wrong and they are flagged as saturated; convert the images again "
+        "with another scale, or leave these b-values out"
+    ]
 
 
 def _find_mask(series: DwiSeries, anatomy: str, external_mask: np.ndarray | None, moved: bool) -> Mask:

@@ -303,9 +303,9 @@ def _quality(facts: Facts) -> str:
     method = _method(facts)
     lonely = " or no similar neighbour was found" if method and method.searches_neighbours else ""
     return (
-        "Voxels in which a parameter reached its limit, the residual exceeded the noise, F was too small "
-        "to define D* or the signal was too weak for near-Gaussian noise (Gudbjartsson and Patz, "
-        f"1995){lonely} were flagged."
+        "Voxels whose signal was cut off, in which a parameter reached its limit, the residual exceeded the "
+        "noise, F was too small to define D* or the signal was too weak for near-Gaussian noise "
+        f"(Gudbjartsson and Patz, 1995){lonely} were flagged."
     )
 
 

@@ -63,6 +63,15 @@ def test_a_signal_within_the_noise_is_outside_the_noise_model():
     assert counts["no_similar_neighbour"] == 0
 
 
+def test_saturation_is_the_first_reason():
+    maps = {name: np.full((1, 1, 2), value) for name, value in {**GOOD, "f": 1.0}.items()}
+    one = np.ones((1, 1, 2))
+    cut = np.array([[[True, False]]])
+    flags, counts = flag_voxels(maps, one > 0, BOUNDS, 5.0, np.full(8, 5.0), None, 100 * one, saturated=cut)
+    assert flags[0, 0].tolist() == [CODES["saturated"], CODES["parameter_at_bound"]]
+    assert (counts["saturated"], counts["parameter_at_bound"]) == (1, 2)
+
+
 def test_most_members_of_an_ensemble_at_a_bound_are_a_reason_whatever_their_mean():
     maps = {name: np.full((1, 1, 2), value) for name, value in GOOD.items()}
     mask, one = np.ones((1, 1, 2), dtype=bool), np.full((1, 1, 2), 100.0)
