@@ -241,7 +241,12 @@ class InputSettings:
         ),
     )
     mask_desc: str | None = field(
-        default=None, metadata=row("desc- of the mask to take when several match", metavar="LABEL")
+        default=None,
+        metadata=row(
+            "desc- of the mask to take when several match; none: take none of -d, one is made "
+            "(desc-none is the label none)",
+            metavar="LABEL",
+        ),
     )
     bvals: Path | None = field(
         default=None, metadata=row("b-values for images without a .bval", reads=given_path, metavar="FILE")

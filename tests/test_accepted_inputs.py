@@ -876,6 +876,21 @@ def test_mask_of_a_label(accepts, made, tmp_path):
     assert np.array_equal(inside_of(tmp_path / "out"), ROI > 0)
 
 
+def test_a_region_that_the_mask_cuts_is_told(accepts, made, tmp_path):
+    add_scan(made)
+    labels = ROI.astype(np.uint8)
+    labels[4:8, 4:7] = 2
+    mask = labels.copy()
+    mask[6:] = 0
+    rois = Dataset(tmp_path / "rois", kind="derivative")
+    rois.image(f"{STEM}_desc-organs_dseg", data=labels, bvals=None)
+    rois.image(f"{STEM}_desc-body_mask", data=mask.astype(np.uint8), bvals=None)
+    accepts("-d", f"rois={rois.root}", says=["the mask leaves out 50% of 2 (rois:organs)"])
+    made_mask = accepts("-d", f"rois={rois.root}", "--mask-desc", "none", "--overwrite")
+    assert "leaves out" not in made_mask.err
+    assert inside_of(tmp_path / "out")[ROI > 0].all()
+
+
 def test_a_mask_of_another_label_is_called_by_it_in_all_outputs(accepts, app, made, tmp_path):
     add_scan(made)
     masks = Dataset(tmp_path / "masks", kind="derivative")

@@ -31,6 +31,9 @@ from sicnn_app.ivim.run import DwiRun, SourceImage
 from sicnn_app.ivim.series import MIN_DISTINCT_BVALS
 from sicnn_app.settings import InputSettings, PreprocessingSettings, SelectionSettings
 
+NO_MASK = "none"
+"""Value of ``--mask-desc`` with which no mask of the derivative datasets is taken."""
+
 COMBINED_ENTITY = {"acquisition": "acq", "run": "run", "direction": "dir"}
 """Entity in which runs may differ to be combined, per value of ``--combine``."""
 
@@ -120,6 +123,8 @@ def _combine(runs: Iterable[DwiRun], entity: str) -> list[DwiRun]:
 
 
 def _add_mask(run: DwiRun, inputs: InputSettings, warnings: list[str]) -> DwiRun:
+    if inputs.mask_desc == NO_MASK:
+        return run
     desc = None if inputs.mask_desc is None else inputs.mask_desc.removeprefix("desc-")
     mask = find_mask(inputs.derivatives.values(), run.entities, desc=desc)
     if mask is not None:
@@ -252,7 +257,8 @@ def discover(
         run = DwiRun(entities, (SourceImage(folder, None, None),))
         named[run.name] = run
         problems[run.name] = unreadable(folder)
-    if inputs.mask_desc is not None and not any(run.mask for run in named.values()) and not problems:
+    wants_mask = inputs.mask_desc not in (None, NO_MASK)
+    if wants_mask and not any(run.mask for run in named.values()) and not problems:
         raise MissingInputError(
             f"no mask with desc-{inputs.mask_desc} of the chosen runs in {', '.join(inputs.derivatives)}"
         )

@@ -107,10 +107,19 @@ class Regions:
         In the order of their indices in the segmentation.
     positions : ndarray, shape (M,), int
         For each of the M voxels of the mask the position of its region in ``names``, -1 in none.
+    sizes : ndarray, one per name, int
+        Voxels of every region, inside the mask or not.
     """
 
     names: tuple[str, ...]
     positions: np.ndarray
+    sizes: np.ndarray
+
+    @property
+    def inside(self) -> np.ndarray:
+        """Share of the voxels of every region that lie inside the mask, in the order of ``names``."""
+        within = self.positions[self.positions >= 0]
+        return np.bincount(within, minlength=len(self.names)) / self.sizes
 
 
 def load_regions(segmentation: Segmentation, image: Path, mask: np.ndarray) -> tuple[Regions, list[str]]:
@@ -128,7 +137,7 @@ def load_regions(segmentation: Segmentation, image: Path, mask: np.ndarray) -> t
     """
     labels, warnings = load_labels(segmentation.path, open_image(image).affine, shape=mask.shape)
     found = {} if segmentation.lookup is None else read_lookup(segmentation.lookup)
-    indices = np.unique(labels)
+    indices, counts = np.unique(labels, return_counts=True)
     if indices.size > MAX_REGIONS:
         raise DataError(
             f"{segmentation.path} has {indices.size:,} regions, more than {MAX_REGIONS:,}: give a discrete "
@@ -139,5 +148,7 @@ def load_regions(segmentation: Segmentation, image: Path, mask: np.ndarray) -> t
         names.setdefault(found.get(index, str(index)), len(names)) if index else -1
         for index in indices.tolist()
     ]
+    sizes = np.zeros(len(names), dtype=int)
+    np.add.at(sizes, [position for position in positions if position >= 0], counts[indices != 0])
     inside = np.array(positions, dtype=int)[np.searchsorted(indices, labels[mask])]
-    return Regions(tuple(names), inside), warnings
+    return Regions(tuple(names), inside, sizes), warnings

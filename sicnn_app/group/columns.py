@@ -42,6 +42,8 @@ class Region:
         Voxels of its mask that belong to the region.
     segmentation : str or None
         None: the region is the whole mask.
+    share_inside : float or None
+        Of all voxels of the region, those inside the mask.
     """
 
     source: DwiRun
@@ -49,6 +51,7 @@ class Region:
     inside: np.ndarray
     segmentation: str | None = None
     name: str = MASK_REGION
+    share_inside: float | None = None
 
     @cached_property
     def voxels(self) -> int:
@@ -164,6 +167,11 @@ _COUNTS = (
         "taken over",
         attrgetter("voxels"),
     ),
+    attribute(
+        "share_inside",
+        "Share inside the mask",
+        "Share of all voxels of the region that lie inside the mask of the maps; n/a: the region is the mask",
+    ),
     Column(
         "dstar_voxel_count",
         "Voxels of D*",
@@ -250,9 +258,9 @@ def region_rows(source: DwiRun, run: RunDerivatives, regions: Mapping[str, Regio
     own = {column.name: column.value(whole) for column in (*first, *last)}
     # One after the other: each has as many voxels as the mask.
     parts = (
-        Region(source, run, found.positions == position, segmentation, name)
+        Region(source, run, found.positions == position, segmentation, name, float(inside))
         for segmentation, found in regions.items()
-        for position, name in enumerate(found.names)
+        for position, (name, inside) in enumerate(zip(found.names, found.inside, strict=True))
     )
     return [
         {**own, **{column.name: column.value(region) for column in of_region}}

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sicnn_app.bids.discover import NO_MASK
 from sicnn_app.bids.load import LoadedRun, load_run, series_size
 from sicnn_app.bids.masks import load_mask
+from sicnn_app.bids.segmentations import Segmentations, load_regions
 from sicnn_app.bids.unpacked import digests_of_reads
 from sicnn_app.derivatives.names import run_unit
 from sicnn_app.derivatives.write import require_room, write_run
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "training.pt"
 """File in the folder of a run, below the work directory, from which an interrupted training continues."""
+
+
+CUT_SHARE, CUT_VOXELS = 0.1, 5
+"""Share of a region, and voxels, outside of a mask from which on it is said: outlines differ by some."""
 
 
 @dataclass(frozen=True)
@@ -145,12 +151,41 @@ def prepare_run(
         raise DataError(f"{names}: {error}") from error
     prepared = replace(prepared, steps=[*joined, *prepared.steps])
     warnings += prepared.warnings
+    warnings += _cut_regions(item, settings, prepared.averaged.mask)
     if settings.estimation.rician and prepared.averaged.directions.max() > 1:
         warnings.append(
             "--rician reckons with arithmetic means, and directions are averaged geometrically: the noise "
             "floor is overestimated, and D gets too high"
         )
     return PreparedRun(loaded, prepared, anatomy, anatomy_source, warnings)
+
+
+def _cut_regions(item: DwiRun, settings: Settings, mask: np.ndarray) -> list[str]:
+    """What is said of regions of segmentations that a mask cuts, one line per segmentation."""
+    if not settings.inputs.derivatives:
+        return []
+    try:
+        segmentations, warnings = Segmentations(settings.inputs.derivatives).of(item.entities)
+    except SicnnAppError as error:
+        return [f"its segmentations are left out: {error}"]
+    for segmentation in segmentations:
+        try:
+            found, said = load_regions(segmentation, item.parts[0].image, mask)
+        except SicnnAppError as error:
+            warnings.append(f"a segmentation is left out: {error}")
+            continue
+        outside = found.sizes * (1 - found.inside)
+        cut = np.flatnonzero((found.inside < 1 - CUT_SHARE) & (outside >= CUT_VOXELS))
+        shown = [f"{1 - found.inside[position]:.0%} of {found.names[position]}" for position in cut]
+        more = f" and more of {cut.size - 5} others" if cut.size > 5 else ""
+        warnings += said
+        if cut.size:
+            warnings.append(
+                f"the mask leaves out {', '.join(shown[:5])}{more} ({segmentation.name}): the numbers of "
+                "these regions are of the rest; give a mask that holds them, or let one be made with "
+                f"--mask-desc {NO_MASK}"
+            )
+    return warnings
 
 
 def forget_run(item: DwiRun, settings: Settings) -> None:

@@ -13,6 +13,7 @@ from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 from sicnn_app.preprocess.average import average_repeats, mean_of_volumes
 from sicnn_app.preprocess.correction import NotPossible, Progress, find_slice_axis
 from sicnn_app.preprocess.mask import Mask, body_mask, brain_mask, check_mask
+from sicnn_app.preprocess.mask_doubts import doubts_of_mask
 from sicnn_app.preprocess.noise import Noise, estimate_noise, noise_after_denoising
 from sicnn_app.preprocess.saturation import saturated_voxels, saturation_levels
 from sicnn_app.preprocess.volumes import select_volumes
@@ -179,13 +180,16 @@ def _saturation_warning(levels: np.ndarray, source_volumes: np.ndarray, share: f
 
 def _find_mask(series: DwiSeries, anatomy: str, external_mask: np.ndarray | None, moved: bool) -> Mask:
     shape = series.signals.shape[:3]
-    if external_mask is not None:
-        place = ", taken to lie at the position of the reference of the motion correction" if moved else ""
-        return Mask(check_mask(external_mask, shape), f"given{place}")
     nominal, index = group_bvalues(series.bvals)
     low = mean_of_volumes(series.signals, np.flatnonzero((nominal[index] <= MASK_MAX_BVAL) | (index == 0)))
     high = mean_of_volumes(series.signals, np.flatnonzero(index == index.max()))
     overall = mean_of_volumes(series.signals, np.arange(index.size))
+    if external_mask is not None:
+        place = ", taken to lie at the position of the reference of the motion correction" if moved else ""
+        given = check_mask(external_mask, shape)
+        tissue = body_mask(low, high, overall, slice_axis=series.slice_axis).voxels
+        doubts = doubts_of_mask(given, tissue, low, high, series.slice_axis)
+        return Mask(given, f"given{place}", doubts)
     make = brain_mask if anatomy == "brain" else body_mask
     mask = make(low, high, overall, slice_axis=series.slice_axis)
     check_mask(mask.voxels, shape)

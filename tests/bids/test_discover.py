@@ -472,6 +472,9 @@ def test_an_undecided_mask_is_a_problem_of_its_run(dataset, masks):
     assert isinstance(problems(discovery)["sub-01"], UsageError)
     chosen = found(dataset, derivatives={"m": masks.root}, mask_desc="kidney")
     assert [run.mask for run in chosen.runs] == [kidney, None]
+    without = found(dataset, derivatives={"m": masks.root}, mask_desc="none")
+    assert [run.mask for run in without.runs] == [None, None]
+    assert not without.warnings
     with pytest.raises(MissingInputError, match="desc-heart"):
         found(dataset, derivatives={"m": masks.root}, mask_desc="heart")
     with pytest.raises(UsageError, match="--mask-desc"):

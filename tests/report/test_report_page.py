@@ -200,7 +200,7 @@ def test_flag_counts_are_those_of_the_segmentation(two_runs, html):
         int(count.replace(",", ""))
         for count in re.findall(r"</small></th><td>([0-9,]+)</td>", html.split('id="run-sub-01_run-2"')[0])
     ]
-    assert shown == [int((flags == code).sum()) for code in range(1, 6)]
+    assert shown == [int((flags == code).sum()) for code in (6, *range(1, 6))]
     assert sum(shown) > 0
 
 
