@@ -22,7 +22,7 @@ from sicnn_app.ivim.run import DwiRun, RunResult
 from sicnn_app.ivim.series import AveragedSignals
 from sicnn_app.methods import LEAST_SQUARES, estimator
 from sicnn_app.pipeline.planned import finished_runs, require_unchanged, training_key
-from sicnn_app.preprocess.anatomy import choose_anatomy
+from sicnn_app.preprocess.anatomy import choose_anatomy, unknown_part_warning
 from sicnn_app.settings import Settings
 from sicnn_app.steps import STEPS, Situation
 from sicnn_app.system.checkpoints import TrainingCheckpoint
@@ -125,7 +125,7 @@ def prepare_run(
     on_disk = _goes_on_disk(item, anatomy, settings, scratch)
     with digests_of_reads() as read:
         loaded = load_run(item, bvals_file=settings.inputs.bvals, scratch=scratch if on_disk else None)
-        external_mask, warnings = None, list(loaded.warnings)
+        external_mask, warnings = None, [*loaded.warnings, *unknown_part_warning(anatomy_source)]
         if item.mask is not None:
             shape = loaded.series.signals.shape[:3]
             external_mask, mask_warnings = load_mask(item.mask, loaded.series.affine, shape=shape)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sicnn_app.ivim.body_parts import BODY_PART_KEYS, is_body_part
+from sicnn_app.ivim.body_parts import BODY_PART_KEYS, BRAIN_PARTS, is_body_part, plain_name
 
-BRAIN_NAMES = ("BRAIN", "HEAD")
+UNKNOWN_PART = "of the sidecar, which names no part that is known"
 
 
 def choose_anatomy(requested: str, metadata: Mapping[str, Any]) -> tuple[str, str]:
@@ -25,7 +25,14 @@ def choose_anatomy(requested: str, metadata: Mapping[str, Any]) -> tuple[str, st
     for key in BODY_PART_KEYS:
         name = str(metadata.get(key) or "").strip()
         if name:
-            anatomy = "brain" if name.upper() in BRAIN_NAMES else "body"
+            anatomy = "brain" if plain_name(name) in BRAIN_PARTS else "body"
             # Quoted only where it names a body part: it may be anything, also the name of a person.
-            return anatomy, f"{key} {name} of the sidecar" if is_body_part(name) else f"{key} of the sidecar"
+            return anatomy, f"{key} {name} of the sidecar" if is_body_part(name) else f"{key} {UNKNOWN_PART}"
     return "body", "the sidecar names no body part"
+
+
+def unknown_part_warning(anatomy_source: str) -> list[str]:
+    """What is said where what decided on the anatomy (:func:`choose_anatomy`) was not understood."""
+    if not anatomy_source.endswith(UNKNOWN_PART):
+        return []
+    return [f"treated as body by {anatomy_source}: give --anatomy brain if it is a brain"]
