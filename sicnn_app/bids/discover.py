@@ -155,6 +155,21 @@ def _links_out(runs: Iterable[DwiRun], roots: Iterable[Path]) -> list[str]:
     ]
 
 
+def _mixed_times(runs: Iterable[DwiRun]) -> list[str]:
+    """A warning per participant and time of the acquisition in which the runs differ."""
+    stated: dict[tuple[str, str], dict[float, str]] = defaultdict(dict)
+    for run in runs:
+        for key, seconds in run.times.items():
+            stated[run.subject, key].setdefault(seconds, run.name)
+    return [
+        f"runs of sub-{subject} differ in {key}: "
+        + ", ".join(f"{seconds:g} s in {name}" for seconds, name in sorted(values.items()))
+        + "; F, D and D* depend on it: do not take means over these runs"
+        for (subject, key), values in stated.items()
+        if len(values) > 1
+    ]
+
+
 def _no_ivim_run(
     run: DwiRun, bvals_file: Path | None, steps: PreprocessingSettings
 ) -> tuple[bool, str | None]:
@@ -282,6 +297,7 @@ def discover(
             images.skipped.append((name, reason))
             problems.pop(name, None)
             del named[name]
+    collector.warnings += _mixed_times(named.values())
     collector.warnings += _links_out(named.values(), collector.associators)
     ordered = sorted(named, key=natural_key)
     return Discovery(

@@ -15,7 +15,7 @@ from sicnn_app.ivim.body_parts import BODY_PART_KEYS, is_body_part
 
 NUMBERS = frozenset((
     "AccelFactPE", "AccelFactSlice", "AccelNumReferenceLines", "AcquisitionDuration", "AcquisitionMatrixPE",
-    "AcquisitionNumber", "BandwidthPerPixelPhaseEncode", "BaseResolution", "DelayTime",
+    "AcquisitionNumber", "BandwidthPerPixelPhaseEncode", "BaseResolution", "BigDelta", "DelayTime",
     "DerivedVendorReportedEchoSpacing", "DwellTime", "EchoNumber", "EchoTime", "EchoTime1", "EchoTime2",
     "EchoTrainLength", "EffectiveEchoSpacing", "EstimatedEffectiveEchoSpacing", "EstimatedTotalReadoutTime",
     "FlipAngle", "ImageOrientationPatientDICOM", "ImagePositionPatient", "ImagingFrequency", "InversionTime",
@@ -26,7 +26,7 @@ NUMBERS = frozenset((
     "PhaseOversampling", "PhaseResolution", "PhilipsRescaleIntercept", "PhilipsRescaleSlope",
     "PhilipsScaleSlope", "PixelBandwidth", "PixelSpacing", "ReconMatrixPE", "RefLinesPE", "RepetitionTime",
     "RepetitionTimeExcitation", "RepetitionTimePreparation", "SAR", "SeriesNumber", "ShimSetting",
-    "SliceThickness", "SliceTiming", "SpacingBetweenSlices", "SpoilingGradientDuration",
+    "SliceThickness", "SliceTiming", "SmallDelta", "SpacingBetweenSlices", "SpoilingGradientDuration",
     "SpoilingGradientMoment", "SpoilingRFPhaseIncrement", "TablePosition", "TotalReadoutTime", "TxRefAmp",
     "VendorReportedEchoSpacing", "WaterFatShift",
 ))  # fmt: skip

@@ -65,6 +65,7 @@ class Quality:
             "source": result.run.name,
             "method": method_name(result),
             "anatomy": result.anatomy,
+            **{column: result.run.times.get(key) for key, column in TIME_COLUMNS.items()},
             "voxels": self.voxels,
             "mask_volume": self.voxels * abs(float(np.linalg.det(result.series.affine[:3, :3]))) / 1000.0,
             "volumes": result.series.bvals.size,
@@ -287,6 +288,21 @@ def _signal_to_noise_columns(*, averaged: bool = False) -> Iterator[Column]:
             yield _column(name, title, f"{words} one volume", in_group=place, outlier=shown)
 
 
+TIME_COLUMNS = {"EchoTime": "echo_time", "BigDelta": "big_delta", "SmallDelta": "small_delta"}
+"""Columns of the times of :data:`sicnn_app.ivim.run.TIMES`."""
+
+
+def _time_columns() -> Iterator[Column]:
+    words = {
+        "EchoTime": ("Echo time", "Echo time"),
+        "BigDelta": ("Diffusion time", "Time between the onsets of the diffusion gradients"),
+        "SmallDelta": ("Gradient duration", "Duration of a diffusion gradient"),
+    }
+    for place, (key, (title, description)) in enumerate(words.items(), start=13):
+        told = f"{description} ({key} of the sidecar); n/a: not stated"
+        yield _column(TIME_COLUMNS[key], title, told, "s", in_group=place)
+
+
 COLUMNS: tuple[Column, ...] = (
     _column("source", "Source run", "Entities of the source run"),
     _column("method", "Method", "Estimation method"),
@@ -312,6 +328,7 @@ COLUMNS: tuple[Column, ...] = (
     ),
     *_signal_to_noise_columns(),
     *_map_columns(MAPS),
+    *_time_columns(),
     *_flag_columns(),
     _column(
         "data_iterations",

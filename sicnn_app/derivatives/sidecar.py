@@ -185,6 +185,7 @@ def map_sidecar(
         "Sources": sources(result, roots),
         "SkullStripped": True,
         "Units": spec.unit,
+        **result.run.times,
         "Model": model(result, roots),
         "EstimationAlgorithm": result.estimate.algorithm,
         "EstimationReference": [_LE_BIHAN, *METHODS[method_name(result)].cited_as],

@@ -12,6 +12,7 @@ import numpy as np
 
 from sicnn_app import __version__
 from sicnn_app.derivatives.facts import MISSING, count_of, in_words, stop_in_words
+from sicnn_app.derivatives.quality import TIME_COLUMNS
 from sicnn_app.formats import natural_key, shorten
 from sicnn_app.group.charts import MIN_BOX, StripChart, Values, strip_chart
 from sicnn_app.group.gather import Chosen, GatheredRun
@@ -50,6 +51,7 @@ def group_page(group: Group) -> bytes:
         left_out=_first([str(error) for _, error in group.gathered.left_out]),
         differences=_differences(group.gathered.runs),
         warnings=_first([text for run in group.gathered.runs for text in run.warnings]),
+        mixed=_mixed_times(group.masks),
         unreported=_first([row["source"] for row in group.masks if row["source"] not in group.reports]),
         made=as_table(_made_rows(group.masks)),
         outlier_rule=OUTLIER_RULE,
@@ -63,6 +65,18 @@ def group_page(group: Group) -> bytes:
         repeated=repeat_sections(group),
         runs=as_table([_run_row(group, row) for row in group.masks]),
     )
+
+
+def _mixed_times(rows: list[Row]) -> list[str]:
+    """What is said of times of the acquisition in which the runs differ."""
+    values = {key: dict.fromkeys(cell(row, name) for row in rows) for key, name in TIME_COLUMNS.items()}
+    return [
+        f"{key} differs between the runs: {', '.join(f'{value} s' for value in stated[:MAX_VALUES])}"
+        f"{' and others' if len(stated) > MAX_VALUES else ''}. F, D and D* depend on it: compare, and "
+        "take means over, runs of one value only"
+        for key, found in values.items()
+        if len(stated := sorted(value for value in found if value is not None)) > 1
+    ]
 
 
 def _first(lines: list[str]) -> list[str]:

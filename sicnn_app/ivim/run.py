@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import numpy as np
 from sicnn_app.ivim.before_after import BeforeAfter
 from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
+
+TIMES = {"EchoTime": "echo time", "BigDelta": "BigDelta", "SmallDelta": "SmallDelta"}
+"""Times of an acquisition on which F, D and D* depend, s, by their keys in sidecars, and their names."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,16 @@ class DwiRun:
     def metadata(self) -> dict[str, Any]:
         """Metadata of the first source image."""
         return self.parts[0].metadata
+
+    @property
+    def times(self) -> dict[str, float]:
+        """Those of :data:`TIMES` that the first source image states, s."""
+        stated = {key: self.metadata.get(key) for key in TIMES}
+        return {
+            key: float(value)
+            for key, value in stated.items()
+            if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+        }
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from sicnn_app.derivatives.facts import (
 from sicnn_app.derivatives.quality import Column, columns
 from sicnn_app.formats import printable, shorten
 from sicnn_app.ivim.flags import FLAGS
+from sicnn_app.ivim.run import TIMES
 from sicnn_app.methods import METHODS
 from sicnn_app.report.methods import has_step, methods_paragraphs, references_of, step_in_words
 from sicnn_app.report.quantities import shown_quantities, tissue_quantities
@@ -102,7 +103,9 @@ def _main_numbers(run: RunDerivatives, facts: Facts) -> dict[str, str]:
 def _done(run: RunDerivatives, facts: Facts) -> list[str]:
     steps = facts.get("preprocessing_steps")
     steps = steps if isinstance(steps, list) else []
-    done = [f"{step_in_words(step)}." for step in steps] or ["No preprocessing step is recorded."]
+    times = [f"{name} {seconds:g} s" for key, name in TIMES.items() if (seconds := facts.number(key))]
+    done = [f"Acquired with {', '.join(times)}."] if times else []
+    done += [f"{step_in_words(step)}." for step in steps] or ["No preprocessing step is recorded."]
     if anatomy := run.anatomy:
         how = facts.get("anatomy_source")
         done.append(f"Treated as {in_words(anatomy)}{f' ({in_words(how)})' if how else ''}.")
