@@ -1,0 +1,158 @@
+"""Small blocks of a series: means in which noise is small, and what varies within them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from dipy.segment.threshold import otsu
+
+from sicnn_app.preprocess.slices import find_slice_axis
+
+SIDE = 5
+"""Voxels along a side of a block in its slice; fewer in small images, more in very large ones."""
+
+FEWEST, MOST = 40, 800
+"""Blocks wanted: enough for a median and for places, few enough to be fast."""
+
+LOOKED_AT = 9
+"""Evenly spaced volumes whose median shows where tissue is."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A series in blocks.
+
+    Attributes
+    ----------
+    means : ndarray, shape (K, N), units of the source image
+        NaN where no voxel of the block is finite.
+    texture : ndarray, shape (L, N)
+        Standard deviation within a block of what the block's own pattern does not explain; of the blocks of
+        6 voxels and more.
+    sizes : ndarray, shape (K,), voxels
+    slices : ndarray, shape (K,), index of the slice
+    places : ndarray, shape (K, 2), position in the slice in blocks
+    labels : ndarray, shape (X, Y, Z), int
+        Block of every voxel, -1 outside.
+    background : ndarray, shape (N,)
+        Mean outside of tissue; NaN when there is no outside.
+    zeros : ndarray, shape (N,)
+        Share of the outside that is exactly 0.
+    negative : ndarray, shape (N,)
+        Share of the voxels of tissue below 0.
+    saturated : ndarray, shape (N,)
+        Share of the voxels of tissue at the largest value of the volume, where values pile up there.
+    """
+
+    means: np.ndarray
+    texture: np.ndarray
+    sizes: np.ndarray
+    slices: np.ndarray
+    places: np.ndarray
+    labels: np.ndarray
+    background: np.ndarray
+    zeros: np.ndarray
+    negative: np.ndarray
+    saturated: np.ndarray
+
+    @property
+    def sigma(self) -> float:
+        """Noise of a voxel, units of the source image; 0 when no block is large enough."""
+        return float(np.nanmedian(self.texture)) if np.isfinite(self.texture).any() else 0.0
+
+
+def cut(signals: np.ndarray, mask: np.ndarray | None = None, slice_axis: int | None = None) -> Blocks:
+    """Means of blocks of about 5 x 5 voxels of tissue in a slice; one volume is in memory at a time.
+
+    Parameters
+    ----------
+    signals : ndarray, shape (X, Y, Z, N)
+    mask : ndarray, shape (X, Y, Z), bool, or None
+        Where tissue is; None: above half of Otsu's threshold of the median of a few volumes.
+    slice_axis : int, or None
+        None: see :func:`sicnn_app.preprocess.slices.find_slice_axis`.
+    """
+    volumes = signals.shape[3]
+    looked_at = np.unique(np.linspace(0, volumes - 1, LOOKED_AT).round().astype(int))
+    middle = np.median(np.nan_to_num(signals[..., looked_at], posinf=0, neginf=0), axis=-1).astype(float)
+    tissue = _tissue(middle) if mask is None else mask.astype(bool)
+    axis = find_slice_axis(signals.shape[:3]) if slice_axis is None else slice_axis
+    labels, places = _label(tissue, axis)
+    inside = labels >= 0
+    of_voxel, sizes = labels[inside], np.bincount(labels[inside])
+    outside = ~tissue & (middle < middle[tissue].mean() / 4 if tissue.any() else True)
+    count = sizes.size
+    pattern = middle[inside] - (np.bincount(of_voxel, middle[inside], count) / sizes)[of_voxel]
+    pattern_squares = np.bincount(of_voxel, pattern**2, count)
+    means, texture = np.full((2, count, volumes), np.nan)
+    background, zeros, negative, saturated = np.full((4, volumes), np.nan)
+    for i in range(volumes):
+        volume = np.asarray(signals[..., i])
+        values = volume[inside].astype(float)
+        finite = np.isfinite(values)
+        if not finite.any():
+            continue
+        there = np.bincount(of_voxel, finite, count)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means[:, i] = np.bincount(of_voxel, np.where(finite, values, 0.0), count) / there
+            departure = np.where(finite, values - means[of_voxel, i], 0.0)
+            along = np.bincount(of_voxel, departure * pattern, count)
+            left = np.bincount(of_voxel, departure**2, count) - np.where(
+                pattern_squares > 0, along**2 / pattern_squares, 0.0
+            )
+            texture[:, i] = np.sqrt(np.maximum(left, 0) / np.maximum(there - 2, 1))
+        negative[i] = np.mean(values[finite] < 0)
+        saturated[i] = _piled_up(values[finite])
+        around = volume[outside]
+        if around.size:
+            background[i] = np.nanmean(np.where(np.isfinite(around), around, 0.0))
+            zeros[i] = np.mean(around == 0)
+    return Blocks(
+        means,
+        texture[sizes >= 6],
+        sizes,
+        places[:, 0],
+        places[:, 1:],
+        labels,
+        background,
+        zeros,
+        negative,
+        saturated,
+    )
+
+
+def _tissue(middle: np.ndarray) -> np.ndarray:
+    bright = middle > 0
+    # The brightest voxels (fluid, fat, artefacts) would raise the threshold above all other tissue.
+    capped = np.minimum(middle, np.percentile(middle[bright], 98)) if bright.any() else middle
+    return bright if np.ptp(capped) == 0 else capped > otsu(capped) / 2
+
+
+def _label(tissue: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Block of every voxel, and slice and position of every block: blocks at least half of tissue."""
+    grid = np.moveaxis(np.indices(tissue.shape), 0, -1)[tissue]
+    across = grid[:, axis]
+    in_plane = np.delete(grid, axis, axis=1)
+    side = SIDE
+    if grid.shape[0] > MOST * SIDE**2:
+        side = int(np.ceil(np.sqrt(grid.shape[0] / MOST)))
+    while side > 1 and grid.shape[0] < FEWEST * side**2:
+        side -= 1
+    keys, block, sizes = np.unique(
+        np.column_stack([across, in_plane // side]), axis=0, return_inverse=True, return_counts=True
+    )
+    kept = sizes >= side**2 / 2
+    number = np.where(kept, np.cumsum(kept) - 1, -1)
+    labels = np.full(tissue.shape, -1)
+    labels[tissue] = number[block.ravel()]
+    return labels, keys[kept]
+
+
+def _piled_up(values: np.ndarray) -> float:
+    """Share of values at the largest one, when far more lie there than just below."""
+    top = values.max()
+    at_top = np.count_nonzero(values == top)
+    below = np.count_nonzero((values < top) & (values >= top - 0.02 * abs(top)))
+    enough = at_top >= 5 and at_top >= 0.001 * values.size and at_top >= 2 * below
+    return at_top / values.size if top > 0 and enough else 0.0
