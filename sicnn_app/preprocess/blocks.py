@@ -12,8 +12,11 @@ from sicnn_app.preprocess.slices import find_slice_axis
 SIDE = 5
 """Voxels along a side of a block in its slice; fewer in small images, more in very large ones."""
 
-FEWEST, MOST = 40, 800
+FEWEST, MOST = 40, 600
 """Blocks wanted: enough for a median and for places, few enough to be fast."""
+
+MOST_MEANS = 60_000
+"""Blocks times volumes, as long as there are :data:`FEWEST` blocks four times."""
 
 LOOKED_AT = 9
 """Evenly spaced volumes whose median shows where tissue is."""
@@ -78,7 +81,7 @@ def cut(signals: np.ndarray, mask: np.ndarray | None = None, slice_axis: int | N
     middle = np.median(np.nan_to_num(signals[..., looked_at], posinf=0, neginf=0), axis=-1).astype(float)
     tissue = _tissue(middle) if mask is None else mask.astype(bool)
     axis = find_slice_axis(signals.shape[:3]) if slice_axis is None else slice_axis
-    labels, places = _label(tissue, axis)
+    labels, places = _label(tissue, axis, max(4 * FEWEST, min(MOST, MOST_MEANS // volumes)))
     inside = labels >= 0
     of_voxel, sizes = labels[inside], np.bincount(labels[inside])
     outside = ~tissue & (middle < middle[tissue].mean() / 4 if tissue.any() else True)
@@ -86,7 +89,7 @@ def cut(signals: np.ndarray, mask: np.ndarray | None = None, slice_axis: int | N
     pattern = middle[inside] - (np.bincount(of_voxel, middle[inside], count) / sizes)[of_voxel]
     pattern_squares = np.bincount(of_voxel, pattern**2, count)
     means, texture = np.full((2, count, volumes), np.nan)
-    background, zeros, negative, saturated = np.full((4, volumes), np.nan)
+    background, zeros, negative, top, at_top = np.full((5, volumes), np.nan)
     for i in range(volumes):
         volume = np.asarray(signals[..., i])
         values = volume[inside].astype(float)
@@ -103,22 +106,23 @@ def cut(signals: np.ndarray, mask: np.ndarray | None = None, slice_axis: int | N
             )
             texture[:, i] = np.sqrt(np.maximum(left, 0) / np.maximum(there - 2, 1))
         negative[i] = np.mean(values[finite] < 0)
-        saturated[i] = _piled_up(values[finite])
+        top[i], at_top[i] = _piled_up(values[finite])
         around = volume[outside]
         if around.size:
             background[i] = np.nanmean(np.where(np.isfinite(around), around, 0.0))
             zeros[i] = np.mean(around == 0)
     return Blocks(
-        means,
-        texture[sizes >= 6],
-        sizes,
-        places[:, 0],
-        places[:, 1:],
-        labels,
-        background,
-        zeros,
-        negative,
-        saturated,
+        means=means,
+        texture=texture[sizes >= 6],
+        sizes=sizes,
+        slices=places[:, 0],
+        places=places[:, 1:],
+        labels=labels,
+        background=background,
+        zeros=zeros,
+        negative=negative,
+        # Values are cut off at one value, the largest of all; others that pile up are few or coarse.
+        saturated=np.where(top >= 0.98 * np.nanmax(top, initial=0), at_top, 0.0),
     )
 
 
@@ -129,14 +133,14 @@ def _tissue(middle: np.ndarray) -> np.ndarray:
     return bright if np.ptp(capped) == 0 else capped > otsu(capped) / 2
 
 
-def _label(tissue: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+def _label(tissue: np.ndarray, axis: int, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Block of every voxel, and slice and position of every block: blocks at least half of tissue."""
     grid = np.moveaxis(np.indices(tissue.shape), 0, -1)[tissue]
     across = grid[:, axis]
     in_plane = np.delete(grid, axis, axis=1)
     side = SIDE
-    if grid.shape[0] > MOST * SIDE**2:
-        side = int(np.ceil(np.sqrt(grid.shape[0] / MOST)))
+    if grid.shape[0] > most * SIDE**2:
+        side = int(np.ceil(np.sqrt(grid.shape[0] / most)))
     while side > 1 and grid.shape[0] < FEWEST * side**2:
         side -= 1
     keys, block, sizes = np.unique(
@@ -149,10 +153,10 @@ def _label(tissue: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
     return labels, keys[kept]
 
 
-def _piled_up(values: np.ndarray) -> float:
-    """Share of values at the largest one, when far more lie there than just below."""
+def _piled_up(values: np.ndarray) -> tuple[float, float]:
+    """Largest value, and the share of values there when far more lie there than just below."""
     top = values.max()
     at_top = np.count_nonzero(values == top)
-    below = np.count_nonzero((values < top) & (values >= top - 0.02 * abs(top)))
+    below = np.count_nonzero((values < top) & (values >= top - 0.05 * abs(top)))
     enough = at_top >= 5 and at_top >= 0.001 * values.size and at_top >= 2 * below
-    return at_top / values.size if top > 0 and enough else 0.0
+    return float(top), at_top / values.size if enough and at_top < values.size else 0.0

@@ -224,9 +224,9 @@ def _strength_in_lengths(
     prior = prior_of(series.bvals, series.bvecs)
     if series.bvecs is None:
         return series.bvals, prior, ()
-    squares = np.square(np.nan_to_num(series.bvecs)).sum(axis=1)
+    squares = np.square(series.bvecs).sum(axis=1)
     _, index = group_bvalues(series.bvals)
-    weighted = (squares > 1e-6) & (series.bvals > 0.5)
+    weighted = np.isfinite(squares) & (series.bvals > 0.5)
     largest = np.array([squares[weighted & (index == i)].max(initial=0) for i in range(index.max() + 1)])[
         index
     ]
@@ -249,11 +249,10 @@ def _strength_in_lengths(
                 "and is used",
             ),
         )
-    return (
-        series.bvals,
-        prior,
-        (f"{varied}: the b-values as written fit the images no worse, so the lengths are not used",),
-    )
+    if not shorter[squares > 0].any():
+        # Trace images among the directions.
+        return series.bvals, prior, ()
+    return series.bvals, prior, (f"{varied}: the b-values as written fit the images no worse and are used",)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from scipy.linalg import eigh
 
 TISSUES = 1500
 """Random tissues that say which decays there are; twice as many change nothing in what is found."""
@@ -81,37 +82,37 @@ class DecayPrior:
         axes /= np.linalg.norm(axes, axis=-1, keepdims=True)
         mixed = rng.choice([0.0, 0.5], TISSUES)
         b = np.asarray(bvals, dtype=float)
+        distinct, place = np.unique(b, return_inverse=True)
 
-        def fibre_decays(vectors: np.ndarray) -> np.ndarray:
+        def fibre_decays(b: np.ndarray, vectors: np.ndarray) -> np.ndarray:
             one, two = (
                 np.exp(-b * (across[:, None] + (along - across)[:, None] * (axis @ vectors.T) ** 2))
                 for axis in axes
             )
             return (1 - mixed)[:, None] * one + mixed[:, None] * two
 
-        isotropic = perfusion[:, None] * np.exp(-np.outer(fast, b))
-        isotropic += ((1 - perfusion) * (1 - fibres))[:, None] * np.exp(-np.outer(slow, b))
+        isotropic = perfusion[:, None] * np.exp(-np.outer(fast, distinct))
+        isotropic += ((1 - perfusion) * (1 - fibres))[:, None] * np.exp(-np.outer(slow, distinct))
         share = ((1 - perfusion) * fibres)[:, None]
         every = rng.standard_normal((_DIRECTIONS, 3))
         every /= np.linalg.norm(every, axis=1, keepdims=True)
-        spread = [fibre_decays(np.broadcast_to(vector, (b.size, 3))) for vector in every]
-        fibre = np.mean(spread, axis=0)
-        scatter = np.mean((share * np.std(spread, axis=0)) ** 2, axis=0)
+        spread = [fibre_decays(distinct, np.broadcast_to(vector, (distinct.size, 3))) for vector in every]
+        fibre = np.mean(spread, axis=0)[:, place]
+        scatter = np.mean((share * np.std(spread, axis=0)) ** 2, axis=0)[place]
         unstated = anisotropy * FIBRE_EXCESS * b
         if bvecs is not None:
             lengths = np.linalg.norm(bvecs, axis=1)
             stated = np.isfinite(lengths) & (lengths > 0)
             unit = np.divide(bvecs, lengths[:, None], out=np.zeros(bvecs.shape), where=stated[:, None])
-            fibre = np.where(stated, fibre_decays(unit), fibre)
+            fibre = np.where(stated, fibre_decays(b, unit), fibre)
             scatter, unstated = np.where(stated, 0.0, scatter), np.where(stated, 0.0, unstated)
-        decays = isotropic + share * fibre + floor * rng.uniform(0, 1, (TISSUES, 1))
-        _, sizes, shapes = np.linalg.svd(decays / np.sqrt(TISSUES), full_matrices=False)
-        kept = int(min((sizes**2 > LEAST_SHARE * (sizes**2).sum()).sum(), MAX_SHAPES))
-        return cls(
-            (sizes[:kept, None] * shapes[:kept]).T,
-            scatter + (sizes[kept:, None] ** 2 * shapes[kept:] ** 2).sum(axis=0),
-            unstated,
-        )
+        decays = isotropic[:, place] + share * fibre + floor * rng.uniform(0, 1, (TISSUES, 1))
+        moments = decays.T @ decays / TISSUES
+        squares, shapes = eigh(moments, subset_by_index=[max(0, b.size - MAX_SHAPES), b.size - 1])
+        kept = squares > LEAST_SHARE * np.trace(moments)
+        features = shapes[:, kept] * np.sqrt(squares[kept])
+        left = np.maximum(np.diag(moments) - np.square(features).sum(axis=1), 0.0)
+        return cls(features, scatter + left, unstated)
 
     def of_volumes(self, order: np.ndarray) -> DecayPrior:
         """The same for some volumes, or in another order."""
@@ -163,9 +164,7 @@ def expect(signals: np.ndarray, variance: np.ndarray, used: np.ndarray, prior: D
         )
     total = variance + prior.scatter
     weights = used / total
-    precision = np.eye(features.shape[1]) + np.einsum(
-        "nr,kn,ns->krs", features, weights, features, optimize=True
-    )
+    precision = np.eye(features.shape[1]) + (features.T * weights[:, None, :]) @ features
     covariance = np.linalg.inv(precision)
     projected = features @ covariance
     uncertainty = np.einsum("knr,nr->kn", projected, features)

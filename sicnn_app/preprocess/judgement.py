@@ -226,11 +226,12 @@ def judge(
     said = list(table.said)
     with np.errstate(invalid="ignore", divide="ignore"):
         departures = np.log(np.maximum(signals, floor / 2) / np.maximum(held.expected, floor / 2))
-    _, index = group_bvalues(table.bvals)
+    nominal, index = group_bvalues(table.bvals)
+    middles = np.column_stack([np.median(signals[:, index == b], axis=1) for b in range(nominal.size)])
+    middles = np.maximum(middles, 1e-3)
     rows = [_row(series, bvals, i, np.nan, np.nan, found[i]) for i in range(count)]
     for j, i in enumerate(positions.tolist()):
-        group = np.median(signals[:, index == index[j]], axis=1)
-        level = float(factors[j] * np.median(signals[:, j] / np.maximum(group, 1e-3)))
+        level = float(factors[j] * np.median(signals[:, j] / middles[:, index[j]]))
         to_decay = float(factors[j] * np.exp(np.median(departures[:, j])))
         names = set(found[i])
         lost = np.zeros(blocks.sizes.size, dtype=bool)
@@ -265,8 +266,11 @@ def _hold(signals: np.ndarray, sigma: np.ndarray, bvals: np.ndarray, prior: Deca
     suspects: list[int] = []
     for _ in range(min(MAX_SUSPECTS, bvals.size // 4)):
         expected = expect(signals, variance, used, prior)
-        scores = np.median(np.abs(signals - expected.levels) / expected.deviation, axis=0)
+        apart = signals - expected.levels
+        scores = np.median(np.abs(apart) / expected.deviation, axis=0)
+        departure = np.median(apart, axis=0) / np.maximum(np.median(expected.levels, axis=0), 1e-6)
         scores[suspects] = 0
+        scores[np.abs(departure) < MIN_OFF / 2] = 0
         worst = int(np.argmax(scores))
         if scores[worst] < 1.5:
             break
