@@ -274,6 +274,23 @@ class PreprocessingSettings:
         default=(),
         metadata=row("b-values to leave out, s/mm^2 (default: none)", reads=float, several=True, metavar="B"),
     )
+    ignore_volumes: tuple[str, ...] = field(
+        default=(),
+        metadata=row(
+            "volumes to leave out, counted from 0 in the source image; RUN:N of one run, as run-2:5 "
+            "(default: none)",
+            several=True,
+            metavar="N",
+        ),
+    )
+    on_contradiction: str = field(
+        default="warn",
+        metadata=row(
+            "what to do where the images contradict their table of b-values; one that cannot be right is "
+            "refused in any case",
+            ("warn", "stop"),
+        ),
+    )
     max_bval: float = field(
         default=1000.0,
         metadata=row(
@@ -291,6 +308,23 @@ class PreprocessingSettings:
             all(math.isfinite(b) and b >= 0 for b in self.ignore_bvals),
             "--ignore-bvals takes b-values of 0 or more",
         )
+        _require(
+            all(re.fullmatch(r"([0-9A-Za-z_-]+:)?[0-9]{1,9}", volume) for volume in self.ignore_volumes),
+            "--ignore-volumes takes numbers of volumes from 0 on, or RUN:N, as run-2:5",
+        )
+
+    def ignored_volumes(self, run: str) -> tuple[int, ...]:
+        """Volumes of a run that ``ignore_volumes`` names, from the run's name.
+
+        Examples
+        --------
+        >>> steps = PreprocessingSettings(ignore_volumes=("3", "run-2:5", "acq-a_run-1:7"))
+        >>> steps.ignored_volumes("sub-01_run-2"), steps.ignored_volumes("sub-01_acq-a_run-1")
+        ((3, 5), (3, 7))
+        """
+        named = [text.rpartition(":") for text in self.ignore_volumes]
+        entities = set(run.split("_"))
+        return tuple(int(number) for of, _, number in named if not of or set(of.split("_")) <= entities)
 
     def option(self, name: str) -> Any:
         """Value of an option of a step."""
@@ -742,6 +776,8 @@ class Settings:
             "anatomy": self.preprocessing.anatomy,
             **{name: self.preprocessing.option(name) for name in step_options()},
             "ignore_bvals": sorted(self.preprocessing.ignore_bvals),
+            "ignore_volumes": sorted(self.preprocessing.ignore_volumes),
+            "on_contradiction": self.preprocessing.on_contradiction,
             "max_bval": self.preprocessing.max_bval,
             "combine": self.selection.combine,
             "mask_desc": self.inputs.mask_desc,

@@ -20,6 +20,7 @@ from sicnn_app.derivatives.names import (
     SERIES,
     SPREAD,
     TRAINING,
+    VOLUMES,
     dwi_folder,
     map_ending,
     mask_ending,
@@ -67,6 +68,8 @@ class RunDerivatives:
         One row per data iteration.
     motion : list of dict
         One row per volume; empty when motion was not corrected.
+    volumes : list of dict
+        What was found in every volume of the source image.
     step_pictures : dict of str to bytes
         PNG of every correction that was drawn when the run was processed, by its label.
     problems : list of str
@@ -89,6 +92,7 @@ class RunDerivatives:
     qc_row: dict[str, str] = field(default_factory=dict)
     history: list[dict[str, str]] = field(default_factory=list)
     motion: list[dict[str, str]] = field(default_factory=list)
+    volumes: list[dict[str, str]] = field(default_factory=list)
     step_pictures: dict[str, bytes] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -222,6 +226,7 @@ def collect_run(
         qc_row=next(iter(table(QUALITY)), {}),
         history=table(TRAINING),
         motion=table(MOTION),
+        volumes=table(VOLUMES),
         problems=files.problems,
     )
     if not run.has_voxels or not series:

@@ -22,6 +22,7 @@ SERIES = f"desc-{PREPROCESSED}_dwi"
 QUALITY = "desc-ivim_qc"
 TRAINING = "desc-training_qc"
 MOTION = "desc-motion_qc"
+VOLUMES = "desc-volumes_qc"
 MARKER = f"{QUALITY}.json"
 """Ending of the completion marker, see :mod:`sicnn_app.derivatives.marker`."""
 
@@ -57,7 +58,7 @@ def mask_ending(label: str) -> str:
 
 _WORD = "[a-z0-9]+"
 _OF_A_RUN = "|".join(
-    (map_ending(_WORD), map_ending(_WORD, _WORD), FLAGS, QUALITY, TRAINING, MOTION),
+    (map_ending(_WORD), map_ending(_WORD, _WORD), FLAGS, QUALITY, TRAINING, MOTION, VOLUMES),
 )
 _TELLING = re.compile(rf"(?P<run>.+)_({_OF_A_RUN})\.(nii\.gz|json|tsv)")
 """Outputs that tell of a run; preprocessed series and masks are also written by other programs."""
@@ -119,7 +120,7 @@ def expected_outputs(
     images += [FLAGS, SERIES, mask_ending(mask_label(run, anatomy))]
     endings = [f"{image}{extension}" for image in images for extension in (".nii.gz", ".json")]
     endings += [f"{FLAGS}.tsv", f"{SERIES}.bval", *([f"{SERIES}.bvec"] if with_bvecs else [])]
-    tables = [*([MOTION] if motion else []), TRAINING, QUALITY]
+    tables = [VOLUMES, *([MOTION] if motion else []), TRAINING, QUALITY]
     endings += [f"{name}{extension}" for name in tables for extension in (".tsv", ".json")]
     return [output_path(run, output_dir, ending) for ending in endings]
 

@@ -1,4 +1,4 @@
-"""Tables of the training and of the motion of a run."""
+"""Tables of the volumes, of the training and of the motion of a run."""
 
 from __future__ import annotations
 
@@ -32,6 +32,35 @@ MOTION_COLUMNS: dict[str, dict[str, Any]] = {
     ),
 }
 """Columns of the table of motion, one row per volume."""
+
+VOLUME_COLUMNS: dict[str, dict[str, Any]] = {
+    "volume": described("Volume", "Index in the source image, counted from 0"),
+    "b_value": described("b-value", "b-value of the volume, as it was used", "s/mm^2"),
+    **{
+        f"direction_{axis}": described(
+            f"Direction {axis}", f"Component {axis} of the gradient vector as the table states it"
+        )
+        for axis in "xyz"
+    },
+    "level_in_group": described(
+        "Level in its group", "Signal over the median of the volumes of its b-value, median over the tissue"
+    ),
+    "level_to_decay": described(
+        "Level against the decay",
+        "Signal over what all other volumes let expect at its b-value and direction, median over the tissue",
+    ),
+    "fell_out": described("Fell out", "Share of the voxels of tissue that lost signal in one piece"),
+    "fell_out_slices": described(
+        "Fell out by slice", "The same in the slices where any did, counted from 0: slice: share; …"
+    ),
+    "fell_out_regions": described(
+        "Fell out by region", "The same in the regions of a segmentation of -d: region: share; …"
+    ),
+    "found": described("Found", "What the volume looks like; explained in the documentation on volumes"),
+    "used": described("Used", "Whether the volume went into the maps: yes or no"),
+    "weight": described("Weight", "Weight of the whole volume among those of its b-value and direction"),
+}
+"""Columns of the table of volumes, one row per volume of the source image."""
 
 _HISTORY_COLUMNS: dict[str, dict[str, Any]] = {
     "data_iteration": described("Data iteration", "Number of times the training signals had been rewritten"),
@@ -94,6 +123,16 @@ def motion_sidecar(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
         "Description": "Motion that was corrected: one row per volume of the preprocessed series",
         "Sources": sources(result, roots),
         **MOTION_COLUMNS,
+        **provenance(result),
+    }
+
+
+def volumes_sidecar(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
+    """Columns of the table of volumes."""
+    return {
+        "Description": "What was found in the volumes: one row per volume of the source image",
+        "Sources": sources(result, roots),
+        **VOLUME_COLUMNS,
         **provenance(result),
     }
 

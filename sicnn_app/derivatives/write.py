@@ -24,6 +24,7 @@ from sicnn_app.derivatives.names import (
     SPREAD,
     SPREAD_SUFFIX,
     TRAINING,
+    VOLUMES,
     expected_outputs,
     map_ending,
     map_outputs,
@@ -231,6 +232,7 @@ def _stage_tables(files: _RunFiles) -> None:
     result, roots, staged = files.result, files.roots, files.staged
     history = qc.history_sidecar(result, roots)
     files.table(TRAINING, qc.history_columns(result), qc.history_rows(result), history)
+    files.table(VOLUMES, list(qc.VOLUME_COLUMNS), result.volumes, qc.volumes_sidecar(result, roots))
     if result.motion is not None:
         files.table(MOTION, list(qc.MOTION_COLUMNS), result.motion, qc.motion_sidecar(result, roots))
     quality, marker = Quality(result), files.path(MARKER)

@@ -114,6 +114,9 @@ class RunResult:
         Every flag that can change a map, as resolved; JSON-serialisable.
     fingerprint : str
         Hash over the settings, the source files and the app's minor version.
+    volumes : list of dict
+        One row per volume of the source image, see
+        :meth:`sicnn_app.preprocess.judgement.JudgedVolume.row`.
     motion : list of dict, or None
         One row per volume of ``series``, see :class:`sicnn_app.preprocess.motion.correct`;
         None when motion was not corrected.
@@ -140,6 +143,7 @@ class RunResult:
     warnings: list[str]
     settings: dict[str, Any]
     fingerprint: str
+    volumes: list[dict[str, Any]] = field(default_factory=list)
     motion: list[dict[str, Any]] | None = None
     conventional: Estimate | None = None
     before_after: list[BeforeAfter] = field(default_factory=list)

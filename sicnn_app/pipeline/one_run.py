@@ -11,8 +11,8 @@ import numpy as np
 
 from sicnn_app.bids.discover import NO_MASK
 from sicnn_app.bids.load import LoadedRun, load_run, series_size
-from sicnn_app.bids.masks import load_mask
-from sicnn_app.bids.segmentations import Segmentations, load_regions
+from sicnn_app.bids.masks import load_labels, load_mask
+from sicnn_app.bids.segmentations import Segmentations, load_regions, read_lookup
 from sicnn_app.bids.unpacked import digests_of_reads
 from sicnn_app.derivatives.names import run_unit
 from sicnn_app.derivatives.write import require_room, write_run
@@ -143,6 +143,8 @@ def prepare_run(
             external_mask=external_mask,
             settings=settings.preprocessing,
             preprocessed=item.preprocessed,
+            ignore_volumes=settings.preprocessing.ignored_volumes(item.name),
+            regions=_regions(item, settings, loaded),
             progress=progress,
         )
     except DataError as error:
@@ -186,6 +188,17 @@ def _cut_regions(item: DwiRun, settings: Settings, mask: np.ndarray) -> list[str
                 f"--mask-desc {NO_MASK}"
             )
     return warnings
+
+
+def _regions(item: DwiRun, settings: Settings, loaded: LoadedRun) -> tuple[np.ndarray, dict[int, str]] | None:
+    """The first segmentation of the run that can be read, and the names of its regions."""
+    with suppress(SicnnAppError):
+        for found in Segmentations(settings.inputs.derivatives).of(item.entities)[0]:
+            shape = loaded.series.signals.shape[:3]
+            with suppress(SicnnAppError):
+                labels, _ = load_labels(found.path, loaded.series.affine, shape=shape)
+                return labels, {} if found.lookup is None else read_lookup(found.lookup)
+    return None
 
 
 def forget_run(item: DwiRun, settings: Settings) -> None:
@@ -276,6 +289,7 @@ def _estimate_run(item: DwiRun, job: Job, checkpoint: TrainingCheckpoint, *, scr
         anatomy_source=ready.anatomy_source,
         mask_source=prepared.mask_method if item.mask is None else str(item.mask),
         steps=prepared.steps,
+        volumes=prepared.volumes,
         motion=prepared.motion,
         before_after=prepared.before_after,
         warnings=warnings,

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 import numpy as np
 from dipy.segment.threshold import otsu
 
-from sicnn_app.preprocess.slices import find_slice_axis
+from sicnn_app.preprocess.correction import find_slice_axis
 
 SIDE = 5
 """Voxels along a side of a block in its slice; fewer in small images, more in very large ones."""
 
-FEWEST, MOST = 40, 600
+FEWEST, MOST = 20, 600
 """Blocks wanted: enough for a median and for places, few enough to be fast."""
 
 MOST_MEANS = 60_000
-"""Blocks times volumes, as long as there are :data:`FEWEST` blocks four times."""
+"""Blocks times volumes, never fewer blocks than eight times :data:`FEWEST`."""
+
+MIN_AT_TOP = 0.001
+"""Share of the tissue at the largest value; of less, one bright voxel may be one of two by chance."""
 
 LOOKED_AT = 9
 """Evenly spaced volumes whose median shows where tissue is."""
@@ -32,7 +35,7 @@ class Blocks:
         NaN where no voxel of the block is finite.
     texture : ndarray, shape (L, N)
         Standard deviation within a block of what the block's own pattern does not explain; of the blocks of
-        6 voxels and more.
+        4 voxels and more.
     sizes : ndarray, shape (K,), voxels
     slices : ndarray, shape (K,), index of the slice
     places : ndarray, shape (K, 2), position in the slice in blocks
@@ -61,27 +64,26 @@ class Blocks:
 
     @property
     def sigma(self) -> float:
-        """Noise of a voxel, units of the source image; 0 when no block is large enough."""
-        return float(np.nanmedian(self.texture)) if np.isfinite(self.texture).any() else 0.0
+        """Noise of a voxel, units of the source image; NaN when no block is large enough."""
+        finite = self.texture[np.isfinite(self.texture)]
+        return float(np.median(finite)) if finite.size else np.nan
 
 
-def cut(signals: np.ndarray, mask: np.ndarray | None = None, slice_axis: int | None = None) -> Blocks:
+def cut(signals: np.ndarray, slice_axis: int | None = None) -> Blocks:
     """Means of blocks of about 5 x 5 voxels of tissue in a slice; one volume is in memory at a time.
 
     Parameters
     ----------
     signals : ndarray, shape (X, Y, Z, N)
-    mask : ndarray, shape (X, Y, Z), bool, or None
-        Where tissue is; None: above half of Otsu's threshold of the median of a few volumes.
     slice_axis : int, or None
-        None: see :func:`sicnn_app.preprocess.slices.find_slice_axis`.
+        None: see :func:`sicnn_app.preprocess.correction.find_slice_axis`.
     """
     volumes = signals.shape[3]
     looked_at = np.unique(np.linspace(0, volumes - 1, LOOKED_AT).round().astype(int))
-    middle = np.median(np.nan_to_num(signals[..., looked_at], posinf=0, neginf=0), axis=-1).astype(float)
-    tissue = _tissue(middle) if mask is None else mask.astype(bool)
+    middle = np.median([np.nan_to_num(signals[..., i], posinf=0, neginf=0) for i in looked_at], axis=0)
+    tissue = _tissue(middle)
     axis = find_slice_axis(signals.shape[:3]) if slice_axis is None else slice_axis
-    labels, places = _label(tissue, axis, max(4 * FEWEST, min(MOST, MOST_MEANS // volumes)))
+    labels, places = _label(tissue, axis, max(8 * FEWEST, min(MOST, MOST_MEANS // volumes)))
     inside = labels >= 0
     of_voxel, sizes = labels[inside], np.bincount(labels[inside])
     outside = ~tissue & (middle < middle[tissue].mean() / 4 if tissue.any() else True)
@@ -90,6 +92,7 @@ def cut(signals: np.ndarray, mask: np.ndarray | None = None, slice_axis: int | N
     pattern_squares = np.bincount(of_voxel, pattern**2, count)
     means, texture = np.full((2, count, volumes), np.nan)
     background, zeros, negative, top, at_top = np.full((5, volumes), np.nan)
+    piled = np.zeros(volumes, dtype=bool)
     for i in range(volumes):
         volume = np.asarray(signals[..., i])
         values = volume[inside].astype(float)
@@ -106,14 +109,15 @@ def cut(signals: np.ndarray, mask: np.ndarray | None = None, slice_axis: int | N
             )
             texture[:, i] = np.sqrt(np.maximum(left, 0) / np.maximum(there - 2, 1))
         negative[i] = np.mean(values[finite] < 0)
-        top[i], at_top[i] = _piled_up(values[finite])
+        top[i], at_top[i], piled[i] = _at_the_top(values[finite])
         around = volume[outside]
         if around.size:
             background[i] = np.nanmean(np.where(np.isfinite(around), around, 0.0))
             zeros[i] = np.mean(around == 0)
+    cut_off = top[piled].max() if piled.any() and top[piled].max() == np.nanmax(top) else np.nan
     return Blocks(
         means=means,
-        texture=texture[sizes >= 6],
+        texture=texture[sizes >= 4],
         sizes=sizes,
         slices=places[:, 0],
         places=places[:, 1:],
@@ -121,12 +125,13 @@ def cut(signals: np.ndarray, mask: np.ndarray | None = None, slice_axis: int | N
         background=background,
         zeros=zeros,
         negative=negative,
-        # Values are cut off at one value, the largest of all; others that pile up are few or coarse.
-        saturated=np.where(top >= 0.98 * np.nanmax(top, initial=0), at_top, 0.0),
+        # Values are cut off at one value, the largest of all; others that pile up are coarse.
+        saturated=np.where((top == cut_off) & (at_top >= MIN_AT_TOP), at_top, 0.0),
     )
 
 
 def _tissue(middle: np.ndarray) -> np.ndarray:
+    """Above half of Otsu's threshold; shape (X, Y, Z), bool."""
     bright = middle > 0
     # The brightest voxels (fluid, fat, artefacts) would raise the threshold above all other tissue.
     capped = np.minimum(middle, np.percentile(middle[bright], 98)) if bright.any() else middle
@@ -153,10 +158,10 @@ def _label(tissue: np.ndarray, axis: int, most: int) -> tuple[np.ndarray, np.nda
     return labels, keys[kept]
 
 
-def _piled_up(values: np.ndarray) -> tuple[float, float]:
-    """Largest value, and the share of values there when far more lie there than just below."""
+def _at_the_top(values: np.ndarray) -> tuple[float, float, bool]:
+    """Largest value, the share of values there, and whether far more lie there than just below."""
     top = values.max()
     at_top = np.count_nonzero(values == top)
     below = np.count_nonzero((values < top) & (values >= top - 0.05 * abs(top)))
-    enough = at_top >= 5 and at_top >= 0.001 * values.size and at_top >= 2 * below
-    return float(top), at_top / values.size if enough and at_top < values.size else 0.0
+    piled = max(5, MIN_AT_TOP * values.size, 2 * below) <= at_top < values.size
+    return float(top), at_top / values.size, bool(piled)

@@ -11,6 +11,7 @@ from scipy.stats import kendalltau
 from sicnn_app.ivim.bvalues import group_bvalues
 from sicnn_app.ivim.series import DwiSeries
 from sicnn_app.preprocess.expected import DecayPrior, misfits
+from sicnn_app.preprocess.volumes import ranges
 
 PriorOf = Callable[[np.ndarray, np.ndarray | None], DecayPrior]
 
@@ -97,19 +98,6 @@ class CheckedTable:
     contradictions: tuple[Contradiction, ...] = ()
     said: tuple[str, ...] = ()
     hopeless: bool = False
-
-
-def ranges(volumes) -> str:
-    """Ascending indices as text, runs shortened: ``3, 7-9``.
-
-    Examples
-    --------
-    >>> ranges([3, 7, 8, 9])
-    '3, 7-9'
-    """
-    volumes = np.asarray(volumes)
-    runs = np.split(volumes, np.flatnonzero(np.diff(volumes) != 1) + 1)
-    return ", ".join(f"{run[0]}" if run.size == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def pooled_curve(signals: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ BODY_ANISOTROPY = 0.4
 FLUCTUATION = 0.03
 """Relative; what a block changes from volume to volume by pulsation, drift and imperfect models."""
 
-MOST_NUMBERS = 5_000_000
+MOST_NUMBERS = 500_000
 """Of one array while blocks are predicted; more blocks come in parts."""
 
 FIBRE_EXCESS = 1.0e-3
@@ -81,38 +81,40 @@ class DecayPrior:
         axes = rng.standard_normal((2, TISSUES, 3))
         axes /= np.linalg.norm(axes, axis=-1, keepdims=True)
         mixed = rng.choice([0.0, 0.5], TISSUES)
-        b = np.asarray(bvals, dtype=float)
-        distinct, place = np.unique(b, return_inverse=True)
+        unit = np.zeros((np.size(bvals), 3))
+        if bvecs is not None:
+            lengths = np.linalg.norm(bvecs, axis=1)[:, None]
+            np.divide(bvecs, lengths, out=unit, where=np.isfinite(lengths) & (lengths > 0))
+        # Repeats are one row, and take one row's time and memory.
+        rows, place = np.unique(np.column_stack([bvals, unit]), axis=0, return_inverse=True)
+        b, unit, stated = rows[:, 0], rows[:, 1:], rows[:, 1:].any(axis=1)
 
-        def fibre_decays(b: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        def fibre_decays(vectors: np.ndarray) -> np.ndarray:
             one, two = (
                 np.exp(-b * (across[:, None] + (along - across)[:, None] * (axis @ vectors.T) ** 2))
                 for axis in axes
             )
             return (1 - mixed)[:, None] * one + mixed[:, None] * two
 
-        isotropic = perfusion[:, None] * np.exp(-np.outer(fast, distinct))
-        isotropic += ((1 - perfusion) * (1 - fibres))[:, None] * np.exp(-np.outer(slow, distinct))
         share = ((1 - perfusion) * fibres)[:, None]
-        every = rng.standard_normal((_DIRECTIONS, 3))
-        every /= np.linalg.norm(every, axis=1, keepdims=True)
-        spread = [fibre_decays(distinct, np.broadcast_to(vector, (distinct.size, 3))) for vector in every]
-        fibre = np.mean(spread, axis=0)[:, place]
-        scatter = np.mean((share * np.std(spread, axis=0)) ** 2, axis=0)[place]
-        unstated = anisotropy * FIBRE_EXCESS * b
-        if bvecs is not None:
-            lengths = np.linalg.norm(bvecs, axis=1)
-            stated = np.isfinite(lengths) & (lengths > 0)
-            unit = np.divide(bvecs, lengths[:, None], out=np.zeros(bvecs.shape), where=stated[:, None])
-            fibre = np.where(stated, fibre_decays(b, unit), fibre)
-            scatter, unstated = np.where(stated, 0.0, scatter), np.where(stated, 0.0, unstated)
-        decays = isotropic[:, place] + share * fibre + floor * rng.uniform(0, 1, (TISSUES, 1))
+        fibre, scatter = fibre_decays(unit), np.zeros(b.size)
+        if not stated.all():
+            every = rng.standard_normal((_DIRECTIONS, 3))
+            every /= np.linalg.norm(every, axis=1, keepdims=True)
+            spread = [fibre_decays(np.broadcast_to(vector, unit.shape))[:, ~stated] for vector in every]
+            fibre[:, ~stated] = np.mean(spread, axis=0)
+            scatter[~stated] = np.mean((share * np.std(spread, axis=0)) ** 2, axis=0)
+        decays = perfusion[:, None] * np.exp(-np.outer(fast, b)) + share * fibre
+        decays += ((1 - perfusion) * (1 - fibres))[:, None] * np.exp(-np.outer(slow, b))
+        decays += floor * rng.uniform(0, 1, (TISSUES, 1))
         moments = decays.T @ decays / TISSUES
         squares, shapes = eigh(moments, subset_by_index=[max(0, b.size - MAX_SHAPES), b.size - 1])
         kept = squares > LEAST_SHARE * np.trace(moments)
         features = shapes[:, kept] * np.sqrt(squares[kept])
-        left = np.maximum(np.diag(moments) - np.square(features).sum(axis=1), 0.0)
-        return cls(features, scatter + left, unstated)
+        scatter += np.maximum(np.diag(moments) - np.square(features).sum(axis=1), 0.0)
+        unstated = np.where(stated, 0.0, anisotropy * FIBRE_EXCESS * b)
+        place = place.ravel()
+        return cls(features[place], scatter[place], unstated[place])
 
     def of_volumes(self, order: np.ndarray) -> DecayPrior:
         """The same for some volumes, or in another order."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import label
@@ -18,6 +20,10 @@ from sicnn_app.preprocess.contradictions import (
     find_unequal_groups,
 )
 from sicnn_app.preprocess.expected import FLUCTUATION, DecayPrior, expect
+from sicnn_app.preprocess.volumes import ranges
+
+MIN_BLOCKS = 10
+"""With fewer nothing is held against others: noise alone could contradict a table."""
 
 MIN_OFF = 0.10
 """Relative; a whole volume that is off by less is not told from what scanners and bodies do."""
@@ -39,6 +45,9 @@ MIN_DEPTH = 0.3
 
 MAX_SUSPECTS = 8
 """Volumes that are taken out together before each is held against the rest."""
+
+NAMED = 0.2
+"""Share of a region from which on a warning names it; of less, blocks only reach into it."""
 
 WHOLE = 0.6
 """Share of the tissue from which on signal was lost in the volume, not in a place."""
@@ -66,6 +75,11 @@ FOUND = {
 
 LEAVES_OUT = ("spike", "not in steady state", "derived map", "fits no b-value")
 """Findings for which a volume is not used; the others are weighed by the average or only said."""
+
+_TOLD = {
+    "dropout": "signal was lost to motion or pulsation in parts of",
+    "saturated": "values are cut off at the largest one, which makes maps wrong there, in",
+}
 
 HARMLESS = ("negative values",)
 """Findings that are told in the table and not among the volumes in question."""
@@ -108,6 +122,32 @@ class JudgedVolume:
     found: tuple[str, ...] = ()
     used: bool = True
 
+    def row(self, used: bool) -> dict[str, Any]:
+        """One row of the table of volumes; None where there is nothing to say."""
+
+        def number(value: float) -> float | None:
+            return round(value, 4) if np.isfinite(value) else None
+
+        def places(shares: Mapping[Any, float]) -> str | None:
+            return "; ".join(f"{place}: {share:.2g}" for place, share in shares.items()) or None
+
+        x, y, z = self.direction or (None, None, None)
+        return {
+            "volume": self.volume,
+            "b_value": self.bval,
+            "direction_x": x,
+            "direction_y": y,
+            "direction_z": z,
+            "level_in_group": number(self.level_in_group),
+            "level_to_decay": number(self.level_to_decay),
+            "fell_out": number(self.fell_out),
+            "fell_out_slices": places(self.fell_out_by_slice),
+            "fell_out_regions": places(self.fell_out_by_region),
+            "found": ", ".join(self.found) or "nothing",
+            "used": "yes" if used else "no",
+            "weight": int(used),
+        }
+
     @property
     def in_question(self) -> bool:
         """Something was found that is worth a look."""
@@ -135,18 +175,60 @@ class Judgement:
     said: tuple[str, ...] = ()
 
     @property
-    def used(self) -> np.ndarray:
-        """Volumes to be used, shape (N,), bool."""
-        return np.array([volume.used for volume in self.volumes], dtype=bool)
+    def unfit(self) -> dict[str, np.ndarray]:
+        """Volumes not to be used, shape (N,), bool, by the reason."""
+        return {
+            f"that look like “{name}” ({FOUND[name]})": np.array(
+                [not volume.used and name in volume.found for volume in self.volumes], dtype=bool
+            )
+            for name in LEAVES_OUT
+        }
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a user should know; volumes that are left out are named where that is done."""
+        lines = [*map(str, self.contradictions), *self.said]
+        for name, words in _TOLD.items():
+            found = [volume for volume in self.volumes if name in volume.found and volume.used]
+            if found:
+                regions = dict.fromkeys(
+                    region
+                    for volume in found
+                    for region, share in volume.fell_out_by_region.items()
+                    if share >= NAMED
+                )
+                where = f", in {', '.join(regions)}" if regions else ""
+                volumes = ranges([volume.volume for volume in found])
+                plural = "s" if len(found) > 1 else ""
+                lines.append(
+                    f"{words} volume{plural} {volumes} (counted from 0){where}: see desc-volumes_qc.tsv"
+                )
+        return lines
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """One row of the preprocessing steps."""
+        found = {name: [volume.volume for volume in self.volumes if name in volume.found] for name in FOUND}
+        named = "; ".join(f"{name}: {ranges(of)}" for name, of in found.items() if of) or "nothing found"
+        return {
+            "Name": "Judgement of volumes",
+            "Description": f"{len(self.volumes)} volumes held against each other and their b-values; {named}",
+            "VolumesInQuestion": [volume.volume for volume in self.volumes if volume.in_question],
+            "Contradictions": [str(contradiction) for contradiction in self.contradictions],
+        }
+
+    def rows(self, used: np.ndarray) -> list[dict[str, Any]]:
+        """The table of volumes; ``used`` are the volumes of the source image that went on."""
+        chosen = set(used.tolist())
+        return [volume.row(volume.volume in chosen) for volume in self.volumes]
 
 
 def judge(
     series: DwiSeries,
     *,
     anatomy: str = "body",
-    mask: np.ndarray | None = None,
-    regions: np.ndarray | None = None,
-    region_names: dict[int, str] | None = None,
+    regions: tuple[np.ndarray, Mapping[int, str]] | None = None,
+    ignored: np.ndarray | None = None,
     slice_axis: int | None = None,
 ) -> Judgement:
     """Hold every volume of a series, as it was read, against the others and against the gradient table.
@@ -162,23 +244,25 @@ def judge(
     series : DwiSeries
     anatomy : str
         ``brain`` or ``body``: how far diffusion may depend on a direction that is not stated.
-    mask : ndarray, shape (X, Y, Z), bool, or None
-        Where tissue is; None: where the series is bright.
-    regions : ndarray, shape (X, Y, Z), int, or None
-        Segmentation, 0 outside.
-    region_names : dict of int to str, optional
+    regions : (ndarray, shape (X, Y, Z), int; mapping of int to str), optional
+        Segmentation, 0 outside, and the names of its regions.
+    ignored : ndarray, shape (N,), bool, optional
+        Volumes that are not looked at.
     slice_axis : int, optional
 
     Returns
     -------
     Judgement
     """
-    blocks = cut(series.signals, mask, slice_axis)
+    segmentation, names_of_regions = regions if regions is not None else (None, {})
+    blocks = cut(series.signals, slice_axis)
     count = series.bvals.size
     plain = _found_without_others(blocks)
     with_data = np.isfinite(blocks.means).mean(axis=0) > 0.5 if blocks.sizes.size else np.zeros(count, bool)
     with_data &= np.nan_to_num(np.abs(blocks.means)).max(axis=0, initial=0) > 0
-    if with_data.sum() < 4:
+    if ignored is not None:
+        with_data &= ~ignored
+    if with_data.sum() < 4 or blocks.sizes.size < MIN_BLOCKS or not np.isfinite(blocks.sigma):
         rows = [_row(series, series.bvals, i, np.nan, np.nan, plain[i]) for i in range(count)]
         return Judgement(tuple(rows), (), series.bvals)
     signals, sigma = _normalised(blocks, with_data)
@@ -236,12 +320,14 @@ def judge(
         names = set(found[i])
         lost = np.zeros(blocks.sizes.size, dtype=bool)
         if not hopeless:
-            lost = _in_one_piece(departures[:, j] + table.prior.unstated[j], held.z[:, j], blocks, regions)
+            # What a fibre along an unknown direction loses is not lost to motion.
+            departure = departures[:, j] + table.prior.unstated[j]
+            lost = _in_one_piece(departure, held.z[:, j], blocks, segmentation)
             if not kept[j]:
                 names |= _name_volume(j, i, to_decay, held, departures, lost, blocks)
         row = _row(series, bvals, i, level, to_decay, names)
         if lost.any():
-            row = replace(row, **_where(lost, blocks, regions, region_names or {}))
+            row = replace(row, **_where(lost, blocks, segmentation, names_of_regions))
         if not kept[j] and any(name in LEAVES_OUT for name in names):
             row = replace(row, used=False)
         rows[i] = row
@@ -354,8 +440,10 @@ def _name_volume(
 ) -> set[str]:
     """What a volume looks like; ``j`` counts those with data, ``i`` all."""
     departure, off = departures[:, j], held.off[j]
-    texture = blocks.texture[:, i] / np.nanmedian(blocks.texture, axis=1)
-    spiked = texture.size > 0 and np.nanpercentile(texture, 30) > SPIKED
+    # Half a per cent of the signal is no spike, however little noise there is.
+    least = 0.005 * float(np.nanmedian(blocks.means))
+    beyond = blocks.texture[:, i] - SPIKED * np.nanmedian(blocks.texture, axis=1) - least
+    spiked = np.nanpercentile(beyond, 30) > 0
     if off and (_other_background(blocks, i) or _other_pattern(departure)):
         return {"derived map"}
     if _empty_background(blocks, i) and np.std(departure) > MIN_OFF:
@@ -427,7 +515,9 @@ def _blocks_of_fallen_regions(lost: np.ndarray, blocks: Blocks, regions: np.ndar
     return found & lost
 
 
-def _where(lost: np.ndarray, blocks: Blocks, regions: np.ndarray | None, names: dict[int, str]) -> dict:
+def _where(
+    lost: np.ndarray, blocks: Blocks, regions: np.ndarray | None, names: Mapping[int, str]
+) -> dict[str, Any]:
     """Shares of voxels that fell out: overall, by slice and by region."""
     by_slice = {
         int(k): float(np.average(lost[blocks.slices == k], weights=blocks.sizes[blocks.slices == k]))

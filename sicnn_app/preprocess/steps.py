@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from sicnn_app.errors import DataError
 from sicnn_app.ivim.before_after import BeforeAfter, change_of, root_mean_square
 from sicnn_app.ivim.bvalues import group_bvalues
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 from sicnn_app.preprocess.average import average_repeats, mean_of_volumes
 from sicnn_app.preprocess.correction import NotPossible, Progress, find_slice_axis
+from sicnn_app.preprocess.judgement import judge
 from sicnn_app.preprocess.mask import Mask, body_mask, brain_mask, check_mask
 from sicnn_app.preprocess.mask_doubts import doubts_of_mask
 from sicnn_app.preprocess.noise import Noise, estimate_noise, noise_after_denoising
@@ -40,6 +43,8 @@ class Prepared:
         Voxels whose signal was cut off in some volume, at its position before motion correction.
     normaliser_bval : float
         The b-value all signals are divided by, s/mm^2.
+    volumes : list of dict
+        One row per volume of the source image, see :meth:`sicnn_app.preprocess.judgement.JudgedVolume.row`.
     motion : list of dict, or None
         See :func:`sicnn_app.preprocess.motion.correct`.
     before_after : list of BeforeAfter
@@ -53,6 +58,7 @@ class Prepared:
     warnings: list[str]
     saturated: np.ndarray
     normaliser_bval: float
+    volumes: list[dict[str, Any]]
     motion: list[dict[str, Any]] | None = None
     before_after: list[BeforeAfter] = field(default_factory=list)
 
@@ -64,9 +70,11 @@ def prepare(
     external_mask: np.ndarray | None = None,
     settings: PreprocessingSettings,
     preprocessed: bool = False,
+    ignore_volumes: Sequence[int] = (),
+    regions: tuple[np.ndarray, Mapping[int, str]] | None = None,
     progress: Progress | None = None,
 ) -> Prepared:
-    """Select volumes, correct them, find the mask, average, estimate the noise and name the normaliser.
+    """Judge, select and correct volumes, find the mask, average, estimate the noise, name the normaliser.
 
     Corrections are the rows of :data:`sicnn_app.steps.STEPS`. Every one has a record, also one that is not
     done, with the reason.
@@ -78,18 +86,34 @@ def prepare(
         Used instead of making one; after motion correction it belongs to the position of the reference.
     preprocessed : bool
         See :class:`sicnn_app.steps.Situation`. What is asked for is done all the same.
+    ignore_volumes : sequence of int
+        Volumes of the source image that are neither judged nor used.
+    regions : (ndarray, shape (X, Y, Z), int; mapping of int to str), optional
+        Segmentation and the names of its regions, to say where volumes lost signal.
     progress : callable (text, done, total), optional
         Called as the corrections advance.
 
     Raises
     ------
     DataError
-        When too few b-values remain, the mask is empty or of another shape, or no voxel has data.
+        When too few b-values remain, the mask is empty or of another shape, or no voxel has data; when the
+        b-values cannot be right, or contradict the images and ``on_contradiction`` is ``stop``.
     """
+    ignored = np.isin(series.source_volumes, ignore_volumes)
+    judgement = judge(series, anatomy=anatomy, regions=regions, ignored=ignored)
+    for contradiction in judgement.contradictions:
+        if contradiction.cannot_be_right or settings.on_contradiction == "stop":
+            raise DataError(f"images and table contradict each other: {contradiction}")
     corrected, selection, warnings = select_volumes(
-        series, max_bval=settings.max_bval, ignore_bvals=settings.ignore_bvals
+        replace(series, bvals=judgement.bvals),
+        max_bval=settings.max_bval,
+        ignore_bvals=settings.ignore_bvals,
+        unfit={"named by --ignore-volumes": ignored, **judgement.unfit},
     )
-    steps, motion = [selection], None
+    warnings = [*judgement.warnings, *warnings]
+    for volume in sorted(set(ignore_volumes) - set(series.source_volumes.tolist())):
+        warnings.append(f"--ignore-volumes {volume}: the series has {series.source_volumes.size} volumes")
+    steps, motion = [judgement.record, selection], None
     *grid, volumes = corrected.signals.shape
     slice_axis = find_slice_axis(tuple(grid), series.slice_axis)
     situation = Situation(anatomy, preprocessed, volumes, tuple(grid), slice_axis)
@@ -158,6 +182,7 @@ def prepare(
         warnings=warnings,
         saturated=saturated,
         normaliser_bval=normaliser_bval,
+        volumes=judgement.rows(corrected.source_volumes),
         motion=motion,
         before_after=[picture for picture in pictures if picture is not None],
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,11 @@ from sicnn_app.preprocess.correction import holds_data
 
 
 def select_volumes(
-    series: DwiSeries, *, max_bval: float, ignore_bvals: Sequence[float] = ()
+    series: DwiSeries,
+    *,
+    max_bval: float,
+    ignore_bvals: Sequence[float] = (),
+    unfit: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[DwiSeries, dict[str, Any], list[str]]:
     """Leave out volumes that were not asked for or hold no data.
 
@@ -25,6 +29,8 @@ def select_volumes(
         s/mm^2; volumes of a nominal b-value more than :data:`SAME_BVAL` above it are left out.
     ignore_bvals : sequence of float
         s/mm^2; volumes of the nominal b-value nearest to each are left out.
+    unfit : mapping of str to ndarray, shape (N,), bool
+        Further volumes to leave out, by the reason.
 
     Returns
     -------
@@ -47,6 +53,7 @@ def select_volumes(
     reasons = {
         f"above --max-bval {max_bval:g}": nominal[index] > max_bval + SAME_BVAL,
         "named by --ignore-bvals": ignored,
+        **(unfit or {}),
         "without data (all zero or not finite)": np.array(
             [not holds_data(series.signals[..., volume]).any() for volume in range(index.size)]
         ),
@@ -61,7 +68,7 @@ def select_volumes(
             named.append(f"{bvals} {reason}")
             warnings.append(
                 f"left out {int(applies.sum())} volumes {reason}: {bvals}, "
-                f"volumes {_ranges(series.source_volumes[applies])} (counted from 0)"
+                f"volumes {ranges(series.source_volumes[applies])} (counted from 0)"
             )
     causes = f"; left out: {'; '.join(named)}" if named else ""
     _require_ivim_information(nominal[np.unique(index[~left_out])], causes)
@@ -111,7 +118,14 @@ def _list(bvals: np.ndarray) -> str:
     return ", ".join(f"{bval:g}" for bval in bvals)
 
 
-def _ranges(volumes: np.ndarray) -> str:
-    """Ascending indices as text, runs shortened: ``3, 7-9``."""
-    runs = np.split(volumes, np.flatnonzero(np.diff(volumes) != 1) + 1)
+def ranges(volumes: Sequence[int] | np.ndarray) -> str:
+    """Ascending indices as text, runs shortened.
+
+    Examples
+    --------
+    >>> ranges([3, 7, 8, 9])
+    '3, 7-9'
+    """
+    indices = np.asarray(volumes)
+    runs = np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1)
     return ", ".join(f"{run[0]}" if run.size == 1 else f"{run[0]}-{run[-1]}" for run in runs)

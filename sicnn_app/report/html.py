@@ -148,6 +148,7 @@ def _show_run(
         ("comparison", "Against the conventional fit", context["comparison_rows"]),
         ("steps", "Corrections", pictures.steps),
         ("motion", "Motion", pictures.motion),
+        ("volumes", "Volumes", context["volume_words"]),
         ("signals", "Signals", pictures.signals or context["bvalue_rows"]),
         ("flags", "Flags", context["flag_rows"]),
         ("training", "Training", pictures.training or context["history_rows"]),

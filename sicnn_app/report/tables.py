@@ -62,6 +62,8 @@ def tabulate_run(run: RunDerivatives) -> dict[str, Any]:
         "warnings": facts.strings("warnings"),
         "done": _done(run, facts),
         "statistics": _statistics(run),
+        "volume_rows": _volume_rows(run),
+        "volume_words": _volume_words(run),
         "bvalue_rows": _bvalue_rows(run, facts),
         "flag_rows": _flag_rows(run, facts),
         "history_rows": [list(row) for row in zip(*(_column(run, name) for name in head), strict=True)],
@@ -190,6 +192,34 @@ def _bvalue_rows(run: RunDerivatives, facts: Facts) -> list[dict[str, str]]:
         }
         for b, volumes, along, mean, sigma in zip(bvals, repeats, directions, means, noise, strict=True)
     ]
+
+
+def _in_question(run: RunDerivatives) -> list[dict[str, str]]:
+    return [row for row in run.volumes if row.get("found") not in ("nothing", "negative values", None)]
+
+
+def _volume_rows(run: RunDerivatives) -> list[dict[str, str]]:
+    """One row per volume in question."""
+    shown = {
+        "volume": "Volume",
+        "b_value": "b (s/mm²)",
+        "found": "Found",
+        "level_to_decay": "Level",
+        "fell_out": "Fell out",
+        "fell_out_slices": "by slice",
+        "fell_out_regions": "by region",
+        "used": "Used",
+    }
+    return [{words: _cell(row.get(name)) for name, words in shown.items()} for row in _in_question(run)]
+
+
+def _volume_words(run: RunDerivatives) -> str:
+    """One sentence on the volumes; nothing where none were judged."""
+    if not run.volumes:
+        return ""
+    found, total = len(_in_question(run)), count_of(len(run.volumes), "volume")
+    out = count_of(sum(row.get("used") == "no" for row in run.volumes), "volume")
+    return f"Of {total} {found or 'none'} in question; {out} did not go into the maps."
 
 
 def _flag_rows(run: RunDerivatives, facts: Facts) -> list[dict[str, str]]:

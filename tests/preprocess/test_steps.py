@@ -82,6 +82,7 @@ def test_the_steps_are_recorded_in_order_and_serialisable():
     result = prepared(phantom())
     names = [step["Name"] for step in result.steps]
     assert names == [
+        "Judgement of volumes",
         "Volume selection",
         *(step.name for step in STEPS.values()),
         "Mask",
