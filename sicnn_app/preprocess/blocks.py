@@ -46,7 +46,7 @@ class Blocks:
     zeros : ndarray, shape (N,)
         Share of the outside that is exactly 0.
     negative : ndarray, shape (N,)
-        Share of the voxels of tissue below 0.
+        Share of all voxels below 0.
     saturated : ndarray, shape (N,)
         Share of the voxels of tissue at the largest value of the volume, where values pile up there.
     """
@@ -108,7 +108,7 @@ def cut(signals: np.ndarray, slice_axis: int | None = None) -> Blocks:
                 pattern_squares > 0, along**2 / pattern_squares, 0.0
             )
             texture[:, i] = np.sqrt(np.maximum(left, 0) / np.maximum(there - 2, 1))
-        negative[i] = np.mean(values[finite] < 0)
+        negative[i] = np.mean(volume < 0)
         top[i], at_top[i], piled[i] = _at_the_top(values[finite])
         around = volume[outside]
         if around.size:
@@ -161,7 +161,7 @@ def _label(tissue: np.ndarray, axis: int, most: int) -> tuple[np.ndarray, np.nda
 def _at_the_top(values: np.ndarray) -> tuple[float, float, bool]:
     """Largest value, the share of values there, and whether far more lie there than just below."""
     top = values.max()
-    at_top = np.count_nonzero(values == top)
-    below = np.count_nonzero((values < top) & (values >= top - 0.05 * abs(top)))
-    piled = max(5, MIN_AT_TOP * values.size, 2 * below) <= at_top < values.size
-    return float(top), at_top / values.size, bool(piled)
+    at_top = int(np.count_nonzero(values == top))
+    below = int(np.count_nonzero((values < top) & (values >= top - 0.05 * abs(top))))
+    piled = at_top >= 5 and at_top / values.size >= MIN_AT_TOP and at_top >= 2 * below
+    return float(top), at_top / values.size, bool(piled and at_top < values.size)

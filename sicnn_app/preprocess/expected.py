@@ -29,6 +29,9 @@ MOST_NUMBERS = 500_000
 FIBRE_EXCESS = 1.0e-3
 """mm^2/s; diffusion along fibres of white matter beyond the mean (1.7 - 0.77)."""
 
+ENOUGH_DIRECTIONS = 12
+"""Twice the numbers of a tensor; with fewer, one direction is not told by the others."""
+
 _DIRECTIONS = 12
 """Directions over which a decay is averaged where the table states none."""
 
@@ -44,7 +47,8 @@ class DecayPrior:
     scatter : ndarray, shape (N,)
         Variance of what the features leave, above all of directions that the table does not state.
     unstated : ndarray, shape (N,)
-        Logarithm by which fibres along a direction that is not stated can lower a signal.
+        Logarithm by which fibres along the direction can lower a signal, where it is not stated or the
+        table has too few others to tell.
     """
 
     features: np.ndarray
@@ -112,7 +116,8 @@ class DecayPrior:
         kept = squares > LEAST_SHARE * np.trace(moments)
         features = shapes[:, kept] * np.sqrt(squares[kept])
         scatter += np.maximum(np.diag(moments) - np.square(features).sum(axis=1), 0.0)
-        unstated = np.where(stated, 0.0, anisotropy * FIBRE_EXCESS * b)
+        told = stated & (np.unique(unit[stated], axis=0).shape[0] >= ENOUGH_DIRECTIONS)
+        unstated = np.where(told, 0.0, anisotropy * FIBRE_EXCESS * b)
         place = place.ravel()
         return cls(features[place], scatter[place], unstated[place])
 

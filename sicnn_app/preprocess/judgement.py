@@ -283,6 +283,9 @@ def judge(
     if gain is not None:
         factors = gain.factors
         signals = signals / factors
+        texture = blocks.texture.copy()
+        texture[:, positions] /= factors
+        blocks = replace(blocks, texture=texture)
         contradictions += gain.contradictions
         for i in gain.volumes:
             found[positions[i]].add(gain.name)
@@ -371,7 +374,11 @@ def _hold(signals: np.ndarray, sigma: np.ndarray, bvals: np.ndarray, prior: Deca
             departure = np.median(signals / np.maximum(expected.levels, 1e-6), axis=0) - 1
         scores = np.abs(np.median(z, axis=0))
         off[:] = False
-        off[suspects] = (scores[suspects] > FAR_VOLUME) & (np.abs(departure[suspects]) > MIN_OFF)
+        # Across a fibre signals rise by half of what they fall along it.
+        beyond = (departure > (1 + MIN_OFF) * np.exp(prior.unstated / 2) - 1) | (
+            departure < (1 - MIN_OFF) * np.exp(-prior.unstated) - 1
+        )
+        off[suspects] = (scores[suspects] > FAR_VOLUME) & beyond[suspects]
         back = [i for i in suspects if not off[i]]
         if not back:
             break
