@@ -279,6 +279,7 @@ class PreprocessingSettings:
         metadata=row(
             "volumes to leave out, counted from 0 in the source image; RUN:N of one run, as run-2:5 "
             "(default: none)",
+            reads=str,
             several=True,
             metavar="N",
         ),

@@ -10,7 +10,7 @@ from scipy.stats import kendalltau
 
 from sicnn_app.ivim.bvalues import group_bvalues
 from sicnn_app.ivim.series import DwiSeries
-from sicnn_app.preprocess.expected import DecayPrior, misfits
+from sicnn_app.preprocess.expected import DecayPrior, expect, misfits
 from sicnn_app.preprocess.volumes import ranges
 
 PriorOf = Callable[[np.ndarray, np.ndarray | None], DecayPrior]
@@ -29,8 +29,8 @@ SOME_RISES = 0.1
 
 SORTED = "in another order, as if it or the volumes had been sorted"
 
-MOST_TRIED = 60
-"""Single volumes, from the first on, that are tried as the explanation of a misfit."""
+MOST_TRIED = 12
+"""Single volumes, the worst first, that are tried as the explanation of a misfit."""
 
 RISES = 0.3
 """Share of the pairs of volumes in which the signal rises with b that no series of tissue reaches."""
@@ -114,11 +114,21 @@ def _misfit(signals: np.ndarray, noise: float, prior: DecayPrior) -> float:
     return float(np.median(misfits(signals, noise, prior)))
 
 
+def _suspects(curve: np.ndarray, noise: float, prior: DecayPrior) -> np.ndarray:
+    """The volumes that the others let expect least, the worst first."""
+    expected = expect(
+        curve[None], np.full((1, curve.size), noise), np.ones((1, curve.size), dtype=bool), prior
+    )
+    scores = np.abs(curve - expected.levels[0]) / expected.deviation[0]
+    return np.argsort(-scores, kind="stable")[:MOST_TRIED]
+
+
 def _misfit_without(bad: int, signals: np.ndarray, noise: float, prior: DecayPrior) -> float:
     """Least misfit when some volumes are left out, found one after the other."""
     kept, found = np.arange(signals.shape[1]), np.inf
     for _ in range(bad):
-        rest = [np.delete(kept, i) for i in range(min(kept.size, MOST_TRIED))]
+        tried = _suspects(pooled_curve(signals[:, kept]), noise, prior.of_volumes(kept))
+        rest = [np.delete(kept, i) for i in tried]
         found, kept = min(
             ((_misfit(signals[:, left], noise, prior.of_volumes(left)), left) for left in rest),
             key=lambda pair: pair[0],
@@ -289,11 +299,11 @@ def find_gain(
     gain = float(gains[which])
     single = min(
         float(misfits(np.delete(curve, i)[None], noise, prior.of_volumes(np.delete(np.arange(count), i)))[0])
-        for i in range(min(count, MOST_TRIED))
+        for i in _suspects(curve, noise, prior)
     )
     best = float(found[split, which])
     orders = [misfits(curve[None, order], noise, prior)[0] for _, order in _orders(bvals, curve, False)]
-    if abs(gain - 1) < MIN_GAIN or best > EXPLAINS * given or best > MISFITS:
+    if which in (0, gains.size - 1) or abs(gain - 1) < MIN_GAIN or best > EXPLAINS * given or best > MISFITS:
         return None
     if single < 2 * best or min(orders, default=np.inf) < best:
         return None
