@@ -82,7 +82,7 @@ def cut(signals: np.ndarray, slice_axis: int | None = None) -> Blocks:
     looked_at = np.unique(np.linspace(0, volumes - 1, LOOKED_AT).round().astype(int))
     middle = np.median([np.nan_to_num(signals[..., i], posinf=0, neginf=0) for i in looked_at], axis=0)
     tissue = _tissue(middle)
-    axis = find_slice_axis(signals.shape[:3]) if slice_axis is None else slice_axis
+    axis = find_slice_axis(signals.shape[:3], slice_axis)
     labels, places = _label(tissue, axis, max(8 * FEWEST, min(MOST, MOST_MEANS // volumes)))
     inside = labels >= 0
     of_voxel, sizes = labels[inside], np.bincount(labels[inside])

@@ -78,7 +78,6 @@ LEAVES_OUT = ("spike", "not in steady state", "derived map", "fits no b-value")
 
 _TOLD = {
     "dropout": "signal was lost to motion or pulsation in parts of",
-    "saturated": "values are cut off at the largest one, which makes maps wrong there, in",
 }
 
 HARMLESS = ("negative values",)

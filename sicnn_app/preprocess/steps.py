@@ -100,7 +100,7 @@ def prepare(
         b-values cannot be right, or contradict the images and ``on_contradiction`` is ``stop``.
     """
     ignored = np.isin(series.source_volumes, ignore_volumes)
-    judgement = judge(series, anatomy=anatomy, regions=regions, ignored=ignored)
+    judgement = judge(series, anatomy=anatomy, regions=regions, ignored=ignored, slice_axis=series.slice_axis)
     for contradiction in judgement.contradictions:
         if contradiction.cannot_be_right or settings.on_contradiction == "stop":
             raise DataError(f"images and table contradict each other: {contradiction}")
