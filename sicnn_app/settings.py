@@ -270,6 +270,14 @@ class PreprocessingSettings:
     motion_correction: str = STEPS["motioncorrection"].options["motion_correction"].default
     per_slice: bool = False
     added: dict[str, Any] = field(default_factory=dict)
+    average: str = field(
+        default="auto",
+        metadata=row(
+            "how the volumes of a b-value are averaged; robust weighs down what lost signal to motion; auto: "
+            "geometric over the directions of brains and other anisotropic tissue, else robust",
+            ("auto", "arithmetic", "geometric", "robust"),
+        ),
+    )
     ignore_bvals: tuple[float, ...] = field(
         default=(),
         metadata=row("b-values to leave out, s/mm^2 (default: none)", reads=float, several=True, metavar="B"),
@@ -776,6 +784,7 @@ class Settings:
             **estimation,
             "anatomy": self.preprocessing.anatomy,
             **{name: self.preprocessing.option(name) for name in step_options()},
+            "average": self.preprocessing.average,
             "ignore_bvals": sorted(self.preprocessing.ignore_bvals),
             "ignore_volumes": sorted(self.preprocessing.ignore_volumes),
             "on_contradiction": self.preprocessing.on_contradiction,

@@ -89,6 +89,8 @@ class AveragedSignals:
         Noise standard deviation of each averaged signal, same units.
     sigma_method : str
         How ``sigma`` was estimated, in words.
+    average : {'arithmetic', 'geometric', 'robust'}
+        How the volumes of a b-value were averaged.
     """
 
     signals: np.ndarray
@@ -99,3 +101,4 @@ class AveragedSignals:
     sigma: float
     sigma_per_bval: np.ndarray
     sigma_method: str
+    average: str = "geometric"

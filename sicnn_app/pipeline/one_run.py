@@ -154,7 +154,8 @@ def prepare_run(
     prepared = replace(prepared, steps=[*joined, *prepared.steps])
     warnings += prepared.warnings
     warnings += _cut_regions(item, settings, prepared.averaged.mask)
-    if settings.estimation.rician and prepared.averaged.directions.max() > 1:
+    averaged = prepared.averaged
+    if settings.estimation.rician and averaged.average == "geometric" and averaged.directions.max() > 1:
         warnings.append(
             "--rician reckons with arithmetic means, and directions are averaged geometrically: the noise "
             "floor is overestimated, and D gets too high"

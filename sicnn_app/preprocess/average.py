@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 from scipy.sparse.csgraph import connected_components
 
 from sicnn_app.errors import DataError
@@ -21,6 +22,18 @@ MIN_DIRECTION_NORM = 1e-3
 
 UNWEIGHTED_BVAL = 0.5
 """s/mm^2; at or below it there is no diffusion weighting and directions mean nothing."""
+
+LOCAL = 2.0
+"""Voxels: standard deviation of the Gaussian in the slice, within the mask, that makes the local level of a
+volume out of its signals. One voxel then has 4 % of the level, and what is lost over a region of a few
+voxels shows."""
+
+HALF_WEIGHT = 0.6
+STEEPNESS = 8
+"""Local level relative to the highest at which a weight is cut to half, and how steeply around it."""
+
+LOWEST_LEVEL = 0.01
+"""Where a level is lower, or negative: something to go by where no other volume has a value."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,7 @@ class VolumeGroups:
 
         With n_d repeats of each of K directions: sqrt(sum_d 1 / n_d) / K, which is 1 / sqrt(n) for
         n volumes in balanced numbers. For the geometric mean it holds to first order in the noise,
-        for directions of similar signal.
+        for directions of similar signal; for the robust one where no volume is weighed down.
         """
         sums = [sum(1.0 / volumes.size for volumes in directions) for directions in self.members]
         return np.sqrt(sums) / self.directions
@@ -78,6 +91,7 @@ class RepeatAverage:
     groups: VolumeGroups
     record: dict[str, Any]
     warnings: list[str]
+    way: str = "geometric"
 
     def with_noise(self, sigma: float, remaining: float, method: str) -> AveragedSignals:
         """Signals with the noise of a volume as measured, what denoising left of it, and how it was found."""
@@ -90,6 +104,7 @@ class RepeatAverage:
             sigma=sigma,
             sigma_per_bval=remaining * self.groups.noise_factors,
             sigma_method=method,
+            average=self.way,
         )
 
 
@@ -129,19 +144,24 @@ def mean_of_volumes(signals: np.ndarray, volumes: np.ndarray, where: np.ndarray 
     return np.divide(total, count, out=np.full(size, np.nan), where=count > 0)
 
 
-def average_repeats(series: DwiSeries, mask: np.ndarray) -> RepeatAverage:
-    """Average the repeats, then the directions, of every b-value.
+def average_repeats(series: DwiSeries, mask: np.ndarray, way: str = "geometric") -> RepeatAverage:
+    """Average the volumes of every b-value in one of three ways.
 
-    Repeats r of a direction d arithmetically, S_d = mean_r S_dr; directions by the geometric mean,
-    S = (prod_d S_d)^(1/K) = exp(mean_d ln S_d), which makes a tensor's mono-exponential decays one of
-    the mean diffusivity. In a voxel where any S_d of a b-value is not positive its directions are
-    averaged arithmetically. Values that are not finite are left out of the means, so that
-    a voxel moved out of some volumes keeps its place as long as others of the b-value hold it.
+    Repeats r of a direction d are averaged arithmetically, S_d = mean_r S_dr, and so are directions with
+    ``arithmetic``. With ``geometric`` they are not, S = (prod_d S_d)^(1/K) = exp(mean_d ln S_d), which makes
+    a tensor's mono-exponential decays one of the mean diffusivity; in a voxel where any S_d of a b-value is
+    not positive they are averaged arithmetically all the same. ``robust``: :func:`robust_mean`. Values that
+    are not finite are left out of the means, so that a voxel moved out of some volumes keeps its place as
+    long as others of the b-value hold it.
 
     One volume is in memory at a time besides the result, whatever holds the series.
 
     A voxel is taken out of the mask when a b-value has no finite value in it, when it is the same at
     every b-value (zero, padding), or when its signal at the lowest b-value is not positive.
+
+    Parameters
+    ----------
+    way : {'arithmetic', 'geometric', 'robust'}
 
     Raises
     ------
@@ -154,8 +174,7 @@ def average_repeats(series: DwiSeries, mask: np.ndarray) -> RepeatAverage:
     constant = ~missing
     lowest = np.zeros(missing.size, dtype=np.float32)
     for b, directions in enumerate(groups.members):
-        means = (mean_of_volumes(series.signals, volumes, mask) for volumes in directions)
-        mean, arithmetic = mean_over_directions(means, missing.size)
+        mean, arithmetic = mean_of_bvalue(series.signals, directions, mask, way)
         mean = mean.astype(np.float32)
         if b == 0:
             lowest = mean
@@ -185,7 +204,7 @@ def average_repeats(series: DwiSeries, mask: np.ndarray) -> RepeatAverage:
     arithmetic_voxels &= ~unusable
     record = {
         "Name": "Averaging of repeats and directions",
-        "Description": _describe(series, groups),
+        "Description": _describe(series, groups, way),
         "BValues": groups.bvals.tolist(),
         "VolumesPerBValue": groups.repeats.tolist(),
         "DirectionsPerBValue": None if series.bvecs is None else groups.directions.tolist(),
@@ -193,7 +212,67 @@ def average_repeats(series: DwiSeries, mask: np.ndarray) -> RepeatAverage:
         "VoxelsWithoutData": int(unusable.sum()),
     }
     warning = f"{int(unusable.sum())} voxels without usable data were taken out of the mask: {removed}"
-    return RepeatAverage(signals, used, groups, record, warnings=[warning] if counts else [])
+    return RepeatAverage(signals, used, groups, record, warnings=[warning] if counts else [], way=way)
+
+
+def mean_of_bvalue(
+    signals: np.ndarray, directions: Sequence[np.ndarray], mask: np.ndarray, way: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of one b-value in the V voxels of the mask, and where it could not be geometric; shape (V,) each.
+
+    ``directions`` are the volumes of every direction; NaN where no volume is finite.
+    """
+    if way == "robust":
+        mean = robust_mean(signals, directions, mask)
+        return mean, np.zeros(mean.size, dtype=bool)
+    means = (mean_of_volumes(signals, volumes, mask) for volumes in directions)
+    return mean_over_directions(means, int(mask.sum()), geometric=way == "geometric")
+
+
+def robust_mean(signals: np.ndarray, directions: Sequence[np.ndarray], mask: np.ndarray) -> np.ndarray:
+    """Mean of the volumes of one b-value, each weighed by its own signal around the voxel, shape (V,).
+
+    Motion and pulsation take signal away and never add any, so of volumes that should be equal the higher one
+    is nearer the truth, also where there are but two. With l_i the local level of volume i
+    (:data:`LOCAL`) relative to the highest of them, w_i = l_i / (1 + (h / l_i)^k): in proportion to the level
+    where volumes nearly agree, and next to nothing where a region has lost half of its signal. As levels and
+    not signals weigh, the noise of a voxel hardly changes its own weight, and no floor is lifted. Every
+    direction counts the same, whatever its number of repeats.
+
+    For the choice of level and weights see docs/averages.md.
+    """
+    volumes = np.concatenate(directions)
+    if volumes.size == 1:
+        return mean_of_volumes(signals, volumes, mask)
+    # Twice through the volumes rather than all of their levels in memory.
+    highest = np.full(int(mask.sum()), -np.inf)
+    for volume in volumes:
+        np.maximum(highest, local_level(signals[..., volume], mask), out=highest)
+    total, weights = np.zeros((2, highest.size))
+    for repeats in directions:
+        for volume in repeats:
+            values = signals[..., volume][mask]
+            level = np.divide(
+                local_level(signals[..., volume], mask), highest, out=np.ones_like(highest), where=highest > 0
+            )
+            np.clip(level, LOWEST_LEVEL, None, out=level)
+            weight = level / (1 + (HALF_WEIGHT / level) ** STEEPNESS) / repeats.size
+            finite = np.isfinite(values)
+            np.add(total, weight * values, out=total, where=finite)
+            np.add(weights, weight, out=weights, where=finite)
+    return np.divide(total, weights, out=np.full(highest.size, np.nan), where=weights > 0)
+
+
+def local_level(volume: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Mean signal around every voxel of the mask, shape (V,), float32.
+
+    Of the finite values of the mask in its slice; 0 where there is none.
+    """
+    known = mask & np.isfinite(volume)
+    widths = (LOCAL, LOCAL, 0)
+    share = gaussian_filter(known.astype(np.float32), widths)[mask]
+    level = gaussian_filter(np.where(known, volume, 0).astype(np.float32), widths)[mask]
+    return np.divide(level, share, out=np.zeros_like(level), where=share > np.finfo(np.float32).eps)
 
 
 def _direction_labels(bvecs: np.ndarray) -> np.ndarray:
@@ -208,8 +287,10 @@ def _direction_labels(bvecs: np.ndarray) -> np.ndarray:
     return labels
 
 
-def mean_over_directions(means: Iterable[np.ndarray], voxels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of one b-value over its directions, and where it had to be arithmetic; shape (V,) for V voxels.
+def mean_over_directions(
+    means: Iterable[np.ndarray], voxels: int, *, geometric: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of one b-value over its directions, and where it could not be geometric; shape (V,) for V voxels.
 
     ``means`` are those of the repeats of every direction, NaN where none is finite, taken one at a time; so
     is the result where no direction is finite.
@@ -226,19 +307,28 @@ def mean_over_directions(means: Iterable[np.ndarray], voxels: int) -> tuple[np.n
         log_total += np.log(mean, out=np.zeros_like(mean), where=above)
         count += finite
         positive &= above | ~finite
-    arithmetic = ~positive if directions > 1 else np.zeros(voxels, dtype=bool)
+    count = np.where(count > 0, count, np.nan)
+    arithmetic = ~positive if directions > 1 and geometric else np.zeros(voxels, dtype=bool)
+    if not geometric:
+        return total / count, arithmetic
     with np.errstate(invalid="ignore"):
-        geometric = np.exp(log_total / np.where(count > 0, count, np.nan))
-        return np.where(positive, geometric, total / np.where(count > 0, count, np.nan)), arithmetic
+        return np.where(positive, np.exp(log_total / count), total / count), arithmetic
 
 
-def _describe(series: DwiSeries, groups: VolumeGroups) -> str:
+def _describe(series: DwiSeries, groups: VolumeGroups, way: str) -> str:
     if groups.repeats.max() == 1:
         return "One volume per b-value: nothing to average"
+    if way == "robust":
+        return (
+            "Mean of the volumes of every b-value, each weighed by its signal around the voxel, and next to "
+            "nothing where it lost half of it"
+        )
     if series.bvecs is None:
         return "Arithmetic mean of the volumes of every b-value; there are no gradient directions"
     if groups.directions.max() == 1:
         return "Arithmetic mean of the repeats of every b-value; there is one direction per b-value"
+    if way == "arithmetic":
+        return "Arithmetic mean of the repeats of a direction, then of the directions of a b-value"
     return (
         "Arithmetic mean of the repeats of a direction, then geometric mean over the directions of a b-value "
         "(arithmetic in voxels where a direction is not positive)"

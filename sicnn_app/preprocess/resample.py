@@ -8,7 +8,13 @@ import numpy as np
 
 from sicnn_app.ivim.resampling import add_noise
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
-from sicnn_app.preprocess.average import VolumeGroups, group_volumes, mean_of_volumes, mean_over_directions
+from sicnn_app.preprocess.average import (
+    VolumeGroups,
+    group_volumes,
+    mean_of_volumes,
+    mean_over_directions,
+    robust_mean,
+)
 
 MIN_REPEATS = 3
 """Repeats of every direction of a b-value from which on they are drawn anew; fewer say too little about how
@@ -52,10 +58,22 @@ class Resampling:
         drawn = add_noise(measured, mask, self.averaged.sigma_per_bval, generator)
         for index, (way, directions) in enumerate(zip(self.ways, self.groups.members, strict=True)):
             if way == "bootstrap":
-                means = (self._drawn_mean(volumes, generator) for volumes in directions)
-                mean, _ = mean_over_directions(means, int(mask.sum()))
+                mean = self._drawn(directions, measured[mask, index], generator)
                 drawn[mask, index] = np.where(np.isfinite(mean), mean, measured[mask, index])
         return drawn
+
+    def _drawn(
+        self, directions: tuple[np.ndarray, ...], measured: np.ndarray, generator: np.random.Generator
+    ) -> np.ndarray:
+        """Average of a b-value if other repeats of its directions had been measured, shape (V,)."""
+        if self.averaged.average == "robust":
+            drawn = [generator.choice(volumes, volumes.size) for volumes in directions]
+            mean = robust_mean(self.series.signals, drawn, self.averaged.mask)
+            count = np.mean([volumes.size for volumes in directions])
+            return measured + (mean - measured) * np.sqrt(count / (count - 1))
+        means = (self._drawn_mean(volumes, generator) for volumes in directions)
+        geometric = self.averaged.average == "geometric"
+        return mean_over_directions(means, measured.size, geometric=geometric)[0]
 
     def _drawn_mean(self, volumes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Mean of the repeats of a direction if others of them had been measured, shape (V,)."""

@@ -13,6 +13,7 @@ from sicnn_app.ivim.before_after import BeforeAfter, change_of, root_mean_square
 from sicnn_app.ivim.bvalues import group_bvalues
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 from sicnn_app.preprocess.average import average_repeats, mean_of_volumes
+from sicnn_app.preprocess.choose_average import choose_average
 from sicnn_app.preprocess.correction import NotPossible, Progress, find_slice_axis
 from sicnn_app.preprocess.judgement import judge
 from sicnn_app.preprocess.mask import Mask, body_mask, brain_mask, check_mask
@@ -139,7 +140,8 @@ def prepare(
                 corrected = done.series
         steps.append({"Name": step.name, **record, "Choice": choice})
     mask = _find_mask(corrected, anatomy, external_mask, motion is not None)
-    average = average_repeats(corrected, mask.voxels)
+    way, chosen_by = choose_average(settings.average, corrected, mask.voxels, anatomy)
+    average = average_repeats(corrected, mask.voxels, way)
     scatter = estimate_noise(corrected, average)
     lowered: Noise | None = None
     for label, pair in changes.items():
@@ -171,7 +173,7 @@ def prepare(
         steps=[
             *steps,
             {"Name": "Mask", "Description": _capitalised(mask.method), "Voxels": int(mask.voxels.sum())},
-            average.record,
+            {**average.record, "Choice": chosen_by},
             _noise_record(averaged, noise, preprocessed),
             {
                 "Name": "Normalisation",
