@@ -16,6 +16,7 @@ from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.parameters import MAPS
 from sicnn_app.ivim.signal import ivim_signal_torch
 from sicnn_app.lsq.fit import CHUNK_ELEMENTS, DEFAULT_BOUNDS, MAX_ITERATIONS, LsqFit, fit_biexponential
+from sicnn_app.lsq.misfit import signal_weights
 from sicnn_app.lsq.starts import split_bval
 from sicnn_app.methods import LEAST_SQUARES
 from sicnn_app.settings import Bounds, EstimationSettings
@@ -25,6 +26,8 @@ ALGORITHM = (
     "Bounded nonlinear least squares per voxel: a segmented fit and a grid over D and D* as starts, then "
     "Levenberg-Marquardt on the full bi-exponential"
 )
+
+WEIGHTS = "inverse variance: noise, and what the averages of a region are off the bi-exponential by"
 
 CHUNK_SHARES = (1.0, 0.125, 0.015625)
 """Of the usual number of voxels fitted at once: what is tried before a device counts as too small."""
@@ -39,8 +42,9 @@ CHUNK_VOXEL_BYTES = 13_300
 """Per voxel of those that a thread fits at once: the grid of starts, and gradients and Hessians from several
 of them."""
 
-FITTED_BYTES = 9
-"""Per voxel of the mask and b-value: the signals in float64, and what the allocator keeps."""
+FITTED_BYTES = 26
+"""Per voxel of the mask and b-value: signals and weights in float64, the prediction, and what the allocator
+keeps."""
 
 VOXEL_BYTES = 120
 """Per voxel of the mask: parameters, residuals and counts in float64, and their parts before joining."""
@@ -64,6 +68,7 @@ def estimate(
     mask: np.ndarray,
     bvals: np.ndarray,
     *,
+    sigma_per_bval: np.ndarray,
     settings: EstimationSettings,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -73,7 +78,7 @@ def estimate(
 ) -> Estimate:
     """:func:`estimate_lsq` behind the interface :class:`sicnn_app.methods.Estimator`.
 
-    Its noise, checkpoint, start and resampling are not used: nothing is trained. When the device runs out of
+    Its checkpoint, start and resampling are not used: nothing is trained. When the device runs out of
     memory, fewer voxels are fitted at once and then, with ``fall_back``, the CPU takes over.
 
     Raises
@@ -90,7 +95,15 @@ def estimate(
         )
     devices = [device, "cpu"] if fall_back and torch.device(device).type == "cuda" else [device]
 
-    fit = partial(estimate_lsq, signals, mask, bvals, bounds=settings.bounds, progress=progress)
+    fit = partial(
+        estimate_lsq,
+        signals,
+        mask,
+        bvals,
+        sigma_per_bval=sigma_per_bval,
+        bounds=settings.bounds,
+        progress=progress,
+    )
     found, _, given_up = first_that_fits(
         (Attempt(where, share) for where in devices for share in CHUNK_SHARES),
         lambda way, _: fit(device=way.device, chunk_share=way.share),
@@ -127,6 +140,7 @@ def estimate_lsq(
     mask: np.ndarray,
     bvals: np.ndarray,
     *,
+    sigma_per_bval: np.ndarray | None = None,
     bounds: Bounds = DEFAULT_BOUNDS,
     device: str = "cpu",
     chunk_share: float = 1.0,
@@ -140,6 +154,9 @@ def estimate_lsq(
         Finite inside ``mask``, and above 0 there at the lowest b-value.
     bvals : ndarray, shape (B,), s/mm^2
         At least two distinct ones; for four unknowns at least four.
+    sigma_per_bval : ndarray, shape (B,), optional
+        Noise standard deviation of the signals; with it they are weighed, see
+        :func:`sicnn_app.lsq.misfit.signal_weights`.
     chunk_share : float
         Of the usual number of voxels fitted at once.
     progress : callable (text, voxels done, voxels in all), optional
@@ -154,10 +171,16 @@ def estimate_lsq(
     normaliser = y[:, b.argmin()].clone()
     y /= normaliser[:, None]
     report = None if progress is None else lambda done, total: progress("least-squares fit", done, total)
-    fit = fit_biexponential(y, b, bounds, chunk_share=chunk_share, progress=report)
-    del y
+    weights = None
+    if sigma_per_bval is not None:
+        weights = signal_weights(signals, mask, b.cpu(), np.asarray(sigma_per_bval, np.float64), bounds)
+    fit = fit_biexponential(y, b, bounds, weights=weights, chunk_share=chunk_share, progress=report)
     s0 = fit.s0 * normaliser
-    rmse = (fit.rss / len(b)).sqrt() / fit.s0
+    predicted = _predicted(b, fit, s0)
+    rss = fit.rss if weights is None else _squares(y, predicted, normaliser)
+    weighed = "none" if weights is None else WEIGHTS
+    del y, weights
+    rmse = (rss / len(b)).sqrt() / fit.s0
     values = {"f": fit.f, "d": fit.d, "dstar": fit.dstar, "s0": s0, "rmse": rmse}
     voxels = len(s0)
     failed = int((~fit.converged).sum())
@@ -165,18 +188,19 @@ def estimate_lsq(
     iterations = int(fit.iterations.max())
     return Estimate(
         maps={label: _into_volume(value, mask, np.nan) for label, value in values.items()},
-        predicted=_into_volume(_predicted(b, fit, s0), mask, 0.0),
+        predicted=_into_volume(predicted, mask, 0.0),
         history=[
             {
                 "data_iteration": 0,
                 "iterations": iterations,
-                "training_loss": fit.rss.mean().item() / len(b),
+                "training_loss": rss.mean().item() / len(b),
                 "not_converged_voxels": failed,
             }
         ],
         parameters={
             "method": LEAST_SQUARES,
             "bounds": {name: list(interval) for name, interval in asdict(bounds).items()},
+            "b_value_weights": weighed,
             "normaliser": "signal at the lowest b-value",
             "split_b_value": split_bval(b),
             "max_iterations": MAX_ITERATIONS,
@@ -198,6 +222,14 @@ def _predicted(bvals: Tensor, fit: LsqFit, s0: Tensor) -> Tensor:
     return torch.cat(
         [_float32(ivim_signal_torch(bvals, *(values[:, None] for values in part))) for part in parts]
     )
+
+
+def _squares(signals: Tensor, predicted: Tensor, normaliser: Tensor) -> Tensor:
+    """Residual sum of squares of normalised signals, shape (V,), float64; voxels in parts."""
+    parts = zip(
+        *(torch.split(one, PREDICTED_AT_ONCE) for one in (signals, predicted, normaliser)), strict=True
+    )
+    return torch.cat([(y - found / level[:, None]).square().sum(dim=1) for y, found, level in parts])
 
 
 def _float32(values: Tensor) -> Tensor:

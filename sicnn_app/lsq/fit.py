@@ -37,7 +37,7 @@ class LsqFit(NamedTuple):
     f, d, dstar, s0 : Tensor, shape (V,)
         Fraction, mm^2/s, mm^2/s, relative to the normaliser; inside the bounds.
     rss : Tensor, shape (V,)
-        Residual sum of squares over b of the normalised signals.
+        Residual sum of squares over b of the normalised signals, weighted where there are weights.
     converged : Tensor, shape (V,), bool
     iterations : Tensor, shape (V,), int64
         Steps tried from the start that won, counting those of the rounds in full.
@@ -57,6 +57,7 @@ def fit_biexponential(
     bvals: Tensor,
     bounds: Bounds = DEFAULT_BOUNDS,
     *,
+    weights: Tensor | None = None,
     chunk_share: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> LsqFit:
@@ -71,6 +72,8 @@ def fit_biexponential(
     normalised : Tensor, shape (V, B), finite, relative to the signal at the lowest b-value
     bvals : Tensor, shape (B,), s/mm^2
         At least two distinct values.
+    weights : Tensor, shape (V, B), optional
+        Of the squared residuals, about 1 on average; the starts are found without them.
     chunk_share : float
         Of the usual number of voxels fitted at once; below 1 where memory is short.
     progress : callable (voxels done, voxels in all), optional
@@ -82,7 +85,10 @@ def fit_biexponential(
     """
     y, b = normalised.detach().double(), bvals.to(normalised.device, torch.float64)
     elements = int(chunk_share * CHUNK_ELEMENTS.get(y.device.type, CHUNK_ELEMENTS["cpu"]))
-    chunks = torch.split(y, max(1, elements // (8 * len(b))))
+    size = max(1, elements // (8 * len(b)))
+    signals = torch.split(y, size)
+    weighed = [None] * len(signals) if weights is None else torch.split(weights.to(y), size)
+    chunks = list(zip(signals, weighed, strict=True))
     parts, done = [], 0
     for part in _fitted(chunks, partial(_fit_chunk, b=b, bounds=bounds)):
         parts.append(part)
@@ -92,14 +98,18 @@ def fit_biexponential(
     return LsqFit(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def _fitted(chunks: Sequence[Tensor], fit_chunk: Callable[[Tensor], LsqFit]) -> Iterator[LsqFit]:
+Chunk = tuple[Tensor, Tensor | None]
+"""Signals and their weights."""
+
+
+def _fitted(chunks: Sequence[Chunk], fit_chunk: Callable[[Chunk], LsqFit]) -> Iterator[LsqFit]:
     """Fits of all chunks in their order.
 
     Chunks side by side and not the operations within one: these are so short that threads would wait for one
     another most of the time.
     """
     threads = min(torch.get_num_threads(), len(chunks))
-    if chunks[0].device.type != "cpu" or threads == 1:
+    if chunks[0][0].device.type != "cpu" or threads == 1:
         yield from map(fit_chunk, chunks)
         return
     before = torch.get_num_threads()
@@ -111,15 +121,24 @@ def _fitted(chunks: Sequence[Tensor], fit_chunk: Callable[[Tensor], LsqFit]) -> 
         torch.set_num_threads(before)
 
 
-def _fit_chunk(y: Tensor, b: Tensor, bounds: Bounds) -> LsqFit:
+def _fit_chunk(chunk: Chunk, b: Tensor, bounds: Bounds) -> LsqFit:
+    y, weights = chunk
     lower, upper = limits(bounds, y)
     points = torch.cat((segmented_start(y, b, bounds)[None], grid_starts(y, b, bounds)))
     for steps, survivors in ROUNDS:
         count, voxels, columns = points.shape
-        race = minimise(y.repeat(count, 1), b, points.view(-1, columns), lower, upper, max_iterations=steps)
+        race = minimise(
+            y.repeat(count, 1),
+            b,
+            points.view(-1, columns),
+            lower,
+            upper,
+            max_iterations=steps,
+            weights=None if weights is None else weights.repeat(count, 1),
+        )
         ranks = race.rss.view(count, voxels).argsort(dim=0, stable=True)[:survivors]
         points = torch.take_along_dim(race.parameters.view(points.shape), ranks[:, :, None], dim=0)
-    final = minimise(y, b, points[0], lower, upper, max_iterations=MAX_ITERATIONS)
+    final = minimise(y, b, points[0], lower, upper, max_iterations=MAX_ITERATIONS, weights=weights)
     s0, f, d, dstar = final.parameters.unbind(dim=1)
     iterations = final.iterations + sum(steps for steps, _ in ROUNDS)
     return LsqFit(f, d, dstar, s0, final.rss, final.converged, iterations)

@@ -87,7 +87,7 @@ class Expansion(NamedTuple):
         )
 
 
-def expand(signals: Tensor, bvals: Tensor, parameters: Tensor) -> Expansion:
+def expand(signals: Tensor, bvals: Tensor, parameters: Tensor, weights: Tensor | None = None) -> Expansion:
     """Expand the residual sum of squares of the bi-exponential around ``parameters``.
 
     All derivatives are combinations of 15 sums over b: products of the residual and the two
@@ -99,6 +99,8 @@ def expand(signals: Tensor, bvals: Tensor, parameters: Tensor) -> Expansion:
     bvals : Tensor, shape (B,), s/mm^2
     parameters : Tensor, shape (V, 4), columns S0, F, D, D* (mm^2/s)
         The expansion is in units of :data:`SCALE`.
+    weights : Tensor, shape (V, B), optional
+        Of the squared residuals.
     """
     s0, f, d, dstar = parameters.unbind(dim=1)
     blood, tissue = torch.exp(-dstar[:, None] * bvals), torch.exp(-d[:, None] * bvals)
@@ -107,7 +109,7 @@ def expand(signals: Tensor, bvals: Tensor, parameters: Tensor) -> Expansion:
     powers = torch.stack((torch.ones_like(bvals), bvals, bvals.square()), dim=1)
 
     def moments(values: Tensor) -> tuple[Tensor, ...]:
-        return (values @ powers).unbind(dim=1)
+        return ((values if weights is None else weights * values) @ powers).unbind(dim=1)
 
     rb0, rb1, rb2 = moments(residual * blood)
     rt0, rt1, rt2 = moments(residual * tissue)
@@ -135,16 +137,25 @@ def expand(signals: Tensor, bvals: Tensor, parameters: Tensor) -> Expansion:
     )
     outer = scale[:, None] * scale
     normal = normal * outer
-    return Expansion(residual.square().sum(dim=1), gradient, normal, normal + curvature * outer)
+    squares = residual.square() if weights is None else weights * residual.square()
+    return Expansion(squares.sum(dim=1), gradient, normal, normal + curvature * outer)
 
 
 def minimise(
-    signals: Tensor, bvals: Tensor, start: Tensor, lower: Tensor, upper: Tensor, *, max_iterations: int
+    signals: Tensor,
+    bvals: Tensor,
+    start: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    *,
+    max_iterations: int,
+    weights: Tensor | None = None,
 ) -> Minimum:
     """Minimise the residual sum of squares of every voxel inside the box, all in float64.
 
-    The columns of ``start``, shape (V, 4), and of the bounds are S0, F, D, D*. It lies inside the box, and no
-    voxel ends with more than its residual sum of squares. Steps that are rejected count as iterations.
+    The columns of ``start``, shape (V, 4), and of the bounds are S0, F, D, D*. It lies inside the box, and
+    no voxel ends with more than its residual sum of squares, weighted by ``weights``, shape (V, B), where
+    there are any. Steps that are rejected count as iterations.
     """
     scale = signals.new_tensor(SCALE)
     result = Minimum(
@@ -155,7 +166,7 @@ def minimise(
     )
     exact = NEGLIGIBLE_RESIDUAL**2 * len(bvals)
     active = torch.arange(len(signals), device=signals.device)
-    y, x, here = signals, start, expand(signals, bvals, start)
+    y, w, x, here = signals, weights, start, expand(signals, bvals, start, weights)
     damping = torch.full_like(here.rss, FIRST_DAMPING)
     settled = torch.zeros_like(result.converged)
     for iteration in range(max_iterations + 1):
@@ -171,10 +182,11 @@ def minimise(
                 break
             keep = (~done).nonzero()[:, 0]
             active, y, x, damping = (value.index_select(0, keep) for value in (active, y, x, damping))
+            w = None if w is None else w.index_select(0, keep)
             here = here.select(keep)
         trial = x + _step(x, here, damping, lower, upper) * scale
         trial = torch.minimum(torch.maximum(trial, lower), upper)
-        there = expand(y, bvals, trial)
+        there = expand(y, bvals, trial, w)
         accepted = there.rss < here.rss
         settled = accepted & (here.rss - there.rss <= RELATIVE_DECREASE * here.rss)
         settled &= ((trial - x).abs() <= RELATIVE_STEP * scale).all(dim=1)

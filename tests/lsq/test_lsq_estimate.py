@@ -151,7 +151,8 @@ def test_the_shared_interface_takes_a_checkpoint_and_leaves_it_alone(tmp_path):
     checkpoint = TrainingCheckpoint(tmp_path / "c", "key")
     signals = volume((5, 4, 2), snr=20)
     result = run_estimate(signals, checkpoint=checkpoint, fall_back=True, memory_limit=10**9)
-    expected = estimate_lsq(signals, np.ones((5, 4, 2), dtype=bool), BVALS)
+    mask = np.ones((5, 4, 2), dtype=bool)
+    expected = estimate_lsq(signals, mask, BVALS, sigma_per_bval=np.full(BVALS.size, 20.0))
     for label, values in expected.maps.items():
         np.testing.assert_array_equal(result.maps[label], values)
     assert result.parameters == {**expected.parameters, "out_of_memory": []}
@@ -177,7 +178,7 @@ def test_with_little_memory_fewer_voxels_are_fitted_at_once(monkeypatch):
     expected = run_estimate(signals)
     sizes = short_of_memory(monkeypatch, 10_000)
     result = run_estimate(signals)
-    assert max(sizes[1:]) <= 10_000 < sizes[0]
+    assert sum(size > 10_000 for size in sizes) == 1
     for label in ("f", "d", "dstar", "s0"):
         np.testing.assert_allclose(result.maps[label], expected.maps[label], rtol=1e-3)
     (text,) = result.parameters["out_of_memory"]

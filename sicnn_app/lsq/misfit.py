@@ -1,0 +1,71 @@
+"""Weights of the signals, from their noise and from what whole regions of a b-value are off by."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from sicnn_app.lsq.fit import fit_biexponential
+from sicnn_app.settings import Bounds
+
+REGION = 3.0
+"""Voxels: standard deviation of the Gaussian in the slice, within the mask, whose averages stand for a
+region."""
+
+BLOCK = 3
+"""Voxels: side of the square in a slice that shares a fit of the averages, which hardly change within it."""
+
+ROUNDS = 2
+"""Of weighing the averages by what they were off by: what disagrees then moves the fit no more."""
+
+
+def signal_weights(
+    signals: np.ndarray, mask: np.ndarray, bvals: Tensor, sigma_per_bval: np.ndarray, bounds: Bounds
+) -> Tensor | None:
+    """Inverse variances of the signals of every voxel, relative to their mean; None without noise.
+
+    A b-value whose volumes lost signal to motion is wrong over a whole region, by more than its noise. The
+    averages over a region have hardly any noise: what they are off the bi-exponential by, e, is such a loss,
+    or what the model cannot describe. The variance of a signal is sigma^2 + e^2. Where all fits, the weights
+    are those of the noise alone.
+
+    Parameters
+    ----------
+    signals : ndarray, shape (X, Y, Z, B)
+    bvals : Tensor, shape (B,), s/mm^2
+    sigma_per_bval : ndarray, shape (B,)
+        Noise standard deviation of the signals, same units.
+
+    Returns
+    -------
+    Tensor, shape (V, B), float64, on the CPU, or None
+    """
+    if not (sigma_per_bval > 0).all():
+        return None
+    x, y, z = np.nonzero(mask)
+    place = np.ravel_multi_index((x // BLOCK, y // BLOCK, z), mask.shape)
+    _, block, count = np.unique(place, return_inverse=True, return_counts=True)
+    widths = (REGION, REGION, 0)
+    share = gaussian_filter(mask.astype(np.float32), widths)[mask]
+    regional = np.stack(
+        [
+            np.bincount(block, gaussian_filter(np.where(mask, values, 0), widths)[mask] / share) / count
+            for values in np.moveaxis(signals, -1, 0)
+        ],
+        axis=1,
+    )
+    noise = torch.from_numpy(np.square(sigma_per_bval))
+    averages = torch.from_numpy(regional)
+    level = averages[:, bvals.argmin(), None].clamp(min=torch.finfo(torch.float64).tiny)
+    weights: Tensor | None = None
+    for _ in range(ROUNDS + 1):
+        fit = fit_biexponential(averages / level, bvals, bounds, weights=weights)
+        blood, tissue = (torch.exp(-rate[:, None] * bvals) for rate in (fit.dstar, fit.d))
+        share_of_blood = fit.f[:, None]
+        predicted = fit.s0[:, None] * level * (share_of_blood * blood + (1 - share_of_blood) * tissue)
+        weights = 1 / (noise + (averages - predicted).square())
+        weights /= weights.mean(dim=1, keepdim=True)
+    assert weights is not None
+    return weights[torch.from_numpy(block)]
