@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--snr", type=float, nargs="+", default=(5.0, 20.0, 50.0))
     parser.add_argument("--volumes", type=int, nargs="+", default=(2, 3, 6))
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1))
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if "halves" in options.parts:
