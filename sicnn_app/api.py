@@ -17,6 +17,7 @@ from sicnn_app.methods import METHODS, estimator
 from sicnn_app.phantoms.acquire import DEFAULT_BVALS, acquire, noise_sigma
 from sicnn_app.phantoms.phantom import make_phantom
 from sicnn_app.preprocess.average import average_repeats
+from sicnn_app.preprocess.choose_average import choose_average
 from sicnn_app.preprocess.mask import check_mask
 from sicnn_app.preprocess.noise import estimate_noise
 from sicnn_app.preprocess.resample import Resampling
@@ -112,7 +113,8 @@ def estimate(
 ) -> IvimMaps:
     """Estimate F, D, D* and S0 of every voxel.
 
-    Volumes of one b-value are averaged, nothing else is done to the signals: denoise and align them before.
+    Volumes of one b-value are averaged, as ``--average auto`` does for the body; nothing else is done
+    to the signals: denoise and align them before.
     The numbers are those of the command line for the same averaged signals, mask, noise and seed.
 
     Parameters
@@ -177,7 +179,8 @@ def estimate(
         raise UsageError(f"sigma must be a number of 0 or more in the units of the signals, not {sigma}")
     series = DwiSeries(values, volumes.astype(np.float64), None, np.eye(4))
     used, _, _ = select_volumes(series, max_bval=math.inf, ignore_bvals=())
-    average = average_repeats(used, _mask(mask, values.shape[:3], flat))
+    inside = _mask(mask, values.shape[:3], flat)
+    average = average_repeats(used, inside, choose_average("auto", used, inside, "body")[0])
     noise = float(estimate_noise(used, average).sigma if sigma is None else sigma)
     averaged = average.with_noise(noise, noise, "estimated" if sigma is None else "given")
     with limited_threads(ResourceSettings.omp_nthreads):
