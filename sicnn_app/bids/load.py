@@ -190,11 +190,12 @@ def load_run(run: DwiRun, *, bvals_file: Path | None, scratch: Path | None = Non
     bvecs = [part.bvecs for part in parts if part.bvecs is not None]
     warnings.extend(merged_bvals(bvals))
     names = ", ".join(source.image.name for source in run.parts)
-    volumes = [signals[..., volume] for volume in range(signals.shape[3])]
-    missing = np.array([np.isnan(values).all() for values in volumes])
+    # One volume at a time: of a series on disk each takes memory until the next is looked at.
+    volumes = range(signals.shape[3])
+    missing = np.array([np.isnan(signals[..., volume]).all() for volume in volumes])
     if missing.all():
         raise DataError(f"{names} holds only NaN or infinite values: convert it again")
-    if all((np.isnan(values) | (values == 0)).all() for values in volumes):
+    if not any(np.nan_to_num(signals[..., volume]).any() for volume in volumes):
         raise DataError(f"{names} holds only zeros: convert it again")
     if missing.any():
         positions = ", ".join(str(v) for v in np.flatnonzero(missing))

@@ -56,7 +56,8 @@ def signal_weights(
         ],
         axis=1,
     )
-    noise = torch.from_numpy(np.square(sigma_per_bval))
+    # To the digits that mean something: the last ones are those of the linear algebra library.
+    noise = torch.from_numpy(np.square(sigma_per_bval.astype(np.float32), dtype=np.float64))
     averages = torch.from_numpy(regional)
     level = averages[:, bvals.argmin(), None].clamp(min=torch.finfo(torch.float64).tiny)
     weights: Tensor | None = None
