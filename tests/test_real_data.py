@@ -118,7 +118,8 @@ def check_organs(out, subject: str, stem: str) -> dict[str, dict[str, float]]:
 def test_least_squares_on_every_run_of_the_abdomen(capsys, tmp_path, with_masks):
     before = files(ABDOMEN)
     options = ["-d", ABDOMEN / "derivatives" / "rois"] if with_masks else []
-    assert App(capsys).quick(ABDOMEN, tmp_path, *options).code == 0
+    # The averages that the mean signals below are fitted from: robust ones leave out what spoils them.
+    assert App(capsys).quick(ABDOMEN, tmp_path, "--average", "arithmetic", *options).code == 0
     assert files(ABDOMEN) == before
     for subject, acq in ABDOMEN_RUNS:
         stem = f"{subject}/dwi/{subject}_{acq}"

@@ -24,6 +24,9 @@ MIN_AT_TOP = 0.001
 LOOKED_AT = 9
 """Evenly spaced volumes whose median shows where tissue is."""
 
+EVEN = 1e-6
+"""Relative range of an image without contrast, which no threshold can part."""
+
 
 @dataclass(frozen=True)
 class Blocks:
@@ -133,9 +136,13 @@ def cut(signals: np.ndarray, slice_axis: int | None = None) -> Blocks:
 def _tissue(middle: np.ndarray) -> np.ndarray:
     """Above half of Otsu's threshold; shape (X, Y, Z), bool."""
     bright = middle > 0
+    if not bright.any():
+        return bright
     # The brightest voxels (fluid, fat, artefacts) would raise the threshold above all other tissue.
-    capped = np.minimum(middle, np.percentile(middle[bright], 98)) if bright.any() else middle
-    return bright if np.ptp(capped) == 0 else capped > otsu(capped) / 2
+    capped = np.minimum(middle, np.percentile(middle[bright], 98)).astype(np.float64)
+    # Relative, and not below 0: the smallest and largest numbers there are leave a histogram no bins.
+    capped = np.maximum(capped / capped.max(), 0)
+    return bright if np.ptp(capped) <= EVEN else capped > otsu(capped) / 2
 
 
 def _label(tissue: np.ndarray, axis: int, most: int) -> tuple[np.ndarray, np.ndarray]:

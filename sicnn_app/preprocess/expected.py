@@ -23,6 +23,9 @@ BODY_ANISOTROPY = 0.4
 FLUCTUATION = 0.03
 """Relative; what a block changes from volume to volume by pulsation, drift and imperfect models."""
 
+LEAST_VARIANCE = 1e-12
+"""Least variance of a block's signals, which are about 1."""
+
 MOST_NUMBERS = 500_000
 """Of one array while blocks are predicted; more blocks come in parts."""
 
@@ -170,7 +173,8 @@ def expect(signals: np.ndarray, variance: np.ndarray, used: np.ndarray, prior: D
             np.concatenate([part.deviation for part in parts]),
         )
     total = variance + prior.scatter
-    weights = used / total
+    # Below that the precision of a block that one value dwarfs cannot be inverted.
+    weights = used / np.maximum(total, LEAST_VARIANCE)
     precision = np.eye(features.shape[1]) + (features.T * weights[:, None, :]) @ features
     covariance = np.linalg.inv(precision)
     projected = features @ covariance

@@ -213,7 +213,7 @@ def compare(signals: np.ndarray, pairs: Sequence[tuple[np.ndarray, np.ndarray]])
 
 def _otsu(level: np.ndarray) -> float:
     """Otsu's threshold between dark and bright; the one level where there is no other."""
-    return float(otsu(level) if np.ptp(level) > 0 else level[0])
+    return float(otsu(level) if np.ptp(level) > 1e-6 * level.max() else level[0])
 
 
 def _error_of_median(deviation: Any, count: Any) -> Any:
