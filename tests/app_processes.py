@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from app_runs import Call, environment
 
@@ -137,3 +140,50 @@ def remains(out: Path) -> list[str]:
         for path in out.rglob("*")
         if path.name.startswith(".") and path.name not in (".bidsignore", RECORDS)
     )
+
+
+TRAINING = """
+import json, re, sys
+from pathlib import Path
+import numpy as np
+import torch
+from sicnn_app.settings import EstimationSettings, NetworkSettings
+from sicnn_app.sicnn import iterate
+from sicnn_app.sicnn.estimate import estimate
+
+def kilobytes(key):
+    return int(re.search(rf"^{key}:\\s+(\\d+)", Path("/proc/self/status").read_text(), re.M)[1])
+
+iterate.FIRST_PERIOD_STEPS = iterate.PERIOD_STEPS = 1
+iterate.MIN_EPOCHS = 2
+iterate.MAX_FIRST_PERIODS = iterate.MAX_PERIODS = 1
+torch.set_num_threads(1)
+shape, count, options = json.loads(sys.argv[1])
+options["network"] = NetworkSettings(**options.get("network", {}))
+bvals = np.linspace(0, 800, count)
+signals = np.empty((*shape, count), np.float32)
+rng = np.random.default_rng(0)
+for index, b in enumerate(bvals):
+    noise = rng.standard_normal(tuple(shape), dtype=np.float32)
+    signals[..., index] = 500 * np.exp(-b * 0.001) + 20 * noise
+before = kilobytes("VmRSS")
+estimate(
+    np.abs(signals, out=signals), np.ones(shape, bool), bvals, sigma_per_bval=np.full(count, 20.0),
+    settings=EstimationSettings(max_iterations=1, lambda_=0.0, **options),
+)
+print(1024 * (kilobytes("VmHWM") - before))
+"""
+"""A short training on noisy signals; prints by how many bytes its memory grew at most."""
+
+
+def peak_of_training(shape: tuple[int, int, int], count: int, **options: Any) -> int:
+    """Bytes that a training of ``count`` b-values takes at most, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", TRAINING, json.dumps([shape, count, options])],
+        check=True,
+        capture_output=True,
+        text=True,
+        # How many arenas threads open, and what lies idle in them, depends on what else the machine does.
+        env={**os.environ, "MALLOC_ARENA_MAX": "1"},
+    )
+    return int(done.stdout)

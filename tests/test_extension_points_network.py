@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from app_processes import peak_of_training
 
 from sicnn_app.settings import EstimationSettings, NetworkSettings
 from sicnn_app.sicnn import iterate, memory_fallback
@@ -120,35 +118,6 @@ def test_another_default_shape_does_not_change_what_a_shape_takes(monkeypatch):
     assert plan.needed_bytes(shape, 8, deeper) == needed_bytes(shape, 8, deeper)
 
 
-PEAK = """
-import json, re, sys
-from pathlib import Path
-import numpy as np
-import torch
-from sicnn_app.settings import EstimationSettings, NetworkSettings
-from sicnn_app.sicnn import iterate
-from sicnn_app.sicnn.estimate import estimate
-
-def kilobytes(key):
-    return int(re.search(rf"^{key}:\\s+(\\d+)", Path("/proc/self/status").read_text(), re.M)[1])
-
-iterate.FIRST_PERIOD_STEPS = iterate.PERIOD_STEPS = 1
-iterate.MIN_EPOCHS = 2
-iterate.MAX_FIRST_PERIODS = iterate.MAX_PERIODS = 1
-torch.set_num_threads(1)
-network = NetworkSettings(**json.loads(sys.argv[1]))
-bvals = np.linspace(0, 800, 8)
-rng = np.random.default_rng(0)
-signals = (500 * np.exp(-bvals * 0.001) + 20 * rng.standard_normal((128, 128, 4, 8))).astype(np.float32)
-before = kilobytes("VmRSS")
-estimate(
-    signals, np.ones(signals.shape[:3], bool), bvals, sigma_per_bval=np.full(8, 20.0),
-    settings=EstimationSettings(max_iterations=1, lambda_=0.0, batch_size=8, network=network),
-)
-print(1024 * (kilobytes("VmHWM") - before))
-"""
-
-
 @pytest.mark.skipif(
     not Path("/proc/self/status").exists() or not re.search("VmHWM", Path("/proc/self/status").read_text()),
     reason="the system does not tell the peak of a process",
@@ -157,15 +126,6 @@ print(1024 * (kilobytes("VmHWM") - before))
     "shape", [NetworkSettings(depth=5, kernel_size=5), NetworkSettings(width=96, depth=4)]
 )
 def test_a_larger_network_stays_within_the_plan(shape):
-    peak = int(
-        subprocess.run(
-            [sys.executable, "-c", PEAK, json.dumps(asdict(shape))],
-            check=True,
-            capture_output=True,
-            text=True,
-            # How many arenas threads open, and what lies idle in them, depends on what else the machine does.
-            env={**os.environ, "MALLOC_ARENA_MAX": "1"},
-        ).stdout
-    )
+    peak = peak_of_training((128, 128, 4), 8, batch_size=8, network=asdict(shape))
     need = needed_bytes((128, 128, 4), 8, EstimationSettings(batch_size=8, network=shape))
     assert 0.6 * need <= peak <= need, (peak, need)

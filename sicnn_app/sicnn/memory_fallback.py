@@ -47,7 +47,7 @@ STEP_COPIES = {"width": 11, "bvals": 19, "rician": 11}
 """Values per voxel of a batch that one optimiser step keeps: times the channels of a hidden layer, and
 times the b-values; the Rician model adds to the latter."""
 
-FURTHER_COPIES = {"layer": 8, "channel": 6}
+FURTHER_COPIES = {"layer": 10, "channel": 8}
 """The same for the channels of every layer that a network has more than the measured one, and for every
 channel that its layers are wider."""
 

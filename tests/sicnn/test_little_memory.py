@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from app_processes import peak_of_training
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -216,38 +215,6 @@ def test_a_limit_that_is_too_low_is_told_with_numbers():
     assert caught.value.exit_code == 75
 
 
-PEAK = """
-import json, re, sys
-from pathlib import Path
-import numpy as np
-import torch
-from sicnn_app.settings import EstimationSettings
-from sicnn_app.sicnn import iterate
-from sicnn_app.sicnn.estimate import estimate
-
-def kilobytes(key):
-    return int(re.search(rf"^{key}:\\s+(\\d+)", Path("/proc/self/status").read_text(), re.M)[1])
-
-iterate.FIRST_PERIOD_STEPS = iterate.PERIOD_STEPS = 1
-iterate.MIN_EPOCHS = 2
-iterate.MAX_FIRST_PERIODS = iterate.MAX_PERIODS = 1
-torch.set_num_threads(1)
-shape, count, options = json.loads(sys.argv[1])
-bvals = np.linspace(0, 800, count)
-signals = np.empty((*shape, count), np.float32)
-rng = np.random.default_rng(0)
-for index, b in enumerate(bvals):
-    noise = rng.standard_normal(tuple(shape), dtype=np.float32)
-    signals[..., index] = 500 * np.exp(-b * 0.001) + 20 * noise
-before = kilobytes("VmRSS")
-estimate(
-    np.abs(signals, out=signals), np.ones(shape, bool), bvals, sigma_per_bval=np.full(count, 20.0),
-    settings=EstimationSettings(max_iterations=1, lambda_=0.0, **options),
-)
-print(1024 * (kilobytes("VmHWM") - before))
-"""
-
-
 @pytest.mark.skipif(
     not Path("/proc/self/status").exists() or not re.search("VmHWM", Path("/proc/self/status").read_text()),
     reason="the system does not tell the peak of a process",
@@ -266,13 +233,6 @@ print(1024 * (kilobytes("VmHWM") - before))
     ],
 )
 def test_the_need_is_that_of_a_measured_process(shape, count, options):
-    peak = int(
-        subprocess.run(
-            [sys.executable, "-c", PEAK, json.dumps([shape, count, options])],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-    )
+    peak = peak_of_training(shape, count, **options)
     need = needed_bytes(shape, count, EstimationSettings(**options))
     assert 0.7 * need <= peak <= 1.15 * need, (peak, need)
