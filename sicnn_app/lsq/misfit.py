@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from sicnn_app.ivim.local_mean import local_mean
 from sicnn_app.lsq.fit import fit_biexponential
 from sicnn_app.settings import Bounds
 
@@ -47,11 +47,9 @@ def signal_weights(
     x, y, z = np.nonzero(mask)
     place = np.ravel_multi_index((x // BLOCK, y // BLOCK, z), mask.shape)
     _, block, count = np.unique(place, return_inverse=True, return_counts=True)
-    widths = (REGION, REGION, 0)
-    share = gaussian_filter(mask.astype(np.float32), widths)[mask]
     regional = np.stack(
         [
-            np.bincount(block, gaussian_filter(np.where(mask, values, 0), widths)[mask] / share) / count
+            np.bincount(block, local_mean(values, mask, REGION)) / count
             for values in np.moveaxis(signals, -1, 0)
         ],
         axis=1,

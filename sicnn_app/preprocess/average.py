@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 from scipy.sparse.csgraph import connected_components
 
 from sicnn_app.errors import DataError
 from sicnn_app.ivim.bvalues import group_bvalues
+from sicnn_app.ivim.local_mean import local_mean
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 
 SAME_DIRECTION = 1.0
@@ -247,32 +247,19 @@ def robust_mean(signals: np.ndarray, directions: Sequence[np.ndarray], mask: np.
     # Twice through the volumes rather than all of their levels in memory.
     highest = np.full(int(mask.sum()), -np.inf)
     for volume in volumes:
-        np.maximum(highest, local_level(signals[..., volume], mask), out=highest)
+        np.maximum(highest, local_mean(signals[..., volume], mask, LOCAL), out=highest)
     total, weights = np.zeros((2, highest.size))
     for repeats in directions:
         for volume in repeats:
             values = signals[..., volume][mask]
-            level = np.divide(
-                local_level(signals[..., volume], mask), highest, out=np.ones_like(highest), where=highest > 0
-            )
+            level = local_mean(signals[..., volume], mask, LOCAL)
+            level = np.divide(level, highest, out=np.ones_like(highest), where=highest > 0)
             np.clip(level, LOWEST_LEVEL, None, out=level)
             weight = level / (1 + (HALF_WEIGHT / level) ** STEEPNESS) / repeats.size
             finite = np.isfinite(values)
             np.add(total, weight * values, out=total, where=finite)
             np.add(weights, weight, out=weights, where=finite)
     return np.divide(total, weights, out=np.full(highest.size, np.nan), where=weights > 0)
-
-
-def local_level(volume: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Mean signal around every voxel of the mask, shape (V,), float32.
-
-    Of the finite values of the mask in its slice; 0 where there is none.
-    """
-    known = mask & np.isfinite(volume)
-    widths = (LOCAL, LOCAL, 0)
-    share = gaussian_filter(known.astype(np.float32), widths)[mask]
-    level = gaussian_filter(np.where(known, volume, 0).astype(np.float32), widths)[mask]
-    return np.divide(level, share, out=np.zeros_like(level), where=share > np.finfo(np.float32).eps)
 
 
 def _direction_labels(bvecs: np.ndarray) -> np.ndarray:

@@ -18,9 +18,6 @@ FEWEST, MOST = 20, 600
 MOST_MEANS = 60_000
 """Blocks times volumes, never fewer blocks than eight times :data:`FEWEST`."""
 
-MIN_AT_TOP = 0.001
-"""Share of the tissue at the largest value; of less, one bright voxel may be one of two by chance."""
-
 LOOKED_AT = 9
 """Evenly spaced volumes whose median shows where tissue is."""
 
@@ -50,8 +47,6 @@ class Blocks:
         Share of the outside that is exactly 0.
     negative : ndarray, shape (N,)
         Share of all voxels below 0.
-    saturated : ndarray, shape (N,)
-        Share of the voxels of tissue at the largest value of the volume, where values pile up there.
     """
 
     means: np.ndarray
@@ -63,7 +58,6 @@ class Blocks:
     background: np.ndarray
     zeros: np.ndarray
     negative: np.ndarray
-    saturated: np.ndarray
 
     @property
     def sigma(self) -> float:
@@ -94,8 +88,7 @@ def cut(signals: np.ndarray, slice_axis: int | None = None) -> Blocks:
     pattern = middle[inside] - (np.bincount(of_voxel, middle[inside], count) / sizes)[of_voxel]
     pattern_squares = np.bincount(of_voxel, pattern**2, count)
     means, texture = np.full((2, count, volumes), np.nan)
-    background, zeros, negative, top, at_top = np.full((5, volumes), np.nan)
-    piled = np.zeros(volumes, dtype=bool)
+    background, zeros, negative = np.full((3, volumes), np.nan)
     for i in range(volumes):
         volume = np.asarray(signals[..., i])
         values = volume[inside].astype(float)
@@ -112,12 +105,10 @@ def cut(signals: np.ndarray, slice_axis: int | None = None) -> Blocks:
             )
             texture[:, i] = np.sqrt(np.maximum(left, 0) / np.maximum(there - 2, 1))
         negative[i] = np.mean(volume < 0)
-        top[i], at_top[i], piled[i] = _at_the_top(values[finite])
         around = volume[outside]
         if around.size:
             background[i] = np.nanmean(np.where(np.isfinite(around), around, 0.0))
             zeros[i] = np.mean(around == 0)
-    cut_off = top[piled].max() if piled.any() and top[piled].max() == np.nanmax(top) else np.nan
     return Blocks(
         means=means,
         texture=texture[sizes >= 4],
@@ -128,8 +119,6 @@ def cut(signals: np.ndarray, slice_axis: int | None = None) -> Blocks:
         background=background,
         zeros=zeros,
         negative=negative,
-        # Values are cut off at one value, the largest of all; others that pile up are coarse.
-        saturated=np.where((top == cut_off) & (at_top >= MIN_AT_TOP), at_top, 0.0),
     )
 
 
@@ -142,7 +131,12 @@ def _tissue(middle: np.ndarray) -> np.ndarray:
     capped = np.minimum(middle, np.percentile(middle[bright], 98)).astype(np.float64)
     # Relative, and not below 0: the smallest and largest numbers there are leave a histogram no bins.
     capped = np.maximum(capped / capped.max(), 0)
-    return bright if np.ptp(capped) <= EVEN else capped > otsu(capped) / 2
+    return capped > threshold_of(capped) / 2
+
+
+def threshold_of(values: np.ndarray) -> float:
+    """Otsu's threshold between dark and bright; the least value where there is no contrast."""
+    return float(otsu(values) if np.ptp(values) > EVEN * values.max() else values.min())
 
 
 def _label(tissue: np.ndarray, axis: int, most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -163,12 +157,3 @@ def _label(tissue: np.ndarray, axis: int, most: int) -> tuple[np.ndarray, np.nda
     labels = np.full(tissue.shape, -1)
     labels[tissue] = number[block.ravel()]
     return labels, keys[kept]
-
-
-def _at_the_top(values: np.ndarray) -> tuple[float, float, bool]:
-    """Largest value, the share of values there, and whether far more lie there than just below."""
-    top = values.max()
-    at_top = int(np.count_nonzero(values == top))
-    below = int(np.count_nonzero((values < top) & (values >= top - 0.05 * abs(top))))
-    piled = at_top >= 5 and at_top / values.size >= MIN_AT_TOP and at_top >= 2 * below
-    return float(top), at_top / values.size, bool(piled and at_top < values.size)

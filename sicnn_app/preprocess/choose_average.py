@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from sicnn_app.ivim.local_mean import local_mean
 from sicnn_app.ivim.series import DwiSeries
-from sicnn_app.preprocess.average import LOWEST_LEVEL, group_volumes, local_level
+from sicnn_app.preprocess.average import LOCAL, LOWEST_LEVEL, group_volumes
 
 TISSUE_BVAL = 200.0
 """s/mm^2; from here on directions differ by anisotropy, below it rather by flow."""
@@ -66,7 +67,7 @@ def anisotropy(series: DwiSeries, mask: np.ndarray) -> float | None:
         slopes = np.stack([x * x - z * z, y * y - z * z, x * y, x * z, y * z], axis=1)
     inside = np.flatnonzero(mask)
     voxels = np.linspace(0, inside.size - 1, min(inside.size, MAX_JUDGED_VOXELS)).astype(int)
-    levels = np.stack([local_level(series.signals[..., volume], mask)[voxels] for volume in volumes])
+    levels = np.stack([local_mean(series.signals[..., volume], mask, LOCAL)[voxels] for volume in volumes])
     logs = np.log(
         np.maximum(levels, LOWEST_LEVEL * levels.max(axis=0)),
         where=levels.max(axis=0) > 0,

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from dipy.segment.threshold import otsu
 from scipy import ndimage
 
 from sicnn_app.errors import DataError
 from sicnn_app.ivim.bvalues import HIGHEST_IN_MS_PER_UM2, group_bvalues
 from sicnn_app.ivim.series import MAX_LOW_BVAL, DwiSeries
+from sicnn_app.preprocess.blocks import threshold_of
 from sicnn_app.preprocess.correction import Corrected
 from sicnn_app.preprocess.noise import NEAR_ZERO_BVAL
 from sicnn_app.steps import NOT_DONE
@@ -185,7 +185,7 @@ def compare(signals: np.ndarray, pairs: Sequence[tuple[np.ndarray, np.ndarray]])
     if not usable.any():
         return None
     # Square roots: bright spots alone are not the foreground.
-    bright = np.stack([level >= _otsu(level) for level in np.exp(logs[:, usable] / 2)])
+    bright = np.stack([level >= threshold_of(level) for level in np.exp(logs[:, usable] / 2)])
     foreground = usable.copy()
     foreground[usable] = bright[0] | bright[1]
     values, both = difference[foreground], (bright[0] & bright[1])[bright[0] | bright[1]]
@@ -209,11 +209,6 @@ def compare(signals: np.ndarray, pairs: Sequence[tuple[np.ndarray, np.ndarray]])
         count = min(int(large.sum()), INDEPENDENT_PLACES)
         error = max(error, _error_of_median(np.median(apart[large]), count))
     return Ratio(middle, float(error), float(max(shares)))
-
-
-def _otsu(level: np.ndarray) -> float:
-    """Otsu's threshold between dark and bright; the one level where there is no other."""
-    return float(otsu(level) if np.ptp(level) > 1e-6 * level.max() else level[0])
 
 
 def _error_of_median(deviation: Any, count: Any) -> Any:

@@ -20,6 +20,7 @@ from sicnn_app.preprocess.contradictions import (
     find_unequal_groups,
 )
 from sicnn_app.preprocess.expected import FLUCTUATION, DecayPrior, expect
+from sicnn_app.preprocess.saturation import saturation_levels
 from sicnn_app.preprocess.volumes import ranges
 
 MIN_BLOCKS = 10
@@ -75,10 +76,6 @@ FOUND = {
 
 LEAVES_OUT = ("spike", "not in steady state", "derived map", "fits no b-value")
 """Findings for which a volume is not used; the others are weighed by the average or only said."""
-
-_TOLD = {
-    "dropout": "signal was lost to motion or pulsation in parts of",
-}
 
 HARMLESS = ("negative values",)
 """Findings that are told in the table and not among the volumes in question."""
@@ -164,6 +161,8 @@ class Judgement:
         Between the table and the images.
     bvals : ndarray, shape (N,), s/mm^2
         To be used.
+    cut_off : ndarray, shape (N,)
+        See :func:`sicnn_app.preprocess.saturation.saturation_levels`.
     said : tuple of str
         What else a user should know.
     """
@@ -171,6 +170,7 @@ class Judgement:
     volumes: tuple[JudgedVolume, ...]
     contradictions: tuple[Contradiction, ...]
     bvals: np.ndarray
+    cut_off: np.ndarray
     said: tuple[str, ...] = ()
 
     @property
@@ -187,21 +187,21 @@ class Judgement:
     def warnings(self) -> list[str]:
         """What a user should know; volumes that are left out are named where that is done."""
         lines = [*map(str, self.contradictions), *self.said]
-        for name, words in _TOLD.items():
-            found = [volume for volume in self.volumes if name in volume.found and volume.used]
-            if found:
-                regions = dict.fromkeys(
-                    region
-                    for volume in found
-                    for region, share in volume.fell_out_by_region.items()
-                    if share >= NAMED
-                )
-                where = f", in {', '.join(regions)}" if regions else ""
-                volumes = ranges([volume.volume for volume in found])
-                plural = "s" if len(found) > 1 else ""
-                lines.append(
-                    f"{words} volume{plural} {volumes} (counted from 0){where}: see desc-volumes_qc.tsv"
-                )
+        lost = [volume for volume in self.volumes if "dropout" in volume.found and volume.used]
+        if lost:
+            regions = dict.fromkeys(
+                region
+                for volume in lost
+                for region, share in volume.fell_out_by_region.items()
+                if share >= NAMED
+            )
+            where = f", in {', '.join(regions)}" if regions else ""
+            plural = "s" if len(lost) > 1 else ""
+            volumes = ranges([volume.volume for volume in lost])
+            lines.append(
+                f"signal was lost to motion or pulsation in parts of volume{plural} {volumes} "
+                f"(counted from 0){where}: see desc-volumes_qc.tsv"
+            )
         return lines
 
     @property
@@ -228,7 +228,6 @@ def judge(
     anatomy: str = "body",
     regions: tuple[np.ndarray, Mapping[int, str]] | None = None,
     ignored: np.ndarray | None = None,
-    slice_axis: int | None = None,
 ) -> Judgement:
     """Hold every volume of a series, as it was read, against the others and against the gradient table.
 
@@ -247,23 +246,23 @@ def judge(
         Segmentation, 0 outside, and the names of its regions.
     ignored : ndarray, shape (N,), bool, optional
         Volumes that are not looked at.
-    slice_axis : int, optional
 
     Returns
     -------
     Judgement
     """
     segmentation, names_of_regions = regions if regions is not None else (None, {})
-    blocks = cut(series.signals, slice_axis)
+    blocks = cut(series.signals, series.slice_axis)
     count = series.bvals.size
-    plain = _found_without_others(blocks)
+    cut_off = saturation_levels(series.signals)
+    plain = _found_without_others(blocks, cut_off)
     with_data = np.isfinite(blocks.means).mean(axis=0) > 0.5 if blocks.sizes.size else np.zeros(count, bool)
     with_data &= np.nan_to_num(np.abs(blocks.means)).max(axis=0, initial=0) > 0
     if ignored is not None:
         with_data &= ~ignored
     if with_data.sum() < 4 or blocks.sizes.size < MIN_BLOCKS or not np.isfinite(blocks.sigma):
         rows = [_row(series, series.bvals, i, np.nan, np.nan, plain[i]) for i in range(count)]
-        return Judgement(tuple(rows), (), series.bvals)
+        return Judgement(tuple(rows), (), series.bvals, cut_off)
     signals, sigma = _normalised(blocks, with_data)
     floor = 1.5 * float(np.median(sigma * np.sqrt(blocks.sizes)))
     noise = float(np.median(sigma**2)) + FLUCTUATION**2
@@ -333,7 +332,7 @@ def judge(
         if not kept[j] and any(name in LEAVES_OUT for name in names):
             row = replace(row, used=False)
         rows[i] = row
-    return Judgement(tuple(rows), tuple(contradictions), bvals, tuple(said))
+    return Judgement(tuple(rows), tuple(contradictions), bvals, cut_off, tuple(said))
 
 
 @dataclass(frozen=True)
@@ -421,12 +420,12 @@ def _normalised(blocks: Blocks, with_data: np.ndarray) -> tuple[np.ndarray, np.n
     return means / amplitude[:, None], blocks.sigma / np.sqrt(blocks.sizes) / amplitude
 
 
-def _found_without_others(blocks: Blocks) -> list[set[str]]:
+def _found_without_others(blocks: Blocks, cut_off: np.ndarray) -> list[set[str]]:
     return [
         {
             name
             for name, holds in (
-                ("saturated", blocks.saturated[i] > 0),
+                ("saturated", np.isfinite(cut_off[i])),
                 ("negative values", blocks.negative[i] > 0.001),
             )
             if holds

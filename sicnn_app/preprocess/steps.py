@@ -19,7 +19,7 @@ from sicnn_app.preprocess.judgement import judge
 from sicnn_app.preprocess.mask import Mask, body_mask, brain_mask, check_mask
 from sicnn_app.preprocess.mask_doubts import doubts_of_mask
 from sicnn_app.preprocess.noise import Noise, estimate_noise, noise_after_denoising
-from sicnn_app.preprocess.saturation import saturated_voxels, saturation_levels
+from sicnn_app.preprocess.saturation import saturated_voxels
 from sicnn_app.preprocess.volumes import select_volumes
 from sicnn_app.settings import PreprocessingSettings
 from sicnn_app.steps import NOT_DONE, STEPS, Situation
@@ -101,7 +101,7 @@ def prepare(
         b-values cannot be right, or contradict the images and ``on_contradiction`` is ``stop``.
     """
     ignored = np.isin(series.source_volumes, ignore_volumes)
-    judgement = judge(series, anatomy=anatomy, regions=regions, ignored=ignored, slice_axis=series.slice_axis)
+    judgement = judge(series, anatomy=anatomy, regions=regions, ignored=ignored)
     for contradiction in judgement.contradictions:
         if contradiction.cannot_be_right or settings.on_contradiction == "stop":
             raise DataError(f"images and table contradict each other: {contradiction}")
@@ -118,7 +118,7 @@ def prepare(
     *grid, volumes = corrected.signals.shape
     slice_axis = find_slice_axis(tuple(grid), series.slice_axis)
     situation = Situation(anatomy, preprocessed, volumes, tuple(grid), slice_axis)
-    levels = saturation_levels(corrected.signals)
+    levels = judgement.cut_off[np.isin(series.source_volumes, corrected.source_volumes)]
     saturated = saturated_voxels(corrected.signals, levels)
     changes: dict[str, tuple[DwiSeries, DwiSeries]] = {}
     for label, step in STEPS.items():

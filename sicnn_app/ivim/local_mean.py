@@ -1,0 +1,19 @@
+"""Means over the surroundings of voxels, within a mask."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+
+def local_mean(volume: np.ndarray, mask: np.ndarray, width: float) -> np.ndarray:
+    """Mean around every voxel of the mask, shape (V,), float32.
+
+    It is that of the finite values of the mask in its slice, weighted by a Gaussian of ``width`` voxels; 0
+    where there is none. ``volume`` and ``mask`` are of shape (X, Y, Z).
+    """
+    known = mask & np.isfinite(volume)
+    widths = (width, width, 0)
+    share = gaussian_filter(known.astype(np.float32), widths)[mask]
+    total = gaussian_filter(np.where(known, volume, 0).astype(np.float32), widths)[mask]
+    return np.divide(total, share, out=np.zeros_like(total), where=share > np.finfo(np.float32).eps)
