@@ -16,7 +16,7 @@ from bids_datasets import Dataset
 
 from sicnn_app.cli.main import main
 from sicnn_app.ivim.signal import ivim_signal_maps
-from sicnn_app.report import before_after, html
+from sicnn_app.report import before_after, carpet, html
 from sicnn_app.report.pictures import RunPictures
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,6 +77,7 @@ def leave_out_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the app draw nothing: that takes most of the time and has tests of its own."""
     monkeypatch.setattr(html, "draw_run", lambda run: RunPictures())
     monkeypatch.setattr(before_after, "draw_steps", lambda result: {})
+    monkeypatch.setattr(carpet, "draw_volumes", lambda result: {})
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ from sicnn_app.derivatives.names import (
     TRAINING,
     VOLUMES,
     dwi_folder,
+    kept_pictures_of,
     map_ending,
     mask_ending,
     mask_labels,
-    step_pictures_of,
 )
 from sicnn_app.derivatives.names import FLAGS as FLAG_CODES
 from sicnn_app.derivatives.outputs import Files, MeasuredSignals, measure_signals, read_picture, read_volumes
@@ -70,8 +70,9 @@ class RunDerivatives:
         One row per volume; empty when motion was not corrected.
     volumes : list of dict
         What was found in every volume of the source image.
-    step_pictures : dict of str to bytes
-        PNG of every correction that was drawn when the run was processed, by its label.
+    kept_pictures : dict of str to bytes
+        PNG that were drawn when the run was processed, by label, see
+        :func:`sicnn_app.derivatives.names.kept_pictures_of`.
     problems : list of str
         Files that are there but cannot be read.
     """
@@ -93,7 +94,7 @@ class RunDerivatives:
     history: list[dict[str, str]] = field(default_factory=list)
     motion: list[dict[str, str]] = field(default_factory=list)
     volumes: list[dict[str, str]] = field(default_factory=list)
-    step_pictures: dict[str, bytes] = field(default_factory=dict)
+    kept_pictures: dict[str, bytes] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     def inside(self, label: str) -> np.ndarray:
@@ -166,7 +167,7 @@ def collect_run(
     name : str
         One of :func:`sicnn_app.derivatives.names.run_names`.
     series : bool
-        Also read the preprocessed series, the one large file, and the pictures of the steps; without it
+        Also read the preprocessed series, the one large file, and the pictures drawn with the run; without it
         ``measured`` is None.
     conventional : bool
         Also read the maps of the conventional fit; without them ``conventional`` is empty.
@@ -235,10 +236,10 @@ def collect_run(
     measured = measure_signals(files, beside(SERIES), mask, used)
     pictures = {
         label: content
-        for label, path in step_pictures_of(name, output_dir, subject).items()
+        for label, path in kept_pictures_of(name, output_dir, subject).items()
         if (content := files.get(read_picture, path, None)) is not None
     }
-    return replace(run, measured=measured, step_pictures=pictures)
+    return replace(run, measured=measured, kept_pictures=pictures)
 
 
 def app_version(output_dir: Path) -> str | None:

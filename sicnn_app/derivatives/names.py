@@ -13,6 +13,7 @@ from sicnn_app.bids.associate import LABEL, BidsName, parse_name
 from sicnn_app.bids.derivative_datasets import PREPROCESSED, mask_label
 from sicnn_app.errors import InternalError
 from sicnn_app.formats import natural_key
+from sicnn_app.ivim.carpet import MOST_PICTURES
 from sicnn_app.ivim.parameters import PARAMETERS, SPECS, MapSpec, maps_of
 from sicnn_app.ivim.run import DwiRun
 from sicnn_app.steps import STEPS
@@ -185,10 +186,21 @@ def step_picture_name(run: str, label: str) -> str:
     return picture_name(run, f"step{label}", "png")
 
 
-def step_pictures_of(run: str, output_dir: Path, subject: str) -> dict[str, Path]:
-    """Pictures of what the steps did to a run, by the label of the step."""
-    folder = figures_folder(output_dir, subject)
-    return {label: folder / step_picture_name(run, label) for label in STEPS}
+VOLUME_PICTURES = tuple(f"volume{number}" for number in range(1, MOST_PICTURES + 1))
+"""Labels of the pictures of volumes in question."""
+
+CARPET = "carpet"
+"""Label of the picture of all volumes."""
+
+
+def kept_pictures_of(run: str, output_dir: Path, subject: str) -> dict[str, Path]:
+    """Pictures that are drawn when a run is processed, and cannot be made again from what is written.
+
+    By label: of the step, :data:`CARPET`, or one of :data:`VOLUME_PICTURES`.
+    """
+    names = {label: step_picture_name(run, label) for label in STEPS}
+    names |= {label: picture_name(run, label, "png") for label in (CARPET, *VOLUME_PICTURES)}
+    return {label: figures_folder(output_dir, subject) / name for label, name in names.items()}
 
 
 def session_name(subject: str, session: str | None) -> str:

@@ -26,12 +26,12 @@ from sicnn_app.derivatives.names import (
     TRAINING,
     VOLUMES,
     expected_outputs,
+    kept_pictures_of,
     map_ending,
     map_outputs,
     mask_ending,
     output_path,
     run_unit,
-    step_pictures_of,
 )
 from sicnn_app.derivatives.names import FLAGS as FLAG_CODES
 from sicnn_app.derivatives.quality import Quality, columns
@@ -120,7 +120,7 @@ def write_run(
     *,
     bids_dir: Path,
     dataset_links: Mapping[str, Path],
-    step_pictures: Mapping[str, bytes] | None = None,
+    pictures: Mapping[str, bytes] | None = None,
     check: Callable[[], None] | None = None,
 ) -> list[Path]:
     """Write maps, flags, mask, series and quality tables of a finished run; gives the files in order.
@@ -134,9 +134,9 @@ def write_run(
         Input dataset, ``raw`` in BIDS URIs.
     dataset_links : mapping of str to Path
         Other datasets that the run used, by the names in ``DatasetLinks``.
-    step_pictures : mapping of str to bytes, optional
-        PNG of every correction by its label in :data:`sicnn_app.steps.STEPS`. They go to the figures of the
-        report, which cannot make them: images from before a step are not written.
+    pictures : mapping of str to bytes, optional
+        PNG by label, see :func:`sicnn_app.derivatives.names.kept_pictures_of`. They go to the figures of the
+        report, which cannot make them: images from before a step, and volumes left out, are not written.
     check : callable, optional
         Called when everything is written and before any final name changes; may raise to prevent that.
 
@@ -159,8 +159,8 @@ def write_run(
             result.averaged.mask.astype(np.uint8),
             sidecar.mask_sidecar(result, files.roots),
         )
-        places = step_pictures_of(run.name, output_dir, run.subject)
-        for label, picture in (step_pictures or {}).items():
+        places = kept_pictures_of(run.name, output_dir, run.subject)
+        for label, picture in (pictures or {}).items():
             staged.add_bytes(places[label], picture)
         _stage_tables(files)
         if check is not None:
@@ -286,9 +286,32 @@ def _marker_content(quality: Quality, roots: sidecar.DatasetRoots, outputs: list
             )
             for step in result.before_after
         ],
+        "VolumePictures": _volume_pictures(result),
         "Warnings": [roots.portable(line) for line in result.warnings],
         **sidecar.provenance(result),
     }
+
+
+def _volume_pictures(result: RunResult) -> dict[str, Any]:
+    """What the carpet and the pictures of volumes show; empty where none are drawn."""
+    if (carpet := result.carpet) is None:
+        return {}
+    return sidecar.plain(
+        {
+            "CarpetGroupedBy": carpet.grouped_by,
+            "CarpetBlocks": carpet.groups,
+            "Volumes": [
+                {
+                    "Volume": suspect.volume,
+                    "BValue": suspect.bval,
+                    "Slice": suspect.slice_index,
+                    "ComparedWithVolumes": suspect.others,
+                    "ComparedWithBValue": suspect.other_bval,
+                }
+                for suspect in carpet.suspects
+            ],
+        }
+    )
 
 
 def _numbers(rows: np.ndarray, form: str) -> bytes:

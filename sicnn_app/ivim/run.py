@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sicnn_app.ivim.before_after import BeforeAfter
+from sicnn_app.ivim.carpet import Carpet
 from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 
@@ -125,6 +126,8 @@ class RunResult:
         squares itself, and where the memory did not suffice.
     before_after : list of BeforeAfter
         What each correction that changed anything did to one slice.
+    carpet : Carpet or None
+        All volumes of the source image against what is expected of them; None when none could be judged.
     peak_memory : float or None
         Highest resident memory of the process so far, GB (10^9 bytes).
     """
@@ -147,4 +150,5 @@ class RunResult:
     motion: list[dict[str, Any]] | None = None
     conventional: Estimate | None = None
     before_after: list[BeforeAfter] = field(default_factory=list)
+    carpet: Carpet | None = None
     peak_memory: float | None = None

@@ -96,13 +96,14 @@ def process_run(item: DwiRun, job: Job) -> bool:
         result = _estimate_run(item, job, checkpoint, scratch=lock.folder)
         # Loaded when the estimation is over: what Matplotlib takes is not taken from it.
         from sicnn_app.report.before_after import draw_steps
+        from sicnn_app.report.carpet import draw_volumes
 
         write_run(
             result,
             settings.output_dir,
             bids_dir=settings.bids_dir,
             dataset_links=settings.inputs.derivatives,
-            step_pictures=draw_steps(result),
+            pictures={**draw_steps(result), **draw_volumes(result)},
             check=lock.check,
         )
     console.line(f"{item.name}: written")
@@ -293,6 +294,7 @@ def _estimate_run(item: DwiRun, job: Job, checkpoint: TrainingCheckpoint, *, scr
         volumes=prepared.volumes,
         motion=prepared.motion,
         before_after=prepared.before_after,
+        carpet=prepared.carpet,
         warnings=warnings,
         settings={**settings.changing_maps(), "bvals_file": settings.inputs.bvals},
         fingerprint=fingerprint,

@@ -17,10 +17,10 @@ from sicnn_app.derivatives.marker import marker_path, recorded_fingerprint
 from sicnn_app.derivatives.names import (
     expected_outputs,
     figures_folder,
+    kept_pictures_of,
     report_path,
     report_unit,
     run_unit,
-    step_pictures_of,
 )
 from sicnn_app.derivatives.written import WrittenRecord, require_free
 from sicnn_app.errors import OutputError, TryAgainError, UsageError
@@ -152,7 +152,7 @@ def require_free_runs(settings: Settings, runs: Sequence[DwiRun]) -> None:
     """
     foreign = []
     for item in runs:
-        pictures = step_pictures_of(item.name, settings.output_dir, item.subject).values()
+        pictures = kept_pictures_of(item.name, settings.output_dir, item.subject).values()
         record = WrittenRecord(settings.output_dir, run_unit(item.name))
         foreign += record.foreign([*planned_outputs(item, settings), *pictures])
     require_free([*foreign, *_foreign_reports(settings.output_dir, grouped(runs, "subject", "session"))])
@@ -181,8 +181,9 @@ def _foreign_reports(
         pictures = [
             path
             for path in figures_folder(output_dir, subject).glob("*_desc-*_dwi.*")
-            # Those of the steps are recorded with their run.
-            if path.name.partition("_desc-")[0] in names and "_desc-step" not in path.name
+            # Others are recorded with their run.
+            if (run := path.name.partition("_desc-")[0]) in names
+            and path not in kept_pictures_of(run, output_dir, subject).values()
         ]
         record = WrittenRecord(output_dir, report_unit(subject, session))
         foreign += record.foreign([report_path(output_dir, subject, session), *sorted(pictures)])

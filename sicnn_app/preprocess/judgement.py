@@ -10,8 +10,10 @@ import numpy as np
 from scipy.ndimage import label
 
 from sicnn_app.ivim.bvalues import group_bvalues
+from sicnn_app.ivim.carpet import Carpet
 from sicnn_app.ivim.series import DwiSeries
 from sicnn_app.preprocess.blocks import Blocks, cut
+from sicnn_app.preprocess.carpet import carpet_of
 from sicnn_app.preprocess.contradictions import (
     Contradiction,
     check_order,
@@ -165,6 +167,8 @@ class Judgement:
         See :func:`sicnn_app.preprocess.saturation.saturation_levels`.
     said : tuple of str
         What else a user should know.
+    carpet : Carpet or None
+        None where nothing was held against others, or the table cannot be right.
     """
 
     volumes: tuple[JudgedVolume, ...]
@@ -172,6 +176,7 @@ class Judgement:
     bvals: np.ndarray
     cut_off: np.ndarray
     said: tuple[str, ...] = ()
+    carpet: Carpet | None = None
 
     @property
     def unfit(self) -> dict[str, np.ndarray]:
@@ -315,15 +320,16 @@ def judge(
     middles = np.column_stack([np.median(signals[:, index == b], axis=1) for b in range(nominal.size)])
     middles = np.maximum(middles, 1e-3)
     rows = [_row(series, bvals, i, np.nan, np.nan, found[i]) for i in range(count)]
+    fallen = np.zeros((blocks.sizes.size, count), dtype=bool)
     for j, i in enumerate(positions.tolist()):
         level = float(factors[j] * np.median(signals[:, j] / middles[:, index[j]]))
         to_decay = float(factors[j] * np.exp(np.median(departures[:, j])))
         names = set(found[i])
-        lost = np.zeros(blocks.sizes.size, dtype=bool)
+        lost = fallen[:, i]
         if not hopeless:
             # What a fibre along an unknown direction loses is not lost to motion.
             departure = departures[:, j] + table.prior.unstated[j]
-            lost = _in_one_piece(departure, held.z[:, j], blocks, segmentation)
+            lost[:] = _in_one_piece(departure, held.z[:, j], blocks, segmentation)
             if not kept[j]:
                 names |= _name_volume(j, i, to_decay, held, departures, lost, blocks)
         row = _row(series, bvals, i, level, to_decay, names)
@@ -332,7 +338,13 @@ def judge(
         if not kept[j] and any(name in LEAVES_OUT for name in names):
             row = replace(row, used=False)
         rows[i] = row
-    return Judgement(tuple(rows), tuple(contradictions), bvals, cut_off, tuple(said))
+    carpet = None
+    if not hopeless:
+        ratios = np.full(fallen.shape, np.nan)
+        ratios[:, positions] = factors * np.exp(departures)
+        in_question = np.array([row.in_question for row in rows])
+        carpet = carpet_of(replace(series, bvals=bvals), blocks, ratios, fallen, in_question, regions)
+    return Judgement(tuple(rows), tuple(contradictions), bvals, cut_off, tuple(said), carpet)
 
 
 @dataclass(frozen=True)

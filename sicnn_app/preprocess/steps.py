@@ -11,6 +11,7 @@ import numpy as np
 from sicnn_app.errors import DataError
 from sicnn_app.ivim.before_after import BeforeAfter, change_of, root_mean_square
 from sicnn_app.ivim.bvalues import group_bvalues
+from sicnn_app.ivim.carpet import Carpet
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 from sicnn_app.preprocess.average import average_repeats, mean_of_volumes
 from sicnn_app.preprocess.choose_average import choose_average
@@ -50,6 +51,8 @@ class Prepared:
         See :func:`sicnn_app.preprocess.motion.correct`.
     before_after : list of BeforeAfter
         What each correction that changed anything did to one slice.
+    carpet : Carpet or None
+        All volumes of the source image against what is expected of them.
     """
 
     series: DwiSeries
@@ -62,6 +65,7 @@ class Prepared:
     volumes: list[dict[str, Any]]
     motion: list[dict[str, Any]] | None = None
     before_after: list[BeforeAfter] = field(default_factory=list)
+    carpet: Carpet | None = None
 
 
 def prepare(
@@ -187,6 +191,7 @@ def prepare(
         volumes=judgement.rows(corrected.source_volumes),
         motion=motion,
         before_after=[picture for picture in pictures if picture is not None],
+        carpet=judgement.carpet,
     )
 
 

@@ -35,7 +35,7 @@ def step_pictures(run: RunDerivatives) -> list[Picture]:
     return [
         _picture(run, label, numbers.get(step.name, {}))
         for label, step in STEPS.items()
-        if label in run.step_pictures
+        if label in run.kept_pictures
     ]
 
 
@@ -53,7 +53,7 @@ def _picture(run: RunDerivatives, label: str, entry: Mapping[str, Any]) -> Pictu
         words.append(f"Colour range ± {format_number(limit)} image units.")
     return Picture(
         file_name=step_picture_name(run.name, label),
-        content=run.step_pictures[label],
+        content=run.kept_pictures[label],
         title=STEPS[label].name,
         caption=" ".join(words),
         alt=f"A slice at two b-values before and after: {STEPS[label].name}, and the difference"

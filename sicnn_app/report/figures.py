@@ -29,7 +29,8 @@ UNCOLOURED_BRIGHTNESS = 0.25
 CMAP_SHADES = 176
 """Of the 256 colours of a picture; the others are greys."""
 
-_OUTLINE = "#ffd92f"
+OUTLINE = "#ffd92f"
+"""Line around what is pointed at."""
 
 
 def underlay_of(run: RunDerivatives) -> np.ndarray:
@@ -54,22 +55,22 @@ def map_picture(
     low, high = quantity.limits(values[shown])
     norm, cmap = Normalize(low, high), colour_map(quantity.cmap)
     scaled = np.nan_to_num(_shown(values, display) * quantity.factor, nan=low)
-    extend = _extend(values[shown] * quantity.factor, low, high)
+    extend = extend_of(values[shown] * quantity.factor, low, high)
     return _over_baseline(
         run,
         display,
         cmap(norm(scaled))[..., :3],
         shown,
         dimmed=True,
-        colours=_shades(cmap),
+        colours=shades_of(cmap),
         bar=(norm, cmap, f"{quantity.name} ({quantity.unit})", extend),
     )
 
 
 def mask_picture(run: RunDerivatives, display: Display) -> bytes:
     """The b = 0 image with the outline of the mask."""
-    colours, nowhere = np.array([to_rgb(_OUTLINE)]), np.zeros_like(run.mask)
-    line = {"outline_colour": _OUTLINE, "outline_width": 1.1}
+    colours, nowhere = np.array([to_rgb(OUTLINE)]), np.zeros_like(run.mask)
+    line = {"outline_colour": OUTLINE, "outline_width": 1.1}
     return _over_baseline(run, display, colours, nowhere, colours=colours, **line)
 
 
@@ -106,7 +107,7 @@ def bvalue_picture(measured: MeasuredSignals, display: Display) -> bytes:
     """One slice at up to :data:`MAX_TILES` b-values, each b-value with its own grey scale."""
     count = len(measured.bvals)
     chosen = np.round(np.linspace(0, count - 1, min(count, MAX_TILES))).astype(int)
-    tiles = [_grey_tile(grey_levels(measured.slices[position])) for position in chosen]
+    tiles = [grey_tile(grey_levels(measured.slices[position])) for position in chosen]
     labels = [f"b = {measured.bvals[position]:g}" for position in chosen]
     return mosaic(tiles, display, labels=labels, colours=np.array([to_rgb(DARK)]), with_edges=False)
 
@@ -119,14 +120,14 @@ def step_picture(step: BeforeAfter, display: Display) -> bytes:
     norm, cmap = Normalize(-step.limit, step.limit), colour_map("differences")
     tiles, labels = [], []
     for bval, *pair, change in zip(step.bvals, step.before, step.after, step.difference, strict=True):
-        tiles += [*map(_grey_tile, grey_levels(np.stack(pair))), cmap(norm(change))[..., :3]]
+        tiles += [*map(grey_tile, grey_levels(np.stack(pair))), cmap(norm(change))[..., :3]]
         labels += [f"b = {bval:g}, before", "after", "difference"]
-    extend = _extend(step.difference, -step.limit, step.limit)
+    extend = extend_of(step.difference, -step.limit, step.limit)
     return mosaic(
         tiles,
         display,
         labels=labels,
-        colours=_shades(cmap),
+        colours=shades_of(cmap),
         with_edges=False,
         bar=(norm, cmap, "after minus before (image units)", extend),
         columns=3,
@@ -172,15 +173,17 @@ def _shown(volume: np.ndarray, display: Display) -> np.ndarray:
     return volume[..., list(display.slices)]
 
 
-def _grey_tile(grey: np.ndarray) -> np.ndarray:
+def grey_tile(grey: np.ndarray) -> np.ndarray:
+    """A slice of greys, shape (X, Y), as one of colours, shape (X, Y, 3)."""
     return np.repeat(grey[..., None], 3, axis=-1)
 
 
-def _shades(cmap: Colormap) -> np.ndarray:
+def shades_of(cmap: Colormap) -> np.ndarray:
+    """Colours of a map that a picture gets, shape (:data:`CMAP_SHADES`, 3)."""
     return cmap(np.linspace(0, 1, CMAP_SHADES))[:, :3]
 
 
-def _extend(shown: np.ndarray, low: float, high: float) -> str:
+def extend_of(shown: np.ndarray, low: float, high: float) -> str:
     """Ends of the colour bar that values lie beyond."""
     below, above = bool((shown < low).any()), bool((shown > high).any())
     return (("neither", "max"), ("min", "both"))[below][above]

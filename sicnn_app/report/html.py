@@ -11,6 +11,7 @@ from sicnn_app.derivatives.facts import MISSING
 from sicnn_app.derivatives.names import figures_folder, report_path, run_names
 from sicnn_app.errors import SicnnAppError
 from sicnn_app.report.adequacy import shown_adequacy
+from sicnn_app.report.carpet import undrawn_words
 from sicnn_app.report.clusters import cluster_files, cluster_rows, cluster_words
 from sicnn_app.report.comparison import comparison_rows, floor_words, method_of
 from sicnn_app.report.numbers import number_files
@@ -131,6 +132,7 @@ def _show_run(
         "voxels": (folder / voxels[0]).relative_to(report.parent).as_posix() if voxels else None,
         "adequacy": shown_adequacy(run.qc),
         "pictures": pictures,
+        "undrawn_words": undrawn_words(run, pictures.volumes),
         "cluster_rows": cluster_rows(run, pictures.tissue),
         "cluster_words": cluster_words(),
         "own_method": method_of(run),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -108,8 +109,8 @@ def mosaic(
                 _write(axes, x + tile_width / 2, y + 0.04, top_end, "center", "top")
         axes.set(xlim=(0, WIDTH), ylim=(height, 0))
         if bar:
-            _draw_bar(figure, height, bar)
-        return _png(figure, colours)
+            draw_bar(figure, height, bar)
+        return palette_png(figure, colours)
 
 
 def _write(axes: Axes, x: float, y: float, text: str, horizontal: str, vertical: str) -> None:
@@ -117,7 +118,8 @@ def _write(axes: Axes, x: float, y: float, text: str, horizontal: str, vertical:
     axes.text(x, y, text, color="white", fontsize=10.5, ha=horizontal, va=vertical, path_effects=[edge])
 
 
-def _draw_bar(figure: Figure, height: float, bar: tuple[Normalize, Colormap, str, str]) -> None:
+def draw_bar(figure: Figure, height: float, bar: tuple[Normalize, Colormap, str, str]) -> None:
+    """Colour bar (see :func:`mosaic`) at the foot of a dark figure, whose height is in inches."""
     norm, cmap, label, extend = bar
     axes = figure.add_axes((0.07, 0.45 / height, 0.86, 0.13 / height))
     colorbar = figure.colorbar(
@@ -156,8 +158,12 @@ def grey_levels(image: np.ndarray) -> np.ndarray:
     return np.clip(finite / top, 0.0, 1.0)
 
 
-def _png(figure: Figure, colours: np.ndarray) -> bytes:
-    figure.canvas.draw()
+def palette_png(figure: Figure, colours: np.ndarray) -> bytes:
+    """PNG of a figure in at most 256 colours: some, shape (C, 3), 0..1, and greys."""
+    with warnings.catch_warnings():
+        # Names of regions may be in any script: boxes in the picture, words in the tables.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.canvas.draw()
     drawn = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
     buffer = io.BytesIO()
     greys = np.linspace(0.0, 1.0, 256 - len(colours))[:, None].repeat(3, axis=1)

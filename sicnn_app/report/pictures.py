@@ -13,6 +13,7 @@ from sicnn_app.derivatives.names import picture_name
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
 from sicnn_app.report import charts, figures
 from sicnn_app.report.before_after import step_pictures
+from sicnn_app.report.carpet import carpet_pictures, volume_pictures
 from sicnn_app.report.clusters import TissueClusters, cluster_pictures, find_clusters
 from sicnn_app.report.comparison import difference_pictures, scatter_pictures
 from sicnn_app.report.decay import decay_chart, decay_of
@@ -45,14 +46,16 @@ class RunPictures:
     differences: Sequence[Picture] = ()
     scatters: Sequence[Picture] = ()
     motion: Sequence[Picture] = ()
+    carpet: Sequence[Picture] = ()
+    volumes: Sequence[Picture] = ()
     signals: Sequence[Picture] = ()
     flags: Sequence[Picture] = ()
     training: Sequence[Picture] = ()
 
     @property
     def drawn(self) -> list[Picture]:
-        """All but those of the steps, which cannot be made again: whoever processes the run writes them."""
-        others = ("convention", "tissue", "steps")
+        """All but those that cannot be made again: whoever processes the run writes them."""
+        others = ("convention", "tissue", "steps", "carpet", "volumes")
         return [picture for name, shown in vars(self).items() if name not in others for picture in shown]
 
 
@@ -75,6 +78,8 @@ def draw_run(run: RunDerivatives) -> RunPictures:
         scatters=scatter_pictures(run),
         steps=step_pictures(run),
         motion=motion,
+        carpet=carpet_pictures(run),
+        volumes=volume_pictures(run),
         signals=list(_signals(run, display)),
         flags=[] if run.flags is None else [_flags(run, display)],
         training=training,

@@ -28,6 +28,9 @@ from sicnn_app.report.quantities import shown_quantities, tissue_quantities
 MAX_COUNT = 1e15
 """Whole numbers up to here are exact in the tables that are read, and short enough for a cell."""
 
+MAX_PLACES = 3
+"""In which a volume lost signal; the table of volumes has all."""
+
 MAX_NAME = 40
 """Letters of the name of a method, which charts must have room for."""
 
@@ -194,8 +197,25 @@ def _bvalue_rows(run: RunDerivatives, facts: Facts) -> list[dict[str, str]]:
     ]
 
 
-def _in_question(run: RunDerivatives) -> list[dict[str, str]]:
-    return [row for row in run.volumes if row.get("found") not in ("nothing", "negative values", None)]
+def in_question(row: Mapping[str, Any]) -> bool:
+    """True for a row of the table of volumes with something that is worth a look."""
+    return row.get("found") not in ("nothing", "negative values", None)
+
+
+def fallen_places(row: Mapping[str, Any], column: str, word: str = "") -> str:
+    r"""The places of a column of the table of volumes in which most signal was lost, in words.
+
+    Examples
+    --------
+    >>> fallen_places({"fell_out_slices": "0: 0.1; 3: 0.25"}, "fell_out_slices", "slice ")
+    '25\xa0% of slice 3, 10\xa0% of slice 0'
+    """
+    pairs = (place.rpartition(": ") for place in str(row.get(column) or "").split("; "))
+    found = [(number, name) for name, _, share in pairs if (number := as_number(share)) is not None]
+    found.sort(key=lambda pair: -pair[0])
+    words = [f"{100 * number:.0f}\u00a0% of {word}{name}" for number, name in found[:MAX_PLACES]]
+    more = [f"{len(found) - MAX_PLACES} more"] if len(found) > MAX_PLACES else []
+    return ", ".join([*words, *more])
 
 
 def _volume_rows(run: RunDerivatives) -> list[dict[str, str]]:
@@ -210,14 +230,27 @@ def _volume_rows(run: RunDerivatives) -> list[dict[str, str]]:
         "fell_out_regions": "by region",
         "used": "Used",
     }
-    return [{words: _cell(row.get(name)) for name, words in shown.items()} for row in _in_question(run)]
+    places = ("fell_out_slices", "fell_out_regions")
+    return [
+        {
+            words: fallen_places(row, name) or MISSING if name in places else _short(row.get(name))
+            for name, words in shown.items()
+        }
+        for row in run.volumes
+        if in_question(row)
+    ]
+
+
+def _short(value: Any) -> str:
+    number = as_number(value)
+    return in_words(value) if number is None else f"{number:.4g}"
 
 
 def _volume_words(run: RunDerivatives) -> str:
     """One sentence on the volumes; nothing where none were judged."""
     if not run.volumes:
         return ""
-    found, total = len(_in_question(run)), count_of(len(run.volumes), "volume")
+    found, total = sum(map(in_question, run.volumes)), count_of(len(run.volumes), "volume")
     out = count_of(sum(row.get("used") == "no" for row in run.volumes), "volume")
     return f"Of {total} {found or 'none'} in question; {out} did not go into the maps."
 

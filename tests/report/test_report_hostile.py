@@ -108,7 +108,7 @@ def run(tmp_path_factory) -> Path:
         tmp_path / "out",
         bids_dir=tmp_path / "bids",
         dataset_links={},
-        step_pictures={"denoising": png_bomb(4)},
+        pictures={"denoising": png_bomb(4)},
     )
     return tmp_path / "out"
 

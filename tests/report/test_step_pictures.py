@@ -59,7 +59,7 @@ def write(tmp_path: Path, result: RunResult) -> Path:
         tmp_path / "out",
         bids_dir=tmp_path / "bids",
         dataset_links={},
-        step_pictures=draw_steps(result),
+        pictures=draw_steps(result),
     )
     return tmp_path / "out"
 
