@@ -295,8 +295,8 @@ class PreprocessingSettings:
     on_contradiction: str = field(
         default="warn",
         metadata=row(
-            "what to do where the images contradict their table of b-values; one that cannot be right is "
-            "refused in any case",
+            "what to do where the images contradict their table of b-values or the ImageType of their "
+            "sidecar; a table that cannot be right is refused in any case",
             ("warn", "stop"),
         ),
     )

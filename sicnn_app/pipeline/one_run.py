@@ -120,6 +120,7 @@ def prepare_run(
     :func:`sicnn_app.pipeline.planned.fingerprint_all`.
     """
     from sicnn_app.preprocess.gains import join_images
+    from sicnn_app.preprocess.image_types import contradictions_of_types
     from sicnn_app.preprocess.steps import prepare
 
     anatomy, anatomy_source = choose_anatomy(settings.preprocessing.anatomy, item.metadata)
@@ -146,6 +147,12 @@ def prepare_run(
             preprocessed=item.preprocessed,
             ignore_volumes=settings.preprocessing.ignored_volumes(item.name),
             regions=_regions(item, settings, loaded),
+            stated=contradictions_of_types(
+                [(source.image.name, source.metadata.get("ImageType")) for source in item.parts],
+                loaded.image_of_volume,
+                loaded.series.bvals,
+                loaded.series.source_volumes,
+            ),
             progress=progress,
         )
     except DataError as error:

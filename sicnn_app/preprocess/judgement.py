@@ -160,7 +160,7 @@ class Judgement:
     ----------
     volumes : tuple of JudgedVolume
     contradictions : tuple of Contradiction
-        Between the table and the images.
+        Between the images and what is written of them.
     bvals : ndarray, shape (N,), s/mm^2
         To be used.
     cut_off : ndarray, shape (N,)

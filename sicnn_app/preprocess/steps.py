@@ -15,6 +15,7 @@ from sicnn_app.ivim.carpet import Carpet
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 from sicnn_app.preprocess.average import average_repeats, mean_of_volumes
 from sicnn_app.preprocess.choose_average import choose_average
+from sicnn_app.preprocess.contradictions import Contradiction
 from sicnn_app.preprocess.correction import NotPossible, Progress, find_slice_axis
 from sicnn_app.preprocess.judgement import judge
 from sicnn_app.preprocess.mask import Mask, body_mask, brain_mask, check_mask
@@ -77,6 +78,7 @@ def prepare(
     preprocessed: bool = False,
     ignore_volumes: Sequence[int] = (),
     regions: tuple[np.ndarray, Mapping[int, str]] | None = None,
+    stated: Sequence[Contradiction] = (),
     progress: Progress | None = None,
 ) -> Prepared:
     """Judge, select and correct volumes, find the mask, average, estimate the noise, name the normaliser.
@@ -95,6 +97,8 @@ def prepare(
         Volumes of the source image that are neither judged nor used.
     regions : (ndarray, shape (X, Y, Z), int; mapping of int to str), optional
         Segmentation and the names of its regions, to say where volumes lost signal.
+    stated : sequence of Contradiction
+        What sidecars say against the images being a series; handled as what the images say.
     progress : callable (text, done, total), optional
         Called as the corrections advance.
 
@@ -106,9 +110,10 @@ def prepare(
     """
     ignored = np.isin(series.source_volumes, ignore_volumes)
     judgement = judge(series, anatomy=anatomy, regions=regions, ignored=ignored)
+    judgement = replace(judgement, contradictions=(*stated, *judgement.contradictions))
     for contradiction in judgement.contradictions:
         if contradiction.cannot_be_right or settings.on_contradiction == "stop":
-            raise DataError(f"images and table contradict each other: {contradiction}")
+            raise DataError(f"images and what is written of them contradict each other: {contradiction}")
     corrected, selection, warnings = select_volumes(
         replace(series, bvals=judgement.bvals),
         max_bval=settings.max_bval,
