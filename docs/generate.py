@@ -19,8 +19,9 @@ from typing import Any
 
 import sicnn_app
 from sicnn_app.cli import arguments, simulate
-from sicnn_app.derivatives.qc import MOTION_COLUMNS
+from sicnn_app.derivatives.qc import MOTION_COLUMNS, VOLUME_COLUMNS
 from sicnn_app.derivatives.quality import columns
+from sicnn_app.derivatives.regions import COLUMNS as REGION_COLUMNS
 from sicnn_app.group.columns import table_columns
 from sicnn_app.group.repeats import COLUMNS as REPEATABILITY_COLUMNS
 from sicnn_app.ivim.flags import FLAGS
@@ -144,6 +145,12 @@ def outputs_page() -> str:
             "## Quality of a run { #quality }\n",
             "Columns of `*_desc-ivim_qc.tsv`, one row per run.\n",
             column_table({column.name: column.words() for column in columns()}),
+            "## Regions { #regions }\n",
+            "Columns of `*_desc-regions_qc.tsv`, one row per region of the segmentations of `-d`.\n",
+            column_table({column.name: column.words() for column in REGION_COLUMNS}),
+            "## Volumes { #volumes }\n",
+            "Columns of `*_desc-volumes_qc.tsv`, one row per volume of the source image.\n",
+            column_table(VOLUME_COLUMNS),
             "## Motion\n",
             "Columns of `*_desc-motion_qc.tsv`, one row per volume.\n",
             column_table(MOTION_COLUMNS),

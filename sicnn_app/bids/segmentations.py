@@ -16,6 +16,7 @@ from sicnn_app.bids.masks import load_labels
 from sicnn_app.bids.text_files import Boundary, read_table
 from sicnn_app.errors import DataError
 from sicnn_app.formats import NOT_AVAILABLE, printable, shorten
+from sicnn_app.ivim.regions import Regions
 
 MAX_REGIONS = 5000
 """Of one segmentation; the finest atlases have a thousand, and each region is a row of every run."""
@@ -97,31 +98,6 @@ def read_lookup(path: Path) -> dict[int, str]:
     return {index: name for index, name in names.items() if name not in ("", NOT_AVAILABLE)}
 
 
-@dataclass(frozen=True)
-class Regions:
-    """Regions of a segmentation in the voxels of a mask.
-
-    Attributes
-    ----------
-    names : tuple of str
-        In the order of their indices in the segmentation.
-    positions : ndarray, shape (M,), int
-        For each of the M voxels of the mask the position of its region in ``names``, -1 in none.
-    sizes : ndarray, one per name, int
-        Voxels of every region, inside the mask or not.
-    """
-
-    names: tuple[str, ...]
-    positions: np.ndarray
-    sizes: np.ndarray
-
-    @property
-    def inside(self) -> np.ndarray:
-        """Share of the voxels of every region that lie inside the mask, in the order of ``names``."""
-        within = self.positions[self.positions >= 0]
-        return np.bincount(within, minlength=len(self.names)) / self.sizes
-
-
 def load_regions(segmentation: Segmentation, image: Path, mask: np.ndarray) -> tuple[Regions, list[str]]:
     """Regions of a segmentation in the voxels of the map ``image``, and warnings.
 
@@ -151,4 +127,8 @@ def load_regions(segmentation: Segmentation, image: Path, mask: np.ndarray) -> t
     sizes = np.zeros(len(names), dtype=int)
     np.add.at(sizes, [position for position in positions if position >= 0], counts[indices != 0])
     inside = np.array(positions, dtype=int)[np.searchsorted(indices, labels[mask])]
-    return Regions(tuple(names), inside, sizes), warnings
+    codes: list[list[int]] = [[] for _ in names]
+    for index, position in zip(indices.tolist(), positions, strict=True):
+        if position >= 0:
+            codes[position].append(int(index))
+    return Regions(tuple(names), inside, sizes, tuple(map(tuple, codes))), warnings

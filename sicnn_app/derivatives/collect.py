@@ -17,6 +17,7 @@ from sicnn_app.derivatives.names import (
     CONVENTIONAL,
     MOTION,
     QUALITY,
+    REGIONS,
     SERIES,
     SPREAD,
     TRAINING,
@@ -70,6 +71,10 @@ class RunDerivatives:
         One row per volume; empty when motion was not corrected.
     volumes : list of dict
         What was found in every volume of the source image.
+    regions : list of dict
+        One row per region of a segmentation.
+    region_signals : dict
+        The JSON file of that table.
     kept_pictures : dict of str to bytes
         PNG that were drawn when the run was processed, by label, see
         :func:`sicnn_app.derivatives.names.kept_pictures_of`.
@@ -94,6 +99,8 @@ class RunDerivatives:
     history: list[dict[str, str]] = field(default_factory=list)
     motion: list[dict[str, str]] = field(default_factory=list)
     volumes: list[dict[str, str]] = field(default_factory=list)
+    regions: list[dict[str, str]] = field(default_factory=list)
+    region_signals: dict[str, Any] = field(default_factory=dict)
     kept_pictures: dict[str, bytes] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -228,6 +235,8 @@ def collect_run(
         history=table(TRAINING),
         motion=table(MOTION),
         volumes=table(VOLUMES),
+        regions=table(REGIONS),
+        region_signals=sidecar(REGIONS),
         problems=files.problems,
     )
     if not run.has_voxels or not series:

@@ -55,6 +55,8 @@ DESCRIPTIONS: dict[str, str] = {
     "brain": "Mask of the brain inside which the maps hold numbers",
     "ivim": "Quality measures of one run",
     "ivimflags": "First reason why a voxel is not to be trusted",
+    "volumes": "What was found in the volumes, one row per volume of the source image",
+    "regions": "Maps, flags and mean signals in the regions of the segmentations of --derivatives",
     "training": "History of the estimation, one row per data iteration",
     "lsq": "Map of the conventional least-squares fit of the same signals, to compare with",
     "std": "Standard deviation of a map over an ensemble of networks",

@@ -24,6 +24,7 @@ QUALITY = "desc-ivim_qc"
 TRAINING = "desc-training_qc"
 MOTION = "desc-motion_qc"
 VOLUMES = "desc-volumes_qc"
+REGIONS = "desc-regions_qc"
 MARKER = f"{QUALITY}.json"
 """Ending of the completion marker, see :mod:`sicnn_app.derivatives.marker`."""
 
@@ -59,7 +60,7 @@ def mask_ending(label: str) -> str:
 
 _WORD = "[a-z0-9]+"
 _OF_A_RUN = "|".join(
-    (map_ending(_WORD), map_ending(_WORD, _WORD), FLAGS, QUALITY, TRAINING, MOTION, VOLUMES),
+    (map_ending(_WORD), map_ending(_WORD, _WORD), FLAGS, QUALITY, TRAINING, MOTION, VOLUMES, REGIONS),
 )
 _TELLING = re.compile(rf"(?P<run>.+)_({_OF_A_RUN})\.(nii\.gz|json|tsv)")
 """Outputs that tell of a run; preprocessed series and masks are also written by other programs."""
@@ -100,6 +101,7 @@ def expected_outputs(
     ensemble: bool = False,
     conventional: bool = False,
     motion: bool = False,
+    regions: bool = False,
 ) -> list[Path]:
     """Files that :func:`sicnn_app.derivatives.write.write_run` writes, the completion marker last.
 
@@ -113,6 +115,8 @@ def expected_outputs(
         Standard deviations over an ensemble, and maps of the conventional fit, are written.
     motion : bool
         Motion is corrected.
+    regions : bool
+        There is a segmentation.
     """
     with_bvecs = all(part.bvec is not None for part in run.parts)
     maps = map_outputs(method, ensemble=ensemble, conventional=conventional)
@@ -121,7 +125,7 @@ def expected_outputs(
     images += [FLAGS, SERIES, mask_ending(mask_label(run, anatomy))]
     endings = [f"{image}{extension}" for image in images for extension in (".nii.gz", ".json")]
     endings += [f"{FLAGS}.tsv", f"{SERIES}.bval", *([f"{SERIES}.bvec"] if with_bvecs else [])]
-    tables = [VOLUMES, *([MOTION] if motion else []), TRAINING, QUALITY]
+    tables = [VOLUMES, *([REGIONS] if regions else []), *([MOTION] if motion else []), TRAINING, QUALITY]
     endings += [f"{name}{extension}" for name in tables for extension in (".tsv", ".json")]
     return [output_path(run, output_dir, ending) for ending in endings]
 

@@ -13,13 +13,14 @@ import numpy as np
 
 from sicnn_app.bids.derivative_datasets import mask_label
 from sicnn_app.bids.geometry import POSITION_FIELDS
-from sicnn_app.derivatives import qc, sidecar
+from sicnn_app.derivatives import qc, regions, sidecar
 from sicnn_app.derivatives.atomic import StagedFiles, scratch_folder
 from sicnn_app.derivatives.names import (
     CONVENTIONAL,
     MARKER,
     MOTION,
     QUALITY,
+    REGIONS,
     SERIES,
     SPREAD,
     SPREAD_SUFFIX,
@@ -233,6 +234,10 @@ def _stage_tables(files: _RunFiles) -> None:
     history = qc.history_sidecar(result, roots)
     files.table(TRAINING, qc.history_columns(result), qc.history_rows(result), history)
     files.table(VOLUMES, list(qc.VOLUME_COLUMNS), result.volumes, qc.volumes_sidecar(result, roots))
+    if result.regions:
+        columns_of_regions = [column.name for column in regions.COLUMNS]
+        words = regions.regions_sidecar(result, roots)
+        files.table(REGIONS, columns_of_regions, regions.region_rows(result), words)
     if result.motion is not None:
         files.table(MOTION, list(qc.MOTION_COLUMNS), result.motion, qc.motion_sidecar(result, roots))
     quality, marker = Quality(result), files.path(MARKER)

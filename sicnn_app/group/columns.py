@@ -14,17 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from sicnn_app.bids.segmentations import Regions
 from sicnn_app.derivatives.collect import RunDerivatives
 from sicnn_app.derivatives.facts import as_number
 from sicnn_app.derivatives.quality import group_columns
 from sicnn_app.formats import Column, described, shorten
 from sicnn_app.group.outliers import OUTLIER_RULE
-from sicnn_app.group.statistics import Spread, spread
 from sicnn_app.group.table import MASK_REGION, MAX_LETTERS
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
 from sicnn_app.ivim.parameters import MapSpec, all_maps
+from sicnn_app.ivim.regions import Regions
 from sicnn_app.ivim.run import DwiRun
+from sicnn_app.ivim.summary import Spread, spread
 
 REPEATED_ENTITIES = ("ses", "run")
 """Entities by which the measurements of one participant and acquisition are told apart."""

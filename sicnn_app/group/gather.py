@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sicnn_app import __version__
-from sicnn_app.bids.segmentations import Regions, Segmentation, Segmentations, load_regions
+from sicnn_app.bids.segmentations import Segmentation, Segmentations, load_regions
 from sicnn_app.bids.select import Selection
 from sicnn_app.bids.text_files import read_bytes
 from sicnn_app.derivatives.collect import collect_run, software_of
@@ -40,6 +40,7 @@ from sicnn_app.formats import natural_key, tsv_bytes
 from sicnn_app.group.columns import measured_columns, region_rows
 from sicnn_app.group.table import Row, parse_table
 from sicnn_app.ivim.parameters import MAPS
+from sicnn_app.ivim.regions import Regions
 from sicnn_app.ivim.run import DwiRun
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from sicnn_app.ivim.before_after import BeforeAfter
 from sicnn_app.ivim.carpet import Carpet
 from sicnn_app.ivim.maps import Estimate
+from sicnn_app.ivim.regions import MeasuredRegions
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 
 TIMES = {"EchoTime": "echo time", "BigDelta": "BigDelta", "SmallDelta": "SmallDelta"}
@@ -128,6 +129,8 @@ class RunResult:
         What each correction that changed anything did to one slice.
     carpet : Carpet or None
         All volumes of the source image against what is expected of them; None when none could be judged.
+    regions : list of MeasuredRegions
+        One per segmentation of ``-d`` that could be read.
     peak_memory : float or None
         Highest resident memory of the process so far, GB (10^9 bytes).
     """
@@ -151,4 +154,5 @@ class RunResult:
     conventional: Estimate | None = None
     before_after: list[BeforeAfter] = field(default_factory=list)
     carpet: Carpet | None = None
+    regions: list[MeasuredRegions] = field(default_factory=list)
     peak_memory: float | None = None

@@ -12,12 +12,14 @@ import numpy as np
 from sicnn_app.bids.discover import NO_MASK
 from sicnn_app.bids.load import LoadedRun, load_run, series_size
 from sicnn_app.bids.masks import load_labels, load_mask
-from sicnn_app.bids.segmentations import Segmentations, load_regions, read_lookup
+from sicnn_app.bids.segmentations import Segmentation, Segmentations, load_regions, read_lookup
 from sicnn_app.bids.unpacked import digests_of_reads
 from sicnn_app.derivatives.names import run_unit
 from sicnn_app.derivatives.write import require_room, write_run
 from sicnn_app.errors import DataError, SicnnAppError, TryAgainError
 from sicnn_app.ivim.maps import Estimate
+from sicnn_app.ivim.parameters import PARAMETERS
+from sicnn_app.ivim.regions import MeasuredRegions, Regions
 from sicnn_app.ivim.run import DwiRun, RunResult
 from sicnn_app.ivim.series import AveragedSignals
 from sicnn_app.methods import LEAST_SQUARES, estimator
@@ -72,6 +74,7 @@ class PreparedRun:
     anatomy: str
     anatomy_source: str
     warnings: list[str]
+    regions: list[tuple[Segmentation, Regions]]
 
 
 def work_folder(item: DwiRun, settings: Settings) -> Path:
@@ -161,30 +164,35 @@ def prepare_run(
         raise DataError(f"{names}: {error}") from error
     prepared = replace(prepared, steps=[*joined, *prepared.steps])
     warnings += prepared.warnings
-    warnings += _cut_regions(item, settings, prepared.averaged.mask)
+    regions, cut = _regions_inside(item, settings, prepared.averaged.mask)
+    warnings += cut
     averaged = prepared.averaged
     if settings.estimation.rician and averaged.average == "geometric" and averaged.directions.max() > 1:
         warnings.append(
             "--rician reckons with arithmetic means, and directions are averaged geometrically: the noise "
             "floor is overestimated, and D gets too high"
         )
-    return PreparedRun(loaded, prepared, anatomy, anatomy_source, warnings)
+    return PreparedRun(loaded, prepared, anatomy, anatomy_source, warnings, regions)
 
 
-def _cut_regions(item: DwiRun, settings: Settings, mask: np.ndarray) -> list[str]:
-    """What is said of regions of segmentations that a mask cuts, one line per segmentation."""
+def _regions_inside(
+    item: DwiRun, settings: Settings, mask: np.ndarray
+) -> tuple[list[tuple[Segmentation, Regions]], list[str]]:
+    """Regions of every segmentation in a mask, and what is said of those that it cuts."""
+    inside: list[tuple[Segmentation, Regions]] = []
     if not settings.inputs.derivatives:
-        return []
+        return inside, []
     try:
         segmentations, warnings = Segmentations(settings.inputs.derivatives).of(item.entities)
     except SicnnAppError as error:
-        return [f"its segmentations are left out: {error}"]
+        return inside, [f"its segmentations are left out: {error}"]
     for segmentation in segmentations:
         try:
             found, said = load_regions(segmentation, item.parts[0].image, mask)
         except SicnnAppError as error:
             warnings.append(f"a segmentation is left out: {error}")
             continue
+        inside.append((segmentation, found))
         outside = found.sizes * (1 - found.inside)
         cut = np.flatnonzero((found.inside < 1 - CUT_SHARE) & (outside >= CUT_VOXELS))
         shown = [f"{1 - found.inside[position]:.0%} of {found.names[position]}" for position in cut]
@@ -196,7 +204,7 @@ def _cut_regions(item: DwiRun, settings: Settings, mask: np.ndarray) -> list[str
                 "these regions are of the rest; give a mask that holds them, or let one be made with "
                 f"--mask-desc {NO_MASK}"
             )
-    return warnings
+    return inside, warnings
 
 
 def _regions(item: DwiRun, settings: Settings, loaded: LoadedRun) -> tuple[np.ndarray, dict[int, str]] | None:
@@ -270,7 +278,11 @@ def _estimate_run(item: DwiRun, job: Job, checkpoint: TrainingCheckpoint, *, scr
         conventional, not_compared = fit_conventionally(
             averaged, settings, device=job.device, progress=progress
         )
-    said = [*estimate.parameters.get("out_of_memory", ()), *not_compared]
+    with console.progress(item.name) as progress:
+        regions, not_fitted = measure_regions(
+            ready.regions, averaged, settings, device=job.device, progress=progress
+        )
+    said = [*estimate.parameters.get("out_of_memory", ()), *not_compared, *not_fitted]
     warnings += said
     for text in (*said, *checkpoint.warnings):
         console.warning(f"{item.name}: {text}")
@@ -302,6 +314,7 @@ def _estimate_run(item: DwiRun, job: Job, checkpoint: TrainingCheckpoint, *, scr
         motion=prepared.motion,
         before_after=prepared.before_after,
         carpet=prepared.carpet,
+        regions=regions,
         warnings=warnings,
         settings={**settings.changing_maps(), "bvals_file": settings.inputs.bvals},
         fingerprint=fingerprint,
@@ -350,6 +363,14 @@ def fit_conventionally(
     """
     if not settings.estimation.described.trains:
         return None, []
+    without = "the maps are not compared with the conventional fit"
+    return _fit_besides(averaged, settings, without, device=device, progress=progress)
+
+
+def _fit_besides(
+    averaged: AveragedSignals, settings: Settings, without: str, *, device: str, progress: ProgressCallback
+) -> tuple[Estimate | None, list[str]]:
+    """Least squares as an extra; a warning begins with ``without`` where the memory does not suffice."""
     from sicnn_app.system.device import is_out_of_memory
 
     try:
@@ -358,8 +379,51 @@ def fit_conventionally(
         if not isinstance(error, TryAgainError) and not is_out_of_memory(error):
             raise
         reason = str(error) if isinstance(error, TryAgainError) else "out of memory"
-        return None, [f"the maps are not compared with the conventional fit: {reason}"]
+        return None, [f"{without}: {reason}"]
     return replace(found, predicted=np.empty((0,), dtype=np.float32)), []
+
+
+def measure_regions(
+    regions: list[tuple[Segmentation, Regions]],
+    averaged: AveragedSignals,
+    settings: Settings,
+    *,
+    device: str,
+    progress: ProgressCallback,
+) -> tuple[list[MeasuredRegions], list[str]]:
+    """Mean signals of regions and their fit by least squares, and a warning where memory does not suffice.
+
+    The signals are weighed by the noise of a single voxel, not of the mean: what the model does not describe
+    is the same in both, and would decide alone over the weights of a mean with hardly any noise.
+    """
+    signals = averaged.signals[averaged.mask] if regions else np.empty((0, averaged.bvals.size))
+    measured = [
+        MeasuredRegions.of(segmentation.name, segmentation.path, found, signals)
+        for segmentation, found in regions
+    ]
+    means = [one.mean for one in measured]
+    there = [np.isfinite(mean).all(axis=1) for mean in means]
+    count = int(sum(map(np.count_nonzero, there)))
+    if not count:
+        return measured, []
+    # Each in a slice of its own: least squares draws on the surroundings in the slice for its weights.
+    as_voxels = np.concatenate([mean[known] for mean, known in zip(means, there, strict=True)])
+    own = replace(
+        averaged, signals=as_voxels[None, None].astype(np.float32), mask=np.ones((1, 1, count), bool)
+    )
+    without = "the mean signals of regions are not fitted"
+    found, warnings = _fit_besides(own, settings, without, device=device, progress=progress)
+    if found is None:
+        return measured, warnings
+    ends = np.cumsum([np.count_nonzero(known) for known in there])[:-1]
+    parts = {label: np.split(found.maps[label].ravel(), ends) for label in PARAMETERS}
+    fitted = []
+    for position, (one, known) in enumerate(zip(measured, there, strict=True)):
+        fit = {label: np.full(known.size, np.nan) for label in PARAMETERS}
+        for label, values in fit.items():
+            values[known] = parts[label][position]
+        fitted.append(replace(one, fit=fit))
+    return fitted, warnings
 
 
 def _goes_on_disk(item: DwiRun, anatomy: str, settings: Settings, scratch: Path) -> bool:

@@ -6,12 +6,14 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from sicnn_app import __version__
+from sicnn_app.bids.segmentations import Segmentations
 from sicnn_app.derivatives import provenance
 from sicnn_app.derivatives.marker import marker_path, recorded_fingerprint
 from sicnn_app.derivatives.names import (
@@ -23,7 +25,7 @@ from sicnn_app.derivatives.names import (
     run_unit,
 )
 from sicnn_app.derivatives.written import WrittenRecord, require_free
-from sicnn_app.errors import OutputError, TryAgainError, UsageError
+from sicnn_app.errors import OutputError, SicnnAppError, TryAgainError, UsageError
 from sicnn_app.files import hash_file
 from sicnn_app.ivim.run import DwiRun
 from sicnn_app.preprocess.anatomy import choose_anatomy
@@ -142,7 +144,15 @@ def planned_outputs(item: DwiRun, settings: Settings) -> list[Path]:
         ensemble=settings.estimation.ensemble > 1,
         conventional=settings.estimation.described.trains,
         motion=motion_correction != "none",
+        regions=_has_regions(item, settings),
     )
+
+
+def _has_regions(item: DwiRun, settings: Settings) -> bool:
+    """True when a dataset of ``-d`` has a segmentation of a run; it may still be one that cannot be read."""
+    with suppress(SicnnAppError):
+        return bool(Segmentations(settings.inputs.derivatives).of(item.entities)[0])
+    return False
 
 
 def require_free_runs(settings: Settings, runs: Sequence[DwiRun]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from matplotlib.colors import to_rgb
@@ -13,6 +14,9 @@ from sicnn_app.ivim.parameters import PARAMETERS
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.report.charts import svg_chart
 from sicnn_app.report.style import BLUE, INK, ORANGE
+
+Curve = Callable[[np.ndarray], np.ndarray]
+"""From b-values, s/mm^2, to signals relative to S0."""
 
 MAX_CURVE_VOXELS = 20_000
 """Voxels, evenly spread over those there are, that the medians of a predicted curve are taken over."""
@@ -106,13 +110,40 @@ def decay_chart(decay: Decay, *, badge: tuple[str, str] | None = None, top: floa
         Upper end of the axis of the signal, to compare charts by.
     """
     low, median, high = decay.quartiles()
-    last = decay.bvals[-1]
+    curves: list[tuple[str, Curve]] = [("predicted", decay.predicted)]
+    if decay.conventional:
+        curves.append(("least squares", partial(decay.predicted, conventional=True)))
+    return points_chart(decay.bvals, median, (median - low, high - median), curves, badge=badge, top=top)
+
+
+def points_chart(
+    bvals: np.ndarray,
+    points: np.ndarray,
+    bars: tuple[np.ndarray, np.ndarray],
+    curves: Sequence[tuple[str, Curve]],
+    *,
+    badge: tuple[str, str] | None = None,
+    top: float | None = None,
+) -> bytes:
+    """Signals relative to S0 over the b-value, with at most two curves, SVG.
+
+    Parameters
+    ----------
+    bvals : ndarray, shape (B,), s/mm^2, ascending
+    points : ndarray, shape (B,)
+    bars : tuple of ndarray, shape (B,)
+        Lengths down and up.
+    curves : sequence of (label, curve)
+    badge, top
+        See :func:`decay_chart`.
+    """
+    last = bvals[-1]
     smooth = np.unique(np.concatenate([np.linspace(0, last, 121), np.linspace(0, last / 8, 60)]))
     with svg_chart() as (axes, svg):
         axes.errorbar(
-            decay.bvals,
-            median,
-            yerr=(median - low, high - median),
+            bvals,
+            points,
+            yerr=bars,
             fmt="o",
             color=INK,
             markersize=4,
@@ -120,10 +151,8 @@ def decay_chart(decay: Decay, *, badge: tuple[str, str] | None = None, top: floa
             capsize=2.5,
             label="measured",
         )
-        axes.plot(smooth, decay.predicted(smooth), color=ORANGE, label="predicted")
-        if decay.conventional:
-            fit = decay.predicted(smooth, conventional=True)
-            axes.plot(smooth, fit, color=BLUE, linestyle="--", label="least squares")
+        for (label, curve), color, line in zip(curves, (ORANGE, BLUE), ("-", "--"), strict=False):
+            axes.plot(smooth, curve(smooth), color=color, linestyle=line, label=label)
         axes.set(xlabel="b (s/mm²)", ylabel="signal / S0", ylim=(0, top))
         axes.set_xlim(left=-0.02 * last)
         if badge:

@@ -17,6 +17,7 @@ from sicnn_app.report.comparison import comparison_rows, floor_words, method_of
 from sicnn_app.report.numbers import number_files
 from sicnn_app.report.page import render_page
 from sicnn_app.report.pictures import draw_run
+from sicnn_app.report.regions import region_rows, region_words
 from sicnn_app.report.spread import spread_rows, spread_words
 from sicnn_app.report.tables import tabulate_run
 from sicnn_app.report.voxels import voxel_page
@@ -133,6 +134,8 @@ def _show_run(
         "adequacy": shown_adequacy(run.qc),
         "pictures": pictures,
         "undrawn_words": undrawn_words(run, pictures.volumes),
+        "region_rows": region_rows(run),
+        "region_words": region_words(run),
         "cluster_rows": cluster_rows(run, pictures.tissue),
         "cluster_words": cluster_words(),
         "own_method": method_of(run),
@@ -145,6 +148,7 @@ def _show_run(
         ("adequacy", "Adequacy", context["adequacy"]),
         ("done", "What was done", True),
         ("maps", "Maps", pictures.maps),
+        ("regions", "Regions", context["region_rows"]),
         ("clusters", "Tissue clusters", context["cluster_rows"]),
         ("spread", "How sure", context["spread_rows"]),
         ("comparison", "Against the conventional fit", context["comparison_rows"]),

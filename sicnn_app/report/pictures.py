@@ -20,6 +20,7 @@ from sicnn_app.report.decay import decay_chart, decay_of
 from sicnn_app.report.display import Display, plan_display
 from sicnn_app.report.picture import Picture, captioned_map, percent, volume_of
 from sicnn_app.report.quantities import Quantity, shown_quantities
+from sicnn_app.report.regions import region_pictures
 from sicnn_app.report.spread import spread_pictures
 
 _PER_ITERATION = (
@@ -41,6 +42,7 @@ class RunPictures:
     steps: Sequence[Picture] = ()
     maps: Sequence[Picture] = ()
     histograms: Sequence[Picture] = ()
+    regions: Sequence[Picture] = ()
     clusters: Sequence[Picture] = ()
     spread: Sequence[Picture] = ()
     differences: Sequence[Picture] = ()
@@ -71,6 +73,7 @@ def draw_run(run: RunDerivatives) -> RunPictures:
         convention=display.convention,
         maps=[_mask(run, display), *(_map(run, display, quantity) for quantity in shown)],
         histograms=[_histogram(run, quantity) for quantity in shown if quantity.spec.of_tissue],
+        regions=region_pictures(run),
         tissue=tissue,
         clusters=[] if tissue is None else cluster_pictures(run, tissue, display),
         spread=spread_pictures(run, display),

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sicnn_app.group.statistics import MIN_RUNS, agreement, distribution, repeatability, spread
+from sicnn_app.group.statistics import MIN_RUNS, agreement, distribution, repeatability
+from sicnn_app.ivim.summary import spread
 
 SHROUT_FLEISS = np.array(
     [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], dtype=float
