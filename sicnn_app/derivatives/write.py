@@ -312,6 +312,7 @@ def _volume_pictures(result: RunResult) -> dict[str, Any]:
                     "Slice": suspect.slice_index,
                     "ComparedWithVolumes": suspect.others,
                     "ComparedWithBValue": suspect.other_bval,
+                    "OneGreyScale": suspect.one_scale,
                 }
                 for suspect in carpet.suspects
             ],

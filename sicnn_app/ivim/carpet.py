@@ -9,6 +9,9 @@ import numpy as np
 MOST_PICTURES = 6
 """Volumes in question that are drawn; the others are named."""
 
+OTHER_UNIT = 20.0
+"""Times as bright or dark; a map among the images would be all black or leave the others so."""
+
 NOWHERE = "elsewhere"
 """Group of the blocks that lie in no region."""
 
@@ -41,6 +44,13 @@ class Suspect:
     fallen: np.ndarray
     others: tuple[int, ...]
     other_bval: float
+
+    @property
+    def one_scale(self) -> bool:
+        """Both can be shown in one grey scale: at one b-value, and in one unit as far as brightness tells."""
+        bright, usual = (float(np.percentile(image, 99)) for image in (self.image, self.reference))
+        one_unit = not bright > 0 or not usual > 0 or 1 / OTHER_UNIT < bright / usual < OTHER_UNIT
+        return self.bval == self.other_bval and one_unit
 
 
 @dataclass(frozen=True)

@@ -155,8 +155,7 @@ def suspect_picture(suspect: Suspect, display: Display) -> bytes:
     """One slice of a volume in question and of what it is compared with, what fell out outlined in both."""
     pair = np.stack([suspect.image, suspect.reference])
     alike = suspect.bval == suspect.other_bval
-    # Another b-value has another brightness.
-    greys = grey_levels(pair) if alike else np.stack([grey_levels(image) for image in pair])
+    greys = grey_levels(pair) if suspect.one_scale else np.stack([grey_levels(image) for image in pair])
     others = f"{len(suspect.others)} others" if len(suspect.others) > 1 else f"volume {suspect.others[0]}"
     return mosaic(
         [grey_tile(grey) for grey in greys],
@@ -230,7 +229,7 @@ def _suspect(run: RunDerivatives, label: str, facts: Facts) -> Picture:
         f"{in_words(row.get('found')).capitalize()}.",
         f"Fell out: {where}; outlined." if where else "",
         f"Slice {slice_index}, beside {compared} at b = {facts.text('ComparedWithBValue')}"
-        f"{'.' if alike else ', in a grey scale of its own.'}",
+        f"{', each in a grey scale of its own.' if facts.get('OneGreyScale') is False else '.'}",
     )
     words = " ".join(filter(None, caption))
     return Picture(

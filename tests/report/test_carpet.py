@@ -92,6 +92,20 @@ def test_a_volume_alone_at_its_b_value_is_shown_beside_the_nearest():
     assert (suspect.volume, suspect.others, suspect.other_bval) == (4, (3,), 40.0)
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1e-1, 1e4])
+def test_a_map_among_the_volumes_has_a_grey_scale_of_its_own(scale):
+    data = IMAGES.copy()
+    data[..., 20] = scale * np.random.default_rng(0).gamma(2, 1, data.shape[:3]) * (PHANTOM.labels > 0)
+    judgement, carpet = judged(data)
+    assert judgement.volumes[20].found == ("derived map",)
+    (suspect,) = carpet.suspects
+    assert not suspect.one_scale
+    dark = IMAGES.copy()
+    dark[:, :, 1, 20] = 0
+    (lost,) = judged(dark)[1].suspects
+    assert lost.one_scale
+
+
 def test_volumes_that_are_not_judged_have_no_colour_and_few_blocks_no_carpet():
     _, carpet = judged(IMAGES, ignored=np.arange(BVALS.size) == 5)
     assert np.isnan(carpet.ratios[:, 5]).all() and np.isfinite(np.delete(carpet.ratios, 5, axis=1)).all()
