@@ -393,8 +393,8 @@ def measure_regions(
 ) -> tuple[list[MeasuredRegions], list[str]]:
     """Mean signals of regions and their fit by least squares, and a warning where memory does not suffice.
 
-    The signals are weighed by the noise of a single voxel, not of the mean: what the model does not describe
-    is the same in both, and would decide alone over the weights of a mean with hardly any noise.
+    The signals are weighed by the noise of a single voxel, as those of its voxels are; with that of the mean
+    the fits of phantoms are as near to the truth.
     """
     signals = averaged.signals[averaged.mask] if regions else np.empty((0, averaged.bvals.size))
     measured = [

@@ -18,7 +18,7 @@ from sicnn_app.report.decay import Curve, points_chart
 from sicnn_app.report.picture import Picture
 from sicnn_app.report.quantities import Quantity, tissue_quantities
 
-MOST_ROWS, MOST_CHARTS = 40, 6
+MOST_ROWS, MOST_CHARTS = 16, 6
 """Regions in the table of the page, and those whose decay is drawn: the largest."""
 
 MOST_BOUND, BEYOND = 1000, "> 1000\u00a0%"
@@ -40,10 +40,10 @@ def region_rows(run: RunDerivatives) -> list[dict[str, str]]:
 def region_words(run: RunDerivatives) -> str:
     """Words of the table on the page."""
     hidden = len(run.regions) - MOST_ROWS
-    more = f" {count_of(hidden, 'smaller region')} and all numbers are in {run.name}_{REGIONS}.tsv."
+    more = f" {count_of(hidden, 'further region')} and all numbers are in {run.name}_{REGIONS}.tsv."
     return (
-        "Medians over the voxels inside the mask, with interquartile range and standard deviation; of D* "
-        "where F is at least 2 %. “One voxel” is the smallest standard deviation of F, D and D* that one "
+        "Medians over the voxels inside the mask, in brackets interquartile range and standard deviation; of "
+        "D* where F is at least 2 %. “One voxel” is the smallest standard deviation of F, D and D* that one "
         f"voxel alone can give, as a share of the median.{more if hidden > 0 else ''}"
     )
 
@@ -92,7 +92,7 @@ def _row(row: Mapping[str, str], shown: list[Quantity], several: bool) -> dict[s
     summaries = zip(shown, *map(numbers, ("{}_median", "{}_iqr", "{}_std")), strict=True)
     for quantity, median, iqr, deviation in summaries:
         known = median != MISSING
-        cells[quantity.heading] = f"{median} (IQR\u00a0{iqr}, SD\u00a0{deviation})" if known else MISSING
+        cells[quantity.heading] = f"{median} ({iqr}, {deviation})" if known else MISSING
     symbols = ", ".join(quantity.spec.symbol for quantity in shown)
     others = {"of the mean signal": "mean_signal_{}", "of least squares": "lsq_{}_median"}
     for words, form in others.items():
