@@ -35,6 +35,7 @@ from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.methods import estimator
 from sicnn_app.phantoms.acquire import DEFAULT_BVALS, noise_sigma
+from sicnn_app.phantoms.disturbances import kept_signal
 from sicnn_app.phantoms.phantom import Phantom, make_phantom
 from sicnn_app.preprocess.steps import prepare
 from sicnn_app.settings import EstimationSettings, PreprocessingSettings
@@ -132,12 +133,7 @@ def phantom_series(volumes: int, snr: float, seed: int, *, losses: bool) -> tupl
     clean = ivim_signal_maps(bvals, phantom.f, phantom.d, phantom.dstar, phantom.s0)
     rng = np.random.default_rng([seed, volumes])
     if losses:
-        x, y = np.indices(phantom.mask.shape[:2])
-        for volume in np.flatnonzero(rng.random(bvals.size) < SHARE_OF_LOSSES):
-            centre, radius, loss = rng.uniform((0, 0), x.shape), rng.uniform(5, 9), rng.uniform(0.3, 0.8)
-            distance = np.hypot(x - centre[0], y - centre[1])
-            kept = 1 - loss / (1 + np.exp(2 * (distance - radius)))
-            clean[:, :, rng.integers(2), volume] *= kept
+        clean *= kept_signal(clean.shape, SHARE_OF_LOSSES, rng)
     noise = rng.normal(scale=noise_sigma(phantom, snr), size=(2, *clean.shape))
     signals = np.hypot(clean + noise[0], noise[1]).astype(np.float32)
     return DwiSeries(signals, bvals, None, phantom.affine), phantom

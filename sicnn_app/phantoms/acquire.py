@@ -9,7 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from sicnn_app.errors import UsageError
-from sicnn_app.ivim.signal import ivim_signal_maps
+from sicnn_app.ivim.series import DwiSeries
+from sicnn_app.ivim.signal import ivim_signal, ivim_signal_maps
+from sicnn_app.phantoms.disturbances import (
+    UNDISTURBED,
+    Disturbances,
+    kept_signal,
+    noise_gain,
+    pulsation,
+)
 from sicnn_app.phantoms.phantom import Phantom
 
 SNR_DEFINITION = (
@@ -85,13 +93,132 @@ def noise_sigma(phantom: Phantom, snr: float) -> float:
     UsageError
         For an SNR that is not above 0, or a phantom without a voxel of tissue.
     """
-    if not snr > 0:
-        raise UsageError(f"the SNR must be above 0 (inf: no noise), not {snr:g}")
     if not phantom.mask.any():
         raise UsageError(
             f"a {phantom.preset} of shape {phantom.mask.shape} has no voxel of tissue: ask for more voxels"
         )
-    return float(phantom.s0[phantom.mask].mean() / snr)
+    return _sigma(phantom.s0[phantom.mask], snr)
+
+
+def _sigma(s0: np.ndarray, snr: float) -> float:
+    if not snr > 0:
+        raise UsageError(f"the SNR must be above 0 (inf: no noise), not {snr:g}")
+    return float(s0.mean() / snr)
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """Noisy volumes with all that was done to the signals.
+
+    Attributes
+    ----------
+    signals, clean : ndarray, shape (X, Y, Z, N), float64, image units
+        As acquired, and the true signals: without noise, pulsation or losses.
+    bvals : ndarray, shape (N,), s/mm^2
+    bvecs : ndarray, shape (N, 3), or None
+    affine : ndarray, shape (4, 4), voxel to world, mm
+    sigma : ndarray, shape (X, Y, Z), image units
+        Standard deviation of one noise channel.
+    pulsation : ndarray, shape (X, Y, Z, N), or None
+        Factor of the true signal; None without pulsation.
+    lost : ndarray, shape (X, Y, Z, N), or None
+        Share of the signal that is lost, 0..1; None without losses.
+    """
+
+    signals: np.ndarray
+    clean: np.ndarray
+    bvals: np.ndarray
+    bvecs: np.ndarray | None
+    affine: np.ndarray
+    sigma: np.ndarray
+    pulsation: np.ndarray | None = None
+    lost: np.ndarray | None = None
+
+    @property
+    def series(self) -> DwiSeries:
+        """The volumes as the app takes them."""
+        return DwiSeries(self.signals.astype(np.float32), self.bvals, self.bvecs, self.affine, slice_axis=2)
+
+
+def acquire_series(
+    truth: Phantom | np.ndarray,
+    bvals: Sequence[float] | np.ndarray,
+    *,
+    snr: float = math.inf,
+    seed: int | Sequence[int] = 0,
+    bvecs: np.ndarray | None = None,
+    disturbances: Disturbances = UNDISTURBED,
+    mask: np.ndarray | None = None,
+    regions: np.ndarray | None = None,
+) -> Acquisition:
+    """Acquire one volume per b-value with disturbances and Rician noise.
+
+    The same seed gives the same noise with and without each of the disturbances, and the same volumes as
+    :func:`acquire` without any.
+
+    Parameters
+    ----------
+    truth : Phantom, or ndarray, shape (X, Y, Z, N)
+        What is measured: a phantom, or a true signal for every volume, image units.
+    bvals : array_like, shape (N,), s/mm^2
+        One per volume.
+    snr : float
+        See :data:`SNR_DEFINITION`; with a g-factor it is that at the edge of the image, where the factor
+        is 1. Infinity: no noise.
+    seed : int or sequence of int
+    bvecs : ndarray, shape (N, 3), optional
+    disturbances : Disturbances
+    mask : ndarray, shape (X, Y, Z), bool, optional
+        Voxels whose mean signal at the lowest b-value is the S0 of the SNR, for a truth that is an array; by
+        default those with a signal.
+    regions : ndarray of int, shape (X, Y, Z), optional
+        See :func:`sicnn_app.phantoms.disturbances.pulsation`; that of blood is known for a phantom only.
+
+    Raises
+    ------
+    UsageError
+        As :func:`noise_sigma`.
+    """
+    b = np.asarray(bvals, dtype=np.float64)
+    blood = None
+    if isinstance(truth, Phantom):
+        sigma, affine = noise_sigma(truth, snr), truth.affine
+        clean = ivim_signal_maps(b, truth.f, truth.d, truth.dstar, truth.s0)
+        if disturbances.pulsation:
+            flowing = ivim_signal(b, 1.0, 0.0, truth.dstar[..., None], (truth.f * truth.s0)[..., None])
+            blood = np.divide(flowing, clean, out=np.zeros_like(clean), where=clean > 0)
+    else:
+        clean, affine = np.asarray(truth, dtype=np.float64), np.eye(4)
+        low = clean[..., b.argmin()]
+        sigma = _sigma(low[low > 0 if mask is None else mask], snr)
+    # Streams of their own: one disturbance more leaves the noise and the others as they are.
+    streams = [np.random.default_rng(one) for one in np.random.SeedSequence(seed).spawn(2)]
+    signals, pulsating, lost = clean, None, None
+    if disturbances.pulsation:
+        pulsating = pulsation(clean.shape, disturbances.pulsation, streams[0], blood=blood, regions=regions)
+        signals = signals * pulsating
+    if disturbances.losses:
+        # Motion dephases what a gradient has encoded: without one nothing is lost.
+        kept = kept_signal(clean.shape, disturbances.losses * (b > 0), streams[1])
+        signals, lost = signals * kept, 1.0 - kept
+    gain = noise_gain(clean.shape[:3], disturbances.g_factor)
+    return Acquisition(
+        signals=_with_noise(signals, sigma * gain[..., None], seed) if sigma else signals,
+        clean=clean,
+        bvals=b,
+        bvecs=bvecs,
+        affine=affine,
+        sigma=sigma * gain,
+        pulsation=pulsating,
+        lost=lost,
+    )
+
+
+def _with_noise(signals: np.ndarray, sigma: float | np.ndarray, seed: int | Sequence[int]) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    real = signals + sigma * rng.standard_normal(signals.shape)
+    imaginary = sigma * rng.standard_normal(signals.shape)
+    return np.sqrt(real**2 + imaginary**2)
 
 
 def acquire(
@@ -124,11 +251,4 @@ def acquire(
     UsageError
         As :func:`noise_sigma`.
     """
-    sigma = noise_sigma(phantom, snr)
-    signals = ivim_signal_maps(np.asarray(bvals), phantom.f, phantom.d, phantom.dstar, phantom.s0)
-    if sigma == 0:
-        return signals
-    rng = np.random.default_rng(seed)
-    real = signals + sigma * rng.standard_normal(signals.shape)
-    imaginary = sigma * rng.standard_normal(signals.shape)
-    return np.sqrt(real**2 + imaginary**2)
+    return acquire_series(phantom, bvals, snr=snr, seed=seed).signals
