@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,12 +18,25 @@ from sicnn_app.formats import printable
 from sicnn_app.options import given_path
 from sicnn_app.phantoms.acquire import DEFAULT_BVALS, SNR_DEFINITION, Protocol
 from sicnn_app.phantoms.dataset import GENERATOR, SimulationSettings, write_dataset
-from sicnn_app.phantoms.phantom import DEFAULT_SHAPE
+from sicnn_app.phantoms.disturbances import UNDISTURBED, Disturbances
+from sicnn_app.phantoms.phantom import DEFAULT_SHAPE, PLAIN
+from sicnn_app.phantoms.tissues import VALUES
+from sicnn_app.phantoms.truths import ANATOMIES, Truth
 from sicnn_app.system.caches import private_caches
 from sicnn_app.system.streams import complain, outlive_streams
 from sicnn_app.system.surroundings import restart_with_docstrings, undisturbed
 
-DATASET_ONLY = ("subjects", "sessions", "between_subject_variation", "inherit_bval")
+TRUTH = tuple(field.name for field in fields(Truth))
+DISTURBANCES = tuple(field.name for field in fields(Disturbances))
+
+DATASET_ONLY = (
+    "subjects",
+    "sessions",
+    "between_subject_variation",
+    "inherit_bval",
+    *TRUTH,
+    *DISTURBANCES,
+)
 """Options that say nothing about an assessment."""
 
 NAMED_ALWAYS_OR_NEVER = ("out_bids", "assess", "preset", "snr", "overwrite", "verbose")
@@ -93,6 +106,45 @@ def build_parser() -> argparse.ArgumentParser:
         "SHARE",
         "relative standard deviation of a subject's tissue values around the literature's; 0: none",
     )
+    parser.add_argument(
+        "--anatomy",
+        choices=tuple(ANATOMIES),
+        default=PLAIN.anatomy,
+        help="organs as drawn, the same for every seed; organs of random place, size, shape and values; or "
+        "continuous fields (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--values",
+        choices=tuple(VALUES),
+        default=PLAIN.values,
+        help="of tissues and fields: from the literature; drawn anew for every seed; the same with F of 0.02 "
+        "to 0.05 and D* of 0.003 to 0.013 mm^2/s; or, in the brain, with F falling from deep grey matter "
+        "over cortex to white matter (default: %(default)s)",
+    )
+    number("--correlation-length", PLAIN.correlation_length, "VOXELS", "of continuous fields: to 1/e")
+    number("--deformation", PLAIN.deformation, "CM", "standard deviation of how far the anatomy is moved")
+    number("--partial-volume", PLAIN.partial_volume, "N", "parts of a voxel along each axis; 1: none")
+    number("--shading", PLAIN.shading, "SHARE", "S0 from 1 + SHARE to 1 - SHARE times across the image")
+    parser.add_argument(
+        "--equal-s0", action="store_true", help="the same mean S0 in all tissues (default: one of each)"
+    )
+    number("--lesions", PLAIN.lesions, "N", "small lesions with unusual F, D and D*")
+    parser.add_argument(
+        "--lesion-voxels",
+        type=int,
+        nargs=2,
+        default=PLAIN.lesion_voxels,
+        metavar=("MIN", "MAX"),
+        help="voxels of a lesion (default: {} {})".format(*PLAIN.lesion_voxels),
+    )
+    number(
+        "--pulsation",
+        UNDISTURBED.pulsation,
+        "SHARE",
+        "standard deviation over volumes of the signal of tissue; three times as much of blood",
+    )
+    number("--losses", UNDISTURBED.losses, "N", "regions per volume above b = 0 that lose signal, on average")
+    number("--g-factor", UNDISTURBED.g_factor, "G", "noise in the middle of the image, relative to its edge")
     number("--random-seed", 0, "SEED", "seed")
     parser.add_argument(
         "--inherit-bval",
@@ -192,6 +244,7 @@ def _assess(options: argparse.Namespace, settings: SimulationSettings) -> list[P
 
 def _settings(options: argparse.Namespace) -> SimulationSettings:
     preset = options.preset
+    options.lesion_voxels = tuple(options.lesion_voxels)
     return SimulationSettings(
         preset=preset,
         protocol=Protocol(
@@ -208,10 +261,14 @@ def _settings(options: argparse.Namespace) -> SimulationSettings:
         texture=options.texture,
         subject_variation=options.between_subject_variation,
         inherit_bval=options.inherit_bval,
+        truth=Truth(**{name: getattr(options, name) for name in TRUTH}),
+        disturbances=Disturbances(**{name: getattr(options, name) for name in DISTURBANCES}),
     )
 
 
-def _numbers(values: float | Sequence[float]) -> list[str]:
+def _words(values: str | float | Sequence[float]) -> list[str]:
+    if isinstance(values, str):
+        return [values]
     each = values if isinstance(values, Sequence) else [values]
     return [str(value) if isinstance(value, int) else f"{value:.10g}" for value in each]
 
@@ -220,12 +277,12 @@ def _command(options: argparse.Namespace, parser: argparse.ArgumentParser) -> st
     """The shortest command line of this dataset; the folder is left open, files must not depend on it."""
     preset = options.preset
     usual = {"bvals": DEFAULT_BVALS[preset], "b0_repeats": options.repeats, "shape": DEFAULT_SHAPE[preset]}
-    words = ["--preset", preset, "--snr", *_numbers(options.snr)]
+    words = ["--preset", preset, "--snr", *_words(options.snr)]
     for name, chosen in vars(options).items():
         default = usual.get(name, parser.get_default(name))
-        if name in NAMED_ALWAYS_OR_NEVER or chosen is None or _numbers(chosen) == _numbers(default):
+        if name in NAMED_ALWAYS_OR_NEVER or chosen is None or _words(chosen) == _words(default):
             continue
-        words += ["--" + name.replace("_", "-"), *([] if chosen is True else _numbers(chosen))]
+        words += ["--" + name.replace("_", "-"), *([] if chosen is True else _words(chosen))]
     return " ".join([GENERATOR, "OUT_BIDS", *words])
 
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from sicnn_app.errors import UsageError
 from sicnn_app.ivim.series import DwiSeries
-from sicnn_app.ivim.signal import ivim_signal, ivim_signal_maps
 from sicnn_app.phantoms.disturbances import (
     UNDISTURBED,
     Disturbances,
@@ -169,8 +168,8 @@ def acquire_series(
     bvecs : ndarray, shape (N, 3), optional
     disturbances : Disturbances
     mask : ndarray, shape (X, Y, Z), bool, optional
-        Voxels whose mean signal at the lowest b-value is the S0 of the SNR, for a truth that is an array; by
-        default those with a signal.
+        Body or brain of a truth that is an array, by default all voxels with a signal: its mean signal at the
+        lowest b-value is the S0 of the SNR.
     regions : ndarray of int, shape (X, Y, Z), optional
         See :func:`sicnn_app.phantoms.disturbances.pulsation`; that of blood is known for a phantom only.
 
@@ -182,15 +181,15 @@ def acquire_series(
     b = np.asarray(bvals, dtype=np.float64)
     blood = None
     if isinstance(truth, Phantom):
-        sigma, affine = noise_sigma(truth, snr), truth.affine
-        clean = ivim_signal_maps(b, truth.f, truth.d, truth.dstar, truth.s0)
+        sigma, affine, mask = noise_sigma(truth, snr), truth.affine, truth.mask
+        clean = truth.signals(b)
         if disturbances.pulsation:
-            flowing = ivim_signal(b, 1.0, 0.0, truth.dstar[..., None], (truth.f * truth.s0)[..., None])
-            blood = np.divide(flowing, clean, out=np.zeros_like(clean), where=clean > 0)
+            blood = np.divide(truth.blood(b), clean, out=np.zeros_like(clean), where=clean > 0)
     else:
         clean, affine = np.asarray(truth, dtype=np.float64), np.eye(4)
         low = clean[..., b.argmin()]
-        sigma = _sigma(low[low > 0 if mask is None else mask], snr)
+        mask = low > 0 if mask is None else mask
+        sigma = _sigma(low[mask], snr)
     # Streams of their own: one disturbance more leaves the noise and the others as they are.
     streams = [np.random.default_rng(one) for one in np.random.SeedSequence(seed).spawn(2)]
     signals, pulsating, lost = clean, None, None
@@ -199,7 +198,7 @@ def acquire_series(
         signals = signals * pulsating
     if disturbances.losses:
         # Motion dephases what a gradient has encoded: without one nothing is lost.
-        kept = kept_signal(clean.shape, disturbances.losses * (b > 0), streams[1])
+        kept = kept_signal(clean.shape, disturbances.losses * (b > 0), streams[1], within=mask)
         signals, lost = signals * kept, 1.0 - kept
     gain = noise_gain(clean.shape[:3], disturbances.g_factor)
     return Acquisition(

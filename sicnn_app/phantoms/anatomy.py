@@ -9,9 +9,12 @@ picture give any matrix size, odd or with one slice, from the same body.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import affine_transform
 
+from sicnn_app.phantoms.fields import gaussian_field
 from sicnn_app.phantoms.tissues import TISSUES
 
 FIELD_OF_VIEW = {"abdomen": (38.0, 30.0), "brain": (17.0, 20.5)}
@@ -23,29 +26,126 @@ SLAB = 6.4
 MAX_SLICE_THICKNESS = 0.8
 """cm; few slices cover less of the body rather than becoming thick."""
 
+DEFORMATION_LENGTH = 5.0
+"""Distance over which a deformation moves places alike, cm."""
 
-def grid(
-    preset: str, shape: tuple[int, int, int]
-) -> tuple[tuple[np.ndarray, ...], tuple[float, float, float]]:
-    """Coordinates of the voxels, shapes (X, 1, 1), (1, Y, 1) and (1, 1, Z), and their sizes; cm."""
-    extent = (*FIELD_OF_VIEW[preset], min(SLAB, shape[2] * MAX_SLICE_THICKNESS))
-    spacing = tuple(size / count for size, count in zip(extent, shape, strict=True))
-    axes = [(np.arange(count) - (count - 1) / 2) * step for count, step in zip(shape, spacing, strict=True)]
-    x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
-    return (x, y, z), (spacing[0], spacing[1], spacing[2])
+KNOTS_PER_LENGTH = 4
+"""Knots that a smooth field is interpolated between, per correlation length."""
 
 
-def label(preset: str, shape: tuple[int, int, int]) -> np.ndarray:
-    """Code of every voxel in :data:`sicnn_app.phantoms.tissues.TISSUES`, 0 in the background; int16."""
-    (x, y, z), spacing = grid(preset, shape)
-    labels = np.zeros(shape, dtype=np.int16)
-    codes = {tissue.name: tissue.code for tissue in TISSUES[preset]}
+@dataclass(frozen=True)
+class Grid:
+    """Places that an anatomy is drawn at.
+
+    Attributes
+    ----------
+    preset : str
+        Decides the field of view.
+    shape : tuple of int, (X, Y, Z)
+    subdivision : int
+        Places per voxel and axis.
+    """
+
+    preset: str
+    shape: tuple[int, int, int]
+    subdivision: int = 1
+
+    @property
+    def extent(self) -> tuple[float, float, float]:
+        """Size of the field of view, cm."""
+        slices = self.shape[2] / self.subdivision
+        return (*FIELD_OF_VIEW[self.preset], min(SLAB, slices * MAX_SLICE_THICKNESS))
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance between places along each axis, cm."""
+        x, y, z = (size / count for size, count in zip(self.extent, self.shape, strict=True))
+        return x, y, z
+
+    @property
+    def axes(self) -> list[np.ndarray]:
+        """Coordinates of the places, shapes (X, 1, 1), (1, Y, 1) and (1, 1, Z), cm."""
+        axes = [
+            (np.arange(count) - (count - 1) / 2) * step
+            for count, step in zip(self.shape, self.spacing, strict=True)
+        ]
+        return list(np.meshgrid(*axes, indexing="ij", sparse=True))
+
+
+def smooth_field(grid: Grid, length: float, rng: np.random.Generator) -> np.ndarray:
+    """Gaussian field of variance 1 and a correlation length in cm, of the shape of the grid.
+
+    The same seed gives the same field, however fine the grid is.
+    """
+    pitch = length / KNOTS_PER_LENGTH
+    knots = np.ceil(np.array((*FIELD_OF_VIEW[grid.preset], SLAB)) / pitch).astype(int) + 3
+    field = gaussian_field(tuple(knots.tolist()), KNOTS_PER_LENGTH, rng)
+    first = np.array([axis.flat[0] for axis in grid.axes]) / pitch + (knots - 1) / 2
+    return affine_transform(
+        field, np.array(grid.spacing) / pitch, first, output_shape=grid.shape, order=3, mode="nearest"
+    )
+
+
+def drawn_label(grid: Grid, rng: np.random.Generator, *, deformation: float = 0.0) -> np.ndarray:
+    """Code of every place in :data:`sicnn_app.phantoms.tissues.TISSUES`, 0 in the background; int16.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Of the deformation: without one the drawing is always the same.
+    deformation : float, cm
+        Standard deviation of how far places are moved along each axis, smoothly over
+        :data:`DEFORMATION_LENGTH`. The body gets smaller by twice as much, to keep it in the image.
+    """
+    axes = grid.axes
+    if deformation:
+        for index, extent in enumerate(grid.extent[:2]):
+            axes[index] = axes[index] * (1.0 + 4.0 * deformation / extent)
+        axes = [axis + deformation * smooth_field(grid, DEFORMATION_LENGTH, rng) for axis in axes]
+    labels = np.zeros(grid.shape, dtype=np.int16)
+    codes = {tissue.name: tissue.code for tissue in TISSUES[grid.preset]}
 
     def paint(tissue: str, region: np.ndarray) -> None:
-        labels[np.broadcast_to(region, shape)] = codes[tissue]
+        labels[np.broadcast_to(region, grid.shape)] = codes[tissue]
 
-    _DRAW[preset](paint, x, y, z, max(spacing[:2]))
+    _DRAW[grid.preset](paint, *axes, max(grid.spacing[:2]))
     return labels
+
+
+def random_label(
+    grid: Grid, body: np.ndarray, organs: int, vessel: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Organs of random place, size and shape that fill a body, crossed by vessels.
+
+    An organ is where its own smooth field is the highest of all, a vessel where two further fields are close
+    to 0, which happens along lines.
+
+    Parameters
+    ----------
+    body : ndarray, shape (X, Y, Z), bool
+    organs : int
+        Codes 1 to this one; the last is rare.
+    vessel : int
+        Code of the vessels.
+
+    Returns
+    -------
+    ndarray, shape (X, Y, Z), int16
+    """
+    width = FIELD_OF_VIEW[grid.preset][0]
+    length = width / 9
+    highest, labels = np.full(grid.shape, -np.inf), np.zeros(grid.shape, dtype=np.int16)
+    for code in range(1, organs + 1):
+        # Organs differ in size.
+        size = -0.5 if code == organs else 0.4 * rng.standard_normal()
+        field = smooth_field(grid, length, rng) + size
+        labels[field > highest] = code
+        highest = np.maximum(field, highest)
+    # The slope of a field is sqrt(2) / length; lines thinner than the places are far apart would break.
+    near = np.sqrt(2.0) * max(0.01 * width, 0.6 * max(grid.spacing[:2])) / length
+    sheets = [np.abs(smooth_field(grid, length, rng)) < near for _ in range(2)]
+    labels[sheets[0] & sheets[1]] = vessel
+    return np.where(body, labels, 0).astype(np.int16)
 
 
 def _radius(x, y, centre, axes, angle=0.0, power=2.0):

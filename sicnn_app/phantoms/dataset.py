@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,11 @@ from sicnn_app.derivatives.written import WrittenRecord, require_free
 from sicnn_app.errors import OutputError, UsageError
 from sicnn_app.files import parse_json, read_regular
 from sicnn_app.ivim.parameters import MAPS
-from sicnn_app.phantoms.acquire import SNR_DEFINITION, Protocol, acquire, noise_sigma
-from sicnn_app.phantoms.phantom import S0_SCALE, Phantom, make_phantom
+from sicnn_app.phantoms.acquire import SNR_DEFINITION, Acquisition, Protocol, acquire_series, noise_sigma
+from sicnn_app.phantoms.disturbances import UNDISTURBED, Disturbances
+from sicnn_app.phantoms.phantom import PLAIN, S0_SCALE, Phantom, make_phantom
+from sicnn_app.phantoms.tissues import DRAWN, VALUES, bounds_of
+from sicnn_app.phantoms.truths import ANATOMIES, Truth
 from sicnn_app.system.locks.leftovers import remove_leftovers
 
 BIDS_VERSION = "1.11.1"
@@ -57,6 +60,22 @@ TISSUE_COLUMNS = {
 TRUTH_BIDSIGNORE = "*_dwimap.*\n"
 """Parameter maps have no name in the released BIDS: the suffix is that of BEP016."""
 
+DISTURBANCE_MAPS: dict[str, tuple[str, dict[str, str]]] = {
+    "sigma": (
+        "param-sigma_dwimap",
+        {"Description": "Standard deviation of one channel of the noise", "Units": "arbitrary"},
+    ),
+    "pulsation": (
+        "desc-pulsation_dwimap",
+        {"Description": "Factor of the true signal by pulsation, volume by volume", "Units": "1"},
+    ),
+    "lost": (
+        "desc-lost_dwimap",
+        {"Description": "Share of the signal that is lost to motion, volume by volume", "Units": "1"},
+    ),
+}
+"""Attribute of an acquisition to ending and sidecar of the image of it."""
+
 
 @dataclass(frozen=True)
 class SimulationSettings:
@@ -72,6 +91,10 @@ class SimulationSettings:
         See ``texture`` and ``tissue_variation`` of :func:`sicnn_app.phantoms.phantom.make_phantom`.
     inherit_bval : bool
         One gradient table at the top of the dataset instead of one beside every image.
+    truth : Truth
+        Kind of anatomy, values of tissues, and what else makes it harder.
+    disturbances : Disturbances
+        What spoils the acquisition besides noise.
     """
 
     preset: str
@@ -84,6 +107,8 @@ class SimulationSettings:
     texture: float = 0.1
     subject_variation: float = 0.05
     inherit_bval: bool = False
+    truth: Truth = PLAIN
+    disturbances: Disturbances = UNDISTURBED
 
     def __post_init__(self) -> None:
         if not self.snr > 0:
@@ -94,6 +119,16 @@ class SimulationSettings:
             raise UsageError(f"--sessions must be 0 (no session level) or more, not {self.sessions}")
         if self.seed < 0:
             raise UsageError(f"--random-seed must be 0 or more, not {self.seed}")
+
+    def further(self) -> dict[str, Any]:
+        """Choices of truth and disturbances that are not as usual, by name."""
+        pairs = ((self.truth, PLAIN), (self.disturbances, UNDISTURBED))
+        return {
+            name: value
+            for chosen, usual in pairs
+            for name, value in asdict(chosen).items()
+            if value != getattr(usual, name)
+        }
 
 
 def write_dataset(
@@ -206,6 +241,8 @@ def _write_raw(root: Path, settings: SimulationSettings, command: str) -> None:
         "SimulatedTexture": settings.texture,
         "SimulatedSubjectVariation": settings.subject_variation,
     }
+    if further := settings.further():
+        common["SimulatedTruth"] = further
     if settings.inherit_bval:
         _write_beside(root / "dwi", table, common)
         table, common = {}, {}
@@ -219,13 +256,16 @@ def _write_raw(root: Path, settings: SimulationSettings, command: str) -> None:
             seed=anatomy_seed,
             texture=settings.texture,
             tissue_variation=settings.subject_variation,
+            truth=settings.truth,
         )
         sigma = noise_sigma(phantom, settings.snr)
         for index, session in enumerate(sessions):
             noise_seed = [*anatomy_seed, index + 1]
             folder = dwi_folder(Path(), subject, session)
             stem = session_name(subject, session)
-            signals = acquire(phantom, bvals, snr=settings.snr, seed=noise_seed)
+            acquired = acquire_series(
+                phantom, bvals, snr=settings.snr, seed=noise_seed, disturbances=settings.disturbances
+            )
             own = {
                 "SimulatedSigma": sigma,
                 "SimulatedSubjectSeed": anatomy_seed,
@@ -233,11 +273,11 @@ def _write_raw(root: Path, settings: SimulationSettings, command: str) -> None:
             }
             base = root / folder / f"{stem}_dwi"
             _write_beside(base, table, {**common, **own})
-            _write_signals(base.with_suffix(".nii.gz"), signals, phantom, sigma)
-            _write_truth(truth, folder, stem, phantom)
+            _write_signals(base.with_suffix(".nii.gz"), acquired.signals, phantom, sigma)
+            _write_truth(truth, folder, stem, phantom, acquired)
 
-    _write_text(root / "README.md", _dataset_readme(settings, command, phantom.voxel_size))
-    _write_text(truth / "README.md", _truth_readme(settings.preset))
+    _write_text(root / "README.md", _dataset_readme(settings, command, phantom))
+    _write_text(truth / "README.md", _truth_readme(settings))
 
 
 def _description(settings: SimulationSettings, kind: str, command: str) -> dict:
@@ -254,7 +294,7 @@ def _description(settings: SimulationSettings, kind: str, command: str) -> dict:
     }
 
 
-def _write_truth(truth: Path, folder: Path, stem: str, phantom: Phantom) -> None:
+def _write_truth(truth: Path, folder: Path, stem: str, phantom: Phantom, acquired: Acquisition) -> None:
     """True maps, mask and tissue labels of one run; NaN in maps where there is no tissue."""
     source = {"Sources": [f"bids:raw:{(folder / f'{stem}_dwi.nii.gz').as_posix()}"]}
 
@@ -271,6 +311,14 @@ def _write_truth(truth: Path, folder: Path, stem: str, phantom: Phantom) -> None
                 np.where(phantom.mask, values, np.nan).astype(np.float32),
                 {"Description": f"True value. {spec.description}", "Units": spec.unit, **source},
             )
+    for attribute, (ending, content) in DISTURBANCE_MAPS.items():
+        values = getattr(acquired, attribute)
+        # Noise that is the same everywhere is a number in the sidecar of the images.
+        if values is not None and np.ptp(values) > 0:
+            write(ending, values.astype(np.float32), {**content, **source})
+    if phantom.parts is not None:
+        content = {"Description": "Share of a voxel that its tissue holds", "Units": "1"}
+        write("desc-purity_dwimap", phantom.purity.astype(np.float32), {**content, **source})
     desc = MASK_DESC[phantom.preset]
     write(
         mask_ending(desc),
@@ -284,11 +332,14 @@ def _write_truth(truth: Path, folder: Path, stem: str, phantom: Phantom) -> None
     )
     columns = ("index", "name", "color", *TISSUE_COLUMNS)
     rows = [
-        (t.code, t.name, t.color, f"{t.f:.6g}", f"{t.d:.6g}", f"{t.dstar:.6g}", f"{t.s0:.6g}", t.source)
-        for t in phantom.tissues
+        (t.code, t.name, t.color, *map(_cell, (t.f, t.d, t.dstar, t.s0)), t.source) for t in phantom.tissues
     ]
     lines = ("\t".join(map(str, row)) + "\n" for row in (columns, *rows))
     _write_text(base.with_suffix(".tsv"), "".join(lines))
+
+
+def _cell(value: float) -> str:
+    return f"{value:.6g}" if np.isfinite(value) else "n/a"
 
 
 def _write_signals(path: Path, signals: np.ndarray, phantom: Phantom, sigma: float) -> None:
@@ -328,12 +379,21 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _dataset_readme(settings: SimulationSettings, command: str, voxel_size: tuple[float, ...]) -> str:
-    size = " x ".join(f"{value:.4g}" for value in voxel_size)
+def _dataset_readme(settings: SimulationSettings, command: str, phantom: Phantom) -> str:
+    size = " x ".join(f"{value:.4g}" for value in phantom.voxel_size)
     texture, variation = 100 * settings.texture, 100 * settings.subject_variation
+    anatomy = ANATOMIES[settings.truth.anatomy]
+    within = f"have a texture of {texture:g} % within a tissue: half of its variance is smooth,\n  half is"
+    within += " independent from voxel to voxel"
+    drawn = any(tissue.source == DRAWN for tissue in phantom.tissues)
+    usual = "those drawn for it" if drawn else "the literature's"
+    low, high = bounds_of(VALUES[settings.truth.values].ranges[settings.preset])["dstar"]
+    choices = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.further().items())
+    if choices:
+        choices = f"- Besides: {choices}. `sicnn-simulate --help` says what each of them is.\n"
     return f"""# Simulated IVIM diffusion MRI: {settings.preset}
 
-Nobody was scanned: the anatomy is a drawing by formulas, the signals follow
+Nobody was scanned: {anatomy.made}, the signals follow
 S(b) = S0 (F exp(-b D*) + (1 - F) exp(-b D)), and the noise is Rician. Made by
 
     {command}
@@ -343,27 +403,40 @@ The same command gives the same files with the same versions of the app and of N
 - SNR {settings.snr:g}: {SNR_DEFINITION}.
   The sigma it means for each image is `SimulatedSigma` in its sidecar. Single tissues have more or less:
   their mean S0 is {S0_SCALE:g} times the `s0` in the table of tissues.
-- F, D, D* and S0 have a texture of {texture:g} % within a tissue: half of its variance is smooth,
-  half is independent from voxel to voxel. The tissues of a subject differ from the literature's by
+- F, D, D* and S0 {anatomy.within or within}. The tissues of a subject differ from {usual} by
   {variation:g} % (standard deviation). F stays in 0..1, D in 0..0.005 mm^2/s and D* in
-  0.005..0.2 mm^2/s.
+  {low:g}..{high:g} mm^2/s.
 - Sessions of one subject show the same body with other noise.
 - Diffusion is isotropic: gradient directions differ in their noise only. Relaxation, motion and
   distortion are not simulated; `EchoTime` and `RepetitionTime` are typical values.
-- Voxels of {size} mm, first axis towards the patient's left (LAS).
+{choices}- Voxels of {size} mm, first axis towards the patient's left (LAS).
 
 The true maps are the derivatives dataset `derivatives/truth`.
 """
 
 
-def _truth_readme(preset: str) -> str:
-    return f"""# True maps of the simulated {preset}
+PARTS_README = """\
+- Voxels have parts: F is the share of blood in the signal at b = 0; D and D* are means over the parts,
+  weighted by the signal of tissue and of blood at b = 0. They do not depend on the b-values and are not
+  those of a fit. A voxel has the label of most of its parts; `*_desc-purity_dwimap.nii.gz` is their share.
+"""
+DISTURBANCES_README = "".join(
+    f"- `*_{ending}.nii.gz`, where there is any: {content['Description'][0].lower()}"
+    f"{content['Description'][1:]}.\n"
+    for ending, content in DISTURBANCE_MAPS.values()
+)
+
+
+def _truth_readme(settings: SimulationSettings) -> str:
+    further = PARTS_README if settings.truth.partial_volume > 1 else ""
+    further += DISTURBANCES_README if settings.disturbances != UNDISTURBED else ""
+    return f"""# True maps of the simulated {settings.preset}
 
 - `*_param-{{f,d,dstar,s0}}_dwimap.nii.gz`: the maps the signals were computed from; NaN where there is
   no tissue. F is a fraction; D and D* (the full second exponent) are in mm^2/s; S0 in image units.
   D* has no meaning where F is close to 0, and D none where F is 1 (vessels): leave those voxels
   out when errors are computed.
-- `*_desc-{MASK_DESC[preset]}_mask.nii.gz`: every voxel that holds tissue.
+{further}- `*_desc-{MASK_DESC[settings.preset]}_mask.nii.gz`: every voxel that holds tissue.
 - `*_desc-tissues_dseg.nii.gz`: the tissues; the table beside it has the values of this subject's
   tissues and the source they were varied from. The relative brightness `s0` is chosen, not measured.
 """

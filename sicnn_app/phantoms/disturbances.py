@@ -104,7 +104,11 @@ def pulsation(
 
 
 def kept_signal(
-    shape: tuple[int, int, int, int], losses: float | Sequence[float] | np.ndarray, rng: np.random.Generator
+    shape: tuple[int, int, int, int],
+    losses: float | Sequence[float] | np.ndarray,
+    rng: np.random.Generator,
+    *,
+    within: np.ndarray | None = None,
 ) -> np.ndarray:
     """Share of the signal that is not lost to motion, shape (X, Y, Z, N).
 
@@ -116,15 +120,18 @@ def kept_signal(
     shape : tuple of int, (X, Y, Z, N)
     losses : float or array_like, shape (N,)
         Losses per volume, on average: of all volumes or of each.
+    within : ndarray, shape (X, Y, Z), bool, optional
+        Where the middle of a loss may lie; by default anywhere.
     """
     kept = np.ones(shape)
     x, y = np.indices(shape[:2])
+    places = None if within is None else np.argwhere(within)
     chances = np.broadcast_to(np.asarray(losses, dtype=np.float64), shape[3:])
     for full in range(math.ceil(chances.max())):
         for volume in np.flatnonzero(rng.random(shape[3]) < chances - full):
-            centre, radius = rng.uniform((0, 0), shape[:2]), rng.uniform(*RADIUS_OF_LOSSES)
-            loss = rng.uniform(*LOSSES_OF_SIGNAL)
+            centre = rng.uniform((0, 0), shape[:2]) if places is None else rng.choice(places)
+            radius, loss = rng.uniform(*RADIUS_OF_LOSSES), rng.uniform(*LOSSES_OF_SIGNAL)
             distance = np.hypot(x - centre[0], y - centre[1])
-            disc = 1.0 - loss / (1.0 + np.exp(2.0 * (distance - radius)))
-            kept[:, :, rng.integers(shape[2]), volume] *= disc
+            k = rng.integers(shape[2]) if places is None else centre[2]
+            kept[:, :, k, volume] *= 1.0 - loss / (1.0 + np.exp(2.0 * (distance - radius)))
     return kept

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from sicnn_app.errors import UsageError
-from sicnn_app.ivim.parameters import PARAMETERS
+from sicnn_app.ivim.signal import ivim_signal, ivim_signal_maps
 from sicnn_app.phantoms import anatomy
-from sicnn_app.phantoms.tissues import BOUNDS, TISSUES, Tissue, vary_tissues
+from sicnn_app.phantoms.lesions import change_values, lesion_sites
+from sicnn_app.phantoms.tissues import LESION, TISSUES, VALUES, Tissue, bounds_of, vary_tissues
+from sicnn_app.phantoms.truths import ANATOMIES, S0_SCALE, Place, Truth, shading
 
 DEFAULT_SHAPE = {"abdomen": (96, 80, 8), "brain": (80, 88, 8)}
 """Matrix size of a preset when none is asked for."""
 
-TEXTURE_SMOOTHNESS_CM = 0.8
-"""Standard deviation of the Gaussian that smooths the slow part of the texture, cm."""
-
-S0_SCALE = 1000.0
-"""Image units of a tissue with relative brightness 1."""
+PLAIN = Truth()
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,10 @@ class Phantom:
     affine : ndarray, shape (4, 4)
         Voxel to world, mm; the first axis runs to the patient's left in the image and so
         to negative x in the world (LAS).
+    parts : Phantom, optional
+        The same body on the finer grid that the signals of its voxels are averaged over: then F is the share
+        of blood in the signal of a voxel at b = 0, and D and D* are means over its parts, weighted by the
+        signal of tissue and of blood.
     """
 
     preset: str
@@ -54,6 +55,34 @@ class Phantom:
     tissues: tuple[Tissue, ...]
     voxel_size: tuple[float, float, float]
     affine: np.ndarray
+    parts: Phantom | None = None
+
+    @property
+    def purity(self) -> np.ndarray:
+        """Share of every voxel that its label holds, shape (X, Y, Z), 0..1; 1 without parts."""
+        if self.parts is None:
+            return np.ones(self.labels.shape)
+        ratio = [have // want for have, want in zip(self.parts.labels.shape, self.labels.shape, strict=True)]
+        own = np.kron(self.labels, np.ones(ratio, dtype=self.labels.dtype))
+        return _voxel_means(own == self.parts.labels, self.labels.shape)
+
+    def signals(self, bvals: Sequence[float] | np.ndarray) -> np.ndarray:
+        """True signals at b-values of shape (N,), s/mm^2; shape (X, Y, Z, N), image units."""
+        if self.parts is None:
+            return ivim_signal_maps(np.asarray(bvals), self.f, self.d, self.dstar, self.s0)
+        distinct, index = np.unique(bvals, return_inverse=True)
+        parts = self.parts
+        each = (ivim_signal(b, parts.f, parts.d, parts.dstar, parts.s0) for b in distinct)
+        return np.stack([_voxel_means(signal, self.mask.shape) for signal in each], axis=-1)[..., index]
+
+    def blood(self, bvals: Sequence[float] | np.ndarray) -> np.ndarray:
+        """Part of :meth:`signals` that comes from blood, same shape and unit."""
+        return _only_blood(self).signals(bvals)
+
+
+def _only_blood(phantom: Phantom) -> Phantom:
+    parts = None if phantom.parts is None else _only_blood(phantom.parts)
+    return replace(phantom, f=np.ones_like(phantom.f), s0=phantom.s0 * phantom.f, parts=parts)
 
 
 def make_phantom(
@@ -63,6 +92,7 @@ def make_phantom(
     seed: int | Sequence[int] = 0,
     texture: float = 0.1,
     tissue_variation: float = 0.0,
+    truth: Truth = PLAIN,
 ) -> Phantom:
     """Make the true maps of one subject.
 
@@ -72,17 +102,22 @@ def make_phantom(
     shape : tuple of int, (X, Y, Z), optional
         Default: :data:`DEFAULT_SHAPE`. The field of view is fixed, so the voxel size follows.
     seed : int or sequence of int
-        Seed of the texture and of the subject's tissue values; the anatomy has none.
+        Seed of all that is drawn: texture, the subject's tissue values, and what ``truth`` asks for. The
+        anatomy of a drawing that is not deformed has none.
     texture : float
         Standard deviation of F, D, D* and S0 within a tissue, relative to the tissue's value:
-        half of the variance is smooth in space, half is independent from voxel to voxel.
+        half of the variance is smooth in space, half is independent from voxel to voxel. Continuous
+        fields have none.
     tissue_variation : float
         Standard deviation of the subject's tissue values around the literature's, relative.
+    truth : Truth
+        Kind of anatomy, values of tissues, and what else makes it harder.
 
     Raises
     ------
     UsageError
-        For an unknown preset, a shape that is not three positive numbers, or a negative deviation.
+        For an unknown preset, a shape that is not three positive numbers, a negative deviation, values that
+        the preset does not have, or lesions that have no room.
     """
     if preset not in TISSUES:
         raise UsageError(f"the preset must be one of {', '.join(TISSUES)}, not {preset!r}")
@@ -96,42 +131,86 @@ def make_phantom(
             f"not {texture:g} and {tissue_variation:g}"
         )
 
+    if preset not in VALUES[truth.values].ranges:
+        names = [name for name, values in VALUES.items() if preset in values.ranges]
+        raise UsageError(
+            f"--values must be one of {', '.join(names)} for the preset {preset}, not {truth.values}"
+        )
+
+    parts = truth.partial_volume
+    grid = anatomy.Grid(preset, (shape[0] * parts, shape[1] * parts, shape[2] * parts), parts)
+    place = Place(grid, truth, VALUES[truth.values].ranges[preset], texture)
+    bounds = bounds_of(place.ranges)
     rng = np.random.default_rng(seed)
-    tissues = vary_tissues(TISSUES[preset], tissue_variation, rng)
-    labels = anatomy.label(preset, shape)
-    _, spacing = anatomy.grid(preset, shape)
-    voxel_size = 10.0 * spacing[0], 10.0 * spacing[1], 10.0 * spacing[2]
-    smoothness = [TEXTURE_SMOOTHNESS_CM / step for step in spacing]
+    # Streams of their own: one choice more leaves what the others draw as it is.
+    streams = [np.random.default_rng(one) for one in np.random.SeedSequence(seed).spawn(4)]
+    row = ANATOMIES[truth.anatomy]
+    tissues = vary_tissues(row.tissues(place, streams[0]), tissue_variation, rng, bounds)
+    if truth.equal_s0:
+        tissues = tuple(replace(tissue, s0=1.0) for tissue in tissues)
+    labels = row.labels(place, streams[1])
+    maps = row.maps(place, labels, tissues, rng)
+    if truth.lesions:
+        # A lesion fills whole voxels, also where these have parts.
+        perfused = (maps["f"] > 0.01) & (maps["f"] < 0.95) & (labels > 0)
+        whole = _voxel_means(perfused, shape) == 1
+        sites = lesion_sites(whole, truth.lesions, truth.lesion_voxels, streams[2])
+        sites = np.kron(sites, np.ones((parts,) * 3, dtype=sites.dtype))
+        change_values(maps, sites, bounds, streams[2])
+        labels[sites > 0] = LESION.code
+        tissues = (*tissues, LESION)
+    if truth.shading:
+        maps["s0"] = maps["s0"] * shading(grid.shape, truth.shading, streams[3])
+    scales = {"s0": (S0_SCALE, (0.0, None)), **{name: (1.0, limits) for name, limits in bounds.items()}}
+    for name, (scale, limits) in scales.items():
+        maps[name] = np.where(labels > 0, scale * np.clip(maps[name], *limits), 0.0)
+    made = _phantom(grid, tissues, labels, maps)
+    return made if parts == 1 else _of_parts(made, anatomy.Grid(preset, shape))
 
-    maps = {}
-    for name in PARAMETERS:
-        means = np.zeros(max(tissue.code for tissue in tissues) + 1)
-        for tissue in tissues:
-            means[tissue.code] = getattr(tissue, name)
-        values = means[labels] * (1.0 + texture * _texture_field(shape, smoothness, rng))
-        values = S0_SCALE * np.clip(values, 0.0, None) if name == "s0" else np.clip(values, *BOUNDS[name])
-        maps[name] = np.where(labels > 0, values, 0.0)
 
+def _phantom(
+    grid: anatomy.Grid, tissues: tuple[Tissue, ...], labels: np.ndarray, maps: dict[str, np.ndarray]
+) -> Phantom:
+    voxel_size = 10.0 * grid.spacing[0], 10.0 * grid.spacing[1], 10.0 * grid.spacing[2]
     affine = np.diag([-voxel_size[0], voxel_size[1], voxel_size[2], 1.0])
     # The world's origin lies in the middle of the image.
-    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(grid.shape) - 1) / 2)
     return Phantom(
-        preset=preset,
+        preset=grid.preset,
         labels=labels,
         mask=labels > 0,
         tissues=tissues,
         voxel_size=voxel_size,
         affine=affine,
-        **maps,
+        f=maps["f"],
+        d=maps["d"],
+        dstar=maps["dstar"],
+        s0=maps["s0"],
     )
 
 
-def _texture_field(
-    shape: tuple[int, int, int], smoothness: list[float], rng: np.random.Generator
-) -> np.ndarray:
-    """Gaussian field of mean 0 and variance 1: half smooth, half white."""
-    slow = gaussian_filter(rng.standard_normal(shape), smoothness, mode="wrap")
-    spread = slow.std()
-    fast = rng.standard_normal(shape)
-    # A single voxel has no spread to normalise by.
-    return fast if spread == 0 else (slow / spread + fast) / np.sqrt(2.0)
+def _voxel_means(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Means over the parts of every voxel."""
+    ratio = [have // want for have, want in zip(values.shape, shape, strict=True)]
+    x, y, z = shape
+    return values.reshape(x, ratio[0], y, ratio[1], z, ratio[2]).mean(axis=(1, 3, 5))
+
+
+def _of_parts(parts: Phantom, grid: anatomy.Grid) -> Phantom:
+    """Voxels whose parts are those of a finer phantom; a voxel's label is that of most of its parts."""
+
+    def mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        total, plain = _voxel_means(weights, grid.shape), _voxel_means(values, grid.shape)
+        return np.divide(_voxel_means(values * weights, grid.shape), total, out=plain, where=total > 0)
+
+    codes = np.unique(parts.labels)
+    shares = np.stack([_voxel_means(parts.labels == code, grid.shape) for code in codes])
+    labels = codes[shares.argmax(axis=0)]
+    maps = {
+        "f": mean(parts.f, parts.s0),
+        "d": mean(parts.d, parts.s0 * (1.0 - parts.f)),
+        "dstar": mean(parts.dstar, parts.s0 * parts.f),
+        "s0": _voxel_means(parts.s0, grid.shape),
+    }
+    maps = {name: np.where(labels > 0, values, 0.0) for name, values in maps.items()}
+    return replace(_phantom(grid, parts.tissues, labels, maps), parts=parts)

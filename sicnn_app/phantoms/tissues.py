@@ -7,6 +7,8 @@ muscle and fat.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +21,9 @@ XCAT = "OSIPI TF2.4 XCAT phantom (values collected from the literature)"
 RYDHOG = "Rydhog et al., Magn Reson Med 2014"
 FREE_FLUID = "assumed: free fluid"
 SUPPRESSED_FAT = "assumed: residual signal of suppressed fat"
+BETWEEN = "chosen between deep grey and white matter"
+DRAWN = "drawn anew for every seed"
+RELATIVE = "unusual against the tissue it lies in"
 
 BOUNDS = {label: PARAMETER_BOUNDS[label] for label in TISSUE_LABELS}
 """Closed intervals the textured values are clipped to: F fraction, D and D* mm^2/s."""
@@ -80,10 +85,88 @@ TISSUES: dict[str, tuple[Tissue, ...]] = {
 }
 
 
+LESION = Tissue(99, "lesion", math.nan, math.nan, math.nan, math.nan, RELATIVE, "#ff00ff")
+"""Label of lesions: their values are those of their surroundings, changed."""
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Intervals that values are drawn from: F fraction, D and D* mm^2/s, S0 relative to 1."""
+
+    f: tuple[float, float]
+    d: tuple[float, float]
+    dstar: tuple[float, float]
+    s0: tuple[float, float] = (0.3, 1.2)
+
+
+BODY_RANGES = Ranges(f=(0.04, 0.40), d=(0.6e-3, 2.4e-3), dstar=(0.010, 0.100))
+BRAIN_RANGES = Ranges(f=(0.02, 0.12), d=(0.6e-3, 1.1e-3), dstar=(0.008, 0.090))
+LOW_PERFUSION = Ranges(f=(0.02, 0.05), d=(0.6e-3, 1.6e-3), dstar=(0.003, 0.013))
+
+
+@dataclass(frozen=True)
+class Values:
+    """Where the values of tissues come from.
+
+    Attributes
+    ----------
+    ranges : mapping from preset to Ranges
+        Of what is drawn, and of continuous fields; only with the presets named.
+    tables : mapping from preset to tuple of Tissue
+        Values of the tissues of the drawing. Without a table, those with perfusion are drawn.
+    """
+
+    ranges: Mapping[str, Ranges]
+    tables: Mapping[str, tuple[Tissue, ...]]
+
+
+_BY_PRESET = {"abdomen": BODY_RANGES, "brain": BRAIN_RANGES}
+_CONTRASTS = tuple(
+    replace(tissue, f=0.060, source=BETWEEN) if tissue.name == "cortical_grey_matter" else tissue
+    for tissue in TISSUES["brain"]
+)
+VALUES = {
+    "literature": Values(_BY_PRESET, TISSUES),
+    "drawn": Values(_BY_PRESET, {}),
+    "low-perfusion": Values(dict.fromkeys(TISSUES, LOW_PERFUSION), {}),
+    "contrasts": Values({"brain": BRAIN_RANGES}, {"brain": _CONTRASTS}),
+}
+"""Choices of ``--values``. Contrasts: F falls from deep grey matter over cortex to white matter."""
+
+
+def draw_tissues(tissues: tuple[Tissue, ...], ranges: Ranges, rng: np.random.Generator) -> tuple[Tissue, ...]:
+    """Tissues with values drawn anew, even on the logarithmic scale; what holds no or only blood stays."""
+
+    def drawn(limits: tuple[float, float]) -> float:
+        return float(np.exp(rng.uniform(*np.log(limits))))
+
+    return tuple(
+        replace(
+            tissue,
+            f=drawn(ranges.f),
+            d=drawn(ranges.d),
+            dstar=drawn(ranges.dstar),
+            s0=drawn(ranges.s0),
+            source=DRAWN,
+        )
+        if 0 < tissue.f < 1
+        else tissue
+        for tissue in tissues
+    )
+
+
+def bounds_of(ranges: Ranges) -> dict[str, tuple[float, float]]:
+    """Intervals that values are clipped to: :data:`BOUNDS`, with room for what the ranges hold."""
+    return {label: (min(low, getattr(ranges, label)[0]), high) for label, (low, high) in BOUNDS.items()}
+
+
 def vary_tissues(
-    tissues: tuple[Tissue, ...], variation: float, rng: np.random.Generator
+    tissues: tuple[Tissue, ...],
+    variation: float,
+    rng: np.random.Generator,
+    bounds: Mapping[str, tuple[float, float]] = BOUNDS,
 ) -> tuple[Tissue, ...]:
-    """Tissues with values of one subject's own, in the same order; F, D and D* stay within :data:`BOUNDS`.
+    """Tissues with values of one subject's own, in the same order; F, D and D* stay within their bounds.
 
     ``variation`` is the standard deviation of the relative change of F, D, D* and S0, independent for every
     tissue and parameter and cut off at two standard deviations. 0 changes nothing.
@@ -92,9 +175,9 @@ def vary_tissues(
     return tuple(
         replace(
             tissue,
-            f=float(np.clip(tissue.f * f, *BOUNDS["f"])),
-            d=float(np.clip(tissue.d * d, *BOUNDS["d"])),
-            dstar=float(np.clip(tissue.dstar * dstar, *BOUNDS["dstar"])),
+            f=float(np.clip(tissue.f * f, *bounds["f"])),
+            d=float(np.clip(tissue.d * d, *bounds["d"])),
+            dstar=float(np.clip(tissue.dstar * dstar, *bounds["dstar"])),
             s0=tissue.s0 * s0,
         )
         for tissue, (f, d, dstar, s0) in zip(tissues, factors.tolist(), strict=True)

@@ -44,10 +44,25 @@ def test_the_command_in_the_readme_makes_the_dataset_again(tmp_path):
         "9",
     ]
     words += ["--texture", "0.2", "--between-subject-variation", "0", "--inherit-bval"]
+    words += ["--anatomy", "random", "--values", "drawn", "--deformation", "0.2", "--partial-volume", "2"]
+    words += ["--shading", "0.3", "--equal-s0", "--lesions", "1", "--lesion-voxels", "1", "2"]
+    words += ["--correlation-length", "2", "--pulsation", "0.1", "--losses", "1", "--g-factor", "2"]
     assert main([str(tmp_path / "a"), *words]) == 0
     readme = (tmp_path / "a" / "README.md").read_text()
     command = next(line for line in readme.splitlines() if "sicnn-simulate OUT_BIDS" in line).split()
     assert main([str(tmp_path / "b"), *command[2:]]) == 0
+    made = [
+        {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+        for root in (tmp_path / "a", tmp_path / "b")
+    ]
+    assert made[0] == made[1]
+
+
+def test_choices_that_are_as_usual_change_no_byte(tmp_path):
+    words = "--anatomy drawing --values literature --deformation 0 --partial-volume 1 --shading 0 "
+    words += "--lesions 0 --lesion-voxels 2 4 --correlation-length 4 --pulsation 0 --losses 0 --g-factor 1"
+    assert main([str(tmp_path / "a"), "--preset", "abdomen", *SMALL]) == 0
+    assert main([str(tmp_path / "b"), "--preset", "abdomen", *SMALL, *words.split()]) == 0
     made = [
         {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()}
         for root in (tmp_path / "a", tmp_path / "b")
@@ -68,6 +83,13 @@ def test_the_command_in_the_readme_makes_the_dataset_again(tmp_path):
         ["--preset", "brain", "--repeats", "0"],
         ["--preset", "brain", "--shape", "0", "3", "3"],
         ["--preset", "brain", "--random-seed", "-1"],
+        ["--preset", "brain", "--anatomy", "knee"],
+        ["--preset", "abdomen", "--values", "contrasts"],
+        ["--preset", "abdomen", "--partial-volume", "0"],
+        ["--preset", "abdomen", "--lesion-voxels", "3", "2"],
+        ["--preset", "abdomen", "--g-factor", "0.5"],
+        ["--preset", "abdomen", "--shape", "8", "8", "1", "--lesions", "99"],
+        ["--preset", "abdomen", "--assess", "--losses", "1"],
     ],
 )
 def test_usage_errors_are_64_in_one_line_and_write_nothing(tmp_path, words, capsys):

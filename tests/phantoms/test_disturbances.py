@@ -10,6 +10,7 @@ from sicnn_app.phantoms.acquire import acquire, acquire_series, noise_sigma
 from sicnn_app.phantoms.disturbances import Disturbances, kept_signal, noise_gain, pulsation
 from sicnn_app.phantoms.fields import gaussian_field
 from sicnn_app.phantoms.phantom import make_phantom
+from sicnn_app.phantoms.truths import Truth
 
 SHAPE = (40, 36, 2)
 BVALS = np.repeat([0.0, 20.0, 100.0, 600.0], 6)
@@ -136,7 +137,7 @@ def test_losses_are_as_many_as_said_small_and_not_at_b_0(losses):
     assert not made.lost[..., bvals == 0].any()
     assert ((made.lost >= 0) & (made.lost < 1)).all()
     slices = (made.lost[..., bvals > 0] > 0.15).any(axis=(0, 1))
-    # Two may meet in one slice, and a few lie over the edge.
+    # Two may meet in one slice.
     assert 0.6 * losses < slices.sum() / 400 < 1.3 * losses
     assert made.lost[..., bvals > 0].mean() < 0.06 * losses
 
@@ -152,3 +153,18 @@ def test_losses_can_be_given_for_every_volume():
 def test_refuses_disturbances_that_are_none(options):
     with pytest.raises(UsageError, match="must be between"):
         Disturbances(**options)
+
+
+def test_losses_lie_in_the_body(phantom):
+    made = acquire_series(phantom, np.full(60, 50.0), disturbances=Disturbances(losses=1.0))
+    volumes, slices = np.nonzero((made.lost > 0.15).any(axis=(0, 1)).T)
+    assert len(volumes) > 40
+    for volume, k in zip(volumes, slices, strict=True):
+        assert (made.lost[:, :, k, volume] > 0.15)[phantom.mask[:, :, k]].any()
+
+
+def test_a_truth_of_parts_pulsates_where_its_blood_is():
+    phantom = make_phantom("abdomen", (24, 20, 2), truth=Truth(partial_volume=2))
+    made = acquire_series(phantom, np.zeros(400), disturbances=Disturbances(pulsation=0.05))
+    spread = made.pulsation.std(axis=-1)[phantom.mask]
+    np.testing.assert_allclose(spread, 0.05 * (1 + 2 * phantom.f[phantom.mask]), rtol=0.25)

@@ -13,6 +13,8 @@ from sicnn_app.derivatives.atomic import WORK_FOLDER
 from sicnn_app.errors import OutputError, UsageError
 from sicnn_app.phantoms.acquire import Protocol
 from sicnn_app.phantoms.dataset import SimulationSettings, write_dataset
+from sicnn_app.phantoms.disturbances import Disturbances
+from sicnn_app.phantoms.truths import Truth
 
 BVALS = (0.0, 12.5, 50.0, 400.0)
 
@@ -109,6 +111,55 @@ def test_stored_images_have_the_noise_of_the_sidecar(tmp_path, snr):
     assert np.sqrt((background**2).mean() / 2) == pytest.approx(sigma, rel=0.01)
 
 
+def test_disturbances_stand_beside_the_other_truths(tmp_path):
+    """The images without noise are the true signals times what the truth says was done to them."""
+    disturbances = Disturbances(pulsation=0.1, losses=1.0)
+    write(tmp_path / "spoilt", snr=np.inf, disturbances=disturbances)
+    write(tmp_path / "plain", snr=np.inf)
+    spoilt, plain = (
+        nib.load(tmp_path / name / "sub-01/dwi/sub-01_dwi.nii.gz").get_fdata() for name in ("spoilt", "plain")
+    )
+    truth = tmp_path / "spoilt/derivatives/truth/sub-01/dwi"
+    pulsation, lost = (
+        nib.load(truth / f"sub-01_desc-{name}_dwimap.nii.gz").get_fdata() for name in ("pulsation", "lost")
+    )
+    assert lost.max() > 0.2
+    np.testing.assert_allclose(spoilt, plain * pulsation * (1 - lost), rtol=1e-4, atol=1e-3)
+    told = json.loads((tmp_path / "spoilt/sub-01/dwi/sub-01_dwi.json").read_text())["SimulatedTruth"]
+    assert told == {"pulsation": 0.1, "losses": 1.0}
+    assert not list((tmp_path / "plain").rglob("*_dwimap.nii.gz"))[4:]
+
+
+def test_noise_that_varies_has_a_map(tmp_path):
+    write(
+        tmp_path / "ds", snr=30.0, protocol=Protocol(BVALS, b0_repeats=60), disturbances=Disturbances(0, 0, 3)
+    )
+    truth = tmp_path / "ds/derivatives/truth/sub-01/dwi"
+    sigma = nib.load(truth / "sub-01_param-sigma_dwimap.nii.gz").get_fdata()
+    s0 = nib.load(truth / "sub-01_model-ivim_param-s0_dwimap.nii.gz").get_fdata()
+    image = nib.load(tmp_path / "ds/sub-01/dwi/sub-01_dwi.nii.gz").get_fdata()[..., :60]
+    bright = s0 > 5 * sigma
+    assert bright.sum() > 100
+    assert (image.std(axis=-1)[bright] / sigma[bright]).mean() == pytest.approx(1, abs=0.02)
+    assert np.ptp(sigma[bright]) > 0.5 * sigma.min()
+
+
+def test_lesions_and_parts_are_told_in_the_truth(tmp_path):
+    write(tmp_path / "ds", shape=(30, 26, 2), truth=Truth(anatomy="random", partial_volume=2, lesions=3))
+    truth = tmp_path / "ds/derivatives/truth/sub-01/dwi"
+    labels = nib.load(truth / "sub-01_desc-tissues_dseg.nii.gz").get_fdata()
+    purity = nib.load(truth / "sub-01_desc-purity_dwimap.nii.gz").get_fdata()
+    last = (truth / "sub-01_desc-tissues_dseg.tsv").read_text().splitlines()[-1].split("\t")
+    assert last[:2] == ["99", "lesion"]
+    assert last[3:7] == ["n/a"] * 4
+    assert 6 <= (labels == 99).sum() <= 12
+    assert (purity[labels == 99] == 1).all()
+    assert 0 < purity.min() < 1
+    readme = (tmp_path / "ds/README.md").read_text()
+    assert "partial volume 2, lesions 3" in readme
+    assert "differ from those drawn for it" in readme
+
+
 def test_gradient_table_fits_the_image_and_keeps_odd_bvals(tmp_path):
     protocol = Protocol((0.0, 33.333333, 5.0), repeats=2, b0_repeats=3, directions=4)
     write(tmp_path / "ds", protocol=protocol)
@@ -133,8 +184,12 @@ def test_inherited_table_stands_once_at_the_top(tmp_path):
         {},
         {"preset": "brain", "sessions": 2, "inherit_bval": True, "shape": (15, 18, 1)},
         {"snr": np.inf, "subjects": 2},
+        {
+            "truth": Truth(anatomy="random", partial_volume=2, lesions=2),
+            "disturbances": Disturbances(0.1, 1.0, 2.0),
+        },
     ],
-    ids=["plain", "sessions-inherited", "noise-free"],
+    ids=["plain", "sessions-inherited", "noise-free", "everything"],
 )
 def test_the_bids_validator_finds_no_error(tmp_path, options):
     if validator() is None:
