@@ -181,15 +181,18 @@ def estimate(
     used, _, _ = select_volumes(series, max_bval=math.inf, ignore_bvals=())
     inside = _mask(mask, values.shape[:3], flat)
     average = average_repeats(used, inside, choose_average("auto", used, inside, "body")[0])
-    noise = float(estimate_noise(used, average).sigma if sigma is None else sigma)
-    averaged = average.with_noise(noise, noise, "estimated" if sigma is None else "given")
+    if sigma is None:
+        found_noise = estimate_noise(used, average)
+        averaged = average.with_noise(found_noise.sigma, found_noise.method, found_noise.averaged)
+    else:
+        averaged = average.with_noise(float(sigma), "given")
     with limited_threads(ResourceSettings.omp_nthreads):
         found = estimator(chosen.method).estimate(
             averaged.signals,
             averaged.mask,
             averaged.bvals,
-            sigma_per_bval=averaged.sigma_per_bval,
-            sigma=noise,
+            noise=averaged.noise,
+            sigma=averaged.sigma,
             settings=chosen,
             device=choose_device(device)[0],
             fall_back=device == "auto",
@@ -206,7 +209,7 @@ def estimate(
     return IvimMaps(
         **{name: maps[name] for name in IvimMaps.__dataclass_fields__ if name in maps},
         history=found.history,
-        sigma=noise,
+        sigma=averaged.sigma,
         parameters=found.parameters,
     )
 

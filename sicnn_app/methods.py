@@ -40,7 +40,7 @@ class Estimator(Protocol):
         mask: np.ndarray,
         bvals: np.ndarray,
         *,
-        sigma_per_bval: np.ndarray,
+        noise: np.ndarray,
         sigma: float | None = None,
         settings: EstimationSettings,
         device: str = "cpu",
@@ -60,8 +60,9 @@ class Estimator(Protocol):
         mask : ndarray, shape (X, Y, Z), bool
         bvals : ndarray, shape (B,), s/mm^2
             Ascending, distinct.
-        sigma_per_bval : ndarray, shape (B,)
-            Noise standard deviation of the averaged signals; 0 where it is not known.
+        noise : ndarray, shape (X, Y, Z, B) or (B,)
+            Standard deviation of the averaged signals from the truth, of every voxel or of all; 0 where it is
+            not known.
         sigma : float, optional
             Noise standard deviation of a single volume.
         device : str

@@ -168,7 +168,7 @@ for index, b in enumerate(bvals):
     signals[..., index] = 500 * np.exp(-b * 0.001) + 20 * noise
 before = kilobytes("VmRSS")
 estimate(
-    np.abs(signals, out=signals), np.ones(shape, bool), bvals, sigma_per_bval=np.full(count, 20.0),
+    np.abs(signals, out=signals), np.ones(shape, bool), bvals, noise=np.full(count, 20.0),
     settings=EstimationSettings(max_iterations=1, lambda_=0.0, **options),
 )
 print(1024 * (kilobytes("VmHWM") - before))

@@ -162,10 +162,8 @@ def make_result(
     maps = {label: np.where(inside, values, np.nan).astype(np.float32) for label, values in maps.items()}
     neighbours = np.where(inside, rng.integers(1, 20, shape), 0)
 
-    sigma_per_bval = np.full(len(bvals), SIGMA / np.sqrt(repeats))
-    flags, flag_counts = flag_voxels(
-        maps, inside, BOUNDS, SIGMA, sigma_per_bval, neighbours, averaged[..., 0]
-    )
+    noise = np.where(inside[..., None], SIGMA / np.sqrt(repeats), 0.0) * np.ones(len(bvals), np.float32)
+    flags, flag_counts = flag_voxels(maps, inside, BOUNDS, SIGMA, noise, neighbours, averaged[..., 0])
     source = write_source(tmp_path / "bids", entities, noisy, volume_bvals, bvecs=bvecs, header=header)
     history = [
         {
@@ -225,7 +223,7 @@ def make_result(
             repeats=np.full(len(bvals), repeats),
             directions=np.full(len(bvals), repeats if with_bvecs else 1),
             sigma=SIGMA,
-            sigma_per_bval=sigma_per_bval,
+            noise=noise,
             sigma_method="difference of repeats",
         ),
         estimate=estimate,

@@ -65,7 +65,7 @@ def data_of(shape: tuple[int, int, int]) -> TrainingData:
     decay = torch.exp(-torch.tensor(BVALS, dtype=torch.float32) * 1e-3)[None, :, None, None]
     signals = decay + 0.05 * torch.randn(shape[0], BVALS.size, *shape[1:], generator=generator)
     ones = torch.ones(shape)
-    return TrainingData(signals, ones.bool(), ones, 0.05 * ones, ones)
+    return TrainingData(signals, ones.bool(), ones, 0.05 * ones, 0.05 * torch.ones_like(signals), ones)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -94,7 +94,7 @@ def test_a_run_trains_a_network_of_another_shape(monkeypatch):
         signals,
         np.ones(signals.shape[:3], dtype=bool),
         BVALS,
-        sigma_per_bval=np.full(BVALS.size, 25.0),
+        noise=np.full(BVALS.size, 25.0),
         settings=chosen,
     )
     assert result.parameters["network_depth"] == result.parameters["kernel_size"] == 5

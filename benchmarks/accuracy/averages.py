@@ -59,7 +59,7 @@ def fitted(signals: AveragedSignals) -> Estimate:
         signals.signals,
         signals.mask,
         signals.bvals,
-        sigma_per_bval=signals.sigma_per_bval,
+        noise=signals.noise,
         sigma=signals.sigma,
         settings=EstimationSettings(method="lsq"),
     )

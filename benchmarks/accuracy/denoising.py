@@ -47,26 +47,29 @@ def measure(
     bvals, bvecs = protocol.gradient_table()
     noisy = acquire(phantom, bvals, snr=snr, seed=seed + 100).astype(np.float32)
     before = DwiSeries(noisy, bvals, bvecs, phantom.affine)
-    after = before if denoising == "none" else denoise.correct(before, kind=denoising).series
+
+    def redo(series: DwiSeries) -> DwiSeries:
+        return denoise.correct(series, kind=denoising).series
+
+    after = before if denoising == "none" else redo(before)
     average = average_repeats(after, phantom.mask)
     if noise_from == "before":
         noise = estimate_noise(before, average_repeats(before, phantom.mask))
+    elif noise_from == "app" and denoising != "none":
+        noise = noise_after_denoising(before, after, after, average, redo)
     else:
         noise = estimate_noise(after, average)
-        if noise_from == "app" and denoising != "none":
-            noise = noise_after_denoising(before, after, average.mask, noise)
-    sigma_per_bval = noise.remaining * average.groups.noise_factors
     truth = ivim_signal_maps(average.groups.bvals, phantom.f, phantom.d, phantom.dstar, phantom.s0)
     sigma = noise_sigma(phantom, snr)
     left = float(np.sqrt(np.mean((average.signals - truth)[average.mask] ** 2))) / sigma
-    stated = float(np.sqrt(np.mean(sigma_per_bval**2))) / sigma
+    stated = float(np.sqrt(np.mean(noise.averaged[average.mask] ** 2))) / sigma
     found = {}
     for method in methods:
         estimate = estimator(method).estimate(
             average.signals,
             average.mask,
             average.groups.bvals,
-            sigma_per_bval=sigma_per_bval,
+            noise=noise.averaged,
             sigma=noise.sigma,
             settings=EstimationSettings(method=method, random_seed=seed),
         )

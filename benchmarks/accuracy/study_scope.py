@@ -72,7 +72,7 @@ def estimated(
             subject.signals,
             subject.mask,
             BVALS,
-            sigma_per_bval=np.full(BVALS.size, subject.sigma),
+            noise=np.full(BVALS.size, subject.sigma),
             sigma=subject.sigma,
             settings=settings,
             device=device,
@@ -85,7 +85,7 @@ def estimated(
 def applied(subject: Subject, settings: EstimationSettings, network: StudyNetwork) -> dict[str, np.ndarray]:
     """Maps of the study network as it is."""
     box = Box.around(subject.mask)
-    data, _ = training_data(subject.signals, box, subject.sigma)
+    data, _ = training_data(subject.signals, box, subject.sigma, np.full(BVALS.size, subject.sigma))
     attempt = Attempt("cpu", network.batch_size, network.tile_size)
     bvals = torch.tensor(BVALS, dtype=torch.float32)
     trainer = build_trainer(

@@ -166,7 +166,9 @@ class Estimable(Protocol):
     mask: np.ndarray
     bvals: np.ndarray
     sigma: float
-    sigma_per_bval: np.ndarray
+
+    @property
+    def noise(self) -> np.ndarray: ...
 
 
 def estimated(
@@ -194,7 +196,7 @@ def estimated(
         measured.signals if signals is None else signals,
         measured.mask,
         measured.bvals,
-        sigma_per_bval=measured.sigma_per_bval * sigma_factor,
+        noise=measured.noise * sigma_factor,
         sigma=measured.sigma * sigma_factor,
         settings=settings,
         **others,

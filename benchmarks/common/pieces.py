@@ -72,7 +72,7 @@ class Pieces:
             self.data.signals,
             self.data,
             self.bvals,
-            self.sigma_ratio,
+            self.trainer.bval_weight,
             self.settings,
         )
 
@@ -80,7 +80,7 @@ class Pieces:
 def pieces_of(measured: Measurement, settings: EstimationSettings, device: str = "cpu") -> Pieces:
     """Pieces of an estimation with one network, with random weights."""
     box = Box.around(measured.mask)
-    data, _ = training_data(measured.signals, box, measured.sigma)
+    data, _ = training_data(measured.signals, box, measured.sigma, measured.sigma_per_bval)
     where = torch.device(device)
     data = data.to(where)
     bvals, ratio = (

@@ -75,6 +75,11 @@ class Measurement:
     sigma: float
     sigma_per_bval: np.ndarray
 
+    @property
+    def noise(self) -> np.ndarray:
+        """What an estimator takes: the same of all voxels."""
+        return self.sigma_per_bval
+
 
 def measure(scenario: Scenario) -> Measurement:
     """Simulate a scenario; the same scenario gives the same numbers."""

@@ -199,7 +199,9 @@ def run(
         rounds; the first epoch in epochs of the first variant; loss after all epochs relative to its loss.
     """
     measured = measure(scenario)
-    data, _ = training_data(measured.signals, Box.around(measured.mask), measured.sigma)
+    data, _ = training_data(
+        measured.signals, Box.around(measured.mask), measured.sigma, measured.sigma_per_bval
+    )
     data = data.to(device)
     bvals = torch.tensor(measured.bvals, dtype=torch.float32, device=device)
     timed = {name: start(VARIANTS[name], data, bvals, device) for name in names}

@@ -53,7 +53,9 @@ def seconds(tiles: int, threads: int) -> float:
     """Median time of an epoch in this process; the first one, which warms up, does not count."""
     torch.set_num_threads(threads)
     measured = measure(SCENARIO)
-    data, _ = training_data(measured.signals, Box.around(measured.mask), measured.sigma)
+    data, _ = training_data(
+        measured.signals, Box.around(measured.mask), measured.sigma, measured.sigma_per_bval
+    )
     bvals = torch.tensor(measured.bvals, dtype=torch.float32)
     timed = start(Variant(batch_size=tiles, threads=threads), data, bvals, torch.device("cpu"))
     timed.epoch(data)

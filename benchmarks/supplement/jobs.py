@@ -108,7 +108,7 @@ class InVivo(Job):
             mask=phantom.mask & (signals[..., 0] > 0),
             bvals=bvals,
             sigma=sigma,
-            sigma_per_bval=np.full(bvals.size, sigma),
+            noise=np.full(bvals.size, sigma),
         )
         found = with_all_methods(measured, replace(self.settings, random_seed=self.seed))
         return {method: summary(measured, *rest) for method, rest in found.items()}

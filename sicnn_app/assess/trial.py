@@ -68,7 +68,7 @@ def try_methods(
             signals,
             mask,
             bvals,
-            sigma_per_bval=sigma / np.sqrt(count),
+            noise=sigma / np.sqrt(count),
             sigma=sigma,
             settings=EstimationSettings(method=method, random_seed=seed),
             progress=progress,

@@ -88,7 +88,7 @@ def flag_voxels(
     mask: np.ndarray,
     bounds: dict[str, tuple[float, float]],
     sigma: float,
-    sigma_per_bval: np.ndarray,
+    noise: np.ndarray,
     neighbour_count: np.ndarray | None,
     normaliser: np.ndarray,
     members_at_bound: np.ndarray | None = None,
@@ -105,8 +105,8 @@ def flag_voxels(
         Interval of ``f``, ``d`` and ``dstar``, and of ``s0`` relative to the normaliser.
     sigma : float
         Noise standard deviation of one volume, source units.
-    sigma_per_bval : ndarray, shape (B,)
-        Noise standard deviation of every averaged signal, source units.
+    noise : ndarray, shape (X, Y, Z, B)
+        Standard deviation of every averaged signal from the truth, source units.
     neighbour_count : ndarray, shape (X, Y, Z), or None
     normaliser : ndarray, shape (X, Y, Z)
         Signal at the lowest b-value, source units, above 0 inside the mask.
@@ -122,7 +122,7 @@ def flag_voxels(
     counts : dict of str to int
         Voxels for which each reason holds, whether or not an earlier one does.
     """
-    expected = np.sqrt(np.mean(np.square(sigma_per_bval)))
+    expected = np.sqrt(np.mean(np.square(noise), axis=-1))
     s0 = np.where(mask, maps["s0"], 0.0)
     nowhere = np.zeros_like(mask)
     stopped = nowhere if members_at_bound is None else members_at_bound

@@ -11,16 +11,16 @@ Resample = Callable[[np.random.Generator], np.ndarray]
 
 
 def add_noise(
-    signals: np.ndarray, mask: np.ndarray, sigma_per_bval: np.ndarray, generator: np.random.Generator
+    signals: np.ndarray, mask: np.ndarray, noise: np.ndarray, generator: np.random.Generator
 ) -> np.ndarray:
     """The signals with as much noise again as they hold: a parametric resampling.
 
     The noise is Gaussian, also of magnitudes: a second Rician draw would raise the noise floor once more.
 
-    Signals, shape (X, Y, Z, B), and the noise of the averaged ones, shape (B,), are in the same units; those
+    Signals, shape (X, Y, Z, B), and their noise, of the same shape or (B,), are in the same units; those
     drawn are float32, and unchanged outside the mask.
     """
     drawn = signals.astype(np.float32)
-    noise = generator.standard_normal((int(mask.sum()), signals.shape[3]), dtype=np.float32)
-    drawn[mask] += noise * np.asarray(sigma_per_bval, dtype=np.float32)
+    random = generator.standard_normal((int(mask.sum()), signals.shape[3]), dtype=np.float32)
+    drawn[mask] += random * np.broadcast_to(noise, signals.shape)[mask].astype(np.float32)
     return drawn

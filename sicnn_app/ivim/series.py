@@ -84,9 +84,9 @@ class AveragedSignals:
     repeats : ndarray, shape (B,), int, volumes averaged per b-value
     directions : ndarray, shape (B,), int, distinct directions per b-value
     sigma : float
-        Noise standard deviation of a single volume, units of the source image.
-    sigma_per_bval : ndarray, shape (B,)
-        Noise standard deviation of each averaged signal, same units.
+        Standard deviation of the thermal noise of a single volume, units of the source image.
+    noise : ndarray, shape (X, Y, Z, B), float32
+        Standard deviation of every averaged signal from the truth, same units; 0 outside ``mask``.
     sigma_method : str
         How ``sigma`` was estimated, in words.
     average : {'arithmetic', 'geometric', 'robust'}
@@ -99,6 +99,11 @@ class AveragedSignals:
     repeats: np.ndarray
     directions: np.ndarray
     sigma: float
-    sigma_per_bval: np.ndarray
+    noise: np.ndarray
     sigma_method: str
     average: str = "geometric"
+
+    @property
+    def sigma_per_bval(self) -> np.ndarray:
+        """Root mean square of the noise over the mask, shape (B,), float64."""
+        return np.sqrt(np.square(self.noise[self.mask], dtype=np.float64).mean(axis=0))

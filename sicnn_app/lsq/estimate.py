@@ -68,7 +68,7 @@ def estimate(
     mask: np.ndarray,
     bvals: np.ndarray,
     *,
-    sigma_per_bval: np.ndarray,
+    noise: np.ndarray,
     settings: EstimationSettings,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -100,7 +100,7 @@ def estimate(
         signals,
         mask,
         bvals,
-        sigma_per_bval=sigma_per_bval,
+        noise=noise,
         bounds=settings.bounds,
         progress=progress,
     )
@@ -140,7 +140,7 @@ def estimate_lsq(
     mask: np.ndarray,
     bvals: np.ndarray,
     *,
-    sigma_per_bval: np.ndarray | None = None,
+    noise: np.ndarray | None = None,
     bounds: Bounds = DEFAULT_BOUNDS,
     device: str = "cpu",
     chunk_share: float = 1.0,
@@ -154,8 +154,8 @@ def estimate_lsq(
         Finite inside ``mask``, and above 0 there at the lowest b-value.
     bvals : ndarray, shape (B,), s/mm^2
         At least two distinct ones; for four unknowns at least four.
-    sigma_per_bval : ndarray, shape (B,), optional
-        Noise standard deviation of the signals; with it they are weighed, see
+    noise : ndarray, shape (X, Y, Z, B) or (B,), optional
+        Standard deviation of the signals from the truth; with it they are weighed, see
         :func:`sicnn_app.lsq.misfit.signal_weights`.
     chunk_share : float
         Of the usual number of voxels fitted at once.
@@ -172,8 +172,8 @@ def estimate_lsq(
     y /= normaliser[:, None]
     report = None if progress is None else lambda done, total: progress("least-squares fit", done, total)
     weights = None
-    if sigma_per_bval is not None:
-        weights = signal_weights(signals, mask, b.cpu(), np.asarray(sigma_per_bval, np.float64), bounds)
+    if noise is not None:
+        weights = signal_weights(signals, mask, b.cpu(), np.asarray(noise), bounds)
     fit = fit_biexponential(y, b, bounds, weights=weights, chunk_share=chunk_share, progress=report)
     s0 = fit.s0 * normaliser
     predicted = _predicted(b, fit, s0)

@@ -17,12 +17,15 @@ region."""
 BLOCK = 3
 """Voxels: side of the square in a slice that shares a fit of the averages, which hardly change within it."""
 
+LEAST_SHARE = 0.01
+"""Of the mean variance over the b-values, of one of them."""
+
 ROUNDS = 2
 """Of weighing the averages by what they were off by: what disagrees then moves the fit no more."""
 
 
 def signal_weights(
-    signals: np.ndarray, mask: np.ndarray, bvals: Tensor, sigma_per_bval: np.ndarray, bounds: Bounds
+    signals: np.ndarray, mask: np.ndarray, bvals: Tensor, noise: np.ndarray, bounds: Bounds
 ) -> Tensor | None:
     """Inverse variances of the signals of every voxel, relative to their mean; None without noise.
 
@@ -35,14 +38,15 @@ def signal_weights(
     ----------
     signals : ndarray, shape (X, Y, Z, B)
     bvals : Tensor, shape (B,), s/mm^2
-    sigma_per_bval : ndarray, shape (B,)
-        Noise standard deviation of the signals, same units.
+    noise : ndarray, shape (X, Y, Z, B) or (B,)
+        Standard deviation of the signals from the truth, same units.
 
     Returns
     -------
     Tensor, shape (V, B), float64, on the CPU, or None
     """
-    if not (sigma_per_bval > 0).all():
+    of_voxels = noise if noise.ndim == 1 else noise[mask]
+    if not (np.atleast_2d(of_voxels) > 0).any(axis=0).all():
         return None
     x, y, z = np.nonzero(mask)
     place = np.ravel_multi_index((x // BLOCK, y // BLOCK, z), mask.shape)
@@ -55,7 +59,13 @@ def signal_weights(
         axis=1,
     )
     # To the digits that mean something: the last ones are those of the linear algebra library.
-    noise = torch.from_numpy(np.square(sigma_per_bval.astype(np.float32), dtype=np.float64))
+    variances = np.square(of_voxels.astype(np.float32), dtype=np.float64)
+    if variances.ndim > 1:
+        variances = np.stack([np.bincount(block, one) / count for one in variances.T], axis=1)
+        # Where a single b-value seems to have no noise it must not be all that counts.
+        np.maximum(variances, LEAST_SHARE * variances.mean(axis=1, keepdims=True), out=variances)
+        np.maximum(variances, np.finfo(np.float32).tiny, out=variances)
+    noise_of_block = torch.from_numpy(variances)
     averages = torch.from_numpy(regional)
     level = averages[:, bvals.argmin(), None].clamp(min=torch.finfo(torch.float64).tiny)
     weights: Tensor | None = None
@@ -64,7 +74,7 @@ def signal_weights(
         blood, tissue = (torch.exp(-rate[:, None] * bvals) for rate in (fit.dstar, fit.d))
         share_of_blood = fit.f[:, None]
         predicted = fit.s0[:, None] * level * (share_of_blood * blood + (1 - share_of_blood) * tissue)
-        weights = 1 / (noise + (averages - predicted).square())
+        weights = 1 / (noise_of_block + (averages - predicted).square())
         weights /= weights.mean(dim=1, keepdim=True)
     assert weights is not None
     return weights[torch.from_numpy(block)]

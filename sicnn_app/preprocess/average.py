@@ -84,6 +84,8 @@ class RepeatAverage:
         The given mask less the voxels without usable data.
     record : dict
         One row of the preprocessing steps.
+    spread : ndarray, shape (X, Y, Z, B), float32, or None
+        Of a robust average, its standard deviation as each voxel's own volumes show it.
     """
 
     signals: np.ndarray
@@ -92,9 +94,16 @@ class RepeatAverage:
     record: dict[str, Any]
     warnings: list[str]
     way: str = "geometric"
+    spread: np.ndarray | None = None
 
-    def with_noise(self, sigma: float, remaining: float, method: str) -> AveragedSignals:
-        """Signals with the noise of a volume as measured, what denoising left of it, and how it was found."""
+    def with_noise(self, sigma: float, method: str, noise: np.ndarray | None = None) -> AveragedSignals:
+        """Signals with the noise of a volume, how it was found, and that of every averaged signal.
+
+        Without ``noise``, shape (X, Y, Z, B), it is that of the mean of volumes with no other noise.
+        """
+        if noise is None:
+            noise = np.zeros(self.signals.shape, dtype=np.float32)
+            noise[self.mask] = sigma * self.groups.noise_factors
         return AveragedSignals(
             signals=self.signals,
             bvals=self.groups.bvals,
@@ -102,7 +111,7 @@ class RepeatAverage:
             repeats=self.groups.repeats,
             directions=self.groups.directions,
             sigma=sigma,
-            sigma_per_bval=remaining * self.groups.noise_factors,
+            noise=noise,
             sigma_method=method,
             average=self.way,
         )
@@ -170,15 +179,21 @@ def average_repeats(series: DwiSeries, mask: np.ndarray, way: str = "geometric")
     """
     groups = group_volumes(series)
     signals = np.zeros((*mask.shape, groups.bvals.size), dtype=np.float32)
+    spread = np.zeros_like(signals) if way == "robust" else None
     arithmetic_voxels, missing = np.zeros((2, int(mask.sum())), dtype=bool)
     constant = ~missing
     lowest = np.zeros(missing.size, dtype=np.float32)
     for b, directions in enumerate(groups.members):
-        mean, arithmetic = mean_of_bvalue(series.signals, directions, mask, way)
+        if spread is None:
+            mean, arithmetic = _mean_of_directions(
+                series.signals, directions, mask, geometric=way == "geometric"
+            )
+            arithmetic_voxels |= arithmetic
+        else:
+            mean, spread[mask, b] = robust_mean(series.signals, directions, mask)
         mean = mean.astype(np.float32)
         if b == 0:
             lowest = mean
-        arithmetic_voxels |= arithmetic
         missing |= ~np.isfinite(mean)
         constant &= mean == lowest
         signals[mask, b] = mean
@@ -212,25 +227,24 @@ def average_repeats(series: DwiSeries, mask: np.ndarray, way: str = "geometric")
         "VoxelsWithoutData": int(unusable.sum()),
     }
     warning = f"{int(unusable.sum())} voxels without usable data were taken out of the mask: {removed}"
-    return RepeatAverage(signals, used, groups, record, warnings=[warning] if counts else [], way=way)
+    return RepeatAverage(signals, used, groups, record, [warning] if counts else [], way, spread)
 
 
-def mean_of_bvalue(
-    signals: np.ndarray, directions: Sequence[np.ndarray], mask: np.ndarray, way: str
+def _mean_of_directions(
+    signals: np.ndarray, directions: Sequence[np.ndarray], mask: np.ndarray, *, geometric: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean of one b-value in the V voxels of the mask, and where it could not be geometric; shape (V,) each.
 
     ``directions`` are the volumes of every direction; NaN where no volume is finite.
     """
-    if way == "robust":
-        mean = robust_mean(signals, directions, mask)
-        return mean, np.zeros(mean.size, dtype=bool)
     means = (mean_of_volumes(signals, volumes, mask) for volumes in directions)
-    return mean_over_directions(means, int(mask.sum()), geometric=way == "geometric")
+    return mean_over_directions(means, int(mask.sum()), geometric=geometric)
 
 
-def robust_mean(signals: np.ndarray, directions: Sequence[np.ndarray], mask: np.ndarray) -> np.ndarray:
-    """Mean of the volumes of one b-value, each weighed by its own signal around the voxel, shape (V,).
+def robust_mean(
+    signals: np.ndarray, directions: Sequence[np.ndarray], mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of the volumes of one b-value, each weighed by its own signal around the voxel, and its spread.
 
     Motion and pulsation take signal away and never add any, so of volumes that should be equal the higher one
     is nearer the truth, also where there are but two. With l_i the local level of volume i
@@ -239,27 +253,50 @@ def robust_mean(signals: np.ndarray, directions: Sequence[np.ndarray], mask: np.
     not signals weigh, the noise of a voxel hardly changes its own weight, and no floor is lifted. Every
     direction counts the same, whatever its number of repeats.
 
+    The variance of the mean is sum w_i^2 (S_i - S)^2 / W^2, over 1 - sum w_i^2 / W^2 for the mean that was
+    taken off, W being the sum of the weights.
+
     For the choice of level and weights see docs/averages.md.
+
+    Returns
+    -------
+    mean : ndarray, shape (V,)
+        NaN where no volume is finite.
+    spread : ndarray, shape (V,)
+        Standard deviation of the mean; 0 where a single volume is finite.
     """
     volumes = np.concatenate(directions)
     if volumes.size == 1:
-        return mean_of_volumes(signals, volumes, mask)
+        mean = mean_of_volumes(signals, volumes, mask)
+        return mean, np.zeros_like(mean)
     # Twice through the volumes rather than all of their levels in memory.
     highest = np.full(int(mask.sum()), -np.inf)
     for volume in volumes:
         np.maximum(highest, local_mean(signals[..., volume], mask, LOCAL), out=highest)
-    total, weights = np.zeros((2, highest.size))
+    # Deviations from the first volume, so that large signals with little noise lose no digits.
+    first = np.nan_to_num(signals[..., volumes[0]][mask].astype(np.float64), posinf=0.0, neginf=0.0)
+    weights, total, squared_weights, cross, squares = np.zeros((5, highest.size))
     for repeats in directions:
         for volume in repeats:
-            values = signals[..., volume][mask]
+            deviation = signals[..., volume][mask] - first
             level = local_mean(signals[..., volume], mask, LOCAL)
             level = np.divide(level, highest, out=np.ones_like(highest), where=highest > 0)
             np.clip(level, LOWEST_LEVEL, None, out=level)
             weight = level / (1 + (HALF_WEIGHT / level) ** STEEPNESS) / repeats.size
-            finite = np.isfinite(values)
-            np.add(total, weight * values, out=total, where=finite)
-            np.add(weights, weight, out=weights, where=finite)
-    return np.divide(total, weights, out=np.full(highest.size, np.nan), where=weights > 0)
+            weight[~np.isfinite(deviation)] = 0.0
+            deviation = np.where(weight > 0, deviation, 0.0)
+            weights += weight
+            total += weight * deviation
+            squared_weights += weight**2
+            cross += weight**2 * deviation
+            squares += (weight * deviation) ** 2
+    known = weights > 0
+    weights[~known] = 1.0
+    mean = total / weights
+    share = squared_weights / weights**2
+    squares = np.maximum(squares - 2 * mean * cross + mean**2 * squared_weights, 0.0) / weights**2
+    spread = np.sqrt(np.divide(squares, 1 - share, out=np.zeros_like(mean), where=share < 1 - 1e-9))
+    return np.where(known, first + mean, np.nan), spread
 
 
 def _direction_labels(bvecs: np.ndarray) -> np.ndarray:

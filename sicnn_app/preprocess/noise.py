@@ -1,213 +1,511 @@
-"""Noise standard deviation of one volume, from repeats or from what a smooth decay leaves over."""
+"""Noise of a volume and of averaged signals: thermal, physiological variation, and what denoising left."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.optimize import nnls
-from scipy.stats import chi2
+from scipy.ndimage import uniform_filter
 
+from sicnn_app.errors import DataError
+from sicnn_app.ivim.local_mean import local_mean
 from sicnn_app.ivim.series import DwiSeries
-from sicnn_app.preprocess.average import UNWEIGHTED_BVAL, RepeatAverage, VolumeGroups, average_repeats
+from sicnn_app.preprocess.average import RepeatAverage, VolumeGroups, average_repeats
 
 NEAR_ZERO_BVAL = 20.0
 """s/mm^2; up to it directions differ by less than the noise (20 * 0.0005 mm^2/s = 1 % of the signal),
 so volumes without a .bvec count as repeats."""
 
-MIN_UNWEIGHTED_REPEATS = 3
-"""Volumes at b = 0 from which on the other repeats, if there are any, are not needed."""
+REGION = 3.0
+"""Voxels: standard deviation of the Gaussian in the slice, within the mask, over which squares are averaged:
+about 110 voxels, so that one degree of freedom per voxel gives the noise around it to within 7 %."""
 
-MIN_VOXELS = 20
-"""With fewer voxels the median over voxels is replaced by the mean, which wastes no data."""
+WIDER = 6.0
+"""Voxels: the same for thermal noise, which coils and reconstruction change slowly."""
 
-DECAY_RATES = np.concatenate([[0.0], np.geomspace(2e-4, 0.2, 40)])
-"""mm^2/s; exponentials whose non-negative sums reach any IVIM decay, and a constant for the noise floor."""
+APART = 2
+"""Voxels between neighbours that are compared: interpolation by up to two makes those next to each other
+alike."""
 
-MAX_FITTED_VOXELS = 1000
-"""Evenly spaced voxels that are fitted: enough for a scatter of the result of 1 to 2 %."""
+REPEATED_SHARE = 0.5
+"""Of the b-values: with repeats at fewer, what a smooth decay leaves over is taken as well. Thermal noise and
+variation are told apart by b-values with different signals, and repeats are often those of the low ones."""
+
+SMOOTH_DECAYS = 4
+"""Dimensions of the smooth decays at most: sums of two exponentials lie within 0.1 % of S0 of so many."""
+
+DIFFUSION = np.geomspace(2e-4, 4e-3, 12)
+PERFUSION = np.geomspace(5e-3, 0.2, 12)
+FRACTIONS = np.array([0.0, 0.1, 0.3])
+"""D, D* (mm^2/s) and F of the decays that span the smooth ones."""
+
+MAX_TRIED_VOXELS = 16000
+"""Of the part of an image on which a denoising is tried out: its noise is known to within about 2 % then."""
+
+MARGIN = 3
+"""Voxels at a cut that are not counted: patches end there."""
+
+SMALL = 0.1
+"""Share of the noise that is added to acquired images: too little to change what denoising decides."""
+
+VOXELS_AT_ONCE = 2**14
+"""Slices of about so many voxels are looked at together."""
+
+SMALLEST = 1e-12
+"""Of mean squares relative to the signal squared: below it there is no noise."""
+
+Redo = Callable[[DwiSeries], DwiSeries]
+"""The steps that lowered the noise, done to another series of the same volumes."""
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise of one volume.
+    """Noise of a series.
 
     Attributes
     ----------
     sigma : float
-        Standard deviation in one volume as it was acquired, units of the source image: the one that
-        makes the noise floor of magnitude images.
+        Thermal noise of one volume as it was acquired, standard deviation, units of the source image: the one
+        that makes the noise floor of magnitude images. Median over the mask.
+    averaged : ndarray, shape (X, Y, Z, B), float32
+        Standard deviation of the averaged signals from what another measurement without noise would give:
+        thermal noise that is left, physiological variation and noise floor; 0 outside the mask.
     method : str
         How it was estimated, in words.
-    remaining : float
-        Standard deviation in one volume that would leave as much noise in the averaged signals as they
-        hold; below ``sigma`` after denoising, equal to it otherwise.
-    details : dict of str to float
-        Other estimates behind it, for the sidecar.
+    details : dict of str to list of float
+        Parts of ``averaged`` per b-value, root mean squares over the mask, for the sidecar.
     """
 
     sigma: float
+    averaged: np.ndarray
     method: str
-    remaining: float
-    details: dict[str, float] = field(default_factory=dict)
+    details: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """Mean squares around every voxel that are a sum of both kinds of noise; relative to the level squared.
+
+    Attributes
+    ----------
+    thermal, variation : float; ndarray, shape (V,)
+        What thermal variance, and the squared relative variation, are multiplied by in the sum.
+    squares, differences : ndarray, shape (V,)
+        Of deviations, and half those of differences between the deviations of neighbouring voxels: both have
+        the same expectation where noise is independent from voxel to voxel, while variation moves neighbours
+        together.
+    weight : float
+        Inverse variance of the squares, up to a factor common to all moments.
+    """
+
+    thermal: float
+    variation: np.ndarray
+    squares: np.ndarray
+    differences: np.ndarray
+    weight: float
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """Moments of a series, and the variance of one volume where repeats show it, by place of the b-value."""
+
+    moments: list[_Moment]
+    repeated: dict[int, np.ndarray]
 
 
 def estimate_noise(series: DwiSeries, average: RepeatAverage) -> Noise:
-    """Noise standard deviation of a single volume, sigma-hat.
+    """Noise of a series that was not denoised, around every voxel.
 
-    From repeats of b = 0 when there are at least 3, else from all repeats of one b-value and
-    direction (:func:`noise_from_repeats`), else from the residuals of a smooth decay
-    (:func:`noise_from_decay`). Repeats include what changes from volume to volume besides thermal
-    noise (pulsation, breathing); that is noise to the average, too. After motion correction, whose
-    interpolation smooths noise and leaves errors of position, the estimate of a simulated brain was 1.1 to
-    1.2 times the true median error of the averages.
+    Two things make volumes differ that should be equal: thermal noise, the same at every b-value and
+    independent from voxel to voxel, and physiological variation (pulsation, breathing), which moves whole
+    regions in proportion to their signal. The variance of a volume is v(b) = t^2 + (c S(b))^2. Mean squares
+    of repeats around every voxel, or, with repeats at less than :data:`REPEATED_SHARE` of the b-values, of
+    what a smooth decay leaves over, hold both; those of differences between neighbours hold thermal noise
+    and, at edges, some variation, and are split by non-negative least squares over the b-values. Volumes of
+    a robust average all count as repeats, else those of one b-value and direction.
 
-    Both assume Gaussian noise. In magnitude images the noise is Rician: its standard deviation falls
-    below sigma where the signal is below about 3 sigma (to 0.66 sigma without signal), so sigma-hat
-    is a few per cent low when much of the series lies there (Gudbjartsson and Patz, Magn Reson
-    Med 1995;34:910-914). No correction is made.
+    The noise of an averaged signal is what its repeats show, with their weights, and v(b) where there are
+    none. In magnitude images the bias of the noise floor is part of it. Interpolation, by motion correction
+    or by the scanner, makes neighbours alike, and t low where it reaches over :data:`APART` voxels.
+
+    How near it comes: docs/noise.md.
     """
-    sets, what = _repeats(series, average.groups)
-    if sets:
-        sigma = noise_from_repeats(series.signals, sets, average.mask)
-        if sigma > 0:
-            count = sum(volumes.size for volumes in sets)
-            method = f"standard deviation of {count} repeated volumes ({what}), median over voxels"
-            return Noise(sigma, method, remaining=sigma)
-    voxels = _evenly_spaced(average.mask)
-    sigma = noise_from_decay(average.signals[voxels], average.groups.bvals, average.groups.noise_factors)
-    method = "residuals of a non-negative sum of exponentials fitted to the decay, median over voxels"
-    return Noise(sigma, method, remaining=sigma)
+    level, found = _level(average), _Collected(average)
+    for slab in _slabs(average.mask):
+        here, averaged = _cut(series, slab), _cut_average(average, slab)
+        spread = _spread(here, averaged, level)
+        thermal, relative = _split(spread.moments, averaged.mask)
+        factors = average.groups.noise_factors
+        of_volumes = thermal[:, None] * factors**2
+        variance = of_volumes + relative[:, None] * (_relative(averaged, level) * factors) ** 2
+        for b, of_mean in _of_means(spread, averaged, level):
+            variance[:, b] = of_mean
+        left = np.minimum(of_volumes, variance)
+        found.add(slab, thermal, left, variance - left, _floor(averaged, thermal, level))
+    return found.noise(level, _method(series, average))
 
 
 def noise_after_denoising(
-    noisy: DwiSeries, denoised: DwiSeries, mask: np.ndarray, scatter: Noise, earlier: Noise | None = None
+    acquired: DwiSeries, denoised: DwiSeries, final: DwiSeries, average: RepeatAverage, redo: Redo
 ) -> Noise:
-    """Noise of a series that was denoised: as acquired, and what remains in its averaged signals.
+    """Noise of a series that was denoised: as acquired, and what is left in its averaged signals.
 
-    Denoised repeats look alike and denoised decays are smooth, whatever error they share: in simulated
-    abdomens and brains (SNR 10 and 40, 1 to 6 repeats) :func:`estimate_noise` then finds a half to a sixth
-    of the error that is left. Error and removed part of an averaged signal are nearly orthogonal: a
-    projection such as MP-PCA splits the noise, sigma^2 = removed^2 + error^2; a prediction from other
-    volumes such as Patch2Self removes the noise whole and its own error with it,
-    removed^2 = sigma^2 + error^2. Hence error^2 = |sigma^2 - removed^2|, with sigma from before denoising
-    and both in units of one volume. On the same simulations it is 1.0 to 1.4 times the true median error
-    after MP-PCA and 0.7 to 1.2 times after Patch2Self. With the scatter alone
-    SI-CNN can get worse than without denoising (docs/preprocessing.md).
+    Denoised repeats look alike and denoised decays are smooth, whatever error they share, so that neither
+    tells it. Instead the denoising is tried out on a part of the image, twice: on the denoised images with
+    thermal noise of the estimated size added, whose error is then known, and on those acquired with a little
+    more noise, of which it lets through a share h; for a projection such as MP-PCA the variance left is
+    h sigma^2. The first is a little low, because denoised images are simpler than the truth, the second a
+    little high, because patches overlap: their mean square is taken, for every b-value, in proportion to the
+    thermal noise around every voxel. To it come the noise floor and what variation the denoised repeats, or
+    what a smooth decay leaves over of their averages, show beyond that.
 
-    Motion counts as noise before denoising, which comes before its correction, and makes both too high:
-    2 times in a simulated brain with every other volume up to 1.5 voxels off.
-
-    Both series are from before motion correction. At most :data:`MAX_FITTED_VOXELS` voxels of the mask are
-    used. What remains is never below ``scatter``, the noise of the final series.
-
-    Where another step has lowered the noise before, ``earlier`` is what this function found of it: the noise
-    as acquired stays that, and this step takes off from what remained.
+    Parameters
+    ----------
+    acquired, denoised : DwiSeries
+        Before and after the steps that ``redo`` does.
+    final : DwiSeries
+        After all steps; what ``average`` is the average of.
     """
-    voxels = _evenly_spaced(mask)
-    few = [_at(series, voxels) for series in (noisy, denoised)]
-    before, after = (average_repeats(one, np.ones(one.signals.shape[:3], dtype=bool)) for one in few)
-    acquired = earlier or estimate_noise(few[0], before)
-    both = before.mask & after.mask
-    removed = (before.signals[both] - after.signals[both]) / before.groups.noise_factors
-    squares = np.square(removed, dtype=np.float64).sum(axis=1)
-    removed_sigma = _sigma(squares, removed.shape[1])
-    removed_before = earlier.details["NoiseRemovedByDenoising"] if earlier else 0.0
-    remaining = max(float(np.sqrt(abs(acquired.remaining**2 - removed_sigma**2))), scatter.sigma)
-    told = f"{acquired.method}, before denoising; what remains from what denoising took off the averages"
-    return Noise(
-        sigma=acquired.sigma,
-        method=earlier.method if earlier else told,
-        remaining=remaining,
-        details={
-            "NoiseRemovedByDenoising": float(np.hypot(removed_sigma, removed_before)),
-            "NoiseStandardDeviationRemaining": remaining,
-            "ScatterAfterPreprocessing": scatter.sigma,
-        },
+    level, found, mask = _level(average), _Collected(average), average.mask
+    thermal_noise = np.full(mask.shape, np.nan)
+    for slab in _slabs(mask):
+        here = _cut(acquired, slab)
+        # Voxels may have data after the steps alone.
+        with suppress(DataError):
+            before = average_repeats(here, mask[:, :, slab], average.way)
+            spread = _spread(here, before, level)
+            thermal_noise[:, :, slab][before.mask] = _split(spread.moments, before.mask)[0]
+    unknown = mask & np.isnan(thermal_noise)
+    thermal_noise[unknown] = np.median(thermal_noise[mask & ~unknown]) if (mask & ~unknown).any() else 0.0
+    left, seen = _tried_out(acquired, denoised, average, redo, np.sqrt(thermal_noise) * level, level)
+
+    factors = average.groups.noise_factors
+    for slab in _slabs(mask):
+        averaged = _cut_average(average, slab)
+        thermal = thermal_noise[:, :, slab][averaged.mask]
+        spread = _spread(_cut(final, slab), averaged, level)
+        rest = [
+            replace(one, squares=_beyond(replace(one, thermal=share), thermal), thermal=0.0)
+            for one, share in zip(spread.moments, seen, strict=True)
+        ]
+        relative = _least_squares(rest, [one.squares for one in rest])[1]
+        variation = relative[:, None] * (_relative(averaged, level) * factors) ** 2
+        for (b, of_mean), share in zip(_of_means(spread, averaged, level), seen, strict=False):
+            variation[:, b] = np.maximum(of_mean - share * thermal * factors[b] ** 2, 0.0)
+        found.add(slab, thermal, thermal[:, None] * left, variation, _floor(averaged, thermal, level))
+    method = f"{_method(acquired, average)}, before denoising; what is left by denoising noise of that size"
+    return found.noise(level, method)
+
+
+class _Collected:
+    """Noise slab by slab: what is in memory besides the result stays small."""
+
+    def __init__(self, average: RepeatAverage) -> None:
+        self.mask = average.mask
+        self.averaged = np.zeros(average.signals.shape, dtype=np.float32)
+        self.thermal: list[np.ndarray] = []
+        self.sums = np.zeros((3, average.signals.shape[3]))
+
+    def add(self, slab: slice, thermal: np.ndarray, *parts: np.ndarray) -> None:
+        """Take in the thermal variance of a volume, and what the variance of the averages is made of."""
+        self.thermal.append(thermal)
+        self.averaged[:, :, slab][self.mask[:, :, slab]] = np.sqrt(sum(parts))
+        self.sums += [part.sum(axis=0) for part in parts]
+
+    def noise(self, level: float, method: str) -> Noise:
+        """All of it, in units of the source image."""
+        self.averaged *= np.float32(level)
+        names = ("ThermalNoisePerBValue", "PhysiologicalVariationPerBValue", "NoiseFloorPerBValue")
+        means = np.sqrt(self.sums / self.mask.sum()) * level
+        return Noise(
+            sigma=float(np.sqrt(np.median(np.concatenate(self.thermal))) * level),
+            averaged=self.averaged,
+            method=method,
+            details={name: values.tolist() for name, values in zip(names, means, strict=True)},
+        )
+
+
+def _slabs(mask: np.ndarray) -> Iterator[slice]:
+    """Slices of about :data:`VOXELS_AT_ONCE` voxels together that hold some of the mask."""
+    at_once = max(1, VOXELS_AT_ONCE // mask[:, :, 0].size)
+    for start in range(0, mask.shape[2], at_once):
+        slab = slice(start, min(start + at_once, mask.shape[2]))
+        if mask[:, :, slab].any():
+            yield slab
+
+
+def _cut(series: DwiSeries, slab: slice) -> DwiSeries:
+    return replace(series, signals=series.signals[:, :, slab])
+
+
+def _cut_average(average: RepeatAverage, slab: slice) -> RepeatAverage:
+    spread = None if average.spread is None else average.spread[:, :, slab]
+    return replace(average, signals=average.signals[:, :, slab], mask=average.mask[:, :, slab], spread=spread)
+
+
+def _method(series: DwiSeries, average: RepeatAverage) -> str:
+    repeated = [
+        bval for bval, sets in zip(average.groups.bvals, _repeats(series, average), strict=True) if sets
+    ]
+    if not repeated:
+        return "what a smooth decay leaves over, around every voxel"
+    shown = "every b-value"
+    if len(repeated) < average.groups.bvals.size:
+        shown = f"b = {', '.join(f'{bval:g}' for bval in repeated)}"
+    decay = (
+        " and what a smooth decay leaves over"
+        if len(repeated) < REPEATED_SHARE * average.groups.bvals.size
+        else ""
+    )
+    return f"differences between volumes of {shown}{decay}, around every voxel"
+
+
+def _level(average: RepeatAverage) -> float:
+    """Median size of the signals at the lowest b-value: squares of what is relative to it stay in range."""
+    return float(np.median(np.abs(average.signals[average.mask, 0]).astype(np.float64)))
+
+
+def _relative(average: RepeatAverage, level: float) -> np.ndarray:
+    """Averaged signals of the voxels of the mask, relative to the level, shape (V, B)."""
+    return average.signals[average.mask].astype(np.float64) / level
+
+
+def _floor(average: RepeatAverage, thermal: np.ndarray, level: float) -> np.ndarray:
+    """Square of how far the noise floor of magnitudes lifts the averaged signals, shape (V, B), relative.
+
+    The mean of M^2 is A^2 + 2 sigma^2, of which sigma^2 is its variance where A is above the noise. Signals
+    below 0 are no magnitudes, and have no floor.
+    """
+    signals = _relative(average, level)
+    if (signals < 0).any():
+        return np.zeros_like(signals)
+    return np.square(signals - np.sqrt(np.maximum(signals**2 - thermal[:, None], 0.0)))
+
+
+def _repeats(series: DwiSeries, average: RepeatAverage) -> Iterator[list[np.ndarray]]:
+    """Per b-value, the sets of volumes that should be equal."""
+    for bval, directions in zip(average.groups.bvals, average.groups.members, strict=True):
+        if average.way == "robust":
+            sets: Sequence[np.ndarray] = [np.concatenate(directions)]
+        else:
+            sets = directions if series.bvecs is not None or bval <= NEAR_ZERO_BVAL else []
+        yield [volumes for volumes in sets if volumes.size > 1]
+
+
+def _spread(series: DwiSeries, average: RepeatAverage, level: float) -> _Spread:
+    """How much volumes, or else their averages, differ from what they should be."""
+    mask, signals = average.mask, _relative(average, level)
+    moments, repeated = [], {}
+    for b, sets in enumerate(_repeats(series, average)):
+        if not sets:
+            continue
+        squares, differences = np.zeros((2, signals.shape[0]))
+        freedom = sum(volumes.size - 1 for volumes in sets)
+        for volumes in sets:
+            for one in _deviations(series.signals, volumes, level):
+                squares += _around(one**2, mask)
+                differences += _around(_neighbour_differences(one, mask), mask)
+        repeated[b] = squares / freedom
+        weight = _weight(repeated[b], freedom)
+        moments.append(_Moment(1.0, signals[:, b] ** 2, repeated[b], differences / freedom, weight))
+    if len(repeated) < REPEATED_SHARE * average.groups.bvals.size:
+        moments += _moments_of_decay(signals, mask, average.groups)
+    return _Spread(moments, repeated)
+
+
+def _deviations(signals: np.ndarray, volumes: np.ndarray, level: float) -> Iterator[np.ndarray]:
+    """Every volume less the mean of all, relative to the level, shape (X, Y, Z); one in memory at a time.
+
+    Deviations from the first one make the mean, so that large signals with little noise lose no digits.
+    """
+    first = signals[..., volumes[0]].astype(np.float64)
+    mean = sum((signals[..., volume] - first) / level for volume in volumes[1:]) / volumes.size
+    for volume in volumes:
+        yield (signals[..., volume] - first) / level - mean
+
+
+def _moments_of_decay(signals: np.ndarray, mask: np.ndarray, groups: VolumeGroups) -> list[_Moment]:
+    """Moments of what smooth decays leave over of averaged signals, shape (V, B)."""
+    factors = groups.noise_factors
+    left_over = _not_smooth(groups.bvals, factors)
+    shares = left_over**2
+    residuals = (signals / factors) @ left_over.T
+    found = []
+    for b in np.flatnonzero(left_over.diagonal() > 1e-3):
+        volume = np.zeros(mask.shape)
+        volume[mask] = residuals[:, b]
+        differences = _around(_neighbour_differences(volume, mask), mask)
+        # Where so few b-values leave hardly any freedom, what the decays leave over is what tissue is like,
+        # and the same in neighbours.
+        squares = _around(volume**2, mask) if groups.bvals.size > SMOOTH_DECAYS + 1 else differences
+        weight = _weight(squares, left_over[b, b])
+        found.append(_Moment(float(shares[b].sum()), signals**2 @ shares[b], squares, differences, weight))
+    return found
+
+
+def _not_smooth(bvals: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """What is left of signals over their noise factors when smooth decays are taken off, shape (B, B)."""
+    d, dstar, f = (values.ravel() for values in np.meshgrid(DIFFUSION, PERFUSION, FRACTIONS))
+    decays = (1 - f) * np.exp(-np.outer(bvals, d)) + f * np.exp(-np.outer(bvals, dstar))
+    directions = np.linalg.svd(decays / factors[:, None], full_matrices=False)[0]
+    smooth = directions[:, : min(SMOOTH_DECAYS, bvals.size - 1)]
+    return np.eye(bvals.size) - smooth @ smooth.T
+
+
+def _weight(squares: np.ndarray, freedom: float) -> float:
+    """Inverse variance of mean squares, up to a factor."""
+    return freedom / max(float(np.median(squares)), SMALLEST) ** 2
+
+
+def _around(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Mean around every voxel of the mask, shape (V,), float64."""
+    return local_mean(values, mask, REGION).astype(np.float64)
+
+
+def _neighbour_differences(volume: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Half the mean squared difference to the voxels :data:`APART` in the slice, shape (X, Y, Z).
+
+    NaN where none is in the mask.
+    """
+    total, count = np.zeros((2, *mask.shape))
+    for axis in (0, 1):
+        lower = tuple(slice(None, -APART) if axis == one else slice(None) for one in range(3))
+        upper = tuple(slice(APART, None) if axis == one else slice(None) for one in range(3))
+        pairs = mask[lower] & mask[upper]
+        squares = np.where(pairs, (volume[upper] - volume[lower]) ** 2 / 2, 0.0)
+        for side in (lower, upper):
+            total[side] += squares
+            count[side] += pairs
+    return np.divide(total, count, out=np.full(mask.shape, np.nan), where=count > 0)
+
+
+def _split(moments: list[_Moment], mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Thermal variance and squared relative variation around every voxel, shape (V,) each.
+
+    Thermal noise is that of the neighbours, which a region that moves does not make larger, over a wider
+    surrounding, since coils change it slowly. What the squares hold besides is variation.
+    """
+    thermal = _least_squares(moments, [one.differences for one in moments])[0]
+    if thermal.any():
+        volume = np.zeros(mask.shape)
+        volume[mask] = thermal
+        thermal = local_mean(volume, mask, WIDER).astype(np.float64)
+        rest = [replace(one, thermal=0.0, squares=_beyond(one, thermal)) for one in moments]
+        return thermal, _least_squares(rest, [one.squares for one in rest])[1]
+    # No neighbours, or none that differ: all is taken for thermal noise.
+    alone = [replace(one, variation=np.zeros_like(one.variation)) for one in moments]
+    return _least_squares(alone, [one.squares for one in alone])
+
+
+def _beyond(moment: _Moment, thermal: np.ndarray) -> np.ndarray:
+    """What a moment holds besides thermal noise, shape (V,)."""
+    return np.maximum(moment.squares - moment.thermal * thermal, 0.0)
+
+
+def _least_squares(moments: list[_Moment], seen: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Both kinds of noise, not negative, that explain the moments best; each weighs by its own precision."""
+    aa, ac, cc, ay, cy = np.zeros((5, seen[0].size))
+    smallest = np.finfo(np.float64).tiny
+    for one, squares in zip(moments, seen, strict=True):
+        aa += one.weight * one.thermal**2
+        ac += one.weight * one.thermal * one.variation
+        cc += one.weight * one.variation**2
+        ay += one.weight * one.thermal * squares
+        cy += one.weight * one.variation * squares
+    determinant = aa * cc - ac**2
+    known = determinant > 1e-9 * aa * cc
+    both = np.where(known, determinant, 1.0)
+    thermal = np.where(known, (cc * ay - ac * cy) / both, -1.0 if not aa.any() else 0.0)
+    variation = np.where(known, (aa * cy - ac * ay) / both, -1.0 if aa.any() else 0.0)
+    alone = ay / np.maximum(aa, smallest), cy / np.maximum(cc, smallest)
+    return (
+        np.where(variation < 0, alone[0], np.maximum(thermal, 0.0)),
+        np.where(thermal < 0, alone[1], np.maximum(variation, 0.0)),
     )
 
 
-def noise_from_repeats(signals: np.ndarray, sets: list[np.ndarray], mask: np.ndarray) -> float:
-    """Noise from volumes that should be equal.
+def _of_means(spread: _Spread, average: RepeatAverage, level: float) -> Iterator[tuple[int, np.ndarray]]:
+    """Variance of the averaged signals of b-values with repeats, shape (V,), by place of the b-value."""
+    for b, of_volume in spread.repeated.items():
+        if average.spread is None:
+            yield b, of_volume * average.groups.noise_factors[b] ** 2
+        else:
+            yield b, _around((average.spread[..., b] / level) ** 2, average.mask)
 
-    Per voxel the pooled sample variance v = sum_k sum_i (S_ki - mean_k)^2 / nu with
-    nu = sum_k (n_k - 1) over the sets k of n_k repeats; then sigma^2 = median(v) nu / q with the
-    median q of the chi-square distribution of nu degrees of freedom. The median ignores the few voxels
-    where flow or movement dominates. Voxels with a value that is not finite are left out; 0 when all are.
-    Every one of the ``sets`` holds the indices of 2 or more volumes.
+
+def _tried_out(
+    acquired: DwiSeries,
+    denoised: DwiSeries,
+    average: RepeatAverage,
+    redo: Redo,
+    sigma: np.ndarray,
+    level: float,
+) -> tuple[np.ndarray, list[float]]:
+    """What a denoising leaves of noise, relative to the thermal variance of a volume.
+
+    Returns
+    -------
+    left : ndarray, shape (B,)
+        Variance of the averaged signals.
+    seen : list of float
+        What each moment of the denoised series shows of it.
     """
-    squares = np.zeros(int(mask.sum()))
-    for volumes in sets:
-        # Deviations from the first repeat, so that large signals with little noise lose no digits.
-        first = signals[..., volumes[0]][mask].astype(np.float64)
-        total, total_squares = np.zeros_like(first), np.zeros_like(first)
-        with np.errstate(invalid="ignore"):
-            for volume in volumes[1:]:
-                deviation = signals[..., volume][mask] - first
-                total += deviation
-                total_squares += deviation**2
-            squares += np.maximum(total_squares - total**2 / volumes.size, 0.0)
-    freedom = sum(volumes.size - 1 for volumes in sets)
-    finite = np.isfinite(squares)
-    return _sigma(squares[finite], freedom)
+    box, counted = _part(average.mask)
+    mask = average.mask[box] & counted
+    noisy, clean = (replace(one, signals=np.asarray(one.signals[box])) for one in (acquired, denoised))
+    # Where an image is 0 in every volume it was cut off, and denoising leaves it alone.
+    sigma = np.where(average.mask, sigma, np.median(sigma[average.mask]))[box]
+    sigma = np.where(noisy.signals.any(axis=-1), sigma, 0.0)
+    rng = np.random.default_rng(0)
+    noise = (rng.standard_normal(noisy.signals.shape) * sigma[..., None]).astype(np.float32)
+
+    errors = np.nan_to_num(redo(replace(clean, signals=clean.signals + noise)).signals - clean.signals)
+    base = clean if counted.all() else redo(noisy)
+    response = redo(replace(noisy, signals=noisy.signals + SMALL * noise)).signals - base.signals
+    response = np.nan_to_num(response) / SMALL
+    error, let_through, added = (
+        _plain_average(one, average.groups, mask) for one in (errors, response, noise)
+    )
+    let_through = np.maximum((let_through * added).mean(axis=0), 0.0)
+    thermal = max(np.square(sigma[mask]).mean(), np.finfo(np.float64).tiny)
+    left = (np.square(error).mean(axis=0) + let_through) / 2 / thermal
+
+    signals = np.zeros((*mask.shape, error.shape[1]))
+    signals[mask] = error
+    tried = replace(average, mask=mask, signals=signals)
+    around = _spread(replace(clean, signals=errors), tried, level)
+    return left, [float(one.squares.mean()) * level**2 / thermal for one in around.moments]
 
 
-def noise_from_decay(signals: np.ndarray, bvals: np.ndarray, noise_factors: np.ndarray) -> float:
-    """Noise from what the best non-negative sum of exponentials does not explain.
+def _plain_average(signals: np.ndarray, groups: VolumeGroups, mask: np.ndarray) -> np.ndarray:
+    """Arithmetic mean over repeats and directions of every b-value, shape (V, B), float64.
 
-    S(b) = sum_j a_j exp(-b R_j) with a_j >= 0 over :data:`DECAY_RATES` is fitted with weights
-    1 / factor(b) by non-negative least squares. With m active terms the squared residual over
-    sigma^2 follows a chi-square distribution of B - m degrees of freedom; every voxel gives
-    residual^2 / median(chi2), and sigma^2 is the median over voxels. Unlike a spatial filter this is
-    blind to texture and edges. On simulated bi-exponential decays with Rician noise (SNR 100 down to
-    8) it is on average 10 to 22 % low for 4 b-values, 2 to 8 % for 8 and at most 4 % for 12 or more;
-    one estimate from 1000 voxels scatters by 1 to 2 % around that, with 4 b-values by 4 %.
-
-    Every row of ``signals``, shape (M, B), averaged, is fitted; for ``noise_factors``, shape (B,), see
-    :class:`sicnn_app.preprocess.average.VolumeGroups`.
+    That of errors, which other averages weigh in the same way to first order.
     """
-    decays = np.exp(-np.outer(bvals, DECAY_RATES)) / noise_factors[:, None]
-    squares, freedom = np.zeros(len(signals)), np.zeros(len(signals), dtype=int)
-    for i, decay in enumerate(signals):
-        amplitudes, residual = nnls(decays, decay.astype(np.float64) / noise_factors)
-        squares[i] = residual**2
-        freedom[i] = bvals.size - np.count_nonzero(amplitudes)
-    fitted = freedom > 0
-    return _sigma(squares[fitted], freedom[fitted])
-
-
-def _evenly_spaced(mask: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Indices of at most MAX_FITTED_VOXELS voxels of a mask."""
-    inside = np.flatnonzero(mask)
-    chosen = np.linspace(0, inside.size - 1, min(inside.size, MAX_FITTED_VOXELS)).astype(int)
-    return np.unravel_index(inside[chosen], mask.shape)
-
-
-def _at(series: DwiSeries, voxels: tuple[np.ndarray, ...]) -> DwiSeries:
-    """The series of some voxels only, along the first axis; one volume is read at a time."""
-    signals = np.stack([series.signals[..., i][voxels] for i in range(series.bvals.size)], axis=-1)
-    return replace(series, signals=signals[:, None, None, :])
-
-
-def _sigma(squares: np.ndarray, freedom: np.ndarray | int) -> float:
-    """Standard deviation from sums of squares, shape (M,), with the freedom of each or of all."""
-    if squares.size == 0:
-        return 0.0
-    if squares.size < MIN_VOXELS:
-        return float(np.sqrt(squares.sum() / np.broadcast_to(freedom, squares.shape).sum()))
-    return float(np.sqrt(np.median(squares / chi2.median(freedom))))
-
-
-def _repeats(series: DwiSeries, groups: VolumeGroups) -> tuple[list[np.ndarray], str]:
-    """Sets of volumes that repeat each other, and what they repeat; no set when there are none."""
-    every = [
-        (bval, volumes)
-        for bval, sets in zip(groups.bvals, groups.members, strict=True)
-        for volumes in sets
-        if volumes.size > 1
+    means = [
+        np.mean([signals[mask][:, volumes].mean(axis=1, dtype=np.float64) for volumes in directions], axis=0)
+        for directions in groups.members
     ]
-    unweighted = [volumes for bval, volumes in every if bval <= UNWEIGHTED_BVAL]
-    if sum(volumes.size for volumes in unweighted) >= MIN_UNWEIGHTED_REPEATS:
-        return unweighted, "b = 0"
-    trusted = [volumes for bval, volumes in every if series.bvecs is not None or bval <= NEAR_ZERO_BVAL]
-    return trusted, "same b-value and direction"
+    return np.stack(means, axis=1)
+
+
+def _part(mask: np.ndarray) -> tuple[tuple[slice, ...], np.ndarray]:
+    """The part of an image with most of the mask, and its voxels that are not next to a cut."""
+    size = list(mask.shape)
+    while np.prod(size) > MAX_TRIED_VOXELS:
+        size[int(np.argmax(size))] -= 1
+    share = uniform_filter(mask.astype(np.float32), size, mode="constant")
+    low = [half // 2 for half in size]
+    inner = tuple(
+        slice(half, whole - part + half + 1) for half, whole, part in zip(low, mask.shape, size, strict=True)
+    )
+    start = np.unravel_index(int(np.argmax(share[inner])), share[inner].shape)
+    box = tuple(slice(int(first), int(first) + part) for first, part in zip(start, size, strict=True))
+    counted = np.ones(size, dtype=bool)
+    for axis, (one, whole) in enumerate(zip(box, mask.shape, strict=True)):
+        for cut, edge in ((one.start > 0, slice(None, MARGIN)), (one.stop < whole, slice(-MARGIN, None))):
+            if cut:
+                counted[(slice(None),) * axis + (edge,)] = False
+    return box, counted if (counted & mask[box]).any() else np.ones(size, dtype=bool)

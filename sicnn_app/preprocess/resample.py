@@ -55,7 +55,7 @@ class Resampling:
     def __call__(self, generator: np.random.Generator) -> np.ndarray:
         """Averaged signals, shape (X, Y, Z, B), float32; as measured outside the mask."""
         measured, mask = self.averaged.signals, self.averaged.mask
-        drawn = add_noise(measured, mask, self.averaged.sigma_per_bval, generator)
+        drawn = add_noise(measured, mask, self.averaged.noise, generator)
         for index, (way, directions) in enumerate(zip(self.ways, self.groups.members, strict=True)):
             if way == "bootstrap":
                 mean = self._drawn(directions, measured[mask, index], generator)
@@ -68,7 +68,7 @@ class Resampling:
         """Average of a b-value if other repeats of its directions had been measured, shape (V,)."""
         if self.averaged.average == "robust":
             drawn = [generator.choice(volumes, volumes.size) for volumes in directions]
-            mean = robust_mean(self.series.signals, drawn, self.averaged.mask)
+            mean, _ = robust_mean(self.series.signals, drawn, self.averaged.mask)
             count = np.mean([volumes.size for volumes in directions])
             return measured + (mean - measured) * np.sqrt(count / (count - 1))
         means = (self._drawn_mean(volumes, generator) for volumes in directions)

@@ -151,14 +151,21 @@ def prepare(
     mask = _find_mask(corrected, anatomy, external_mask, motion is not None)
     way, chosen_by = choose_average(settings.average, corrected, mask.voxels, anatomy)
     average = average_repeats(corrected, mask.voxels, way)
-    scatter = estimate_noise(corrected, average)
-    lowered: Noise | None = None
-    for label, pair in changes.items():
-        if STEPS[label].lowers_noise:
-            lowered = noise_after_denoising(*pair, average.mask, scatter, lowered)
-    noise = lowered or scatter
+    lowered = [label for label in changes if STEPS[label].lowers_noise]
+    if lowered:
+        kinds = {label: STEPS[label].wanted(settings, situation)[0] for label in lowered}
+
+        def redo(other: DwiSeries) -> DwiSeries:
+            for label, kind in kinds.items():
+                other = STEPS[label].load().correct(other, kind=kind, settings=settings).series
+            return other
+
+        acquired, denoised = changes[lowered[0]][0], changes[lowered[-1]][1]
+        noise = noise_after_denoising(acquired, denoised, corrected, average, redo)
+    else:
+        noise = estimate_noise(corrected, average)
     pictures = [compare_step(label, *pair, average.mask) for label, pair in changes.items()]
-    averaged = average.with_noise(noise.sigma, noise.remaining, noise.method)
+    averaged = average.with_noise(noise.sigma, noise.method, noise.averaged)
     normaliser_bval = float(averaged.bvals[0])
     warnings += [*mask.warnings, *average.warnings]
     warnings += _saturation_warning(levels, corrected.source_volumes, saturated[average.mask].mean())
@@ -237,12 +244,13 @@ def _noise_record(averaged: AveragedSignals, noise: Noise, preprocessed: bool) -
     hidden = "; the image was preprocessed elsewhere, which may hide noise" if preprocessed else ""
     signal = np.median(averaged.signals[averaged.mask], axis=0)
     snr = (signal / noise.sigma).tolist() if noise.sigma > 0 else None
-    averaged_snr = (signal / averaged.sigma_per_bval).tolist() if noise.remaining > 0 else None
+    per_bval = averaged.sigma_per_bval
+    averaged_snr = (signal / per_bval).tolist() if (per_bval > 0).all() else None
     return {
         "Name": "Noise estimate",
         "Description": _capitalised(noise.method) + hidden,
         "NoiseStandardDeviation": noise.sigma,
-        "NoiseStandardDeviationPerBValue": averaged.sigma_per_bval.tolist(),
+        "NoiseStandardDeviationPerBValue": per_bval.tolist(),
         **noise.details,
         "MedianSignalToNoiseRatio": None if snr is None else snr[0],
         "SignalToNoiseRatioPerBValue": snr,

@@ -74,24 +74,34 @@ def normalise(signals: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.nda
     return normalised, normaliser
 
 
-def training_data(signals: np.ndarray, box: Box, sigma: float) -> tuple[TrainingData, Tensor]:
+def training_data(
+    signals: np.ndarray, box: Box, sigma: float, noise: np.ndarray
+) -> tuple[TrainingData, Tensor]:
     """Data of the network, and the normaliser in source units, shape (slices, box X, box Y).
 
-    ``signals``, shape (X, Y, Z, B), and ``sigma``, the noise of a single volume, are in source units.
+    ``signals``, shape (X, Y, Z, B), their noise, of that shape or (B,), and ``sigma``, the noise of a single
+    volume, are in source units.
     """
-    return cropped_data(box.cut(signals), box.cut(box.mask), sigma)
+    return cropped_data(
+        box.cut(signals), box.cut(box.mask), sigma, noise if noise.ndim == 1 else box.cut(noise)
+    )
 
 
-def cropped_data(signals: np.ndarray, mask: np.ndarray, sigma: float) -> tuple[TrainingData, Tensor]:
-    """:func:`training_data` of signals, shape (box X, box Y, slices, B), and a mask that are cut already."""
+def cropped_data(
+    signals: np.ndarray, mask: np.ndarray, sigma: float, noise: np.ndarray
+) -> tuple[TrainingData, Tensor]:
+    """:func:`training_data` of what is cut already; signals have the shape (box X, box Y, slices, B)."""
     normalised, normaliser = normalise(signals, mask)
     np.clip(normalised, *NORMALISED_LIMITS, out=normalised)
     scale = torch.from_numpy(normaliser).movedim(2, 0).contiguous()
     usable = scale > 0
+    of_signals = torch.from_numpy(np.broadcast_to(noise.astype(np.float32), signals.shape).copy())
+    of_signals = of_signals.permute(2, 3, 0, 1) / torch.where(usable, scale, torch.inf)[:, None]
     return TrainingData(
         signals=torch.from_numpy(normalised).permute(2, 3, 0, 1).contiguous(),
         mask=torch.from_numpy(mask).movedim(2, 0).contiguous(),
         normaliser=scale / scale[usable].mean(),
         sigma=torch.where(usable, sigma / torch.where(usable, scale, 1.0), 0.0),
+        noise=of_signals.contiguous(),
         weight=voxel_weights(scale),
     ), scale

@@ -28,7 +28,12 @@ docs/uncertainty.md."""
 
 
 def ensemble_data(
-    signals: np.ndarray, box: Box, sigma: float, settings: EstimationSettings, resample: Resample
+    signals: np.ndarray,
+    box: Box,
+    sigma: float,
+    noise: np.ndarray,
+    settings: EstimationSettings,
+    resample: Resample,
 ) -> tuple[TrainingData, Tensor]:
     """Data that the members are trained on, all slices of the first one first, and their normalisers.
 
@@ -46,12 +51,13 @@ def ensemble_data(
         for member in range(settings.ensemble)
     ]
     common = sum(drawn) / len(drawn)
+    noise = noise if noise.ndim == 1 else box.cut(noise)
     found = []
     while drawn:
         seen = (measured + STRENGTH * (drawn.pop(0) - common)).astype(np.float32)
         lowest = seen[..., 0]
         lowest[lowest <= 0] = measured[..., 0][lowest <= 0]
-        found.append(cropped_data(seen, box.cut(box.mask), sigma))
+        found.append(cropped_data(seen, box.cut(box.mask), sigma, noise))
     parts, scales = zip(*found, strict=True)
     return TrainingData(*map(torch.cat, zip(*parts, strict=True))), torch.cat(scales)
 

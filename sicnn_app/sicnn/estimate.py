@@ -69,7 +69,7 @@ def estimate(
     mask: np.ndarray,
     bvals: np.ndarray,
     *,
-    sigma_per_bval: np.ndarray,
+    noise: np.ndarray,
     sigma: float | None = None,
     settings: EstimationSettings,
     device: str = "cpu",
@@ -88,7 +88,7 @@ def estimate(
     Parameters
     ----------
     sigma : float, optional, source units
-        By default the largest of ``sigma_per_bval``. Used by the Rician model.
+        By default the largest of ``noise``. Used by the Rician model.
     checkpoint : TrainingCheckpoint, optional
         Where an earlier process left the state of the same training, this one goes on from there, with
         bit for bit the result of one that was not interrupted. The caller removes it in the end.
@@ -118,17 +118,18 @@ def estimate(
     the default, use one thread whatever the limit. On CUDA the convolution gradients may be summed in another
     order. Smaller batches or tiles change the numbers.
     """
-    sigma_per_bval = np.asarray(sigma_per_bval, dtype=np.float64)
+    noise = np.asarray(noise)
     # Noise-free signals have a ratio of 0 / 0 below; the smallest number makes it 0.
-    sigma = max(float(sigma_per_bval.max() if sigma is None else sigma), torch.finfo(torch.float32).tiny)
+    sigma = max(float(noise.max() if sigma is None else sigma), torch.finfo(torch.float32).tiny)
     box = Box.around(mask)
     first = within_limit(Attempt(device, settings.batch_size), box.shape, len(bvals), settings, memory_limit)
-    measured, scale = training_data(signals, box, sigma)
+    measured, scale = training_data(signals, box, sigma, noise)
     data, scales = measured, scale
     if settings.ensemble > 1:
-        resample = resample or partial(add_noise, signals, mask, sigma_per_bval)
-        data, scales = ensemble_data(signals, box, sigma, settings, resample)
-    problem = Problem(data, np.asarray(bvals), sigma_per_bval / sigma, settings, start)
+        resample = resample or partial(add_noise, signals, mask, noise)
+        data, scales = ensemble_data(signals, box, sigma, noise, settings, resample)
+    per_bval = noise if noise.ndim == 1 else np.sqrt(np.square(noise[mask], dtype=np.float64).mean(axis=0))
+    problem = Problem(data, np.asarray(bvals), per_bval / sigma, settings, start)
     watch = observe and _in_volumes(observe, box, scales, settings.ensemble)
     result, used, given_up = train_what_fits(
         lambda way, save, saved: _train(problem, way, progress, save, saved, watch),
@@ -202,7 +203,7 @@ def _train(
             progress(f"resumed after {saved['trainer']['epochs_done']} epochs", 0, 1)
         with threads_for(data.mask.numel() // trainer.steps_per_epoch(data)):
             result = iterate(
-                trainer, data, bvals, ratio, settings, progress, save=save, saved=saved, observe=observe
+                trainer, data, bvals, settings, progress, save=save, saved=saved, observe=observe
             )
     return result.to_cpu()
 

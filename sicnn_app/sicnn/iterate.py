@@ -71,7 +71,6 @@ def iterate(
     trainer: Trainer,
     data: TrainingData,
     bvals: Tensor,
-    sigma_per_bval: Tensor,
     settings: EstimationSettings,
     progress: Progress | None = None,
     *,
@@ -84,8 +83,6 @@ def iterate(
     Parameters
     ----------
     bvals : Tensor, shape (B,), s/mm^2
-    sigma_per_bval : Tensor, shape (B,)
-        Noise of every averaged signal relative to that of one volume.
     save : callable, optional
         Gets the state after every data iteration that another one follows; of the plain CNN, which has
         but one, after as many epochs as a period has.
@@ -130,7 +127,7 @@ def iterate(
         if observe is not None:
             observe(iteration, trainer.epochs_done, parameters, predicted, target)
         next_target, rewritten, neighbour_count = rewrite(
-            parameters, predicted, target, data, bvals, sigma_per_bval, settings
+            parameters, predicted, target, data, bvals, trainer.bval_weight, settings
         )
         change = float((next_target - target).norm() / target.norm())
         replaced = float(rewritten.movedim(1, -1)[data.mask].float().mean())

@@ -34,8 +34,9 @@ FIXED_BYTES = 110_000_000
 VALUE = 4
 """Bytes of a float32."""
 
-SIGNAL_COPIES = 7
-"""Arrays of the size of all signals in the box at once: signals, training signals, predictions, tiles ..."""
+SIGNAL_COPIES = 8
+"""Arrays of the size of all signals in the box at once: signals, their noise, training signals, predictions,
+tiles ..."""
 
 VOXEL_COPIES = 12
 """Arrays of one value per voxel: mask, weight, noise, normaliser, maps, counts."""

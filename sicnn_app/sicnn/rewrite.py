@@ -7,7 +7,6 @@ from torch import Tensor
 
 from sicnn_app.ivim.signal import ivim_signal_torch
 from sicnn_app.settings import EstimationSettings, Threshold
-from sicnn_app.sicnn.loss import bval_weights
 from sicnn_app.sicnn.neighbours import similar_neighbour_sum
 from sicnn_app.sicnn.network import Parameters
 from sicnn_app.sicnn.noise_floor import rician_mean, without_floor
@@ -65,7 +64,7 @@ def rewrite(
     training_signals: Tensor,
     data: TrainingData,
     bvals: Tensor,
-    sigma_per_bval: Tensor,
+    bval_weight: Tensor,
     settings: EstimationSettings,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Training signals for the next data iteration: n, and the replacement where the fitting error is large.
@@ -76,8 +75,8 @@ def rewrite(
         Of the training that ``predicted`` comes from.
     data : TrainingData
         Voxels without weight are held out: never rewritten, and nobody's neighbours.
-    sigma_per_bval : Tensor, shape (B,)
-        Noise of every averaged signal relative to that of one volume.
+    bval_weight : Tensor, shape (B,)
+        Of the own signals in the scale of a mean curve.
     settings : EstimationSettings
         Of a method that rewrites.
 
@@ -88,11 +87,9 @@ def rewrite(
     neighbour_count : Tensor, shape (slices, X, Y), or None where no neighbours are searched
     """
     rule = settings.resolved_update_rule
-    curve_sigma = sigma_per_bval.square().mean().sqrt()
     target = torch.empty_like(data.signals)
     rewritten = torch.empty_like(data.signals, dtype=torch.bool)
     counts = None if rule == "own-prediction" else torch.empty_like(data.sigma)
-    bval_weight = bval_weights(sigma_per_bval, weigh=settings.weigh_bvals)
     # What agrees with rewritten signals stays rewritten; against the noisy ones T is built afresh.
     kept = data.signals if settings.fitting_error_against == "noisy" else training_signals
     generator = torch.Generator().manual_seed(settings.random_seed)
@@ -100,9 +97,7 @@ def rewrite(
     for start in range(0, len(data.mask), at_once):
         some = slice(start, start + at_once)
         part = data.slices(some)
-        threshold = threshold_map(
-            settings.fitting_threshold, part.sigma[:, None] * sigma_per_bval[None, :, None, None]
-        )
+        threshold = threshold_map(settings.fitting_threshold, part.noise)
         rewritten[some] = signals_to_rewrite(
             predicted[some], kept[some], threshold, part.weight > 0, whole=settings.rewrite_curves
         )
@@ -115,7 +110,7 @@ def rewrite(
                 Parameters(*(values[some] for values in parameters)),
                 part,
                 bvals,
-                threshold_map(settings.neighbour_threshold, part.sigma * curve_sigma),
+                threshold_map(settings.neighbour_threshold, part.noise.square().mean(dim=1).sqrt()),
                 bval_weight,
                 settings,
             )

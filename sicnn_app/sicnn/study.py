@@ -29,7 +29,7 @@ def study_case(signals: np.ndarray, mask: np.ndarray, sigma: float) -> TrainingD
     positive at the lowest b-value.
     """
     sigma = max(float(sigma), torch.finfo(torch.float32).tiny)
-    return training_data(signals, Box.around(mask), sigma)[0]
+    return training_data(signals, Box.around(mask), sigma, np.full(signals.shape[3], sigma))[0]
 
 
 def train_study(

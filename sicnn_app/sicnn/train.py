@@ -42,6 +42,8 @@ class TrainingData(NamedTuple):
         Signal at the lowest b-value, source units; 0 outside the mask.
     sigma : Tensor, shape (slices, X, Y)
         Noise of one volume, relative to the normaliser.
+    noise : Tensor, shape (slices, B, X, Y)
+        Of every averaged signal, relative to the normaliser; 0 outside the mask.
     weight : Tensor, shape (slices, X, Y)
         Weight of every voxel in the loss; 0 outside the mask.
     """
@@ -50,6 +52,7 @@ class TrainingData(NamedTuple):
     mask: Tensor
     normaliser: Tensor
     sigma: Tensor
+    noise: Tensor
     weight: Tensor
 
     def to(self, device: torch.device) -> TrainingData:

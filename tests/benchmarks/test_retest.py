@@ -41,7 +41,7 @@ def run(truth) -> retest.Run:
             repeats=np.full(5, 3),
             directions=np.ones(5, dtype=int),
             sigma=SIGMA * np.sqrt(3),
-            sigma_per_bval=np.full(5, SIGMA),
+            noise=np.full(5, SIGMA),
             sigma_method="known",
         )
         for half in signals

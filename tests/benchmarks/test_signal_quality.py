@@ -349,7 +349,7 @@ def trained() -> dict[int, SignalQuality]:
 
     def after(epochs: int) -> SignalQuality:
         settings = EstimationSettings(method="cnn", epochs=epochs)
-        result = estimate(noisy, mask, BVALS, sigma_per_bval=np.full(BVALS.size, sigma), settings=settings)
+        result = estimate(noisy, mask, BVALS, noise=np.full(BVALS.size, sigma), settings=settings)
         return signal_quality(*(signals[mask] / sigma for signals in (result.predicted, noisy, clean)))
 
     return {epochs: after(epochs) for epochs in (1, 100)}

@@ -77,7 +77,7 @@ def test_the_table_holds_the_agreement_over_unflagged_voxels(tmp_path):
 def test_every_column_is_described_and_there_whatever_is_known(tmp_path, comparison, noise):
     result = make_result(tmp_path, comparison=comparison)
     if not noise:
-        silent = replace(result.averaged, sigma=0.0, sigma_per_bval=np.zeros(result.averaged.bvals.size))
+        silent = replace(result.averaged, sigma=0.0, noise=np.zeros_like(result.averaged.noise))
         result = replace(result, averaged=silent)
     assert set(Quality(result).row()) == {column.name for column in columns()}
     found = row(written(result, tmp_path))

@@ -141,7 +141,7 @@ def run_estimate(signals: np.ndarray, **options) -> Estimate:
         signals,
         np.ones(signals.shape[:3], dtype=bool),
         BVALS,
-        sigma_per_bval=np.full(BVALS.size, 20.0),
+        noise=np.full(BVALS.size, 20.0),
         settings=EstimationSettings(method="lsq"),
         **options,
     )
@@ -152,7 +152,7 @@ def test_the_shared_interface_takes_a_checkpoint_and_leaves_it_alone(tmp_path):
     signals = volume((5, 4, 2), snr=20)
     result = run_estimate(signals, checkpoint=checkpoint, fall_back=True, memory_limit=10**9)
     mask = np.ones((5, 4, 2), dtype=bool)
-    expected = estimate_lsq(signals, mask, BVALS, sigma_per_bval=np.full(BVALS.size, 20.0))
+    expected = estimate_lsq(signals, mask, BVALS, noise=np.full(BVALS.size, 20.0))
     for label, values in expected.maps.items():
         np.testing.assert_array_equal(result.maps[label], values)
     assert result.parameters == {**expected.parameters, "out_of_memory": []}
@@ -235,7 +235,7 @@ for index, b in enumerate(bvals):
     signals[..., index] = 500 * np.exp(-b * 0.001) + 5 * rng.standard_normal((x, y, z), dtype=np.float32)
 before = kilobytes("VmRSS")
 settings = EstimationSettings(method="lsq")
-estimate(signals, np.ones((x, y, z), bool), bvals, sigma_per_bval=np.full(count, 5.0), settings=settings)
+estimate(signals, np.ones((x, y, z), bool), bvals, noise=np.full(count, 5.0), settings=settings)
 print(1024 * (kilobytes("VmHWM") - before))
 """
 

@@ -27,9 +27,9 @@ def measured(*, noise=NOISE, seed=0, shape=SHAPE) -> np.ndarray:
     return (clean + noise * np.random.default_rng(seed).normal(size=(*shape, BVALS.size))).astype(np.float32)
 
 
-def fitted(signals: np.ndarray, sigma_per_bval=None) -> dict[str, np.ndarray]:
+def fitted(signals: np.ndarray, noise=None) -> dict[str, np.ndarray]:
     mask = np.ones(signals.shape[:3], dtype=bool)
-    return estimate_lsq(signals, mask, BVALS, sigma_per_bval=sigma_per_bval).maps
+    return estimate_lsq(signals, mask, BVALS, noise=noise).maps
 
 
 def error(maps: dict[str, np.ndarray], label: str) -> float:
@@ -93,7 +93,7 @@ def test_the_unit_of_the_image_changes_no_map_but_s0():
 def test_the_residual_is_reported_without_weights():
     signals = measured(noise=np.where(BVALS == 300, 120.0, 5.0))
     mask = np.ones(SHAPE, dtype=bool)
-    found = estimate_lsq(signals, mask, BVALS, sigma_per_bval=np.where(BVALS == 300, 120.0, 5.0))
+    found = estimate_lsq(signals, mask, BVALS, noise=np.where(BVALS == 300, 120.0, 5.0))
     expected = np.sqrt(np.mean((signals - found.predicted) ** 2, axis=-1)) / found.maps["s0"]
     np.testing.assert_allclose(found.maps["rmse"], expected, rtol=1e-3)
     assert found.parameters["b_value_weights"].startswith("inverse variance")

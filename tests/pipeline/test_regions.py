@@ -214,5 +214,5 @@ def test_the_conventional_fit_and_bounds_stand_beside(tmp_path):
     write_run(result, tmp_path / "out", bids_dir=tmp_path / "bids", dataset_links={})
     assert not region_pictures(collect_run(tmp_path / "out", "01", None, "sub-01"))
     unknown = np.zeros(result.averaged.bvals.size)
-    silent = replace(result, averaged=replace(result.averaged, sigma_per_bval=unknown))
+    silent = replace(result, averaged=replace(result.averaged, noise=unknown))
     assert region_rows(silent)[0]["f_bound"] is None

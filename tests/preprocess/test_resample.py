@@ -33,7 +33,7 @@ def resampling(bvals, bvecs, noise: float, *, seed: int = 0, anisotropy: float =
         repeats=average.groups.repeats,
         directions=average.groups.directions,
         sigma=noise,
-        sigma_per_bval=noise * average.groups.noise_factors,
+        noise=noise * average.groups.noise_factors,
         sigma_method="given",
     )
     return Resampling.of(series, averaged)

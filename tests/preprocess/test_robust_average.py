@@ -128,7 +128,7 @@ def test_draws_of_a_robust_average_scatter_around_it_as_it_would():
     """Where one of six volumes lost a region, the draws keep the average and the noise of the others."""
     series = lose(measured(6), 19, 0.6)
     average = average_repeats(series, MASK, "robust")
-    one = Resampling.of(series, average.with_noise(10.0, 10.0, "given"))
+    one = Resampling.of(series, average.with_noise(10.0, "given"))
     rng = np.random.default_rng(0)
     draws = np.stack([one(rng)[INSIDE, 3] for _ in range(40)])
     assert draws.mean() == pytest.approx(average.signals[INSIDE, 3].mean(), rel=0.01)

@@ -71,7 +71,8 @@ def test_a_phantom_end_to_end():
     assert averaged.repeats.tolist() == [3, 1, 1, 1, 1, 1, 2, 1]
     np.testing.assert_array_equal(averaged.mask, BODY)
     assert averaged.sigma == pytest.approx(SIGMA, rel=0.1)
-    np.testing.assert_allclose(averaged.sigma_per_bval, averaged.sigma / np.sqrt(averaged.repeats))
+    expected = averaged.sigma / np.sqrt(averaged.repeats)
+    np.testing.assert_allclose(averaged.sigma_per_bval, expected, rtol=0.15)
     truth = ivim_signal_maps(averaged.bvals, 0.15, 0.0015, 0.03, 200.0)
     np.testing.assert_allclose(averaged.signals[BODY].mean(axis=0), truth, rtol=0.02)
     assert result.series.signals.shape[3] == 11
@@ -152,14 +153,12 @@ def test_denoising_brings_the_averages_nearer_to_the_truth_and_the_noise_estimat
 
     before, after = (prepared(noisy, denoise=method) for method in ("none", "mppca"))
     assert spread(error(before)) == pytest.approx(1, abs=0.07)
-    assert 0.65 < spread(error(after)) < 1.15
+    assert 0.75 < spread(error(after)) < 1.15
     ratio = after.averaged.sigma_per_bval / before.averaged.sigma_per_bval
     assert spread(error(after)) * ratio[0] < 0.7
     assert after.averaged.sigma == pytest.approx(sigma, rel=0.07), "the noise floor stays that of a volume"
     record = step(after, "Noise estimate")
-    assert (
-        record["ScatterAfterPreprocessing"] < 0.75 * record["NoiseStandardDeviationRemaining"] < 0.6 * sigma
-    )
+    assert 0 < max(record["ThermalNoisePerBValue"]) < 0.8 * sigma
     assert "before denoising" in record["Description"]
 
 
@@ -216,8 +215,10 @@ def test_corrections_run_in_order_on_the_selected_volumes_and_pass_their_warning
     series = phantom()
     result = prepared(series, denoise="mppca", unring=True, motion_correction="affine")
     first = float(series.signals.flat[0])
-    assert [name for name, _, _ in seen] == CORRECTIONS
-    np.testing.assert_allclose([value for _, value, _ in seen], first + np.arange(3), rtol=1e-6)
+    assert [name for name, _, _ in seen] == [*CORRECTIONS, "Denoising", "Denoising"], (
+        "tried out for its noise"
+    )
+    np.testing.assert_allclose([value for _, value, _ in seen[:3]], first + np.arange(3), rtol=1e-6)
     assert {count for _, _, count in seen} == {11}
     np.testing.assert_allclose(result.series.signals, series.signals[..., :11] + 3, rtol=1e-5)
     assert [text for text in result.warnings if text.endswith("warns")] == [f"{n} warns" for n in CORRECTIONS]
@@ -353,7 +354,7 @@ def test_a_normaliser_that_is_not_positive_gives_zeros():
         repeats=np.ones(4, dtype=int),
         directions=np.ones(4, dtype=int),
         sigma=1.0,
-        sigma_per_bval=np.ones(4),
+        noise=np.ones(4),
         sigma_method="known",
     )
     normalised, normaliser = normalise(averaged.signals, averaged.mask)

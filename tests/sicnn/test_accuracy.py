@@ -25,7 +25,7 @@ def test_one_tissue_is_recovered():
         signals,
         np.ones(shape, dtype=bool),
         BVALS,
-        sigma_per_bval=np.full(BVALS.size, sigma),
+        noise=np.full(BVALS.size, sigma),
         settings=EstimationSettings(max_iterations=3),
     )
     assert np.median(result.maps["f"]) == pytest.approx(0.2, abs=0.02)
@@ -59,12 +59,12 @@ def compare(preset: str, snr: float) -> dict[str, dict[str, float]]:
     mask = phantom.mask & (signals[..., 0] > 0)
     sigma = np.full(BVALS.size, noise_sigma(phantom, snr))
     defaults = EstimationSettings()
-    rewriting = estimate(signals, mask, BVALS, sigma_per_bval=sigma, settings=defaults)
+    rewriting = estimate(signals, mask, BVALS, noise=sigma, settings=defaults)
     plain = estimate(
         signals,
         mask,
         BVALS,
-        sigma_per_bval=sigma,
+        noise=sigma,
         settings=replace(defaults, method="cnn", epochs=rewriting.parameters["epochs"]),
     )
     assert plain.parameters["epochs"] == rewriting.parameters["epochs"]

@@ -56,7 +56,7 @@ def run(signals: np.ndarray | None = None, *, resample=None, checkpoint=None, **
         measured() if signals is None else signals,
         np.ones(SHAPE, dtype=bool),
         BVALS,
-        sigma_per_bval=np.full(BVALS.size, SIGMA),
+        noise=np.full(BVALS.size, SIGMA),
         settings=EstimationSettings(**{"max_iterations": 1, "lambda_": 0.0, **options}),
         resample=resample,
         checkpoint=checkpoint,
@@ -70,7 +70,9 @@ def random_networks(count: int, seed: int = 0) -> list[IvimNetwork]:
 
 
 def box_data(seed: int) -> TrainingData:
-    return training_data(measured(seed), Box.around(np.ones(SHAPE, dtype=bool)), SIGMA)[0]
+    return training_data(
+        measured(seed), Box.around(np.ones(SHAPE, dtype=bool)), SIGMA, np.full(BVALS.size, SIGMA)
+    )[0]
 
 
 def joined(*parts: TrainingData) -> TrainingData:
@@ -167,8 +169,9 @@ def test_what_members_see_is_on_average_what_was_measured():
     signals, mask = measured(), np.ones(SHAPE, dtype=bool)
     box = Box.around(mask)
     chosen = EstimationSettings(ensemble=4)
+    noise = np.full(BVALS.size, SIGMA)
     data, scale = ensemble_data(
-        signals, box, SIGMA, chosen, lambda rng: add_noise(signals, mask, np.full(BVALS.size, SIGMA), rng)
+        signals, box, SIGMA, noise, chosen, lambda rng: add_noise(signals, mask, noise, rng)
     )
     seen = (data.signals * scale[:, None]).unflatten(0, (4, -1))
     expected = torch.from_numpy(signals).permute(2, 3, 0, 1)
@@ -186,7 +189,8 @@ def test_what_nothing_can_be_divided_by_stays_as_measured():
     def resample(rng):
         return add_noise(signals, mask, np.full(BVALS.size, SIGMA), rng)
 
-    data, scale = ensemble_data(signals, box, SIGMA, EstimationSettings(ensemble=3), resample)
+    noise = np.full(BVALS.size, SIGMA)
+    data, scale = ensemble_data(signals, box, SIGMA, noise, EstimationSettings(ensemble=3), resample)
     assert (scale > 0).all() and torch.isfinite(data.signals).all()
 
 
@@ -269,7 +273,7 @@ def test_observers_see_volumes(short_trainings):
         signals,
         np.ones(SHAPE, dtype=bool),
         BVALS,
-        sigma_per_bval=np.full(BVALS.size, SIGMA),
+        noise=np.full(BVALS.size, SIGMA),
         settings=EstimationSettings(max_iterations=1, ensemble=2),
         observe=seen.append,
     )
@@ -309,7 +313,7 @@ def test_standard_deviations_say_how_far_the_truth_is():
         signals,
         mask,
         bvals,
-        sigma_per_bval=np.full(bvals.size, sigma),
+        noise=np.full(bvals.size, sigma),
         settings=EstimationSettings(ensemble=5),
     )
     for label, where in (("f", mask), ("dstar", mask & (phantom.f > 0.02))):

@@ -46,7 +46,7 @@ def run(chosen: EstimationSettings = SETTINGS, **options) -> Estimate:
         np.abs(signals).astype(np.float32),
         np.ones(SHAPE, dtype=bool),
         BVALS,
-        sigma_per_bval=np.full(BVALS.size, 30.0),
+        noise=np.full(BVALS.size, 30.0),
         settings=chosen,
         **options,
     )

@@ -128,7 +128,9 @@ def two_tissues() -> tuple[Parameters, TrainingData]:
         ivim_signal_torch(BVALS[None, :, None, None], *(value[:, None] for value in tissue)) * mask[:, None]
     )
     normaliser = (1.0 + torch.arange(5.0)).expand(1, 6, 5) * mask
-    data = TrainingData(clean, mask, normaliser, torch.full((1, 6, 5), 0.05), mask.float())
+    data = TrainingData(
+        clean, mask, normaliser, torch.full((1, 6, 5), 0.05), torch.full_like(clean, 0.05), mask.float()
+    )
     return tissue, data
 
 
@@ -151,7 +153,12 @@ def test_observed_signals_bring_in_what_predictions_do_not():
     tissue, data = two_tissues()
     noise = 0.05 * torch.randn(data.signals.shape, generator=torch.Generator().manual_seed(0))
     noisy = TrainingData(
-        data.signals + noise * data.mask[:, None], data.mask, data.normaliser, data.sigma, data.weight
+        data.signals + noise * data.mask[:, None],
+        data.mask,
+        data.normaliser,
+        data.sigma,
+        data.noise,
+        data.weight,
     )
     wrong = tissue._replace(d=tissue.d + 0.0005)
     threshold, weight = torch.full((1, 6, 5), 0.02), torch.ones(len(BVALS))

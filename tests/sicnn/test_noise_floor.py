@@ -65,6 +65,7 @@ def neighbours_of_one_tissue(
         mask=torch.ones(shape, dtype=torch.bool),
         normaliser=normaliser,
         sigma=1.0 / normaliser,
+        noise=(1.0 / normaliser)[:, None].expand_as(observed),
         weight=torch.ones(shape),
     )
     truth = Parameters(*(torch.full(shape, value) for value in (0.1, 0.0015, 0.03)), s0=s0 / normaliser)

@@ -95,7 +95,7 @@ def run(chosen: EstimationSettings, checkpoint=None, said: list | None = None, d
             data,
             np.ones(data.shape[:3], dtype=bool),
             BVALS,
-            sigma_per_bval=np.full(BVALS.size, SIGMA),
+            noise=np.full(BVALS.size, SIGMA),
             settings=chosen,
             checkpoint=checkpoint,
             progress=None if said is None else lambda text, *_: said.append(text),

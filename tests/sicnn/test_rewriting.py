@@ -50,6 +50,7 @@ def noisy_data(size_x: int = 9, size_y: int = 7, slices: int = 1, sigma: float =
         mask=mask,
         normaliser=mask.float(),
         sigma=sigma * mask,
+        noise=(sigma * mask[:, None]).expand_as(noise),
         weight=mask.float(),
     )
 
@@ -71,7 +72,7 @@ def make_trainer(data: TrainingData, *, batch_size: int = 1, learning_rate: floa
 
 def run(data: TrainingData, **options):
     chosen = replace(EstimationSettings(max_iterations=2), **options)
-    return iterate(make_trainer(data), data, BVALS, torch.ones(5), chosen)
+    return iterate(make_trainer(data), data, BVALS, chosen)
 
 
 def test_thresholds_are_absolute_or_follow_the_noise():

@@ -48,7 +48,7 @@ def run(
         signals,
         mask,
         BVALS,
-        sigma_per_bval=np.full(BVALS.size, sigma),
+        noise=np.full(BVALS.size, sigma),
         sigma=sigma,
         settings=chosen,
         device=device,
@@ -159,7 +159,7 @@ def test_deterministic_algorithms_are_on_meanwhile():
         volume((6, 6, 1)),
         np.ones((6, 6, 1), dtype=bool),
         BVALS,
-        sigma_per_bval=np.full(BVALS.size, SIGMA),
+        noise=np.full(BVALS.size, SIGMA),
         settings=EstimationSettings(method="cnn", epochs=10),
         progress=lambda text, done, total: seen.append(
             (done, total, torch.are_deterministic_algorithms_enabled())
@@ -176,7 +176,7 @@ def test_small_steps_use_one_thread_and_the_number_comes_back():
             volume((6, 6, 1)),
             np.ones((6, 6, 1), dtype=bool),
             BVALS,
-            sigma_per_bval=np.full(BVALS.size, SIGMA),
+            noise=np.full(BVALS.size, SIGMA),
             settings=EstimationSettings(method="cnn", epochs=10),
             progress=lambda *_: seen.append(torch.get_num_threads()),
         )
@@ -230,7 +230,7 @@ def test_an_observer_sees_every_data_iteration_and_the_last_is_the_result():
     mask = np.ones(signals.shape[:3], dtype=bool)
     mask[0, 0] = False
     chosen = EstimationSettings(max_iterations=2, lambda_=0.0)
-    options = {"sigma_per_bval": np.full(BVALS.size, SIGMA), "settings": chosen}
+    options = {"noise": np.full(BVALS.size, SIGMA), "settings": chosen}
     result = estimate(signals, mask, BVALS, observe=seen.append, **options)
     assert [moment.data_iteration for moment in seen] == [0, 1, 2]
     assert [moment.epochs for moment in seen] == list(np.cumsum([row["epochs"] for row in result.history]))
@@ -249,7 +249,7 @@ def test_an_observer_sees_the_plain_network_at_the_first_and_every_tenth_epoch()
         signals,
         np.ones(signals.shape[:3], dtype=bool),
         BVALS,
-        sigma_per_bval=np.full(BVALS.size, SIGMA),
+        noise=np.full(BVALS.size, SIGMA),
         settings=EstimationSettings(method="cnn", epochs=25),
         observe=seen.append,
     )

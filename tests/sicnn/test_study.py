@@ -53,7 +53,7 @@ def run(subject, start=None, settings=SETTINGS):
         signals,
         mask,
         BVALS,
-        sigma_per_bval=np.full(BVALS.size, sigma),
+        noise=np.full(BVALS.size, sigma),
         sigma=sigma,
         settings=settings,
         start=start,
