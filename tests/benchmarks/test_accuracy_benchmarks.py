@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.accuracy import ablation, targets
+from benchmarks.accuracy.deformable import aligned, breathing_series
 from benchmarks.accuracy.repeatability import variation
 from benchmarks.common.arms import Arm, treated
 from benchmarks.common.cells import Cells
@@ -138,3 +139,15 @@ def test_an_arm_is_computed_once_and_survives_a_cut_line(tmp_path):
         raise AssertionError("computed twice")
 
     assert Cells(path).get(arm.spec(), never) == json.loads(json.dumps(found))
+
+
+@pytest.mark.parametrize("arm", ["flow", "cc"])
+def test_deformable_registration_takes_back_motion_and_leaves_noise_alone(arm):
+    noisy = {"snr": 20.0, "seed": 3, "volumes": 1, "shape": (64, 56, 1)}
+    (still, _), (moving, _) = (breathing_series(most, **noisy) for most in (0.0, 4.0))
+    wanted, moved = (series.signals[:, :, 0].astype(np.float64) for series in (still, moving))
+    before, after, cost = (
+        np.sqrt(np.mean(np.square(images - wanted)))
+        for images in (moved, aligned(moved, still.bvals, arm), aligned(wanted, still.bvals, arm))
+    )
+    assert after < 0.8 * before and cost < 0.1 * before
