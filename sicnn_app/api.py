@@ -192,6 +192,7 @@ def estimate(
             averaged.mask,
             averaged.bvals,
             noise=averaged.noise,
+            volumes=averaged.repeats,
             sigma=averaged.sigma,
             settings=chosen,
             device=choose_device(device)[0],

@@ -41,6 +41,7 @@ class Estimator(Protocol):
         bvals: np.ndarray,
         *,
         noise: np.ndarray,
+        volumes: np.ndarray | None = None,
         sigma: float | None = None,
         settings: EstimationSettings,
         device: str = "cpu",
@@ -63,6 +64,9 @@ class Estimator(Protocol):
         noise : ndarray, shape (X, Y, Z, B) or (B,)
             Standard deviation of the averaged signals from the truth, of every voxel or of all; 0 where it is
             not known.
+        volumes : ndarray, shape (B,), optional
+            Volumes that were averaged per b-value. Signals then weigh in proportion to them, by the noise of
+            all b-values together; by default by that of each b-value.
         sigma : float, optional
             Noise standard deviation of a single volume.
         device : str

@@ -60,6 +60,7 @@ def fitted(signals: AveragedSignals) -> Estimate:
         signals.mask,
         signals.bvals,
         noise=signals.noise,
+        volumes=signals.repeats,
         sigma=signals.sigma,
         settings=EstimationSettings(method="lsq"),
     )
@@ -73,8 +74,13 @@ def with_directions(series: DwiSeries) -> DwiSeries:
     return DwiSeries(series.signals, series.bvals, vectors, series.affine)
 
 
-def measured_halves(data: Path) -> Iterator[tuple[list[DwiSeries], np.ndarray]]:
-    """Both halves of every run, and the voxels of its organs."""
+def measured_halves(
+    data: Path, first: Sequence[int] | None = None
+) -> Iterator[tuple[list[DwiSeries], np.ndarray]]:
+    """Both halves of every run, and the voxels of its organs.
+
+    ``first`` are the directions of the first half, by default those whose halves agree best.
+    """
     for name in RUNS:
         files = files_of(data, name)
         entities = dict(part.split("-", 1) for part in name.split("_"))
@@ -84,7 +90,7 @@ def measured_halves(data: Path) -> Iterator[tuple[list[DwiSeries], np.ndarray]]:
         labels = values_of(files["organs"]).reshape(body.shape).astype(int)
         organs = [labels == code for code in ORGANS if (labels == code).sum() >= MIN_VOXELS]
         means = np.array([series.signals[organ].mean(axis=0) for organ in organs], dtype=np.float64)
-        split = statistics.best_split(means, series.bvals)
+        split = statistics.best_split(means, series.bvals) if first is None else first
         halves = [series.select(keep) for keep in statistics.halves(series.bvals, split)]
         yield halves, labels > 0
 

@@ -26,7 +26,7 @@ from sicnn_app.phantoms.acquire import DEFAULT_BVALS, Protocol, acquire, noise_s
 from sicnn_app.phantoms.phantom import make_phantom
 from sicnn_app.preprocess import denoise
 from sicnn_app.preprocess.average import average_repeats
-from sicnn_app.preprocess.noise import estimate_noise, noise_after_denoising
+from sicnn_app.preprocess.noise import Denoising, estimate_noise, noise_after_denoising
 from sicnn_app.settings import EstimationSettings
 
 DENOISING = ("none", "mppca", "patch2self")
@@ -56,7 +56,7 @@ def measure(
     if noise_from == "before":
         noise = estimate_noise(before, average_repeats(before, phantom.mask))
     elif noise_from == "app" and denoising != "none":
-        noise = noise_after_denoising(before, after, after, average, redo)
+        noise = noise_after_denoising(Denoising(before, after, redo), after, average)
     else:
         noise = estimate_noise(after, average)
     truth = ivim_signal_maps(average.groups.bvals, phantom.f, phantom.d, phantom.dstar, phantom.s0)

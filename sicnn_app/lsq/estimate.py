@@ -69,6 +69,7 @@ def estimate(
     bvals: np.ndarray,
     *,
     noise: np.ndarray,
+    volumes: np.ndarray | None = None,
     settings: EstimationSettings,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -101,6 +102,7 @@ def estimate(
         mask,
         bvals,
         noise=noise,
+        volumes=volumes,
         bounds=settings.bounds,
         progress=progress,
     )
@@ -141,6 +143,7 @@ def estimate_lsq(
     bvals: np.ndarray,
     *,
     noise: np.ndarray | None = None,
+    volumes: np.ndarray | None = None,
     bounds: Bounds = DEFAULT_BOUNDS,
     device: str = "cpu",
     chunk_share: float = 1.0,
@@ -157,6 +160,8 @@ def estimate_lsq(
     noise : ndarray, shape (X, Y, Z, B) or (B,), optional
         Standard deviation of the signals from the truth; with it they are weighed, see
         :func:`sicnn_app.lsq.misfit.signal_weights`.
+    volumes : ndarray, shape (B,), optional
+        As for :meth:`sicnn_app.methods.Estimator.estimate`.
     chunk_share : float
         Of the usual number of voxels fitted at once.
     progress : callable (text, voxels done, voxels in all), optional
@@ -173,7 +178,7 @@ def estimate_lsq(
     report = None if progress is None else lambda done, total: progress("least-squares fit", done, total)
     weights = None
     if noise is not None:
-        weights = signal_weights(signals, mask, b.cpu(), np.asarray(noise), bounds)
+        weights = signal_weights(signals, mask, b.cpu(), np.asarray(noise), volumes, bounds)
     fit = fit_biexponential(y, b, bounds, weights=weights, chunk_share=chunk_share, progress=report)
     s0 = fit.s0 * normaliser
     predicted = _predicted(b, fit, s0)

@@ -157,6 +157,7 @@ def prepare_run(
                 loaded.series.source_volumes,
             ),
             progress=progress,
+            keep_acquired=settings.estimation.ensemble > 1,
         )
     except DataError as error:
         # Arrays do not know from which files they came.
@@ -252,7 +253,7 @@ def _estimate_run(item: DwiRun, job: Job, checkpoint: TrainingCheckpoint, *, scr
         )
     resampling = None
     if settings.estimation.ensemble > 1:
-        resampling = Resampling.of(prepared.series, averaged)
+        resampling = Resampling.of(prepared.series, averaged, prepared.denoising)
         if averaged.sigma == 0 and "noise" in resampling.ways:
             warnings.append(
                 "the noise is not known and none could be added for the ensemble: its standard deviations "
@@ -339,6 +340,7 @@ def _estimate(
         averaged.mask,
         averaged.bvals,
         noise=averaged.noise,
+        volumes=averaged.repeats,
         sigma=averaged.sigma,
         settings=settings.estimation,
         device=device,

@@ -61,6 +61,23 @@ Redo = Callable[[DwiSeries], DwiSeries]
 
 
 @dataclass(frozen=True)
+class Denoising:
+    """What lowered the noise of a series.
+
+    Attributes
+    ----------
+    acquired, denoised : DwiSeries
+        Before and after the steps.
+    redo : callable (DwiSeries) -> DwiSeries
+        The steps, done to another series of the same volumes.
+    """
+
+    acquired: DwiSeries
+    denoised: DwiSeries
+    redo: Redo
+
+
+@dataclass(frozen=True)
 class Noise:
     """Noise of a series.
 
@@ -147,9 +164,7 @@ def estimate_noise(series: DwiSeries, average: RepeatAverage) -> Noise:
     return found.noise(level, _method(series, average))
 
 
-def noise_after_denoising(
-    acquired: DwiSeries, denoised: DwiSeries, final: DwiSeries, average: RepeatAverage, redo: Redo
-) -> Noise:
+def noise_after_denoising(denoising: Denoising, final: DwiSeries, average: RepeatAverage) -> Noise:
     """Noise of a series that was denoised: as acquired, and what is left in its averaged signals.
 
     Denoised repeats look alike and denoised decays are smooth, whatever error they share, so that neither
@@ -163,23 +178,21 @@ def noise_after_denoising(
 
     Parameters
     ----------
-    acquired, denoised : DwiSeries
-        Before and after the steps that ``redo`` does.
     final : DwiSeries
         After all steps; what ``average`` is the average of.
     """
     level, found, mask = _level(average), _Collected(average), average.mask
     thermal_noise = np.full(mask.shape, np.nan)
     for slab in _slabs(mask):
-        here = _cut(acquired, slab)
+        here = _cut(denoising.acquired, slab)
         # Voxels may have data after the steps alone.
         with suppress(DataError):
-            before = average_repeats(here, mask[:, :, slab], average.way)
-            spread = _spread(here, before, level)
-            thermal_noise[:, :, slab][before.mask] = _split(spread.moments, before.mask)[0]
+            averaged = average_repeats(here, mask[:, :, slab], average.way)
+            spread = _spread(here, averaged, level)
+            thermal_noise[:, :, slab][averaged.mask] = _split(spread.moments, averaged.mask)[0]
     unknown = mask & np.isnan(thermal_noise)
     thermal_noise[unknown] = np.median(thermal_noise[mask & ~unknown]) if (mask & ~unknown).any() else 0.0
-    left, seen = _tried_out(acquired, denoised, average, redo, np.sqrt(thermal_noise) * level, level)
+    left, seen = _tried_out(denoising, average, np.sqrt(thermal_noise) * level, level)
 
     factors = average.groups.noise_factors
     for slab in _slabs(mask):
@@ -195,8 +208,8 @@ def noise_after_denoising(
         for (b, of_mean), share in zip(_of_means(spread, averaged, level), seen, strict=False):
             variation[:, b] = np.maximum(of_mean - share * thermal * factors[b] ** 2, 0.0)
         found.add(slab, thermal, thermal[:, None] * left, variation, _floor(averaged, thermal, level))
-    method = f"{_method(acquired, average)}, before denoising; what is left by denoising noise of that size"
-    return found.noise(level, method)
+    before = _method(denoising.acquired, average)
+    return found.noise(level, f"{before}, before denoising; what is left by denoising noise of that size")
 
 
 class _Collected:
@@ -436,12 +449,7 @@ def _of_means(spread: _Spread, average: RepeatAverage, level: float) -> Iterator
 
 
 def _tried_out(
-    acquired: DwiSeries,
-    denoised: DwiSeries,
-    average: RepeatAverage,
-    redo: Redo,
-    sigma: np.ndarray,
-    level: float,
+    denoising: Denoising, average: RepeatAverage, sigma: np.ndarray, level: float
 ) -> tuple[np.ndarray, list[float]]:
     """What a denoising leaves of noise, relative to the thermal variance of a volume.
 
@@ -454,19 +462,23 @@ def _tried_out(
     """
     box, counted = _part(average.mask)
     mask = average.mask[box] & counted
-    noisy, clean = (replace(one, signals=np.asarray(one.signals[box])) for one in (acquired, denoised))
+    noisy, clean = (
+        replace(one, signals=np.asarray(one.signals[box])) for one in (denoising.acquired, denoising.denoised)
+    )
     # Where an image is 0 in every volume it was cut off, and denoising leaves it alone.
     sigma = np.where(average.mask, sigma, np.median(sigma[average.mask]))[box]
     sigma = np.where(noisy.signals.any(axis=-1), sigma, 0.0)
     rng = np.random.default_rng(0)
     noise = (rng.standard_normal(noisy.signals.shape) * sigma[..., None]).astype(np.float32)
 
-    errors = np.nan_to_num(redo(replace(clean, signals=clean.signals + noise)).signals - clean.signals)
-    base = clean if counted.all() else redo(noisy)
-    response = redo(replace(noisy, signals=noisy.signals + SMALL * noise)).signals - base.signals
+    errors = np.nan_to_num(
+        denoising.redo(replace(clean, signals=clean.signals + noise)).signals - clean.signals
+    )
+    base = clean if counted.all() else denoising.redo(noisy)
+    response = denoising.redo(replace(noisy, signals=noisy.signals + SMALL * noise)).signals - base.signals
     response = np.nan_to_num(response) / SMALL
     error, let_through, added = (
-        _plain_average(one, average.groups, mask) for one in (errors, response, noise)
+        plain_average(one, average.groups, mask) for one in (errors, response, noise)
     )
     let_through = np.maximum((let_through * added).mean(axis=0), 0.0)
     thermal = max(np.square(sigma[mask]).mean(), np.finfo(np.float64).tiny)
@@ -479,7 +491,7 @@ def _tried_out(
     return left, [float(one.squares.mean()) * level**2 / thermal for one in around.moments]
 
 
-def _plain_average(signals: np.ndarray, groups: VolumeGroups, mask: np.ndarray) -> np.ndarray:
+def plain_average(signals: np.ndarray, groups: VolumeGroups, mask: np.ndarray) -> np.ndarray:
     """Arithmetic mean over repeats and directions of every b-value, shape (V, B), float64.
 
     That of errors, which other averages weigh in the same way to first order.

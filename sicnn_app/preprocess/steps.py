@@ -20,7 +20,7 @@ from sicnn_app.preprocess.correction import NotPossible, Progress, find_slice_ax
 from sicnn_app.preprocess.judgement import judge
 from sicnn_app.preprocess.mask import Mask, body_mask, brain_mask, check_mask
 from sicnn_app.preprocess.mask_doubts import doubts_of_mask
-from sicnn_app.preprocess.noise import Noise, estimate_noise, noise_after_denoising
+from sicnn_app.preprocess.noise import Denoising, Noise, estimate_noise, noise_after_denoising
 from sicnn_app.preprocess.saturation import saturated_voxels
 from sicnn_app.preprocess.volumes import select_volumes
 from sicnn_app.settings import PreprocessingSettings
@@ -50,6 +50,8 @@ class Prepared:
         One row per volume of the source image, see :meth:`sicnn_app.preprocess.judgement.JudgedVolume.row`.
     motion : list of dict, or None
         See :func:`sicnn_app.preprocess.motion.correct`.
+    denoising : Denoising, or None
+        Of a series that was denoised, if it was asked for.
     before_after : list of BeforeAfter
         What each correction that changed anything did to one slice.
     carpet : Carpet or None
@@ -65,6 +67,7 @@ class Prepared:
     normaliser_bval: float
     volumes: list[dict[str, Any]]
     motion: list[dict[str, Any]] | None = None
+    denoising: Denoising | None = None
     before_after: list[BeforeAfter] = field(default_factory=list)
     carpet: Carpet | None = None
 
@@ -80,6 +83,7 @@ def prepare(
     regions: tuple[np.ndarray, Mapping[int, str]] | None = None,
     stated: Sequence[Contradiction] = (),
     progress: Progress | None = None,
+    keep_acquired: bool = False,
 ) -> Prepared:
     """Judge, select and correct volumes, find the mask, average, estimate the noise, name the normaliser.
 
@@ -101,6 +105,8 @@ def prepare(
         What sidecars say against the images being a series; handled as what the images say.
     progress : callable (text, done, total), optional
         Called as the corrections advance.
+    keep_acquired : bool
+        Hand on the series from before it was denoised, from which other measurements can be drawn.
 
     Raises
     ------
@@ -151,6 +157,7 @@ def prepare(
     mask = _find_mask(corrected, anatomy, external_mask, motion is not None)
     way, chosen_by = choose_average(settings.average, corrected, mask.voxels, anatomy)
     average = average_repeats(corrected, mask.voxels, way)
+    denoising: Denoising | None = None
     lowered = [label for label in changes if STEPS[label].lowers_noise]
     if lowered:
         kinds = {label: STEPS[label].wanted(settings, situation)[0] for label in lowered}
@@ -160,8 +167,8 @@ def prepare(
                 other = STEPS[label].load().correct(other, kind=kind, settings=settings).series
             return other
 
-        acquired, denoised = changes[lowered[0]][0], changes[lowered[-1]][1]
-        noise = noise_after_denoising(acquired, denoised, corrected, average, redo)
+        denoising = Denoising(changes[lowered[0]][0], changes[lowered[-1]][1], redo)
+        noise = noise_after_denoising(denoising, corrected, average)
     else:
         noise = estimate_noise(corrected, average)
     pictures = [compare_step(label, *pair, average.mask) for label, pair in changes.items()]
@@ -202,6 +209,7 @@ def prepare(
         normaliser_bval=normaliser_bval,
         volumes=judgement.rows(corrected.source_volumes),
         motion=motion,
+        denoising=denoising if keep_acquired else None,
         before_after=[picture for picture in pictures if picture is not None],
         carpet=judgement.carpet,
     )

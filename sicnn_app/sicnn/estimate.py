@@ -70,6 +70,7 @@ def estimate(
     bvals: np.ndarray,
     *,
     noise: np.ndarray,
+    volumes: np.ndarray | None = None,
     sigma: float | None = None,
     settings: EstimationSettings,
     device: str = "cpu",
@@ -128,8 +129,7 @@ def estimate(
     if settings.ensemble > 1:
         resample = resample or partial(add_noise, signals, mask, noise)
         data, scales = ensemble_data(signals, box, sigma, noise, settings, resample)
-    per_bval = noise if noise.ndim == 1 else np.sqrt(np.square(noise[mask], dtype=np.float64).mean(axis=0))
-    problem = Problem(data, np.asarray(bvals), per_bval / sigma, settings, start)
+    problem = Problem(data, np.asarray(bvals), _noise_ratio(noise, mask, volumes, sigma), settings, start)
     watch = observe and _in_volumes(observe, box, scales, settings.ensemble)
     result, used, given_up = train_what_fits(
         lambda way, save, saved: _train(problem, way, progress, save, saved, watch),
@@ -164,6 +164,15 @@ def estimate(
         algorithm=ALGORITHM[settings.resolved_update_rule],
         device=used.device,
     )
+
+
+def _noise_ratio(noise: np.ndarray, mask: np.ndarray, volumes: np.ndarray | None, sigma: float) -> np.ndarray:
+    """Noise of the averaged signals by which b-values weigh, relative to that of a volume, shape (B,)."""
+    variance = np.square(noise if noise.ndim == 1 else noise[mask], dtype=np.float64)
+    per_bval = variance.reshape(-1, variance.shape[-1]).mean(axis=0)
+    if volumes is not None:
+        per_bval = (per_bval * volumes).mean() / volumes
+    return np.sqrt(per_bval) / sigma
 
 
 def _no_memory(attempt: Attempt, members: int) -> str:

@@ -16,7 +16,7 @@ from sicnn_app.phantoms.acquire import noise_sigma
 from sicnn_app.phantoms.phantom import make_phantom
 from sicnn_app.preprocess import denoise
 from sicnn_app.preprocess.average import average_repeats
-from sicnn_app.preprocess.noise import Noise, estimate_noise, noise_after_denoising
+from sicnn_app.preprocess.noise import Denoising, Noise, estimate_noise, noise_after_denoising
 
 BVALS = np.array([0, 10, 20, 40, 60, 80, 100, 150, 200, 300, 450, 600], dtype=float)
 SHAPE = (40, 36, 2)
@@ -97,7 +97,7 @@ def test_what_mp_pca_leaves_is_told_where_the_scatter_hides_it(volumes):
 
     clean = redo(series)
     average = average_repeats(clean, mask, "robust")
-    noise = noise_after_denoising(series, clean, clean, average, redo)
+    noise = noise_after_denoising(Denoising(series, clean, redo), clean, average)
     ratios = stated_over_actual(noise, average, truth, series.bvals)
     assert ratios.mean() == pytest.approx(1.0, abs=0.15) and (np.abs(ratios - 1) < 0.25).all()
     assert noise.sigma == pytest.approx(sigma.mean(), rel=0.08)
@@ -112,7 +112,7 @@ def test_what_mp_pca_leaves_is_told_where_the_scatter_hides_it(volumes):
 def test_denoising_that_does_nothing_leaves_all_noise():
     series, truth, mask, _ = acquired(2, 20)
     average = average_repeats(series, mask, "robust")
-    noise = noise_after_denoising(series, series, series, average, lambda other: other)
+    noise = noise_after_denoising(Denoising(series, series, lambda other: other), series, average)
     assert stated_over_actual(noise, average, truth, series.bvals) == pytest.approx(1.0, abs=0.1)
 
 
@@ -131,7 +131,7 @@ def test_denoising_is_tried_out_on_a_part_of_a_large_image_and_says_the_same():
     series = DwiSeries(signals.astype(np.float32), BVALS, None, np.eye(4))
     clean = redo(series)
     average = average_repeats(clean, np.ones((64, 60, 12), bool), "robust")
-    noise = noise_after_denoising(series, clean, clean, average, redo)
+    noise = noise_after_denoising(Denoising(series, clean, redo), clean, average)
     assert max(seen[1:]) < 0.5 * seen[0]
     left = noise.details["ThermalNoisePerBValue"]
     assert left == pytest.approx(np.full(12, 5.0), rel=0.1)
@@ -196,5 +196,7 @@ def test_gaps_are_left_out():
 def test_the_same_data_give_the_same_numbers():
     series, _, mask, _ = acquired(2, 20)
     average = average_repeats(series, mask, "robust")
-    one, other = (noise_after_denoising(series, series, series, average, lambda s: s) for _ in range(2))
+    one, other = (
+        noise_after_denoising(Denoising(series, series, lambda s: s), series, average) for _ in range(2)
+    )
     assert one.sigma == other.sigma and np.array_equal(one.averaged, other.averaged)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from sicnn_app.ivim.resampling import add_noise
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 from sicnn_app.preprocess.average import average_repeats
+from sicnn_app.preprocess.noise import Denoising
 from sicnn_app.preprocess.resample import Resampling
 
 SHAPE = (6, 5, 3)
@@ -98,3 +101,25 @@ def test_the_generator_decides(bvals):
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
     np.testing.assert_array_equal(first[~MASK], one.averaged.signals[~MASK])
+
+
+@pytest.mark.parametrize("repeats", [1, 4])
+def test_draws_of_a_denoised_series_hold_the_noise_that_is_left(repeats):
+    """As wide as the error of the averages, and as alike in the rows that the denoising averages."""
+
+    def redo(other: DwiSeries) -> DwiSeries:
+        rows = other.signals.reshape(8, 4, *other.signals.shape[1:]).mean(axis=1)
+        return replace(other, signals=np.repeat(rows, 4, axis=0))
+
+    rng, noise = np.random.default_rng(0), 10.0
+    bvals = np.repeat([0.0, 100.0], repeats)
+    signals = 300 * np.exp(-bvals * 1e-3) + noise * rng.standard_normal((32, 20, 2, bvals.size))
+    acquired = DwiSeries(signals.astype(np.float32), bvals, None, np.eye(4))
+    clean = redo(acquired)
+    averaged = average_repeats(clean, np.ones((32, 20, 2), bool)).with_noise(noise, "given")
+    one = Resampling.of(clean, averaged, Denoising(acquired, clean, redo))
+    assert all(way.startswith("denoised noise") for way in one.ways)
+    draws = np.stack([one(np.random.default_rng(seed)) - averaged.signals for seed in range(20)])
+    assert draws.std() == pytest.approx(noise / np.sqrt(4 * repeats), rel=0.1)
+    neighbours = np.corrcoef(draws[:, 0::4].ravel(), draws[:, 1::4].ravel())[0, 1]
+    assert neighbours > 0.9

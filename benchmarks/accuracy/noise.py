@@ -1,0 +1,146 @@
+"""Stated noise against the error of the averaged signals: phantoms, and the scatter of measured halves.
+
+    python -m benchmarks.accuracy.noise
+    python -m benchmarks.accuracy.noise --parts phantom --truths organs --snr 10 40 --volumes 1 3 6
+
+Phantoms: the ratio of the noise that the app states to the true error, both root mean squares over the
+mask and the seeds, at the b-value where it is lowest, on average, and where it is highest; the share of the
+errors within one and two of the stated standard deviations; and the thermal noise of one volume against the
+true one. Pulsation has a standard deviation of 5 % of the signal, and the g-factor is 2 in the middle.
+
+Halves: the volumes of every measured run, split as in :mod:`benchmarks.accuracy.retest` and in two other
+ways; the ratio of the difference between the averaged signals to what the noise of both lets expect, root
+mean squares over the voxels of all organs and runs, b-value by b-value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.accuracy import retest_statistics as statistics
+from benchmarks.accuracy.averages import DENOISING, averaged, measured_halves
+from benchmarks.accuracy.retest import DATA, RUNS, require_files
+from benchmarks.common.cells import parser_of
+from benchmarks.common.truths import TRUTHS
+from sicnn_app.phantoms.acquire import DEFAULT_BVALS, acquire_series
+from sicnn_app.phantoms.disturbances import Disturbances
+from sicnn_app.phantoms.phantom import make_phantom
+
+DISTURBED = {
+    "nothing": Disturbances(),
+    "pulsation": Disturbances(pulsation=0.05),
+    "g-factor": Disturbances(g_factor=2.0),
+    "both": Disturbances(pulsation=0.05, g_factor=2.0),
+}
+SPLITS = {"that agrees best": None, "0, 1, 2": (0, 1, 2), "0, 2, 4": (0, 2, 4)}
+"""Directions of the first half."""
+
+
+def phantom_table(
+    truths: Sequence[str],
+    snrs: Sequence[float],
+    volumes: Sequence[int],
+    seeds: Sequence[int],
+    denoising: Sequence[str],
+    shape: tuple[int, int, int],
+) -> None:
+    """Print how the stated noise of averaged signals compares with their error."""
+    print(
+        "| truth | SNR | disturbed by | volumes per b | denoising | lowest | mean | highest | within 1 SD "
+        "| within 2 SD | one volume |\n|---|---|---|---|---|---|---|---|---|---|---|"
+    )
+    for name in truths:
+        preset, truth, _ = TRUTHS[name]
+        for snr in snrs:
+            for kind, disturbances in DISTURBED.items():
+                for count in volumes:
+                    for denoise in denoising:
+                        squares, z, sigmas = [], [], []
+                        for seed in seeds:
+                            phantom = make_phantom(preset, shape, seed=seed, truth=truth)
+                            bvals = np.repeat(DEFAULT_BVALS[preset], count).astype(np.float64)
+                            made = acquire_series(
+                                phantom, bvals, snr=snr, seed=seed, disturbances=disturbances
+                            )
+                            found = averaged(made.series, phantom.mask, average="robust", denoise=denoise)
+                            inside = found.mask
+                            error = (found.signals - phantom.signals(found.bvals))[inside]
+                            stated = found.noise[inside].astype(np.float64)
+                            squares.append([np.square(one).mean(axis=0) for one in (stated, error)])
+                            z.append((np.abs(error) / np.maximum(stated, 1e-9)).ravel())
+                            sigmas.append(found.sigma / np.median(made.sigma[inside]))
+                        ratio = np.sqrt(np.divide(*np.sum(squares, axis=0)))
+                        off = np.concatenate(z)
+                        print(
+                            f"| {name} | {snr:g} | {kind} | {count} | {denoise} | {ratio.min():.2f} "
+                            f"| {ratio.mean():.2f} | {ratio.max():.2f} | {100 * np.mean(off < 1):.0f} % "
+                            f"| {100 * np.mean(off < 2):.0f} % | {np.mean(sigmas):.2f} |",
+                            flush=True,
+                        )
+
+
+def halves_table(data: Path, denoising: Sequence[str]) -> None:
+    """Print how the scatter between halves compares with the stated noise."""
+    bvals, rows = None, []
+    for split, first in SPLITS.items():
+        found: dict[str, list[np.ndarray]] = {denoise: [] for denoise in denoising}
+        for halves, organs in measured_halves(data, first):
+            for denoise in denoising:
+                pair = []
+                for half in halves:
+                    low = half.signals[..., half.bvals == 0].mean(axis=-1)
+                    foreground = (low > 0.06 * np.percentile(low, 99)) | organs
+                    pair.append(averaged(half, foreground, average="robust", denoise=denoise))
+                inside = organs & pair[0].mask & pair[1].mask
+                level = pair[0].signals[inside, 0].mean()
+                difference = (pair[0].signals - pair[1].signals)[inside] / level
+                expected = np.hypot(*(one.noise[inside] for one in pair)) / level
+                found[denoise].append(np.stack([difference, expected]))
+                bvals = pair[0].bvals
+        for denoise, parts in found.items():
+            rms = np.sqrt(np.square(np.concatenate(parts, axis=1), dtype=np.float64).mean(axis=1))
+            ratios = " | ".join(f"{value:.2f}" for value in rms[0] / rms[1])
+            above = statistics.root_mean_square(rms[0, 1:]) / statistics.root_mean_square(rms[1, 1:])
+            rows.append(f"| {split} | {denoise} | {ratios} | {above:.2f} |")
+    assert bvals is not None
+    columns = " | ".join(f"b = {bval:g}" for bval in bvals)
+    print(f"| split | denoising | {columns} | all b > 0 |\n{'|---' * (bvals.size + 3)}|")
+    print("\n".join(rows))
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--parts", nargs="+", choices=("halves", "phantom"), default=("halves", "phantom"))
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--denoising", nargs="+", choices=DENOISING, default=DENOISING)
+    parser.add_argument(
+        "--truths", nargs="+", choices=tuple(TRUTHS), default=("organs", "random organs", "brain")
+    )
+    parser.add_argument("--snr", type=float, nargs="+", default=(20.0,))
+    parser.add_argument("--volumes", type=int, nargs="+", default=(1, 2, 6))
+    parser.add_argument("--shape", type=int, nargs=3, default=(64, 56, 4))
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if "halves" in options.parts:
+        require_files(options.data, RUNS)
+        halves_table(options.data, options.denoising)
+        print()
+    if "phantom" in options.parts:
+        phantom_table(
+            options.truths,
+            options.snr,
+            options.volumes,
+            options.seeds,
+            options.denoising,
+            tuple(options.shape),
+        )
+
+
+if __name__ == "__main__":
+    main()
