@@ -14,7 +14,7 @@ REGION = 3.0
 """Voxels: standard deviation of the Gaussian in the slice, within the mask, whose averages stand for a
 region."""
 
-BLOCK = 3
+BLOCK = 4
 """Voxels: side of the square in a slice that shares a fit of the averages, which hardly change within it."""
 
 LEAST_SHARE = 0.01
