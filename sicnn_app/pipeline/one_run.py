@@ -254,7 +254,7 @@ def _estimate_run(item: DwiRun, job: Job, checkpoint: TrainingCheckpoint, *, scr
     resampling = None
     if settings.estimation.ensemble > 1:
         resampling = Resampling.of(prepared.series, averaged, prepared.denoising)
-        if averaged.sigma == 0 and "noise" in resampling.ways:
+        if averaged.sigma == 0 and any("noise" in way for way in resampling.ways):
             warnings.append(
                 "the noise is not known and none could be added for the ensemble: its standard deviations "
                 "tell of initial weights only"
@@ -411,7 +411,10 @@ def measure_regions(
     # Each in a slice of its own: least squares draws on the surroundings in the slice for its weights.
     as_voxels = np.concatenate([mean[known] for mean, known in zip(means, there, strict=True)])
     own = replace(
-        averaged, signals=as_voxels[None, None].astype(np.float32), mask=np.ones((1, 1, count), bool)
+        averaged,
+        signals=as_voxels[None, None].astype(np.float32),
+        mask=np.ones((1, 1, count), bool),
+        noise=np.broadcast_to(averaged.sigma_per_bval, (1, 1, *as_voxels.shape)),
     )
     without = "the mean signals of regions are not fitted"
     found, warnings = _fit_besides(own, settings, without, device=device, progress=progress)
