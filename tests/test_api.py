@@ -61,6 +61,13 @@ def test_every_method_finds_the_truth_roughly(phantom, method):
     assert maps.sigma == pytest.approx(phantom.sigma, rel=0.5)
 
 
+def test_signals_without_noise_have_maps():
+    clean = sicnn_app.simulate("abdomen", shape=(16, 14, 1), seed=1)
+    settings = EstimationSettings(max_iterations=1)
+    maps = sicnn_app.estimate(clean.signals, clean.bvals, clean.mask, settings=settings, device="cpu")
+    assert np.isfinite(maps.f[clean.mask]).all() and maps.f[clean.mask].max() > 0.05
+
+
 def test_an_ensemble_has_standard_deviations(phantom):
     settings = EstimationSettings(ensemble=2, max_iterations=0, delta=0.9)
     maps = estimate(phantom.signals, phantom.bvals, phantom.mask, device="cpu", settings=settings)

@@ -46,7 +46,7 @@ ALGORITHM = {
 class Problem:
     """Data and settings of an estimation, the same for every attempt.
 
-    Tensors are on the CPU; ``sigma_ratio`` is the noise of the averaged signals relative to that of a volume.
+    Tensors are on the CPU; ``sigma_ratio`` is the noise of the averaged signals relative to the largest.
     """
 
     data: TrainingData
@@ -129,7 +129,7 @@ def estimate(
     if settings.ensemble > 1:
         resample = resample or partial(add_noise, signals, mask, noise)
         data, scales = ensemble_data(signals, box, sigma, noise, settings, resample)
-    problem = Problem(data, np.asarray(bvals), _noise_ratio(noise, mask, volumes, sigma), settings, start)
+    problem = Problem(data, np.asarray(bvals), _noise_ratio(noise, mask, volumes), settings, start)
     watch = observe and _in_volumes(observe, box, scales, settings.ensemble)
     result, used, given_up = train_what_fits(
         lambda way, save, saved: _train(problem, way, progress, save, saved, watch),
@@ -166,13 +166,13 @@ def estimate(
     )
 
 
-def _noise_ratio(noise: np.ndarray, mask: np.ndarray, volumes: np.ndarray | None, sigma: float) -> np.ndarray:
-    """Noise of the averaged signals by which b-values weigh, relative to that of a volume, shape (B,)."""
+def _noise_ratio(noise: np.ndarray, mask: np.ndarray, volumes: np.ndarray | None) -> np.ndarray:
+    """Noise of the averaged signals by which b-values weigh, relative to the largest, shape (B,)."""
     variance = np.square(noise if noise.ndim == 1 else noise[mask], dtype=np.float64)
     per_bval = variance.reshape(-1, variance.shape[-1]).mean(axis=0)
     if volumes is not None:
         per_bval = (per_bval * volumes).mean() / volumes
-    return np.sqrt(per_bval) / sigma
+    return np.sqrt(per_bval / max(per_bval.max(), np.finfo(np.float64).tiny))
 
 
 def _no_memory(attempt: Attempt, members: int) -> str:
@@ -248,7 +248,7 @@ def build_trainer(
 ) -> Trainer:
     """A trainer on the device of ``bvals``, with random weights from torch's generator or with given ones.
 
-    ``sigma_ratio``, shape (B,), is the noise of every averaged signal relative to that of one volume. Given
+    ``sigma_ratio``, shape (B,), is the noise of every averaged signal relative to the largest. Given
     weights are those of one network; every member of an ensemble begins with them.
     """
     config = NetworkConfig(len(bvals), settings.network, settings.dropout, settings.bounds)
