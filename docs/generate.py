@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import sicnn_app
-from sicnn_app.cli import arguments, simulate
+from sicnn_app.cli import arguments, dicom, simulate
 from sicnn_app.derivatives.qc import MOTION_COLUMNS, VOLUME_COLUMNS
 from sicnn_app.derivatives.quality import columns
 from sicnn_app.derivatives.regions import COLUMNS as REGION_COLUMNS
@@ -99,13 +99,13 @@ def flag_entries(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def flags_page() -> str:
-    """Flags of both commands, from their parsers."""
+    """Flags of all commands, from their parsers."""
     parts = [
         "# Flags\n",
         "Made from the parsers of the commands; `--help` prints the same in the terminal. "
         "Every default stands in the text.\n",
     ]
-    for parser in (arguments.build_parser(), simulate.build_parser()):
+    for parser in (arguments.build_parser(), simulate.build_parser(), dicom.build_parser()):
         parts += [f"## `{parser.prog}` {{ #{parser.prog} }}\n", f"{escaped(parser.description)}\n"]
         parts += flag_entries(parser)
         if parser.epilog:

@@ -197,7 +197,7 @@ def test_no_constraint_is_left_of_a_package_that_nothing_needs(project, pins):
     assert set(pins) <= needed
 
 
-@pytest.mark.parametrize("module", ["sicnn_app.cli.main", "sicnn_app.cli.simulate"])
+@pytest.mark.parametrize("module", ["sicnn_app.cli.main", "sicnn_app.cli.simulate", "sicnn_app.cli.dicom"])
 @pytest.mark.parametrize("flag", ["--help", "--version"])
 def test_help_and_version_answer_without_loading_torch(project, module, flag):
     assert f"{module}:main" in project["scripts"].values()
@@ -208,7 +208,7 @@ def test_help_and_version_answer_without_loading_torch(project, module, flag):
         "    code = command.main()\n"
         "except SystemExit as stop:\n"
         "    code = stop.code\n"
-        "heavy = {'torch', 'dipy', 'distributed', 'matplotlib', 'nilearn'} & set(sys.modules)\n"
+        "heavy = {'torch', 'dipy', 'distributed', 'highdicom', 'matplotlib', 'nilearn'} & set(sys.modules)\n"
         "sys.exit(f'loaded {sorted(heavy)}' if heavy else code)\n"
     )
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import sicnn_app
-from sicnn_app.cli import arguments, simulate
+from sicnn_app.cli import arguments, dicom, simulate
 from sicnn_app.derivatives.qc import MOTION_COLUMNS
 from sicnn_app.derivatives.quality import columns
 from sicnn_app.group.columns import table_columns
@@ -114,7 +114,7 @@ def test_a_link_of_a_page_in_a_folder_is_rewritten(site):
     )
 
 
-@pytest.mark.parametrize("build", [arguments.build_parser, simulate.build_parser])
+@pytest.mark.parametrize("build", [arguments.build_parser, simulate.build_parser, dicom.build_parser])
 def test_the_page_of_flags_has_every_flag_with_its_help(site, build):
     page = site.flags_page()
     for action in build()._actions:

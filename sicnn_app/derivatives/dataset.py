@@ -45,6 +45,8 @@ BIDSIGNORE: tuple[str, ...] = (
     "*_qc.*",
     "group_*",
     "CITATION.md",
+    # Of sicnn-dicom.
+    "/dicom",
 )
 """Files that the released BIDS standard has no rule for; everything else is left to the validator."""
 
