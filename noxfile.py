@@ -33,7 +33,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Tests; what follows ``--`` goes to pytest."""
-    install(session, "test")
+    install(session, "dicom,test")
     session.run("pytest", *session.posargs)
 
 
