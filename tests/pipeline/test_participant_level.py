@@ -161,7 +161,7 @@ def test_an_ensemble_writes_its_spread(app, tmp_path):
     used = parameters(out)
     assert used["ensemble"] == 3
     # Two volumes at b = 0 and one at each other b-value are too few to draw from.
-    assert used["ensemble_resampling_per_b_value"] == ["noise"] * len(set(BVALS))
+    assert used["ensemble_resampling_per_b_value"] == ["denoised noise"] * len(set(BVALS))
     for label, factor in used["ensemble_spread_factor"].items():
         path = out / f"{STEM}_model-ivim_param-{label}_desc-std_dwimap.nii.gz"
         assert path.name in plan.out

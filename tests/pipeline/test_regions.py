@@ -213,6 +213,6 @@ def test_the_conventional_fit_and_bounds_stand_beside(tmp_path):
     assert row["mean_signal_f"] is None
     write_run(result, tmp_path / "out", bids_dir=tmp_path / "bids", dataset_links={})
     assert not region_pictures(collect_run(tmp_path / "out", "01", None, "sub-01"))
-    unknown = np.zeros(result.averaged.bvals.size)
+    unknown = np.zeros_like(result.averaged.noise)
     silent = replace(result, averaged=replace(result.averaged, noise=unknown))
     assert region_rows(silent)[0]["f_bound"] is None
