@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from sicnn_app import __version__
 from sicnn_app.bids.derivative_datasets import mask_label
 from sicnn_app.bids.geometry import POSITION_FIELDS
 from sicnn_app.derivatives import qc, regions, sidecar
@@ -40,9 +41,10 @@ from sicnn_app.derivatives.written import WrittenRecord
 from sicnn_app.errors import DataError, InternalError
 from sicnn_app.ivim.body_parts import ANATOMIES
 from sicnn_app.ivim.flags import FLAGS
+from sicnn_app.ivim.map_spec import MapSpec
 from sicnn_app.ivim.parameters import PARAMETERS, TISSUE_LABELS, all_maps
 from sicnn_app.ivim.run import DwiRun, RunResult
-from sicnn_app.methods import LEAST_SQUARES
+from sicnn_app.methods import LEAST_SQUARES, METHODS
 from sicnn_app.steps import STEPS
 from sicnn_app.system.memory import require_space
 
@@ -54,6 +56,9 @@ TEXT_BYTES = 5_000_000
 
 AFFINE_TOLERANCE = 1e-3
 """mm; float32 header fields against the float64 affine of the series."""
+
+MAX_DESCRIP = 79
+"""Bytes of text in the field of the NIfTI header, which a zero byte ends."""
 
 GEOMETRY_FIELDS = (
     "dim", "pixdim", "xyzt_units", *POSITION_FIELDS["sform"], *POSITION_FIELDS["qform"],
@@ -181,8 +186,13 @@ class _RunFiles:
     def path(self, ending: str) -> Path:
         return output_path(self.result.run, self.output_dir, ending)
 
-    def image(self, ending: str, values: np.ndarray, words: dict[str, Any]) -> None:
-        self.staged.add_nifti(self.path(f"{ending}.nii.gz"), _image(self.result, values))
+    def image(
+        self, ending: str, values: np.ndarray, words: dict[str, Any], **header_fields: float | bytes
+    ) -> None:
+        image = _image(self.result, values)
+        for field, value in header_fields.items():
+            image.header[field] = value
+        self.staged.add_nifti(self.path(f"{ending}.nii.gz"), image)
         self.staged.add_json(self.path(f"{ending}.json"), words)
 
     def table(
@@ -206,7 +216,19 @@ def _stage_maps(files: _RunFiles) -> None:
     for spec, desc in maps:
         values = _masked(of[desc], f"{spec.label}{SPREAD_SUFFIX}" if desc == SPREAD else spec.label)
         words = sidecar.map_sidecar(of[desc], spec, files.roots, desc)
-        files.image(map_ending(spec.label, desc), values, words)
+        files.image(map_ending(spec.label, desc), values, words, **_for_viewers(of[desc], spec, desc))
+
+
+def _for_viewers(result: RunResult, spec: MapSpec, desc: str | None) -> dict[str, float | bytes]:
+    """Fields of the header from which viewers take what a map is and its range, that of the reports."""
+    of_map = desc != SPREAD
+    low, high = (spec.range_in if of_map else spec.spread_range_in)(result.anatomy) or (0.0, 0.0)
+    title = spec.title if of_map else "standard deviation"
+    unit = f" ({spec.unit})" if spec.unit != "arbitrary" else ""
+    name = sidecar.method_name(result)
+    method = METHODS[name].title if name in METHODS else name
+    words = f"{spec.symbol}, {title}{unit}, {method}, sicnn-app {__version__}"
+    return {"cal_min": low, "cal_max": high, "descrip": words.encode("ascii", "replace")[:MAX_DESCRIP]}
 
 
 def _stage_flags(files: _RunFiles) -> None:

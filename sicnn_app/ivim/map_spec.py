@@ -44,6 +44,8 @@ class MapSpec:
         The group looks for runs whose median lies outside.
     brain_range : tuple of float, optional
         Fixed colour range for the brain where that of the body would hide everything (F is about 3-8 %).
+    logarithmic : bool
+        Equal factors, not equal differences, are as far apart in colours and charts.
     spread_range, brain_spread_range : float, optional
         Upper end of the colour range of standard deviations.
     difference_range, brain_difference_range : float, optional
@@ -64,7 +66,20 @@ class MapSpec:
     needs_perfusion: bool = False
     outlier: bool = False
     brain_range: tuple[float, float] | None = None
+    logarithmic: bool = False
     spread_range: float | None = None
     brain_spread_range: float | None = None
     difference_range: float | None = None
     brain_difference_range: float | None = None
+
+    def range_in(self, anatomy: str | None) -> tuple[float, float] | None:
+        """Fixed colour range for an anatomy; the body shares that of data of which nothing tells what it is.
+
+        None for a map without one.
+        """
+        return (self.brain_range if anatomy == "brain" else None) or self.display_range
+
+    def spread_range_in(self, anatomy: str | None) -> tuple[float, float] | None:
+        """Colour range of standard deviations for an anatomy; None for a map without one."""
+        end = (self.brain_spread_range if anatomy == "brain" else None) or self.spread_range
+        return None if end is None else (0.0, end)

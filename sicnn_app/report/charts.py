@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sicnn_app.report.quantities import Quantity
-from sicnn_app.report.style import BLUE, INK, LIGHT_BLUE, MUTED, ORANGE, SCATTER, plain_style
+from sicnn_app.report.style import BLUE, INK, LIGHT_BLUE, MUTED, ORANGE, SCATTER, plain_style, plain_ticks
 
 SIZE = (4.4, 2.9)
 """Inches; near the width of a phone, so that letters are not shrunk there."""
@@ -65,7 +66,9 @@ def histogram_chart(values: np.ndarray, flagged: np.ndarray, quantity: Quantity)
     """
     low, high = quantity.limits(values)
     shown = np.clip(values * quantity.factor, low, high)
-    edges = np.linspace(low, high, HISTOGRAM_BINS + 1)
+    edges = (np.geomspace if quantity.logarithmic else np.linspace)(low, high, HISTOGRAM_BINS + 1)
+    # Rounding leaves the last edge of a geometric series a little inside.
+    edges[-1] = high
     share = np.full(shown.size, 100.0 / max(shown.size, 1))
     with svg_chart() as (axes, svg):
         axes.hist(
@@ -79,6 +82,9 @@ def histogram_chart(values: np.ndarray, flagged: np.ndarray, quantity: Quantity)
         if shown.size:
             median = float(np.median(values) * quantity.factor)
             axes.axvline(median, color=ORANGE, linestyle="--", label=f"median {median:.3g}")
+        if quantity.logarithmic:
+            axes.set_xscale("log")
+            plain_ticks(axes.xaxis)
         axes.set(xlim=(low, high), xlabel=quantity.heading, ylabel="voxels (%)")
     return svg.getvalue()
 
@@ -95,18 +101,26 @@ def scatter_chart(across: np.ndarray, up: np.ndarray, quantity: Quantity, labels
         The two ways, of ``across`` and of ``up``.
     """
     low, high = quantity.limits(np.concatenate([across, up]))
+    scale: Any = "log" if quantity.logarithmic else "linear"
     with svg_chart(SQUARE, SQUARE_AXES) as (axes, svg):
+        axes.set(xscale=scale, yscale=scale)
         axes.plot([low, high], [low, high], color=ORANGE, linestyle="--", linewidth=1.2, zorder=3)
+        ends = np.array([low, high, low, high])
         if across.size:
             axes.hexbin(
                 *(np.clip(values * quantity.factor, low, high) for values in (across, up)),
                 gridsize=HEXAGONS,
-                extent=(low, high, low, high),
+                xscale=scale,
+                yscale=scale,
+                extent=tuple(np.log10(ends) if quantity.logarithmic else ends),
                 mincnt=1,
                 bins="log",
                 cmap=SCATTER,
                 linewidths=0,
             )
+        if quantity.logarithmic:
+            for axis in (axes.xaxis, axes.yaxis):
+                plain_ticks(axis)
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
         # A name from a sidecar may hold dollar signs, which are no formula.
         for label, way in zip((axes.set_xlabel, axes.set_ylabel), labels, strict=True):

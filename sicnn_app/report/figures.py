@@ -17,7 +17,7 @@ from sicnn_app.ivim.flags import FLAGS
 from sicnn_app.report.display import Display
 from sicnn_app.report.mosaic import DARK, grey_levels, mosaic
 from sicnn_app.report.quantities import Quantity
-from sicnn_app.report.style import colour_map
+from sicnn_app.report.style import colour_map, colour_scale
 
 MAX_TILES = 12
 UNDERLAY_BRIGHTNESS = 0.5
@@ -53,13 +53,15 @@ def map_picture(
         Voxels of the mask that get a colour.
     """
     low, high = quantity.limits(values[shown])
-    norm, cmap = Normalize(low, high), colour_map(quantity.cmap)
-    scaled = np.nan_to_num(_shown(values, display) * quantity.factor, nan=low)
+    norm = colour_scale(low, high, logarithmic=quantity.logarithmic)
+    cmap = colour_map(quantity.cmap)
+    scaled = np.maximum(np.nan_to_num(_shown(values, display) * quantity.factor, nan=low), low)
     extend = extend_of(values[shown] * quantity.factor, low, high)
     return _over_baseline(
         run,
         display,
-        cmap(norm(scaled))[..., :3],
+        # Logarithmic scales of Matplotlib take no more than two dimensions.
+        cmap(norm(scaled.ravel())).reshape(*scaled.shape, 4)[..., :3],
         shown,
         dimmed=True,
         colours=shades_of(cmap),

@@ -12,14 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
-from matplotlib.colors import Colormap, Normalize
+from matplotlib.colors import Colormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from sicnn_app.report.display import Display, grid_columns
-from sicnn_app.report.style import plain_style
+from sicnn_app.report.style import plain_style, plain_ticks
 
 WIDTH = 5.0
 """Inches; shown about as wide on paper and on a phone, so that its letters stay readable."""
@@ -130,6 +130,8 @@ def draw_bar(figure: Figure, height: float, bar: tuple[Normalize, Colormap, str,
         extendfrac=0.03,
         ticks=MaxNLocator(MAX_INTERVALS, steps=[1, 2, 2.5, 5, 10]),
     )
+    if isinstance(norm, LogNorm):
+        plain_ticks(colorbar.ax.xaxis)
     colorbar.outline.set_edgecolor("white")
     colorbar.outline.set_linewidth(0.5)
     axes.tick_params(colors="white", labelsize=11, length=2.5, pad=1.5)

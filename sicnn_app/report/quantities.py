@@ -31,6 +31,8 @@ class Quantity:
         Unit shown.
     fixed_range : tuple of float or None
         Colour range in the unit of the file; None: taken from the data.
+    logarithmic : bool
+        Colours and charts have a logarithmic scale.
     """
 
     spec: MapSpec
@@ -39,6 +41,7 @@ class Quantity:
     factor: float
     unit: str
     fixed_range: tuple[float, float] | None
+    logarithmic: bool = False
 
     @property
     def name(self) -> str:
@@ -101,7 +104,7 @@ def _round_up(value: float) -> float:
 def shown_quantities(anatomy: str | None) -> tuple[Quantity, ...]:
     """Every map of :func:`sicnn_app.ivim.parameters.all_maps`, in its order, as shown for an anatomy.
 
-    The brain has ranges of its own; the body shares those of data of which nothing tells what they are.
+    The brain has ranges of its own, see :meth:`sicnn_app.ivim.map_spec.MapSpec.range_in`.
     """
     return tuple(
         Quantity(
@@ -110,7 +113,8 @@ def shown_quantities(anatomy: str | None) -> tuple[Quantity, ...]:
             spec.colour_map,
             spec.factor,
             spec.shown_unit or spec.unit,
-            (spec.brain_range if anatomy == "brain" else None) or spec.display_range,
+            spec.range_in(anatomy),
+            spec.logarithmic,
         )
         for spec in all_maps()
     )
@@ -125,9 +129,8 @@ def spread_quantities(anatomy: str | None) -> tuple[Quantity, ...]:
     """Standard deviations of F, D and D* as shown: all in one colour map, so that none is taken for a map."""
     shown = []
     for quantity in shown_quantities(anatomy):
-        spec = quantity.spec
-        if end := (anatomy == "brain" and spec.brain_spread_range) or spec.spread_range:
-            shown.append(_of_map(quantity, "standard deviation", "cividis", (0.0, end)))
+        if limits := quantity.spec.spread_range_in(anatomy):
+            shown.append(_of_map(quantity, "standard deviation", "cividis", limits))
     return tuple(shown)
 
 
@@ -147,4 +150,4 @@ def difference_quantities(anatomy: str | None, title: str) -> tuple[Quantity, ..
 def _of_map(quantity: Quantity, title: str, cmap: str, limits: tuple[float, float]) -> Quantity:
     """A map as it is shown in its unit, but in words, colours and a range of its own."""
     unit = "percentage points" if quantity.unit == "%" else quantity.unit
-    return replace(quantity, title=title, cmap=cmap, unit=unit, fixed_range=limits)
+    return replace(quantity, title=title, cmap=cmap, unit=unit, fixed_range=limits, logarithmic=False)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 from matplotlib import colormaps, style
-from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.axis import Axis
+from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm, Normalize
+from matplotlib.ticker import LogLocator, NullLocator
 
 INK = "#1d2733"
 MUTED = "#5b6875"
@@ -52,6 +54,18 @@ SCATTER = LinearSegmentedColormap.from_list("scatter", [LIGHT_BLUE, BLUE, INK])
 def colour_map(name: str) -> Colormap:
     """A colour map of ours or of Matplotlib by its name."""
     return DIFFERENCES if name == DIFFERENCES.name else colormaps[name]
+
+
+def colour_scale(low: float, high: float, *, logarithmic: bool) -> Normalize:
+    """What takes the ends of a colour range to those of a colour map."""
+    return LogNorm(low, high) if logarithmic else Normalize(low, high)
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Let a logarithmic axis count 5, 10, 20, 50, in plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter("{x:g}")
 
 
 def plain_style() -> AbstractContextManager[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from sicnn_app.report.packing import CODE_BYTES, Quantised, first_voxel, pack_sl
 from sicnn_app.report.page import render_page
 from sicnn_app.report.picture import volume_of
 from sicnn_app.report.quantities import shown_quantities, spread_quantities
-from sicnn_app.report.style import colour_map
+from sicnn_app.report.style import colour_map, colour_scale
 from sicnn_app.report.tables import at_bvalues
 
 MAX_BYTES = 9_500_000
@@ -131,7 +132,7 @@ def _content(
             for quantity in shown_quantities(run.anatomy)
             if quantity.spec.label in run.maps
         ],
-        "shades": {view["colours"]: _shades(view["colours"]) for view in views},
+        "shades": {view["colours"]: _shades(view) for view in views},
         "flags": [
             {"code": spec.code, "words": spec.description, "colour": spec.color}
             for spec in (FLAGS if run.flags is not None else ())
@@ -168,14 +169,18 @@ def _views(run: RunDerivatives) -> list[dict[str, Any]]:
                     "unit": quantity.unit,
                     "low": low,
                     "high": high,
-                    "colours": quantity.cmap,
+                    "cmap": quantity.cmap,
+                    "colours": f"{quantity.cmap}{', logarithmic' * quantity.logarithmic}",
+                    "logarithmic": quantity.logarithmic,
                     "needs": perfusion if quantity.spec.needs_perfusion else None,
                 }
             )
     return views
 
 
-def _shades(name: str) -> str:
-    """Red, green and blue of every shade of a colour map, a byte each, as base64."""
-    colours = colour_map(name)(np.linspace(0.0, 1.0, SHADES))[:, :3]
+def _shades(view: Mapping[str, Any]) -> str:
+    """Red, green and blue of every shade of a view, at equal steps from its low to its high end, as base64."""
+    low, high = view["low"], view["high"]
+    scale = colour_scale(low, high, logarithmic=view["logarithmic"])
+    colours = colour_map(view["cmap"])(scale(np.linspace(low, high, SHADES)))[:, :3]
     return base64.b64encode(np.rint(255 * colours).astype(np.uint8).tobytes()).decode("ascii")

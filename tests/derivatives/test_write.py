@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sicnn_app import __version__
-from sicnn_app.derivatives import atomic, qc
+from sicnn_app.derivatives import atomic, names, qc
 from sicnn_app.derivatives.atomic import WORK_FOLDER
 from sicnn_app.derivatives.marker import recorded_fingerprint
 from sicnn_app.derivatives.names import expected_outputs
@@ -29,8 +29,9 @@ from sicnn_app.derivatives.write import write_run
 from sicnn_app.derivatives.written import RECORDS
 from sicnn_app.errors import InternalError, OutputError
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
-from sicnn_app.ivim.parameters import MAPS
+from sicnn_app.ivim.parameters import MAPS, SPECS
 from sicnn_app.ivim.run import DwiRun, RunResult
+from sicnn_app.report.quantities import shown_quantities, spread_quantities
 
 
 def finished(out: Path, run: DwiRun) -> str | None:
@@ -153,6 +154,22 @@ def test_source_scaling_display_range_and_extensions_are_not_inherited(tmp_path:
     np.testing.assert_array_equal(image.get_fdata(dtype=np.float32), result.estimate.maps["s0"])
     assert header["cal_max"] == 1000, "the caller's header is not touched"
     assert header.get_data_shape() == (9, 8, 3, 12)
+
+
+@pytest.mark.parametrize("anatomy", ["brain", "body"])
+def test_headers_of_maps_tell_viewers_what_they_are_and_their_range(tmp_path: Path, anatomy: str):
+    written = write(replace(make_result(tmp_path, ensemble=True), anatomy=anatomy), tmp_path)
+    shown = {
+        None: {item.spec.label: item.fixed_range for item in shown_quantities(anatomy)},
+        "std": {item.spec.label: item.fixed_range for item in spread_quantities(anatomy)},
+    }
+    for desc, ranges in shown.items():
+        for label, limits in ranges.items():
+            header = nib.load(written[f"{names.map_ending(label, desc)}.nii.gz"]).header
+            assert (header["cal_min"], header["cal_max"]) == pytest.approx(limits or (0.0, 0.0))
+            words = header["descrip"].item().decode()
+            assert words.startswith(f"{SPECS[label].symbol}, ") and f"sicnn-app {__version__}" in words
+            assert ("standard deviation" in words) == (desc == "std")
 
 
 def test_nifti2_stays_nifti2(tmp_path: Path):

@@ -12,12 +12,13 @@ from hypothesis.extra.numpy import arrays
 from matplotlib import colormaps
 
 from sicnn_app.derivatives.facts import LARGEST_NUMBER, Facts, format_number
-from sicnn_app.ivim.parameters import MAPS
-from sicnn_app.report.charts import epoch_axis
+from sicnn_app.ivim.parameters import MAPS, SPECS
+from sicnn_app.report.charts import epoch_axis, histogram_chart, scatter_chart
 from sicnn_app.report.decay import Decay
 from sicnn_app.report.display import MAX_SLICES, choose_slices, grid_columns, plan_display
 from sicnn_app.report.mosaic import outline_segments
 from sicnn_app.report.quantities import shown_quantities
+from sicnn_app.report.style import colour_scale
 
 
 def signed_axes():
@@ -125,9 +126,31 @@ def test_ranges_are_those_of_the_table_and_fixed_but_for_s0():
         else:
             expected = np.multiply(quantity.spec.display_range, quantity.factor)
             assert quantity.limits(values) == pytest.approx(tuple(expected))
-    assert {quantity.spec.label: quantity.limits(np.ones(3)) for quantity in shown_quantities("brain")}[
-        "f"
-    ] == (0.0, 20.0)
+
+
+def test_a_brain_has_ranges_of_its_own_and_no_d_star_lies_outside_of_any():
+    brain, body = (
+        {quantity.spec.label: quantity.limits(np.ones(3)) for quantity in shown_quantities(anatomy)}
+        for anatomy in ("brain", "body")
+    )
+    for label in ("f", "d"):
+        assert brain[label][0] == body[label][0] == 0.0 and brain[label][1] < body[label][1]
+    assert brain["dstar"] == body["dstar"] == pytest.approx(np.multiply(SPECS["dstar"].bounds, 1000.0))
+
+
+def test_equal_factors_of_d_star_are_as_far_apart_in_colour():
+    dstar = next(quantity for quantity in shown_quantities("body") if quantity.spec.label == "dstar")
+    scale = colour_scale(*dstar.limits(np.ones(1)), logarithmic=dstar.logarithmic)
+    steps = np.diff(scale(np.array([5.0, 10.0, 20.0, 40.0, 80.0, 160.0])))
+    np.testing.assert_allclose(steps, steps[0])
+
+
+@pytest.mark.parametrize("quantity", shown_quantities("brain")[:3], ids=lambda quantity: quantity.spec.label)
+def test_charts_take_values_at_and_beyond_the_ends_of_a_range(quantity):
+    low, high = quantity.fixed_range
+    values = np.array([0.0, low, np.nextafter(high, 0), high, 2 * high])
+    assert histogram_chart(values, np.zeros(5, bool), quantity).endswith(b"</svg>\n")
+    assert scatter_chart(values, values[::-1], quantity, ("a", "b")).endswith(b"</svg>\n")
 
 
 def test_epochs_go_on_over_data_iterations_whether_or_not_they_restart():
