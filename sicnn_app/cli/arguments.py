@@ -7,6 +7,7 @@ import os
 import re
 import tomllib
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,15 +47,35 @@ MAX_FILE_BYTES = 1 << 20
 """A file named by a flag that is larger is no configuration or filter file, and may never end."""
 
 
+LIKE = 0.75
+"""How much a flag must be like one that was meant, by ``difflib``; far-off suggestions mislead."""
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose complaints are :class:`UsageError`."""
+
+    def read(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parse words; the complaint about a mistyped flag names the one that is most like it."""
+        try:
+            return self.parse_args(argv)
+        except UsageError as error:
+            raise UsageError(f"{error}{self._meant(argv)}") from None
+
+    def _meant(self, argv: Sequence[str]) -> str:
+        known = self._option_string_actions
+        meant = {}
+        for flag in (token.partition("=")[0] for token in argv if re.match(r"--?[a-z][a-z-]", token)):
+            if flag not in known:
+                for found in get_close_matches(f"--{flag.lstrip('-')}", known, n=1, cutoff=LIKE):
+                    meant[flag] = found
+        return "".join(f"; did you mean {found} instead of {flag}?" for flag, found in meant.items())
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError instead of ending the process."""
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
-def build_parser(*, positionals: bool = True) -> argparse.ArgumentParser:
+def build_parser(*, positionals: bool = True) -> Parser:
     """Build the parser; every default stands in its help.
 
     Parameters
@@ -116,7 +137,7 @@ def parse(argv: Sequence[str]) -> Settings:
     """
     argv = [hyphenated(token) for token in argv]
     try:
-        given = vars(build_parser().parse_args(argv))
+        given = vars(build_parser().read(argv))
     except UsageError as error:
         if (reordered := _folders_first(argv)) is None or not _is_understood(reordered):
             raise
@@ -182,7 +203,7 @@ def _read_config(path: Path) -> dict[str, Any]:
             words = value if isinstance(value, list) else [] if value is True else [value]
             argv += [f"--{key.replace('_', '-')}", *map(str, words)]
     try:
-        return vars(build_parser(positionals=False).parse_args(argv))
+        return vars(build_parser(positionals=False).read(argv))
     except UsageError as error:
         raise UsageError(f"--config-file {path}: {error}") from None
 

@@ -50,7 +50,7 @@ def _bval(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is no b-value; OUT_BIDS comes before --bvals") from None
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Build the parser of ``sicnn-simulate``; every default stands in its help."""
     shapes = ", ".join(f"{name} {' '.join(map(str, shape))}" for name, shape in DEFAULT_SHAPE.items())
     schemes = "; ".join(f"{name} {' '.join(map(str, bvals))}" for name, bvals in DEFAULT_BVALS.items())
@@ -179,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbose = "-vv" in arguments
     try:
         parser = build_parser()
-        options = parser.parse_args(arguments)
+        options = parser.read(arguments)
         verbose = options.verbose >= 2
         settings = _settings(options)
         if options.assess:

@@ -179,7 +179,7 @@ def _views(run: RunDerivatives) -> list[dict[str, Any]]:
 
 
 def _shades(view: Mapping[str, Any]) -> str:
-    """Red, green and blue of every shade of a view, at equal steps from its low to its high end, as base64."""
+    """Red, green and blue of the shades of a view, at equal steps from low to high end, as base64."""
     low, high = view["low"], view["high"]
     scale = colour_scale(low, high, logarithmic=view["logarithmic"])
     colours = colour_map(view["cmap"])(scale(np.linspace(low, high, SHADES)))[:, :3]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
+from difflib import SequenceMatcher
 from pathlib import Path
 
 import pytest
 from app_runs import environment
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sicnn_app import __version__
@@ -235,6 +237,47 @@ def test_a_preset_sets_what_it_names_and_flags_override_it():
 )
 def test_usage_errors_name_the_culprit(words, part):
     assert part in refusal(*words.split())
+
+
+LONG_FLAGS = sorted(flag for flag in build_parser()._option_string_actions if len(flag) > 8)
+
+
+@given(st.sampled_from(LONG_FLAGS), st.data())
+def test_a_flag_with_one_wrong_letter_gets_the_one_that_was_meant(flag, data):
+    place = data.draw(st.integers(2, len(flag) - 1))
+    letter = data.draw(st.sampled_from(["", "x", flag[place] + "x", flag[place] * 2]))
+    typed = flag[:place] + letter + flag[place + 1 :]
+    assume(typed not in build_parser()._option_string_actions)
+    with pytest.raises(UsageError, match=f"did you mean --[a-z-]+ instead of {typed}\\?") as refused:
+        read(typed, "1")
+    # Two flags can be equally near.
+    named = re.search(r"did you mean (--[a-z-]+)", str(refused.value))[1]
+    assert SequenceMatcher(None, named, typed).ratio() >= SequenceMatcher(None, flag, typed).ratio()
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("bids out participant --partcipant_label 01 02", "--participant-label"),
+        ("--metod lsq bids out participant", "--method"),
+        ("bids out participant --max-iteration=4", "--max-iterations"),
+        ("bids out participant -method lsq", "--method"),
+        ("bids out participant --dryrun", "--dry-run"),
+    ],
+)
+def test_what_was_meant_is_named_wherever_the_mistake_stands(words, meant):
+    with pytest.raises(UsageError, match=f"did you mean {meant} instead of -"):
+        parse(words.split())
+
+
+@pytest.mark.parametrize("words", ["--colour red", "--gpu", "-x 1", "--zzz=1"])
+def test_nothing_is_suggested_for_what_is_like_no_flag(words):
+    assert "did you mean" not in refusal(*words.split())
+
+
+def test_a_mistyped_key_of_the_configuration_file_gets_the_one_that_was_meant(tmp_path):
+    (tmp_path / "c.toml").write_text("max_iteratons = 4\n")
+    assert "did you mean --max-iterations" in refusal("--config-file", str(tmp_path / "c.toml"))
 
 
 @pytest.mark.parametrize("argv", [(), ("bids",), ("bids", "out"), ("bids", "out", "subject")])
