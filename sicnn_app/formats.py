@@ -44,6 +44,22 @@ def shorten(text: str, length: int = 40) -> str:
     return text if len(text) <= length else f"{text[:length]}..."
 
 
+def rough_time(seconds: float) -> str:
+    """A duration in the unit that suits it, with no more digits than an estimate has.
+
+    Examples
+    --------
+    >>> [rough_time(seconds) for seconds in (3, 47, 100, 1000, 9000, 1e6)]
+    ['10 s', '50 s', '2 min', '17 min', '2.5 h', '280 h']
+    """
+    if seconds < 55:
+        return f"{max(10, round(seconds, -1)):.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    hours = float(f"{seconds / 3600:.2g}")
+    return f"{hours:g} h"
+
+
 def natural_key(name: str) -> list[tuple[int, str]]:
     """Key that sorts numbers by their size and puts a name before all that go on after it.
 

@@ -119,8 +119,6 @@ class Step:
         The work to cite, by a word of the record of the step that was done, in small letters.
     lowers_noise : bool
         The noise is estimated from the series before it.
-    counts : bool
-        It tells how far it is by itself.
     """
 
     name: str
@@ -130,7 +128,6 @@ class Step:
     look_for: str
     references: Mapping[str, str] = field(default_factory=dict)
     lowers_noise: bool = False
-    counts: bool = False
 
     def asked(self, settings: PreprocessingSettings) -> bool:
         """True unless the settings rule the step out; ``auto`` may still come to nothing."""
@@ -233,7 +230,6 @@ STEPS: dict[str, Step] = {
         wanted=_motion_correction,
         look_for="Edges in the difference are where something was moved. They should be as sharp "
         "after as before; a grain all over comes from the interpolation.",
-        counts=True,
     ),
 }
 """The steps by their labels in file names, in the order in which they are done.

@@ -896,7 +896,7 @@ def test_a_mask_of_another_label_is_called_by_it_in_all_outputs(accepts, app, ma
     masks = Dataset(tmp_path / "masks", kind="derivative")
     masks.image(f"{STEM}_desc-cord_mask", data=ROI.astype(np.uint8), bvals=None)
     out = tmp_path / "out"
-    assert f"{STEM}_desc-cord_mask.nii.gz" in app.quick(made, out, "-d", masks.root, "--dry-run").out
+    assert f"{STEM}_desc-cord_mask.nii.gz" in app.quick(made, out, "-d", masks.root, "--dry-run", "-v").out
     accepts("-d", masks.root)
     written = json.loads((out / f"{STEM}_desc-ivim_qc.json").read_text())["Outputs"]
     assert [name for name in written if "_mask." in name] == [

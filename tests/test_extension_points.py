@@ -191,7 +191,7 @@ def with_kurtosis(constant, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_map_of_a_method_is_a_row(with_kurtosis, app, tmp_path):
     made, out = dataset(tmp_path / "bids", "sub-01", "sub-02"), tmp_path / "out"
-    planned = app(made, out, "--method", with_kurtosis, *ON_CPU, "--dry-run").out
+    planned = app(made, out, "--method", with_kurtosis, *ON_CPU, "--dry-run", "-v").out
     assert "sub-01_model-ivim_param-kurtosis_dwimap.nii.gz" in planned
     assert app(made, out, "--method", with_kurtosis, *ON_CPU).code == 0
 

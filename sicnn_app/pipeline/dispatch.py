@@ -8,7 +8,8 @@ from pathlib import Path
 from sicnn_app.bids.discover import discover
 from sicnn_app.bids.validate import check_dataset
 from sicnn_app.errors import UsageError
-from sicnn_app.pipeline.participant_level import process, show_plan
+from sicnn_app.pipeline.overview import show_plan
+from sicnn_app.pipeline.participant_level import process
 from sicnn_app.pipeline.reports import process_group, rebuild_reports, write_boilerplate
 from sicnn_app.pipeline.study.groups import find_study
 from sicnn_app.settings import Settings
@@ -39,7 +40,7 @@ def run(settings: Settings, console: Console) -> int:
     study = find_study(settings, discovery)
     study.tell(console)
     if settings.dry_run:
-        return show_plan(settings, discovery, console)
+        return show_plan(settings, discovery, study, console)
     return process(settings, discovery, study, console)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +23,14 @@ from sicnn_app.ivim.regions import MeasuredRegions, Regions
 from sicnn_app.ivim.run import DwiRun, RunResult
 from sicnn_app.ivim.series import AveragedSignals
 from sicnn_app.methods import LEAST_SQUARES, estimator
+from sicnn_app.pipeline.forecast import Schedule, plan_run
 from sicnn_app.pipeline.planned import finished_runs, require_unchanged, training_key
 from sicnn_app.preprocess.anatomy import choose_anatomy, unknown_part_warning
 from sicnn_app.settings import Settings
-from sicnn_app.steps import STEPS, Situation
 from sicnn_app.system.checkpoints import TrainingCheckpoint
 from sicnn_app.system.console import Console, ProgressCallback
 from sicnn_app.system.locks.shared import locked_folder, shared_folder
-from sicnn_app.system.memory import forget_peak, peak_memory, plan_memory, remaining_memory, resident_memory
+from sicnn_app.system.memory import forget_peak, peak_memory, remaining_memory, resident_memory
 
 if TYPE_CHECKING:
     from sicnn_app.pipeline.study.training import StudyNetworks
@@ -58,6 +58,11 @@ class Job:
     device: str
     log: Path
     networks: StudyNetworks
+    schedule: Schedule = field(default_factory=Schedule)
+
+    def progress(self, item: DwiRun) -> AbstractContextManager[ProgressCallback]:
+        """Context with the callback for the long work on a run, see :meth:`Console.progress`."""
+        return self.console.progress(self.schedule.title(item.name), self.schedule.left)
 
     @property
     def settings(self) -> Settings:
@@ -236,7 +241,8 @@ def _estimate_run(item: DwiRun, job: Job, checkpoint: TrainingCheckpoint, *, scr
     start = job.networks.start_of(item)
     forget_peak()
     own_fingerprint = job.part.study.own_fingerprint(item.name, fingerprint)
-    with console.progress(item.name) as progress:
+    with job.progress(item) as progress:
+        progress("reading", 0, 1)
         ready = prepare_run(item, settings, fingerprint=own_fingerprint, scratch=scratch, progress=progress)
     prepared = ready.prepared
     averaged = prepared.averaged
@@ -261,7 +267,8 @@ def _estimate_run(item: DwiRun, job: Job, checkpoint: TrainingCheckpoint, *, scr
             )
     for text in warnings:
         console.warning(f"{item.name}: {text}")
-    with console.progress(item.name) as progress:
+    with job.progress(item) as progress:
+        progress(f"estimation by {settings.estimation.described.title}", 0, 1)
         estimate = _estimate(
             settings.estimation.method,
             averaged,
@@ -275,11 +282,13 @@ def _estimate_run(item: DwiRun, job: Job, checkpoint: TrainingCheckpoint, *, scr
     if resampling is not None:
         ways = {"ensemble_resampling_per_b_value": list(resampling.ways)}
         estimate = replace(estimate, parameters={**estimate.parameters, **ways})
-    with console.progress(item.name) as progress:
+    with job.progress(item) as progress:
+        if settings.estimation.described.trains:
+            progress("conventional fit, to compare with", 0, 1)
         conventional, not_compared = fit_conventionally(
             averaged, settings, device=job.device, progress=progress
         )
-    with console.progress(item.name) as progress:
+    with job.progress(item) as progress:
         regions, not_fitted = measure_regions(
             ready.regions, averaged, settings, device=job.device, progress=progress
         )
@@ -434,18 +443,8 @@ def measure_regions(
 def _goes_on_disk(item: DwiRun, anatomy: str, settings: Settings, scratch: Path) -> bool:
     """True when the series will lie on disk; raises when memory or a disk has no room for the run."""
     shape, bvals = series_size(item, bvals_file=settings.inputs.bvals)
-    steps = settings.preprocessing
-    denoising, _ = STEPS["denoising"].wanted(steps, Situation(anatomy, item.preprocessed, shape[3]))
-    plan = plan_memory(
-        shape,
-        bvals=bvals,
-        limit=settings.resources.mem,
-        limit_from=settings.resources.mem_from,
-        resident=resident_memory(),
-        estimation=estimator(settings.estimation.method).needed_bytes(shape[:3], bvals, settings.estimation),
-        denoise=denoising,
-        corrections=sum(step.asked(steps) for label, step in STEPS.items() if label != "denoising"),
-    )
+    estimation = estimator(settings.estimation.method).needed_bytes(shape[:3], bvals, settings.estimation)
+    plan = plan_run(shape, bvals, anatomy, item, settings, resident=resident_memory(), estimation=estimation)
     require_room(
         item,
         settings.output_dir,

@@ -7,47 +7,28 @@ from dataclasses import replace
 from functools import partial
 
 from sicnn_app import __version__
-from sicnn_app.bids.describe import describe
 from sicnn_app.bids.discover import Discovery
 from sicnn_app.derivatives.sidecar import DatasetRoots
 from sicnn_app.formats import natural_key
 from sicnn_app.ivim.run import DwiRun
+from sicnn_app.pipeline.forecast import Schedule
 from sicnn_app.pipeline.one_run import Job, forget_run, process_run
+from sicnn_app.pipeline.overview import tell_results
 from sicnn_app.pipeline.planned import (
     finished_runs,
     grouped,
     is_reported,
-    planned_outputs,
     require_free_runs,
-    warn_if_refused,
 )
 from sicnn_app.pipeline.reports import write_report
 from sicnn_app.pipeline.study.groups import Study
 from sicnn_app.pipeline.study.training import StudyNetworks
 from sicnn_app.pipeline.tasks.part import Outcome, Part, PartResult, counted
 from sicnn_app.pipeline.workplace import at_work, caught, code_of, output_and_log
-from sicnn_app.preprocess.anatomy import choose_anatomy
 from sicnn_app.settings import ResourceSettings, Settings
 from sicnn_app.system.cgroups import below_memory_limit, memory_limit
 from sicnn_app.system.console import Console
 from sicnn_app.system.locks.shared import HeldElsewhere
-
-
-def show_plan(settings: Settings, discovery: Discovery, console: Console) -> int:
-    """Print what would be processed and written; gives the exit code."""
-    rows = describe(discovery, bvals_file=settings.inputs.bvals)
-    console.table(
-        "Runs",
-        ("run", "voxels", "volumes", "b-values (s/mm^2) x volumes", "mask", "note"),
-        [(row.name, row.shape, row.volumes, row.bvals, row.mask, row.note) for row in rows],
-    )
-    warn_if_refused(partial(require_free_runs, settings, discovery.runs), console)
-    for item in discovery.runs:
-        anatomy, reason = choose_anatomy(settings.preprocessing.anatomy, item.metadata)
-        console.line(f"{item.name}: {settings.estimation.method}, {anatomy} ({reason}); would write")
-        for path in planned_outputs(item, settings):
-            console.line(f"  {path}")
-    return 0
 
 
 def process(settings: Settings, discovery: Discovery, study: Study, console: Console) -> int:
@@ -132,6 +113,10 @@ def process_in_tasks(job: Job) -> list[Outcome]:
 def process_sessions(job: Job) -> list[Outcome]:
     """Process all runs in this process."""
     outcomes: list[Outcome] = []
+    waiting = [
+        item for item in job.part.runs if item.name not in job.part.finished | job.part.problems.keys()
+    ]
+    job = replace(job, schedule=Schedule.of(waiting, job.settings))
     for session in grouped(job.part.runs, "subject", "session").values():
         outcomes += process_session(session, job)
         if job.settings.stop_on_first_crash and any(outcome.error for outcome in outcomes):
@@ -170,7 +155,9 @@ def attempt(item: DwiRun, job: Job) -> Outcome:
         job.console.line(f"{item.name}: skipped, finished before with the same settings")
         return Outcome(item, "skipped")
     done: list[bool] = []
+    job.schedule.begin(item.name)
     error = job.part.problems.get(item.name) or caught(lambda: done.append(process_run(item, job)), job.log)
+    job.schedule.end(item.name)
     if error is not None:
         job.console.error(f"{item.name}: {error}", error)
         return Outcome(item, "failed", error)
@@ -186,7 +173,8 @@ def train_networks(job: Job) -> list[Outcome]:
 
 
 def summarise(outcomes: Sequence[Outcome], job: Job) -> int:
-    """Say how many runs were written, skipped and failed, and which exit code that makes."""
+    """Say how the runs came out and how many were written, skipped and failed; gives the exit code."""
+    tell_results(outcomes, job.settings.output_dir, job.console)
     job.console.line(f"runs: {counted(outcomes)}; log: {job.log}")
     errors = {item.run.name: item.error for item in outcomes if item.error is not None}
     for name, error in errors.items():

@@ -25,7 +25,7 @@ from sicnn_app.derivatives.names import (
     run_unit,
 )
 from sicnn_app.derivatives.written import WrittenRecord, require_free
-from sicnn_app.errors import OutputError, SicnnAppError, TryAgainError, UsageError
+from sicnn_app.errors import SicnnAppError, TryAgainError, UsageError
 from sicnn_app.files import hash_file
 from sicnn_app.ivim.run import DwiRun
 from sicnn_app.preprocess.anatomy import choose_anatomy
@@ -177,7 +177,7 @@ def warn_if_refused(check: Callable[[], None], console: Console) -> None:
     """Say in a dry run what would end the call."""
     try:
         check()
-    except OutputError as error:
+    except SicnnAppError as error:
         console.warning(f"the call would be refused: {error}")
 
 

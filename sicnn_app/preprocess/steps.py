@@ -140,8 +140,8 @@ def prepare(
         kind, choice = step.wanted(settings, situation)
         record: dict[str, Any] = {"Description": f"{NOT_DONE}: {choice}"}
         if kind != "none":
-            if progress is not None and not step.counts:
-                progress(label, 0, 1)
+            if progress is not None:
+                progress(step.name.lower(), 0, 1)
             try:
                 done = step.load().correct(corrected, kind=kind, settings=settings, progress=progress)
             except NotPossible as obstacle:

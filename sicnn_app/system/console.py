@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -19,13 +21,16 @@ from rich.table import Table
 from rich.text import Text
 
 from sicnn_app.files import folder_below
-from sicnn_app.formats import printable, printable_traceback
+from sicnn_app.formats import printable, printable_traceback, rough_time
 
 EARLY_LINES = 10_000
 """Lines kept for the log before there is one: nothing is written before everything was checked."""
 
 PLAIN_WIDTH = 200
 """Columns of tables that go to a file or a pipe, where nothing can be widened later."""
+
+HEARTBEAT = 60.0
+"""Seconds after which a stage that goes on is told again."""
 
 ProgressCallback = Callable[[str, int, int], None]
 
@@ -135,7 +140,9 @@ class Console:
         self._err.print(Text.assemble(("error:", "red"), " ", _shown(text)))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table on stdout."""
+        """A table on stdout, and its rows in the log."""
+        for row in rows:
+            self.note(f"{title}: {', '.join(row)}")
         table = Table(title=_shown(title), title_justify="left")
         for column in columns:
             table.add_column(column, overflow="fold")
@@ -144,34 +151,72 @@ class Console:
         self._out.print(table)
 
     @contextmanager
-    def progress(self, name: str) -> Iterator[ProgressCallback]:
+    def progress(self, name: str, left: Callable[[], str] = str) -> Iterator[ProgressCallback]:
         """Yield a callback ``(text, done, total)`` for the long work on one run.
 
-        Where nothing is done yet the text is a line of its own: it tells what begins.
+        Where nothing is done yet the text is a line of its own: it tells which stage begins. Without a
+        terminal a line every :data:`HEARTBEAT` seconds tells that the stage goes on.
+
+        Parameters
+        ----------
+        left : callable
+            Says how long everything still takes; empty where that is not known.
         """
         bar: Progress | None = None
+        stage, latest, began = "", "", time.monotonic()
+
+        def with_rest(text: str) -> str:
+            return ", ".join(filter(None, (f"{name}: {text}", left())))
 
         def show(text: str, done: int, total: int) -> None:
+            nonlocal stage, latest, began
             if done:
+                latest = f"{text} ({done} of at most {total})"
                 say = self.detail if bar is None else self.note
-                say(f"{name}: {text} ({done} of at most {total})")
+                say(f"{name}: {latest}")
             else:
-                self.line(f"{name}: {text}")
+                stage, latest, began = text, "", time.monotonic()
+                self.line(with_rest(text))
             if bar is not None:
-                bar.update(task, completed=done, total=total, text=printable(text))
+                rest = left()
+                bar.update(task, completed=done, total=total, text=printable(text), rest=rest)
+
+        def beat() -> None:
+            if stage or latest:
+                so_far = f"for {rough_time(time.monotonic() - began)}"
+                self.line(with_rest(", ".join(filter(None, (f"still at {stage or name}", so_far, latest)))))
 
         if not self._out.is_terminal:
-            yield show
+            with _every(HEARTBEAT, beat):
+                yield show
             return
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.fields[text]}", markup=False),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[rest]}", markup=False),
         )
         with Progress(*columns, console=self._out, transient=True) as shown:
-            bar, task = shown, shown.add_task(printable(name), total=None, text="")
+            bar, task = shown, shown.add_task(printable(name), total=None, text="", rest="")
             yield show
+
+
+@contextmanager
+def _every(seconds: float, action: Callable[[], None]) -> Iterator[None]:
+    """Context during which an action is repeated beside the work."""
+    over = threading.Event()
+
+    def repeat() -> None:
+        while not over.wait(seconds):
+            action()
+
+    # Nothing waits for one that is stuck, as in writing to a pipe that nobody reads.
+    threading.Thread(target=repeat, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _shown(text: str) -> Text:

@@ -85,5 +85,5 @@ def test_a_bug_in_it_is_not_taken_for_a_lack_of_memory(app, tmp_path, monkeypatc
 
 def test_a_dry_run_announces_its_maps(app, tmp_path):
     bids = dataset(tmp_path / "bids")
-    assert "desc-lsq_dwimap.nii.gz" in app(bids, tmp_path / "out", "--dry-run").out
-    assert "desc-lsq" not in app(bids, tmp_path / "out", "--dry-run", *QUICK).out
+    assert "desc-lsq_dwimap.nii.gz" in app(bids, tmp_path / "out", "--dry-run", "-v").out
+    assert "desc-lsq" not in app(bids, tmp_path / "out", "--dry-run", "-v", *QUICK).out

@@ -157,7 +157,7 @@ def test_the_other_methods_run(app, tmp_path, method):
 def test_an_ensemble_writes_its_spread(app, tmp_path):
     made, out = dataset(tmp_path / "ds", "sub-01"), tmp_path / "out"
     assert app(made, out, *TINY_TRAINING, "--ensemble", "3").code == 0
-    plan = app(made, out, *TINY_TRAINING, "--ensemble", "3", "--dry-run")
+    plan = app(made, out, *TINY_TRAINING, "--ensemble", "3", "--dry-run", "-v", "--overwrite")
     used = parameters(out)
     assert used["ensemble"] == 3
     # Two volumes at b = 0 and one at each other b-value are too few to draw from.
@@ -848,7 +848,7 @@ def test_a_dry_run_writes_nothing_and_lists_what_a_run_writes(app, tmp_path):
     made.write("sub-01/dwi/sub-01_acq-a_dwi.bvec", "\n".join(" ".join("1" * len(BVALS)) for _ in "xyz"))
     spoil("count", made, "sub-02")
     out = tmp_path / "out"
-    call = app.quick(made, out, "--dry-run")
+    call = app.quick(made, out, "--dry-run", "-v")
     assert call.code == 0
     assert not out.exists()
     assert "12 x 10 x 2" in call.out

@@ -181,7 +181,7 @@ def test_without_a_segmentation_there_is_no_table(capsys, monkeypatch, tmp_path)
     assert app.quick(made, tmp_path / "out").code == 0
     assert not list((tmp_path / "out").glob("**/*regions*"))
     rois = add_segmentation(tmp_path / "rois", labels(), NAMES)
-    planned = app.quick(made, tmp_path / "other", "--dry-run", "-d", f"rois={rois}")
+    planned = app.quick(made, tmp_path / "other", "--dry-run", "-v", "-d", f"rois={rois}")
     assert planned.code == 0 and "sub-01_desc-regions_qc.tsv" in planned.text
 
 

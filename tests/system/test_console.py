@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from app_runs import environment
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sicnn_app.system import console as console_module
 from sicnn_app.system.console import Console, LogFile
 
 PRINTABLE = st.text(st.characters(blacklist_categories=("C", "Z")) | st.just(" "), max_size=60).map(str.strip)
@@ -62,6 +65,37 @@ def test_what_begins_is_a_line_of_its_own(capsys):
     with Console().progress("sub-01") as progress:
         progress("resumed after 12 epochs", 0, 1)
     assert capsys.readouterr().out == "sub-01: resumed after 12 epochs\n"
+
+
+def test_a_stage_says_how_long_everything_still_takes(capsys):
+    with Console().progress("sub-01 (run 1 of 2)", lambda: "about 3 min left") as progress:
+        progress("denoising", 0, 1)
+    assert capsys.readouterr().out == "sub-01 (run 1 of 2): denoising, about 3 min left\n"
+
+
+def test_a_stage_that_goes_on_without_a_word_is_told_again(monkeypatch, capsys):
+    beats, may_go_on = [], threading.Event()
+
+    def left() -> str:
+        beats.append(None)
+        if len(beats) > 2:
+            may_go_on.set()
+        return ""
+
+    monkeypatch.setattr(console_module, "HEARTBEAT", 0.01)
+    with Console().progress("sub-01", left) as progress:
+        progress("training", 0, 1)
+        progress("epoch", 7, 20)
+        assert may_go_on.wait(10)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "sub-01: training"
+    assert len(lines) > 1
+    assert set(lines[1:]) <= {
+        "sub-01: still at training, for 10 s",
+        "sub-01: still at training, for 10 s, epoch (7 of at most 20)",
+    }
+    time.sleep(0.05)
+    assert len(capsys.readouterr().out.splitlines()) <= 1, "the one that was being said"
 
 
 @pytest.mark.parametrize(("verbosity", "shown"), [(0, False), (1, False), (2, True)])

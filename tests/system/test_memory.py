@@ -368,7 +368,7 @@ def test_maps_are_the_same_from_disk_and_from_memory(tmp_path, app, monkeypatch,
         return create(cls, shape, folder)
 
     monkeypatch.setattr(DiskArray, "create", classmethod(spy))
-    monkeypatch.setattr("sicnn_app.pipeline.one_run.plan_memory", low_plan)
+    monkeypatch.setattr("sicnn_app.pipeline.forecast.plan_memory", low_plan)
     call = app.quick(made, tmp_path / "disk", *steps)
     assert call.code == 0, call.text
     # The series as loaded, and as denoising, unringing and motion correction make it.
