@@ -133,7 +133,7 @@ def outputs_page() -> str:
             "Made from the tables by which the app writes its files. The `.json` beside a map or table says "
             "the same, and what was done in this run.\n",
             "## Files\n",
-            rewritten(section("README.md", "What comes out"), "README.md", "outputs.md"),
+            rewritten(section("docs/daily-use.md", "What comes out"), "docs/daily-use.md", "outputs.md"),
             "## Maps\n",
             "The value of `param-` in the name, and the interval an estimate is kept in (S0 relative to the "
             "signal at the lowest b-value).\n",

@@ -99,6 +99,7 @@ def test_the_examples_are_processed_completely(outputs, name):
         ".bidsignore",
         ".sicnn-app",
         "descriptions.tsv",
+        "pybids_config.json",
         "logs",
     }
     assert top == {*shared, "sub-01", *reports}

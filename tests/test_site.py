@@ -139,7 +139,7 @@ def test_the_page_of_outputs_has_every_map_flag_and_column(site):
     names += [column.name for column in columns()]
     names += [*MOTION_COLUMNS, *table_columns(), *(column.name for column in REPEATABILITY_COLUMNS)]
     assert [name for name in names if f"| `{name}` |" not in page] == []
-    assert "_param-{f,d,dstar,s0,rmse}_dwimap.nii.gz" in page, "the files, from the README"
+    assert "_param-{f,d,dstar,s0,rmse}_dwimap.nii.gz" in page, "the files, from the page on daily use"
 
 
 def test_the_page_of_the_python_api_has_every_public_name(site):

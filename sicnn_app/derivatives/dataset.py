@@ -45,6 +45,7 @@ BIDSIGNORE: tuple[str, ...] = (
     "*_qc.*",
     "group_*",
     "CITATION.md",
+    "pybids_config.json",
     # Of sicnn-dicom.
     "/dicom",
 )
@@ -69,13 +70,17 @@ GIVEN_MASK = "Mask of this label from another dataset, inside which the maps hol
 """The same of masks that were given with a label of their own."""
 
 
+PYBIDS_CONFIG = "pybids_config.json"
+"""File at the top of every output: what it holds is that of :func:`pybids_config_path`."""
+
+
 def pybids_config_path() -> Path:
     """Configuration that teaches pybids the ``param`` entity.
 
     Use it beside the two configurations that pybids brings:
     ``BIDSLayout(out, validate=False, config=["bids", "derivatives", str(pybids_config_path())])``.
     """
-    return Path(__file__).with_name("pybids_config.json")
+    return Path(__file__).with_name(PYBIDS_CONFIG)
 
 
 def dataset_location(dataset: Path, output_dir: Path) -> str:
@@ -101,10 +106,11 @@ def prepare_output(
 ) -> None:
     """Create the output dataset, or bring an existing one up to date.
 
-    Writes ``dataset_description.json``, ``README.md``, ``CITATION.md``, ``.bidsignore`` and
-    ``descriptions.tsv``. Parallel jobs may do so at the same time: a lock is held meanwhile, and every
-    file is replaced as a whole. What others have written is kept: entries of the description, lines and
-    rows; an existing ``README.md``, and a ``CITATION.md`` that is not as the app wrote it.
+    Writes ``dataset_description.json``, ``README.md``, ``CITATION.md``, ``pybids_config.json``,
+    ``.bidsignore`` and ``descriptions.tsv``. Parallel jobs may do so at the same time: a lock is held
+    meanwhile, and every file is replaced as a whole. What others have written is kept: entries of the
+    description, lines and rows; an existing ``README.md``; and a ``CITATION.md`` or ``pybids_config.json``
+    that is not as the app wrote it.
 
     Parameters
     ----------
@@ -151,7 +157,8 @@ def prepare_output(
             existing = _read(output_dir / name)
             if (content := merged(existing)) != existing:
                 write_bytes(output_dir / name, content, output_dir)
-        _write_citation(output_dir, citation.encode())
+        ours = {"CITATION.md": citation.encode(), PYBIDS_CONFIG: pybids_config_path().read_bytes()}
+        _write_ours(output_dir, ours)
         if not os.path.lexists(output_dir / "README.md"):
             write_bytes(output_dir / "README.md", _readme().encode(), output_dir)
 
@@ -165,14 +172,20 @@ def _readme() -> str:
     return text.format(maps="\n".join(maps), flags="\n".join(flags), labels="\n".join(labels))
 
 
-def _write_citation(output_dir: Path, citation: bytes) -> None:
-    path = output_dir / "CITATION.md"
+def _write_ours(output_dir: Path, files: Mapping[str, bytes]) -> None:
+    """Write files at the top, but those in whose place is one that is not as the app wrote it."""
     written = WrittenRecord(output_dir, DATASET_UNIT)
-    if os.path.lexists(path) and (not written.is_ours(path) or _read(path) == citation):
+    free = {
+        output_dir / name: content
+        for name, content in files.items()
+        if not os.path.lexists(output_dir / name) or written.is_ours(output_dir / name)
+    }
+    if all(os.path.lexists(path) and _read(path) == content for path, content in free.items()):
         return
     with scratch_folder(output_dir) as folder:
         staged = StagedFiles(folder)
-        staged.add_bytes(path, citation)
+        for path, content in free.items():
+            staged.add_bytes(path, content)
         staged.publish(written)
 
 

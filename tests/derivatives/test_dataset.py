@@ -44,7 +44,7 @@ def test_new_dataset_has_every_file_and_nothing_else(bids_dir: Path, tmp_path: P
     prepare_output(out, bids_dir, {}, citation=CITATION)
     assert sorted(path.name for path in out.iterdir()) == [
         ".bidsignore", ".sicnn-app", "CITATION.md", "README.md", "dataset_description.json",
-        "descriptions.tsv",
+        "descriptions.tsv", "pybids_config.json",
     ]  # fmt: skip
     assert (out / "CITATION.md").read_text() == CITATION
     told = (out / "README.md").read_text()
