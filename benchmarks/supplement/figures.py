@@ -19,7 +19,7 @@ from benchmarks.supplement.groups import LEAST_IN_GROUP, epoch_groups
 from benchmarks.supplement.jobs import EDGES
 from benchmarks.supplement.plan import MAPS_SNR, SLICE, SNR, Plan
 from sicnn_app.report.quantities import Quantity, shown_quantities
-from sicnn_app.report.style import BLUE, INK, LIGHT_BLUE, MUTED, ORANGE, plain_style
+from sicnn_app.report.style import BLUE, INK, LIGHT_BLUE, MUTED, ORANGE, colour_scale, plain_style
 from sicnn_app.settings import EstimationSettings
 
 Found = dict[Any, dict[str, Any]]
@@ -180,8 +180,9 @@ def figure_6(plan: Plan, found: Found) -> Figure:
             image = np.full(inside.shape, np.nan)
             image[inside] = np.asarray(maps[label]) * quantity.factor
             low, high = quantity.limits(image)
+            scale = colour_scale(low, high, logarithmic=quantity.logarithmic)
             shown = place.imshow(
-                image.T, origin="lower", vmin=low, vmax=high, cmap=quantity.cmap, interpolation="nearest"
+                image.T, origin="lower", norm=scale, cmap=quantity.cmap, interpolation="nearest"
             )
             place.set(xticks=[], yticks=[], facecolor="black")
             place.grid(False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import socket
@@ -151,6 +152,7 @@ def test_good_and_bad_participants_end_as_they_do_one_after_the_other(tmp_path, 
     assert "runs: 2 written, 0 skipped, 1 failed" in tasks.out
     assert "error: sub-03: " in tasks.err
     assert "(3 of 3 participants)" in tasks.out
+    assert re.search(r"\(1 of 3 participants, about \d+ (s|min) left\)", tasks.out)
     assert without_peaks(many) == without_peaks(one)
     assert len(list((many / "logs").iterdir())) == 1 + 3
     assert remains(many) == []

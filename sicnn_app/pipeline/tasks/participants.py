@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 
+from sicnn_app.formats import rough_time
 from sicnn_app.pipeline.tasks.part import Outcome, Part, PartResult, counted
 from sicnn_app.pipeline.tasks.processes import process_here
 from sicnn_app.settings import ResourceSettings
@@ -72,7 +74,7 @@ def _workers(
 
 def _process(workers: Workers, parts: Sequence[Part], console: Console, done: int) -> list[Outcome]:
     found: dict[str, Outcome] = {}
-    total = done + len(parts)
+    total, began = done + len(parts), time.monotonic()
     with closing(workers(parts)) as results:
         for number, (part, result) in enumerate(results, start=done + 1):
             outcomes = part.outcomes(result)
@@ -82,7 +84,9 @@ def _process(workers: Workers, parts: Sequence[Part], console: Console, done: in
             found |= {outcome.run.name: outcome for outcome in outcomes}
             subject = f"sub-{part.runs[0].subject}"
             console.note(f"{subject}: log: {result.log}")
-            console.line(f"{subject}: {counted(outcomes)} ({number} of {total} participants)")
+            left = (time.monotonic() - began) / (number - done) * (total - number)
+            rest = f", about {rough_time(left)} left" if number < total else ""
+            console.line(f"{subject}: {counted(outcomes)} ({number} of {total} participants{rest})")
             if part.settings.stop_on_first_crash and any(outcome.error for outcome in outcomes):
                 break
     return [found[item.name] for part in parts for item in part.runs if item.name in found]
