@@ -692,7 +692,12 @@ class Settings:
     preprocessing: PreprocessingSettings = PreprocessingSettings()
     estimation: EstimationSettings = EstimationSettings()
     resources: ResourceSettings = ResourceSettings()
-    dry_run: bool = field(default=False, metadata=row("print what would be processed and written, then stop"))
+    dry_run: bool = field(
+        default=False,
+        metadata=row(
+            "print what would be done with every run and how long it takes, with -v its files, then stop"
+        ),
+    )
     reports_only: bool = field(default=False, metadata=row("write the reports anew from the derivatives"))
     boilerplate_only: bool = field(
         default=False, metadata=row("write CITATION.md, print the methods text, then stop")

@@ -44,7 +44,7 @@ def app(capsys: pytest.CaptureFixture[str]) -> App:
     return App(capsys)
 
 
-def constant_estimate(signals, mask, bvals, *, sigma_per_bval, settings, device="cpu", **others) -> Estimate:
+def constant_estimate(signals, mask, bvals, *, settings, device="cpu", **others) -> Estimate:
     """The same F, D and D* in every voxel."""
     lowest = signals[..., 0]
     values = {"f": 0.1, "d": 0.001, "dstar": 0.02, "s0": lowest, "rmse": 0.0}
