@@ -44,8 +44,8 @@ class IvimMaps:
     rmse : ndarray
         Root mean squared difference between predicted and averaged signals over the b-values, relative to S0.
     f_std, d_std, dstar_std : ndarray
-        Standard deviations over the networks of an ensemble (``EstimationSettings(ensemble=5)``); NaN
-        everywhere where there is no ensemble.
+        Standard deviations: of ``si-cnn`` how far the truth may be from the maps, of others over the networks
+        of an ensemble (``EstimationSettings(ensemble=5)``); NaN everywhere where there are none.
     predicted : ndarray, shape (X, Y, Z, N) or (X, Y, N), units of the signals
         What the maps predict for every volume; NaN outside of the voxels that were estimated, and in volumes
         that hold no data.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from sicnn_app.ivim.maps import Estimate
     from sicnn_app.ivim.resampling import Resample
+    from sicnn_app.ivim.series import Evidence
     from sicnn_app.settings import EstimationSettings
     from sicnn_app.sicnn.study_network import StudyNetwork
     from sicnn_app.system.checkpoints import TrainingCheckpoint
@@ -51,6 +52,7 @@ class Estimator(Protocol):
         memory_limit: int | None = None,
         start: StudyNetwork | None = None,
         resample: Resample | None = None,
+        evidence: Evidence | None = None,
     ) -> Estimate:
         """Maps of one run.
 
@@ -82,6 +84,8 @@ class Estimator(Protocol):
             What a training starts from instead of random weights.
         resample : Resample, optional
             Draws what else might have been measured, for an ensemble.
+        evidence : Evidence, optional
+            What the maps are refined with; by default the signals as given.
 
         Raises
         ------

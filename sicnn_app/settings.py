@@ -394,6 +394,9 @@ class EstimationSettings:
     ensemble : int
         Networks trained side by side, each on signals with noise drawn anew; 1: one, on the signals as they
         are.
+    refinement : {'posterior', 'none'} or None
+        What is done with the network's maps; None: ``posterior`` for methods that look for similar
+        neighbours.
     training_scope : {'subject', 'study'}
         Whether a run's training starts from random weights or from a network trained on all runs of the
         dataset.
@@ -497,9 +500,17 @@ class EstimationSettings:
     ensemble: int = field(
         default=1,
         metadata=row(
-            "networks trained side by side, each with a seed and noise of its own: their means "
-            "become the maps, and their standard deviations are written too",
+            "networks trained side by side, each with a seed and noise of its own, whose means become the "
+            "maps; without refinement their standard deviations are written",
             AT_LEAST_1,
+        ),
+    )
+    refinement: str | None = field(
+        default=None,
+        metadata=row(
+            "posterior: maps between the network's and what each voxel's own signals say, with standard "
+            "deviations; none: the network's as they are (default: posterior for si-cnn, else none)",
+            ("posterior", "none"),
         ),
     )
     training_scope: str = field(
@@ -535,6 +546,10 @@ class EstimationSettings:
             self.update_rule is None or self.update_rule in self.described.update_rules,
             f"--update-rule {self.update_rule} contradicts --method {self.method}",
         )
+        _require(
+            self.refinement != "posterior" or self.described.searches_neighbours,
+            f"--refinement posterior contradicts --method {self.method}: it is for si-cnn",
+        )
         _expect(
             self.fitting_error_against in ("noisy", "training"),
             "the fitting error is taken against one of noisy, training",
@@ -553,6 +568,16 @@ class EstimationSettings:
     def resolved_update_rule(self) -> str | None:
         """The update rule in force; None for methods that rewrite nothing."""
         return self.update_rule or next(iter(self.described.update_rules), None)
+
+    @property
+    def resolved_refinement(self) -> str:
+        """The refinement in force."""
+        return self.refinement or ("posterior" if self.described.searches_neighbours else "none")
+
+    @property
+    def gives_spread(self) -> bool:
+        """True when standard deviations come with the maps."""
+        return self.ensemble > 1 or self.resolved_refinement == "posterior"
 
     @property
     def takes_floor_off_means(self) -> bool:
@@ -785,6 +810,7 @@ class Settings:
             name: _plain(value) for name, value in vars(self.estimation).items() if name != "preset"
         }
         estimation["update_rule"] = self.estimation.resolved_update_rule
+        estimation["refinement"] = self.estimation.resolved_refinement
         return {
             **estimation,
             "anatomy": self.preprocessing.anatomy,
@@ -833,4 +859,5 @@ def preset_settings(name: str) -> dict[str, Any]:
         "dropout": 0.01,
         "batch_size": 25,
         "max_iterations": 200,
+        "refinement": "none",
     }

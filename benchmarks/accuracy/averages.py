@@ -75,13 +75,13 @@ def with_directions(series: DwiSeries) -> DwiSeries:
 
 
 def measured_halves(
-    data: Path, first: Sequence[int] | None = None
+    data: Path, first: Sequence[int] | None = None, *, runs: Sequence[str] = RUNS
 ) -> Iterator[tuple[list[DwiSeries], np.ndarray]]:
     """Both halves of every run, and the voxels of its organs.
 
     ``first`` are the directions of the first half, by default those whose halves agree best.
     """
-    for name in RUNS:
+    for name in runs:
         files = files_of(data, name)
         entities = dict(part.split("-", 1) for part in name.split("_"))
         source = SourceImage(files["image"], files["bvals"], None)

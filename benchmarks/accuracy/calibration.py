@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     shape, cells = tuple(options.shape), Cells(options.out / "cells.jsonl")
-    several = EstimationSettings(ensemble=MEMBERS)
+    several = EstimationSettings(ensemble=MEMBERS, refinement="none")
 
     def ensembles(seeds: Iterable[int], kinds: Iterable[tuple[str, str, float]]) -> list[Ensemble]:
         return [
@@ -136,7 +136,7 @@ def main() -> None:
     tuning = ensembles(TUNING_SEEDS[: options.count], main_kinds)
     held_out = ensembles(HELD_OUT_SEEDS[: options.count], kinds)
     alone = [seeds_alone(job) for job in held_out if job.scenario.seed == HELD_OUT_SEEDS[0]]
-    single = [Arm(job.scenario, EstimationSettings()) for job in held_out]
+    single = [Arm(job.scenario, EstimationSettings(refinement="none")) for job in held_out]
     results = computed([*tuning, *held_out, *alone, *single], cells, options.workers)
     write(options.out, results, tuning, held_out)
 
@@ -189,7 +189,7 @@ def _row(label: str, jobs: list[Ensemble], results: dict[Job, dict[str, Any]]) -
     seeds = mean(one[f"variance_{label}"] / both[f"variance_{label}"] for one, both in with_seeds)
     errors = [
         mean(results[job][f"rmse_{label}"] for job in chosen) * SCALES[label]
-        for chosen in (jobs, [Arm(job.scenario, EstimationSettings()) for job in jobs])
+        for chosen in (jobs, [Arm(job.scenario, EstimationSettings(refinement="none")) for job in jobs])
     ]
     return [
         NAMES[label],

@@ -50,7 +50,7 @@ class RunDerivatives:
     name : str
         The stem ``<src>``.
     maps, spread, conventional : dict of str to ndarray, shape (X, Y, Z)
-        The parameter maps found, their standard deviations over an ensemble, and the maps of the conventional
+        The parameter maps found, their standard deviations, and the maps of the conventional
         fit to compare with, by the label of the map.
     mask : ndarray, shape (X, Y, Z), bool, or None
         Voxels where the maps are finite; the written mask when there is no map.

@@ -62,7 +62,7 @@ DESCRIPTIONS: dict[str, str] = {
     "regions": "Maps, flags and mean signals in the regions of the segmentations of --derivatives",
     "training": "History of the estimation, one row per data iteration",
     "lsq": "Map of the conventional least-squares fit of the same signals, to compare with",
-    "std": "Standard deviation of a map over an ensemble of networks",
+    "std": "Standard deviation of a map: how far the truth may be from it",
 }
 """Every ``desc`` label the app gives and what it means."""
 

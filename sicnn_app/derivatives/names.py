@@ -29,10 +29,10 @@ MARKER = f"{QUALITY}.json"
 """Ending of the completion marker, see :mod:`sicnn_app.derivatives.marker`."""
 
 CONVENTIONAL, SPREAD = "lsq", "std"
-"""``desc`` of the maps of the conventional fit, and of standard deviations over an ensemble."""
+"""``desc`` of the maps of the conventional fit, and of standard deviations."""
 
 SPREAD_SUFFIX = "_std"
-"""Key of a map's standard deviation over an ensemble in ``Estimate.maps``: ``f_std``."""
+"""Key of a map's standard deviation in ``Estimate.maps``: ``f_std``."""
 
 GROUP_UNIT = "group"
 """Name of the lock, and of the record, of the group; also :func:`run_unit`, :func:`report_unit`."""
@@ -84,11 +84,11 @@ def output_path(run: DwiRun, output_dir: Path, ending: str) -> Path:
     return dwi_folder(output_dir, run.subject, run.session) / f"{run.name}_{ending}"
 
 
-def map_outputs(method: str, *, ensemble: bool, conventional: bool) -> list[tuple[MapSpec, str | None]]:
+def map_outputs(method: str, *, spread: bool, conventional: bool) -> list[tuple[MapSpec, str | None]]:
     """Maps that are written for a run, each with its ``desc``, in the order in which they are written."""
     found: list[tuple[MapSpec, str | None]] = []
     for spec in maps_of(method):
-        found += [(spec, None), *([(spec, SPREAD)] if ensemble and spec.of_tissue else [])]
+        found += [(spec, None), *([(spec, SPREAD)] if spread and spec.of_tissue else [])]
     return found + [(SPECS[label], CONVENTIONAL) for label in PARAMETERS if conventional]
 
 
@@ -98,7 +98,7 @@ def expected_outputs(
     *,
     anatomy: str,
     method: str = "",
-    ensemble: bool = False,
+    spread: bool = False,
     conventional: bool = False,
     motion: bool = False,
     regions: bool = False,
@@ -111,15 +111,15 @@ def expected_outputs(
         ``brain`` or ``body``.
     method : str
         Decides which maps there are besides those of every method.
-    ensemble, conventional : bool
-        Standard deviations over an ensemble, and maps of the conventional fit, are written.
+    spread, conventional : bool
+        Standard deviations, and maps of the conventional fit, are written.
     motion : bool
         Motion is corrected.
     regions : bool
         There is a segmentation.
     """
     with_bvecs = all(part.bvec is not None for part in run.parts)
-    maps = map_outputs(method, ensemble=ensemble, conventional=conventional)
+    maps = map_outputs(method, spread=spread, conventional=conventional)
     maps.sort(key=lambda pair: (None, CONVENTIONAL, SPREAD).index(pair[1]))
     images = [map_ending(spec.label, desc) for spec, desc in maps]
     images += [FLAGS, SERIES, mask_ending(mask_label(run, anatomy))]

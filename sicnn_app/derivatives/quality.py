@@ -104,7 +104,7 @@ class Quality:
         return count / self.voxels if self.voxels and count is not None else None
 
     def _statistics(self) -> dict[str, float]:
-        """Median and interquartile range of every map, and its median standard deviation over an ensemble."""
+        """Median and interquartile range of every map, and its median standard deviation."""
         found: dict[str, float] = {}
         maps, mask = self.result.estimate.maps, self.result.averaged.mask
         for spec in all_maps():
@@ -205,8 +205,8 @@ def _map_columns(specs: Iterable[MapSpec]) -> Iterator[Column]:
             yield _column(
                 f"{spec.label}_std_median",
                 f"Median standard deviation of {spec.symbol}",
-                f"Median {over} of the standard deviation over an ensemble of networks; n/a for a single "
-                "network",
+                f"Median {over} of the standard deviation, of the posterior or over an ensemble of "
+                "networks; n/a: there is none",
                 spec.unit,
             )
 

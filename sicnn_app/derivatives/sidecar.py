@@ -195,7 +195,10 @@ def map_sidecar(
 
 
 def _spread_in_words(result: RunResult, spec: MapSpec) -> str:
-    factor = result.estimate.parameters.get("ensemble_spread_factor", {}).get(spec.label)
+    parameters = result.estimate.parameters
+    if parameters.get("refinement") == "posterior":
+        return "Standard deviation of the posterior: about 70 % of simulated true values lie within it"
+    factor = parameters.get("ensemble_spread_factor", {}).get(spec.label)
     words = "Standard deviation over an ensemble of networks"
     if factor is None:
         return words

@@ -68,7 +68,7 @@ GEOMETRY_FIELDS = (
 
 
 def estimated_size(
-    shape: tuple[int, int, int, int], *, ensemble: bool = False, conventional: bool = False
+    shape: tuple[int, int, int, int], *, spread: bool = False, conventional: bool = False
 ) -> int:
     """Bytes that the outputs of a run take at most; float32 noise hardly compresses.
 
@@ -76,11 +76,11 @@ def estimated_size(
     ----------
     shape : tuple of int
         (X, Y, Z, N) of the series.
-    ensemble, conventional : bool
+    spread, conventional : bool
         See :func:`~sicnn_app.derivatives.names.expected_outputs`.
     """
     voxels = int(np.prod(shape[:3], dtype=object))
-    images = shape[3] + len(all_maps()) + len(TISSUE_LABELS) * ensemble + len(PARAMETERS) * conventional
+    images = shape[3] + len(all_maps()) + len(TISSUE_LABELS) * spread + len(PARAMETERS) * conventional
     return voxels * (4 * images + 2) + TEXT_BYTES
 
 
@@ -89,7 +89,7 @@ def require_room(
     output_dir: Path,
     shape: tuple[int, int, int, int],
     *,
-    ensemble: bool = False,
+    spread: bool = False,
     conventional: bool = False,
     work: Iterable[tuple[Path, int]] = (),
 ) -> None:
@@ -108,7 +108,7 @@ def require_room(
         When the name of an output would be too long.
     """
     outputs = expected_outputs(
-        run, output_dir, anatomy=ANATOMIES[0], ensemble=ensemble, conventional=conventional
+        run, output_dir, anatomy=ANATOMIES[0], spread=spread, conventional=conventional
     )
     longest = max(len(os.fsencode(path.name)) for path in outputs)
     if longest > MAX_NAME:
@@ -116,7 +116,7 @@ def require_room(
             f"{run.name} is too long a name: those of its outputs would have {longest} characters "
             f"and {MAX_NAME} are possible; shorten a label"
         )
-    size = estimated_size(shape, ensemble=ensemble, conventional=conventional)
+    size = estimated_size(shape, spread=spread, conventional=conventional)
     require_space([(Path(output_dir), size), *work])
 
 
@@ -210,7 +210,7 @@ def _stage_maps(files: _RunFiles) -> None:
         of[CONVENTIONAL] = replace(result, estimate=fit, settings=settings)
     maps = map_outputs(
         sidecar.method_name(result),
-        ensemble=all(f"{label}{SPREAD_SUFFIX}" in result.estimate.maps for label in TISSUE_LABELS),
+        spread=all(f"{label}{SPREAD_SUFFIX}" in result.estimate.maps for label in TISSUE_LABELS),
         conventional=CONVENTIONAL in of,
     )
     for spec, desc in maps:

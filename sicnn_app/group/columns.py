@@ -68,8 +68,8 @@ class Region:
         maps = [spec.label for spec in all_maps() if spec.label in self.run.maps]
         return {label: spread(self.run.inside(label)[self.where(label)]) for label in maps}
 
-    def ensemble_spread(self, label: str) -> float | None:
-        """Median standard deviation of a map over an ensemble; None where there was none."""
+    def map_spread(self, label: str) -> float | None:
+        """Median standard deviation of a map; None where there is no map of it."""
         deviations = self.run.spread.get(label)
         return None if deviations is None else spread(deviations[self.run.mask][self.where(label)]).median
 
@@ -198,10 +198,10 @@ def _of_map(spec: MapSpec) -> Iterator[Column]:
     if spec.of_tissue:
         yield Column(
             f"{spec.label}_ensemble_std_median",
-            f"Median ensemble standard deviation of {spec.symbol}",
-            f"Median over the voxels of the region{condition} of the standard deviation of {spec.symbol} "
-            "over an ensemble; n/a: there was none",
-            lambda region: region.ensemble_spread(spec.label),
+            f"Median standard deviation of {spec.symbol}",
+            f"Median over the voxels of the region{condition} of the standard deviation of {spec.symbol}, of "
+            "the posterior or over an ensemble; n/a: there is none",
+            lambda region: region.map_spread(spec.label),
             spec.unit,
         )
 

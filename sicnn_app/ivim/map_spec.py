@@ -36,8 +36,8 @@ class MapSpec:
         Closed interval of a parameter that is estimated, S0 relative to the normaliser; None for what follows
         from the parameters.
     of_tissue : bool
-        A property of the tissue, not of the measurement: it has a standard deviation over an ensemble, a
-        distribution in the report and a repeatability, and tissues are told apart by it.
+        A property of the tissue, not of the measurement: it has a standard deviation, a distribution
+        in the report and a repeatability, and tissues are told apart by it.
     needs_perfusion : bool
         It has a meaning only where F is not negligible.
     outlier : bool

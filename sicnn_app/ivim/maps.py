@@ -15,8 +15,9 @@ class Estimate:
     Attributes
     ----------
     maps : dict of str to ndarray, shape (X, Y, Z), float32
-        One array per label of :func:`sicnn_app.ivim.parameters.maps_of` its method, and of an ensemble one
-        per property of the tissue with ``_std`` appended: finite inside the mask, NaN outside.
+        One array per label of :func:`sicnn_app.ivim.parameters.maps_of` its method, and, where
+        standard deviations are known, one per property of the tissue with ``_std`` appended: finite inside
+        the mask, NaN outside.
     predicted : ndarray, shape (X, Y, Z, B), float32, units of the source image
         Signals the maps predict; 0 outside the mask.
     history : list of dict

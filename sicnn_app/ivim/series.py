@@ -107,3 +107,20 @@ class AveragedSignals:
     def sigma_per_bval(self) -> np.ndarray:
         """Root mean square of the noise over the mask, shape (B,), float64."""
         return np.sqrt(np.square(self.noise[self.mask], dtype=np.float64).mean(axis=0))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the voxels themselves say, whatever was averaged over neighbours besides.
+
+    Attributes
+    ----------
+    signals, noise : ndarray, shape (X, Y, Z, B), or (B,) for the noise, float32, units of the source image
+        Averaged signals and their standard deviation from the truth, independent between b-values.
+    source : str
+        Which signals they are, in words.
+    """
+
+    signals: np.ndarray
+    noise: np.ndarray
+    source: str

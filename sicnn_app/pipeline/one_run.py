@@ -278,6 +278,7 @@ def _estimate_run(item: DwiRun, job: Job, checkpoint: TrainingCheckpoint, *, scr
             checkpoint=checkpoint,
             start=start,
             resample=resampling,
+            evidence=prepared.evidence,
         )
     if resampling is not None:
         ways = {"ensemble_resampling_per_b_value": list(resampling.ways)}
@@ -449,7 +450,7 @@ def _goes_on_disk(item: DwiRun, anatomy: str, settings: Settings, scratch: Path)
         item,
         settings.output_dir,
         shape,
-        ensemble=settings.estimation.ensemble > 1,
+        spread=settings.estimation.gives_spread,
         conventional=settings.estimation.described.trains,
         work=[(scratch, plan.disk)],
     )

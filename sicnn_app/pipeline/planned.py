@@ -141,7 +141,7 @@ def planned_outputs(item: DwiRun, settings: Settings) -> list[Path]:
         settings.output_dir,
         anatomy=anatomy,
         method=settings.estimation.method,
-        ensemble=settings.estimation.ensemble > 1,
+        spread=settings.estimation.gives_spread,
         conventional=settings.estimation.described.trains,
         motion=motion_correction != "none",
         regions=_has_regions(item, settings),

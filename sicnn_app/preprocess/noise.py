@@ -93,12 +93,15 @@ class Noise:
         How it was estimated, in words.
     details : dict of str to list of float
         Parts of ``averaged`` per b-value, root mean squares over the mask, for the sidecar.
+    acquired : tuple of two ndarray, shape (X, Y, Z, B), float32, or None
+        Of a series that was denoised, the averaged signals as acquired and their noise.
     """
 
     sigma: float
     averaged: np.ndarray
     method: str
     details: dict[str, list[float]] = field(default_factory=dict)
+    acquired: tuple[np.ndarray, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -151,16 +154,7 @@ def estimate_noise(series: DwiSeries, average: RepeatAverage) -> Noise:
     """
     level, found = _level(average), _Collected(average)
     for slab in _slabs(average.mask):
-        here, averaged = _cut(series, slab), _cut_average(average, slab)
-        spread = _spread(here, averaged, level)
-        thermal, relative = _split(spread.moments, averaged.mask)
-        factors = average.groups.noise_factors
-        of_volumes = thermal[:, None] * factors**2
-        variance = of_volumes + relative[:, None] * (_relative(averaged, level) * factors) ** 2
-        for b, of_mean in _of_means(spread, averaged, level):
-            variance[:, b] = of_mean
-        left = np.minimum(of_volumes, variance)
-        found.add(slab, thermal, left, variance - left, _floor(averaged, thermal, level))
+        found.add(slab, *_parts(_cut(series, slab), _cut_average(average, slab), level))
     return found.noise(level, _method(series, average))
 
 
@@ -183,13 +177,16 @@ def noise_after_denoising(denoising: Denoising, final: DwiSeries, average: Repea
     """
     level, found, mask = _level(average), _Collected(average), average.mask
     thermal_noise = np.full(mask.shape, np.nan)
+    signals, of_acquired = average.signals.copy(), np.zeros_like(average.signals)
     for slab in _slabs(mask):
         here = _cut(denoising.acquired, slab)
         # Voxels may have data after the steps alone.
         with suppress(DataError):
-            averaged = average_repeats(here, mask[:, :, slab], average.way)
-            spread = _spread(here, averaged, level)
-            thermal_noise[:, :, slab][averaged.mask] = _split(spread.moments, averaged.mask)[0]
+            raw = average_repeats(here, mask[:, :, slab], average.way)
+            thermal, *parts = _parts(here, raw, level)
+            thermal_noise[:, :, slab][raw.mask] = thermal
+            signals[:, :, slab][raw.mask] = raw.signals[raw.mask]
+            of_acquired[:, :, slab][raw.mask] = np.sqrt(sum(parts)) * level
     unknown = mask & np.isnan(thermal_noise)
     thermal_noise[unknown] = np.median(thermal_noise[mask & ~unknown]) if (mask & ~unknown).any() else 0.0
     left, seen = _tried_out(denoising, average, np.sqrt(thermal_noise) * level, level)
@@ -209,7 +206,22 @@ def noise_after_denoising(denoising: Denoising, final: DwiSeries, average: Repea
             variation[:, b] = np.maximum(of_mean - share * thermal * factors[b] ** 2, 0.0)
         found.add(slab, thermal, thermal[:, None] * left, variation, _floor(averaged, thermal, level))
     before = _method(denoising.acquired, average)
-    return found.noise(level, f"{before}, before denoising; what is left by denoising noise of that size")
+    method = f"{before}, before denoising; what is left by denoising noise of that size"
+    noise = found.noise(level, method)
+    return replace(noise, acquired=(signals, np.where(of_acquired > 0, of_acquired, noise.averaged)))
+
+
+def _parts(series: DwiSeries, average: RepeatAverage, level: float) -> tuple[np.ndarray, ...]:
+    """Thermal variance of a volume, shape (V,); of the averages thermal, other and floor, (V, B) each."""
+    spread = _spread(series, average, level)
+    thermal, relative = _split(spread.moments, average.mask)
+    factors = average.groups.noise_factors
+    of_volumes = thermal[:, None] * factors**2
+    variance = of_volumes + relative[:, None] * (_relative(average, level) * factors) ** 2
+    for b, of_mean in _of_means(spread, average, level):
+        variance[:, b] = of_mean
+    left = np.minimum(of_volumes, variance)
+    return thermal, left, variance - left, _floor(average, thermal, level)
 
 
 class _Collected:

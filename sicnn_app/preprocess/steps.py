@@ -12,7 +12,7 @@ from sicnn_app.errors import DataError
 from sicnn_app.ivim.before_after import BeforeAfter, change_of, root_mean_square
 from sicnn_app.ivim.bvalues import group_bvalues
 from sicnn_app.ivim.carpet import Carpet
-from sicnn_app.ivim.series import AveragedSignals, DwiSeries
+from sicnn_app.ivim.series import AveragedSignals, DwiSeries, Evidence
 from sicnn_app.preprocess.average import average_repeats, mean_of_volumes
 from sicnn_app.preprocess.choose_average import choose_average
 from sicnn_app.preprocess.contradictions import Contradiction
@@ -56,6 +56,10 @@ class Prepared:
         What each correction that changed anything did to one slice.
     carpet : Carpet or None
         All volumes of the source image against what is expected of them.
+    evidence : Evidence or None
+        Of a series that was denoised, what maps are refined with. Where a later step moved the images it is
+        the denoised signals with the noise as acquired: denoising leaves it where decays lie, and takes it
+        away elsewhere.
     """
 
     series: DwiSeries
@@ -70,6 +74,7 @@ class Prepared:
     denoising: Denoising | None = None
     before_after: list[BeforeAfter] = field(default_factory=list)
     carpet: Carpet | None = None
+    evidence: Evidence | None = None
 
 
 def prepare(
@@ -159,6 +164,7 @@ def prepare(
     average = average_repeats(corrected, mask.voxels, way)
     denoising: Denoising | None = None
     lowered = [label for label in changes if STEPS[label].lowers_noise]
+    evidence = None
     if lowered:
         kinds = {label: STEPS[label].wanted(settings, situation)[0] for label in lowered}
 
@@ -169,6 +175,11 @@ def prepare(
 
         denoising = Denoising(changes[lowered[0]][0], changes[lowered[-1]][1], redo)
         noise = noise_after_denoising(denoising, corrected, average)
+        if noise.acquired is not None:
+            evidence = Evidence(*noise.acquired, "averaged signals before denoising")
+            if corrected is not denoising.denoised:
+                source = "averaged signals after denoising, with the noise before it"
+                evidence = replace(evidence, signals=average.signals, source=source)
     else:
         noise = estimate_noise(corrected, average)
     pictures = [compare_step(label, *pair, average.mask) for label, pair in changes.items()]
@@ -212,6 +223,7 @@ def prepare(
         denoising=denoising if keep_acquired else None,
         before_after=[picture for picture in pictures if picture is not None],
         carpet=judgement.carpet,
+        evidence=evidence,
     )
 
 

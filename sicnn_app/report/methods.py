@@ -73,6 +73,7 @@ def references_of(parameters: Mapping[str, Any], software: Mapping[str, str]) ->
     facts = Facts(parameters)
     cited = {"lebihan", "bids", "gudbjartsson"}
     steps = " ".join(in_words(step) for step in _steps(facts) if was_done(step)).lower()
+    cited |= {"dempster"} if facts.get("refinement") == "posterior" else set()
     cited |= {key for key in _LIBRARIES if key in {name.lower() for name in software}}
     method = _method(facts)
     own = [HUANG] if method is None else list(method.references)
@@ -197,7 +198,7 @@ def _estimation(facts: Facts) -> str:
         "turned the maps back into signals, and the difference from the training signals was the loss"
     )
     text = method.sentence.format(network=network, rewriting=_rewriting(facts, method))
-    training = [_training_settings(facts), _ensemble(facts)] if method.trains else []
+    training = [_training_settings(facts), _ensemble(facts), _refinement(facts)] if method.trains else []
     return " ".join(filter(None, [text, *training]))
 
 
@@ -292,10 +293,31 @@ def _ensemble(facts: Facts) -> str:
     }.get(frozenset(ways), "anew")
     strength = facts.number("ensemble_resampling_strength")
     share = "" if strength is None else f", {format_number(strength)} times as large"
+    spread = "the standard deviations over them, multiplied with factors found in simulations, are given with"
+    refined = facts.get("refinement") == "posterior"
     return (
         f"{members:.0f} networks with initial weights of their own were trained side by side on signals to "
-        f"which noise was added, drawn {drawn}{share}; the maps are their means, and the standard deviations "
-        "over them, multiplied with factors found in simulations, are given with them."
+        f"which noise was added, drawn {drawn}{share}; "
+        + ("their mean maps were refined." if refined else f"the maps are their means, and {spread} them.")
+    )
+
+
+def _refinement(facts: Facts) -> str:
+    """How the network's maps met the voxel's own signals; nothing where they are as they were."""
+    if facts.get("refinement") != "posterior":
+        return ""
+    evidence, rounds = facts.get("refinement_evidence"), facts.number("refinement_rounds")
+    signals = "" if evidence is None else f" ({in_words(evidence)})"
+    many = "" if rounds is None else f", {count_of(int(rounds), 'round')}"
+    departure = facts.get("refinement_departure_median")
+    known = isinstance(departure, Mapping) and (as_number(departure.get("f")) is not None)
+    wide = f", in the median by {format_number(departure['f'])} in F" if known else ""
+    return (
+        "The network's maps were then refined: they are the prior of a Bayesian estimate from each voxel's "
+        f"own signals{signals}. How far tissue departs from the prior around every voxel was found by "
+        f"expectation maximisation (Dempster et al., 1977{many}){wide}. The maps are the modes of the "
+        "posterior, and its standard deviations, which reckon with the noise that prior and signals have in "
+        "common, are given with them."
     )
 
 

@@ -17,6 +17,11 @@ REFERENCES: dict[str, str] = {
         "Gudbjartsson H, Patz S. The Rician distribution of noisy MRI data. Magnetic Resonance in Medicine "
         "1995;34(6):910-914. https://doi.org/10.1002/mrm.1910340618"
     ),
+    "dempster": (
+        "Dempster AP, Laird NM, Rubin DB. Maximum likelihood from incomplete data via the EM algorithm. "
+        "Journal of the Royal Statistical Society B 1977;39(1):1-38. "
+        "https://doi.org/10.1111/j.2517-6161.1977.tb01600.x"
+    ),
     "veraart": VERAART,
     "fadnavis": FADNAVIS,
     "kellner": KELLNER,

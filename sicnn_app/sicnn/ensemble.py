@@ -127,12 +127,11 @@ def _members_at_bound(parameters: Parameters, mask: Tensor, bounds: Bounds, memb
     return torch.from_numpy(2 * np.sum(found, axis=0) >= members) & mask
 
 
-def ensemble_parameters(members: int) -> dict[str, Any]:
+def ensemble_parameters(settings: EstimationSettings) -> dict[str, Any]:
     """Entries of a sidecar about the ensemble."""
-    if members == 1:
+    if settings.ensemble == 1:
         return {"ensemble": 1}
-    return {
-        "ensemble": members,
-        "ensemble_resampling_strength": STRENGTH,
-        "ensemble_spread_factor": dict(SPREAD_FACTOR),
-    }
+    found = {"ensemble": settings.ensemble, "ensemble_resampling_strength": STRENGTH}
+    if settings.resolved_refinement == "none":
+        found["ensemble_spread_factor"] = dict(SPREAD_FACTOR)
+    return found

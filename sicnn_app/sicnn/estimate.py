@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sicnn_app.ivim.maps import Estimate, Observation
 from sicnn_app.ivim.resampling import Resample, add_noise
+from sicnn_app.ivim.series import Evidence
 from sicnn_app.settings import EstimationSettings
 from sicnn_app.sicnn.cropping import Box, training_data
 from sicnn_app.sicnn.ensemble import ensemble_data, ensemble_parameters, together
@@ -20,6 +21,7 @@ from sicnn_app.sicnn.iterate import IterationResult, Observe, Progress, Save, it
 from sicnn_app.sicnn.loss import ForwardModel, bval_weights, held_out_patches, noise_free_model, rician_model
 from sicnn_app.sicnn.memory_fallback import Attempt, needed_bytes, train_what_fits, within_limit
 from sicnn_app.sicnn.network import NetworkConfig, Parameters
+from sicnn_app.sicnn.posterior import refined
 from sicnn_app.sicnn.reproducible import reproducible, threads_for
 from sicnn_app.sicnn.stacked_networks import build_network
 from sicnn_app.sicnn.study_network import StudyNetwork, scope_parameters
@@ -81,6 +83,7 @@ def estimate(
     start: StudyNetwork | None = None,
     resample: Resample | None = None,
     observe: Callable[[Observation], None] | None = None,
+    evidence: Evidence | None = None,
 ) -> Estimate:
     """Train on one subject's own images and return the maps.
 
@@ -122,6 +125,57 @@ def estimate(
     noise = np.asarray(noise)
     # Noise-free signals have a ratio of 0 / 0 below; the smallest number makes it 0.
     sigma = max(float(noise.max() if sigma is None else sigma), torch.finfo(torch.float32).tiny)
+    # A function of its own: what a training takes of memory is free again when the maps are refined.
+    found = _by_networks(
+        signals,
+        mask,
+        bvals,
+        noise=noise,
+        volumes=volumes,
+        sigma=sigma,
+        settings=settings,
+        device=device,
+        progress=progress,
+        checkpoint=checkpoint,
+        fall_back=fall_back,
+        memory_limit=memory_limit,
+        start=start,
+        resample=resample,
+        observe=observe,
+    )
+    if settings.resolved_refinement == "none":
+        return found
+    return refined(
+        found,
+        signals,
+        mask,
+        np.asarray(bvals, dtype=np.float64),
+        evidence or Evidence(signals, noise, "the same signals"),
+        bounds=settings.bounds,
+        floor=sigma if settings.rician else 0.0,
+        progress=progress,
+    )
+
+
+def _by_networks(
+    signals: np.ndarray,
+    mask: np.ndarray,
+    bvals: np.ndarray,
+    *,
+    noise: np.ndarray,
+    volumes: np.ndarray | None,
+    sigma: float,
+    settings: EstimationSettings,
+    device: str,
+    progress: Progress | None,
+    checkpoint: TrainingCheckpoint | None,
+    fall_back: bool,
+    memory_limit: int | None,
+    start: StudyNetwork | None,
+    resample: Resample | None,
+    observe: Callable[[Observation], None] | None,
+) -> Estimate:
+    """What :func:`estimate` does but for the refinement."""
     box = Box.around(mask)
     first = within_limit(Attempt(device, settings.batch_size), box.shape, len(bvals), settings, memory_limit)
     measured, scale = training_data(signals, box, sigma, noise)
@@ -159,7 +213,8 @@ def estimate(
         parameters={
             **_describe(result, used, given_up, settings),
             **scope_parameters(start),
-            **ensemble_parameters(settings.ensemble),
+            **ensemble_parameters(settings),
+            "refinement": settings.resolved_refinement,
         },
         algorithm=ALGORITHM[settings.resolved_update_rule],
         device=used.device,

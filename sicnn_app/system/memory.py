@@ -38,8 +38,9 @@ LATER_BYTES = 200_000_000
 VOLUME_COPIES = 24
 """float32 volumes in use at once besides the series: the filters of the mask and the maps work in float64."""
 
-BVALUE_COPIES = 6
-"""float32 volumes per b-value: the averaged signals, their float64 sums, and what flags and sidecars copy."""
+BVALUE_COPIES = 8
+"""float32 volumes per b-value: the averaged signals, their float64 sums, what flags and sidecars copy, and
+the averages before denoising with their noise."""
 
 DENOISE_COPIES = {"mppca": 13, "patch2self": 19}
 """float32 copies of the volumes denoised together: dipy works on whole 4-D arrays of float64. Measured."""

@@ -78,7 +78,7 @@ def test_what_is_written_is_what_was_announced(
     tmp_path: Path, anatomy: str, with_bvecs: bool, ensemble: bool
 ):
     result = make_result(tmp_path, anatomy=anatomy, with_bvecs=with_bvecs, ensemble=ensemble)
-    announced = expected_outputs(result.run, tmp_path / "out", anatomy=anatomy, ensemble=ensemble)
+    announced = expected_outputs(result.run, tmp_path / "out", anatomy=anatomy, spread=ensemble)
     written = write(result, tmp_path)
     assert sorted(announced) == sorted(written.values())
     assert outputs_in(tmp_path / "out") == sorted(announced)

@@ -156,8 +156,9 @@ def test_the_other_methods_run(app, tmp_path, method):
 
 def test_an_ensemble_writes_its_spread(app, tmp_path):
     made, out = dataset(tmp_path / "ds", "sub-01"), tmp_path / "out"
-    assert app(made, out, *TINY_TRAINING, "--ensemble", "3").code == 0
-    plan = app(made, out, *TINY_TRAINING, "--ensemble", "3", "--dry-run", "-v", "--overwrite")
+    options = (*TINY_TRAINING, "--ensemble", "3", "--refinement", "none")
+    assert app(made, out, *options).code == 0
+    plan = app(made, out, *options, "--dry-run", "-v", "--overwrite")
     used = parameters(out)
     assert used["ensemble"] == 3
     # Two volumes at b = 0 and one at each other b-value are too few to draw from.
@@ -171,6 +172,23 @@ def test_an_ensemble_writes_its_spread(app, tmp_path):
         sidecar = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
         assert f"times {factor:g}" in sidecar["Description"]
     assert app(made, out, *TINY_TRAINING).code == 64
+
+
+def test_maps_are_refined_with_what_was_measured_and_say_how_sure_they_are(app, tmp_path):
+    made, out = dataset(tmp_path / "ds", "sub-01"), tmp_path / "out"
+    assert app(made, out, *TINY_TRAINING, "--denoise", "mppca").code == 0
+    plan = app(made, out, *TINY_TRAINING, "--denoise", "mppca", "--dry-run", "-v", "--overwrite")
+    assert parameters(out)["refinement_evidence"] == "averaged signals before denoising"
+    for label in ("f", "d", "dstar"):
+        path = out / f"{STEM}_model-ivim_param-{label}_desc-std_dwimap.nii.gz"
+        assert path.name in plan.out
+        spread, mask = nib.load(path).get_fdata(), np.isfinite(values(out, STEM, label))
+        assert (spread[mask] > 0).all() and np.isnan(spread[~mask]).all()
+        sidecar = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+        assert "posterior" in sidecar["Description"]
+    report = (out / "sub-01.html").read_text()
+    assert "averaged signals before denoising" in report and "Dempster" in report
+    assert app(made, out, *TINY_TRAINING, "--denoise", "mppca", "--refinement", "none").code == 64
 
 
 def test_the_seed_decides_the_maps(app, tmp_path):

@@ -197,7 +197,7 @@ def test_what_nothing_can_be_divided_by_stays_as_measured():
 @pytest.mark.parametrize("method", ["si-cnn", "di-cnn", "cnn"])
 def test_an_ensemble_writes_means_and_standard_deviations(short_trainings, method):
     options = {"epochs": 20} if method == "cnn" else {}
-    found = run(method=method, ensemble=3, **options)
+    found = run(method=method, ensemble=3, refinement="none", **options)
     assert set(found.maps) == {spec.label for spec in MAPS} | {"f_std", "d_std", "dstar_std"}
     for label, values in found.maps.items():
         assert values.shape == SHAPE and values.dtype == np.float32 and np.isfinite(values).all(), label
@@ -221,8 +221,8 @@ def test_predictions_and_residuals_are_those_of_the_mean_maps(short_trainings):
 
 def test_without_new_noise_only_the_seeds_differ(short_trainings):
     signals = measured()
-    same = run(signals, ensemble=2, resample=lambda rng: signals)
-    drawn = run(signals, ensemble=2)
+    same = run(signals, ensemble=2, refinement="none", resample=lambda rng: signals)
+    drawn = run(signals, ensemble=2, refinement="none")
     assert 0 < same.maps["d_std"].mean() < drawn.maps["d_std"].mean()
 
 
@@ -230,7 +230,7 @@ def test_a_single_network_sees_no_new_noise(short_trainings):
     def never(rng):
         raise AssertionError("nothing is drawn for one network")
 
-    found = run(ensemble=1, resample=never)
+    found = run(ensemble=1, refinement="none", resample=never)
     assert set(found.maps) == {spec.label for spec in MAPS} and found.parameters["ensemble"] == 1
 
 
@@ -314,7 +314,7 @@ def test_standard_deviations_say_how_far_the_truth_is():
         mask,
         bvals,
         noise=np.full(bvals.size, sigma),
-        settings=EstimationSettings(ensemble=5),
+        settings=EstimationSettings(ensemble=5, refinement="none"),
     )
     for label, where in (("f", mask), ("dstar", mask & (phantom.f > 0.02))):
         errors = np.abs(found.maps[label] - getattr(phantom, label))[where]

@@ -56,7 +56,8 @@ def run(
 
 
 def check_maps(result: Estimate, mask: np.ndarray, bounds: Bounds) -> None:
-    assert list(result.maps) == [spec.label for spec in MAPS]
+    labels = [spec.label for spec in MAPS if not spec.label.endswith("_std")]
+    assert list(result.maps)[: len(labels)] == labels
     for label, values in result.maps.items():
         assert values.shape == mask.shape and values.dtype == np.float32
         assert np.isfinite(values[mask]).all() and np.isnan(values[~mask]).all(), label
@@ -229,7 +230,7 @@ def test_an_observer_sees_every_data_iteration_and_the_last_is_the_result():
     signals, seen = volume((9, 8, 2)), []
     mask = np.ones(signals.shape[:3], dtype=bool)
     mask[0, 0] = False
-    chosen = EstimationSettings(max_iterations=2, lambda_=0.0)
+    chosen = EstimationSettings(max_iterations=2, lambda_=0.0, refinement="none")
     options = {"noise": np.full(BVALS.size, SIGMA), "settings": chosen}
     result = estimate(signals, mask, BVALS, observe=seen.append, **options)
     assert [moment.data_iteration for moment in seen] == [0, 1, 2]

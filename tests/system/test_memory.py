@@ -323,7 +323,7 @@ def test_the_estimate_covers_what_is_written(tmp_path):
     result = make_result(tmp_path, shape=(48, 48, 8), ensemble=True)
     written = write_run(result, tmp_path / "out", bids_dir=tmp_path / "bids", dataset_links={})
     size = sum(path.stat().st_size for path in written)
-    estimate = estimated_size(result.series.signals.shape, ensemble=True)
+    estimate = estimated_size(result.series.signals.shape, spread=True)
     assert size < estimate
     assert sum(path.stat().st_size for path in written if path.suffix == ".gz") > 0.5 * (estimate - 5 * MB)
 

@@ -1,0 +1,354 @@
+"""The refinement: the network's maps as a prior, the voxel's own signals as the evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sicnn_app.ivim.local_mean import local_mean
+from sicnn_app.ivim.maps import Estimate
+from sicnn_app.ivim.parameters import PARAMETERS, TISSUE_LABELS
+from sicnn_app.ivim.precision import signal_derivatives
+from sicnn_app.ivim.series import Evidence
+from sicnn_app.ivim.signal import ivim_signal_maps
+from sicnn_app.settings import Bounds
+
+ROUNDS = 20
+"""Of estimating how far tissue departs from the prior. On smooth tissue D* is 16 % worse than a prior that is
+right, with 12 rounds 22 %; with more than 20 fewer true values lie within the standard deviations."""
+
+LAST_STEPS = 8
+"""Steps to the mode after the last round; before, one a round suffices, since the prior hardly changes."""
+
+WIDTH = 3.0
+"""Voxels: standard deviation of the Gaussian in the slice, within the mask, over which departures are
+averaged. Between 2.5 and 6 errors change by less than 1 %."""
+
+DEPARTURE = (0.03, 0.1, 0.5, 1.0)
+"""Standard deviations of F, log D, log D* and log S0 around the prior to begin with. What signals say nothing
+about stays there: D* where F is near 0. That of S0 always stays, so that the prior does not decide on S0,
+which belongs to coils rather than tissue, and of which the network follows the voxel's own noise."""
+
+OWN_SHARE = (1.6, 0.11)
+"""a and c of 1 / (a + c n): share of a voxel's own noise that the network's maps hold after n similar voxels,
+itself included, were averaged. From regressions of errors on noise over twelve kinds of truth: .55 for n of
+1 or 2, .45 for 3, .29 for 12, .14 for 48 (benchmarks/accuracy/refinement.py)."""
+
+LEAST_TISSUE = 0.1
+"""Spread of values over the mask, relative to :data:`DEPARTURE`, that is added to what the prior shows."""
+
+LEAST_NOISE = 1e-3
+"""Of S0; noise that is smaller, or not known, counts as this."""
+
+LEAST_LOGARITHM = 1e-3
+"""Of the upper bound: where the lower bound of a parameter with a logarithm is at most this, its end."""
+
+VOXELS_AT_ONCE = 2**14
+
+DAMPING = 1e-3
+"""Of the diagonal of the Hessian, to begin with; a step that lowers nothing is not taken and raises it."""
+
+_LOGARITHMIC = np.array([label != "f" for label in PARAMETERS])
+_FREE = len(TISSUE_LABELS)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Maps, and how sure they are, of voxels of shape (V,).
+
+    Attributes
+    ----------
+    maps : dict of str to ndarray, shape (V,), float64
+        f, d, dstar, s0.
+    std : dict of str to ndarray, shape (V,), float64
+        Of f, d and dstar, in their units.
+    departure : ndarray, shape (3,)
+        Median standard deviation of F, log D and log D* of the tissue around the prior.
+    """
+
+    maps: dict[str, np.ndarray]
+    std: dict[str, np.ndarray]
+    departure: np.ndarray
+
+
+class _Data(NamedTuple):
+    """Of some voxels: signals over the prior's S0 and their weights, (V, B), prior and its limits, (V, 4)."""
+
+    signals: np.ndarray
+    weights: np.ndarray
+    floor: np.ndarray
+    prior: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def refine(
+    signals: np.ndarray,
+    noise: np.ndarray,
+    bvals: np.ndarray,
+    prior: dict[str, np.ndarray],
+    mask: np.ndarray,
+    *,
+    neighbours: np.ndarray,
+    normaliser: np.ndarray,
+    bounds: Bounds,
+    floor: float = 0.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Posterior:
+    """Maps between the prior and what the signals say, each as far as it can be trusted.
+
+    With x = (F, log D, log D*, log S0) and the prior x ~ N(mu, Sigma), Sigma is how far tissue around a voxel
+    departs from the prior, beyond what its noise lets expect. It is found by expectation maximisation: damped
+    Gauss-Newton steps to the mode x, its covariance C by the curvature there, and Sigma the local mean of
+    (x - mu)(x - mu)' + C. Where the prior is right Sigma falls and the maps stay the prior's; where it
+    smoothes structure away, or noise is low, they go to the voxel's own fit.
+
+    The prior holds a share h of the voxel's own noise (:data:`OWN_SHARE`), so that the two agree better than
+    they should, and C is too small. With W, the covariance that the voxel's signals alone leave of the values
+    of this tissue, h W of the prior's error is the noise of the evidence; the covariance of x is then
+    C + h (2 W - W G Sigma - Sigma G W), G the inverse of the covariance of the voxel's own fit around mu.
+
+    Parameters
+    ----------
+    signals : ndarray, shape (V, B)
+        Of the voxels of the mask, any unit.
+    noise : ndarray, shape (V, B)
+        Standard deviation of the signals from the truth, independent between them.
+    bvals : ndarray, shape (B,), s/mm^2
+    prior : dict of str to ndarray, shape (V,)
+        f, d, dstar and s0, in the units of the signals and within the bounds.
+    mask : ndarray, shape (X, Y, Z), bool
+    neighbours : ndarray, shape (V,)
+        Similar voxels that were averaged for the prior of each, itself included.
+    normaliser : ndarray, shape (V,)
+        What S0 is held against its bounds by; units of the signals.
+    floor : float
+        Noise of one channel of magnitude images, whose floor is to be reckoned with; units of the signals.
+    progress : callable (done, total), optional
+
+    Notes
+    -----
+    Expectation maximisation for hierarchical models: Dempster, Laird and Rubin, J R Stat Soc B 1977;39:1-38.
+    """
+    work = _Work(signals, noise, np.asarray(bvals), prior, normaliser, bounds, floor)
+    count = len(signals)
+    mean = work.prior()
+    # Kept as the six numbers of each symmetric matrix: whole ones of large images would take much memory.
+    row, column = np.tril_indices(_FREE)
+    departure = np.tile(np.diag(np.square(DEPARTURE[:_FREE]))[row, column], (count, 1))
+    found, damping = mean.copy(), np.full(count, DAMPING)
+    moments = np.empty_like(departure)
+    for done in range(ROUNDS):
+        for part in work.parts():
+            precision = np.linalg.inv(_whole(departure[part]))
+            found[part], damping[part], seen = _towards_mode(
+                work.data(part, mean), work.bvals, precision, found[part], damping[part], 1
+            )
+            apart = found[part] - mean[part]
+            moment = apart[:, :, None] * apart[:, None] + np.linalg.inv(seen + precision)
+            moments[part] = moment[:, row, column]
+        volume = np.zeros(mask.shape)
+        for index in range(len(row)):
+            volume[mask] = moments[:, index]
+            departure[:, index] = local_mean(volume, mask, WIDTH)
+        if progress is not None:
+            progress(done + 1, ROUNDS)
+
+    # The second part is for maps that are constant, and for a single voxel.
+    tissue = np.diag(np.square(DEPARTURE) * ([LEAST_TISSUE**2] * _FREE + [1.0]))
+    tissue[:_FREE, :_FREE] += np.cov(mean[:, :_FREE].T, bias=True)
+    values_known = np.linalg.inv(tissue)
+    spread = np.empty((count, _FREE))
+    for part in work.parts():
+        around = _whole(departure[part])
+        precision = np.linalg.inv(around)
+        found[part], damping[part], seen = _towards_mode(
+            work.data(part, mean), work.bvals, precision, found[part], damping[part], LAST_STEPS
+        )
+        own = 1.0 / (OWN_SHARE[0] + OWN_SHARE[1] * np.maximum(neighbours[part], 1))
+        spread[part] = np.sqrt(_variances(seen, around, precision, values_known, own))
+    spread *= np.where(_LOGARITHMIC[:_FREE], np.exp(found[:, :_FREE]), 1.0)
+    diagonal = departure[:, row == column]
+    return Posterior(
+        work.maps(found),
+        {label: spread[:, index] for index, label in enumerate(TISSUE_LABELS)},
+        np.sqrt(np.median(diagonal, axis=0)),
+    )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What :func:`refine` is given, part by part in float64."""
+
+    signals: np.ndarray
+    noise: np.ndarray
+    bvals: np.ndarray
+    given: dict[str, np.ndarray]
+    normaliser: np.ndarray
+    bounds: Bounds
+    floor: float
+
+    def parts(self) -> Iterator[slice]:
+        for start in range(0, len(self.signals), VOXELS_AT_ONCE):
+            yield slice(start, start + VOXELS_AT_ONCE)
+
+    def limits(self, label: str) -> tuple[float, float]:
+        """Ends of a parameter whose logarithm, or which itself, is estimated."""
+        low, high = getattr(self.bounds, label)
+        return (low if label == "f" else max(low, LEAST_LOGARITHM * high)), high
+
+    def prior(self) -> np.ndarray:
+        """Shape (V, 4), S0 relative to itself: 0."""
+        mean = np.zeros((len(self.signals), len(PARAMETERS)))
+        for index, label in enumerate(TISSUE_LABELS):
+            values = np.clip(np.asarray(self.given[label], dtype=np.float64), *self.limits(label))
+            mean[:, index] = np.log(values) if _LOGARITHMIC[index] else values
+        return mean
+
+    def data(self, part: slice, mean: np.ndarray) -> _Data:
+        level = self.given["s0"][part, None].astype(np.float64)
+        noise = np.maximum(self.noise[part] / level, LEAST_NOISE)
+        low, high = np.array([self.limits(label) for label in PARAMETERS]).T
+        limits = np.tile(low, (len(level), 1)), np.tile(high, (len(level), 1))
+        for end in limits:
+            end[:, -1:] *= self.normaliser[part, None] / level
+            end[:, _LOGARITHMIC] = np.log(end[:, _LOGARITHMIC])
+        return _Data(self.signals[part] / level, noise**-2, self.floor / level, mean[part], *limits)
+
+    def maps(self, found: np.ndarray) -> dict[str, np.ndarray]:
+        values = np.where(_LOGARITHMIC, np.exp(found), found).T
+        maps = {
+            label: np.clip(one, *getattr(self.bounds, label))
+            for label, one in zip(TISSUE_LABELS, values[:_FREE], strict=True)
+        }
+        return {**maps, "s0": values[-1] * self.given["s0"]}
+
+
+def _whole(lower: np.ndarray) -> np.ndarray:
+    """Covariances of all four, shape (V, 4, 4), from the lower triangles of those of F, D and D*, (V, 6)."""
+    row, column = np.tril_indices(_FREE)
+    whole = np.zeros((len(lower), len(PARAMETERS), len(PARAMETERS)))
+    whole[:, row, column] = whole[:, column, row] = lower
+    whole[:, -1, -1] = DEPARTURE[-1] ** 2
+    return whole
+
+
+def _predicted(x: np.ndarray, data: _Data, bvals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Signals, shape (V, B), and their derivatives with respect to x, shape (V, B, 4)."""
+    values = np.where(_LOGARITHMIC, np.exp(x), x)
+    slopes = signal_derivatives(bvals, *values.T) * np.where(_LOGARITHMIC, values, 1.0)[:, None]
+    signals = slopes[..., -1]
+    # The mean magnitude to second order in the noise.
+    lifted = np.sqrt(signals**2 + data.floor**2)
+    return lifted, slopes * (signals / lifted)[..., None]
+
+
+def _towards_mode(
+    data: _Data, bvals: np.ndarray, precision: np.ndarray, x: np.ndarray, damping: np.ndarray, steps: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Damped Gauss-Newton steps within the limits; with the information of the signals, shape (V, 4, 4)."""
+
+    def seen(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        predicted, slopes = _predicted(x, data, bvals)
+        residual, apart = data.signals - predicted, x - data.prior
+        pull = (precision @ apart[..., None])[..., 0]
+        cost = (data.weights * residual**2).sum(axis=1) + (apart * pull).sum(axis=1)
+        weighted = np.swapaxes(slopes * data.weights[..., None], 1, 2)
+        return cost, (weighted @ residual[..., None])[..., 0] - pull, weighted @ slopes
+
+    identity = np.eye(len(PARAMETERS))
+    cost, descent, information = seen(x)
+    for _ in range(steps):
+        hessian = information + precision
+        free = ~(((x <= data.low) & (descent < 0)) | ((x >= data.high) & (descent > 0)))
+        diagonal = damping[:, None] * np.diagonal(hessian, axis1=1, axis2=2) + ~free
+        hessian = np.where(free[:, :, None] & free[:, None], hessian, 0.0) + identity * diagonal[:, None]
+        tried = x + np.linalg.solve(hessian, (descent * free)[..., None])[..., 0]
+        tried = np.clip(tried, data.low, data.high)
+        found = seen(tried)
+        better = found[0] <= cost
+        x = np.where(better[:, None], tried, x)
+        cost, descent, information = (
+            np.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+            for new, old in zip(found, (cost, descent, information), strict=True)
+        )
+        damping = np.clip(damping * np.where(better, 0.2, 8.0), 1e-7, 1e7)
+    return x, damping, information
+
+
+def _variances(
+    information: np.ndarray, around: np.ndarray, precision: np.ndarray, tissue: np.ndarray, own: np.ndarray
+) -> np.ndarray:
+    """Variances of F, log D and log D*, shape (V, 3): the formula of :func:`refine`."""
+    covariance = np.linalg.inv(information + precision)
+    alone = np.linalg.inv(information + tissue)
+    # The prior's S0 is not used, and so has no share.
+    alone[:, -1] = alone[:, :, -1] = 0.0
+    inverse = information - information @ covariance @ information
+    mixed = alone @ inverse @ around
+    both = 2 * alone - mixed - np.swapaxes(mixed, 1, 2)
+    variances = np.diagonal(covariance + own[:, None, None] * both, axis1=1, axis2=2)
+    least = np.diagonal(covariance, axis1=1, axis2=2)
+    return np.maximum(variances, least)[:, :_FREE]
+
+
+def refined(
+    estimate: Estimate,
+    signals: np.ndarray,
+    mask: np.ndarray,
+    bvals: np.ndarray,
+    evidence: Evidence,
+    *,
+    bounds: Bounds,
+    floor: float = 0.0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Estimate:
+    """An estimate whose maps were refined, with standard deviations; its sidecar says how.
+
+    Parameters
+    ----------
+    signals : ndarray, shape (X, Y, Z, B), units of the source image
+        What the estimate was made of: residuals are those from them.
+    floor : float
+        As for :func:`refine`.
+    """
+    neighbours = estimate.neighbour_count
+    noise = np.broadcast_to(evidence.noise, evidence.signals.shape)
+    found = refine(
+        evidence.signals[mask],
+        noise[mask],
+        bvals,
+        {label: estimate.maps[label][mask] for label in PARAMETERS},
+        mask,
+        neighbours=np.ones(int(mask.sum())) if neighbours is None else neighbours[mask],
+        normaliser=signals[mask][:, 0],
+        bounds=bounds,
+        floor=floor,
+        progress=progress and partial(progress, "refinement"),
+    )
+    values = {**found.maps, **{f"{label}_std": spread for label, spread in found.std.items()}}
+    predicted = np.zeros_like(estimate.predicted)
+    predicted[mask] = ivim_signal_maps(bvals, *(found.maps[label] for label in PARAMETERS))
+    residual = (np.hypot(predicted[mask], floor) if floor else predicted[mask]) - signals[mask]
+    values["rmse"] = np.sqrt(np.square(residual, dtype=np.float64).mean(axis=1)) / found.maps["s0"]
+    maps = {}
+    for label, one in values.items():
+        maps[label] = np.full(mask.shape, np.nan, dtype=np.float32)
+        maps[label][mask] = one
+    departure = dict(zip(("f", "log_d", "log_dstar"), found.departure.tolist(), strict=True))
+    record: dict[str, Any] = {
+        "refinement_evidence": evidence.source,
+        "refinement_rounds": ROUNDS,
+        "refinement_departure_median": departure,
+    }
+    return replace(
+        estimate,
+        maps={**{label: maps[label] for label in estimate.maps if label in maps}, **maps},
+        predicted=predicted,
+        members_at_bound=None,
+        parameters={**estimate.parameters, **record},
+    )
