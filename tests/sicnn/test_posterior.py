@@ -255,3 +255,16 @@ def test_what_refines_and_what_does_not():
         assert EstimationSettings(**preset_settings(preset)).resolved_refinement == "none"
     assert EstimationSettings(ensemble=3, refinement="none").gives_spread
     assert not EstimationSettings(refinement="none").gives_spread
+
+
+def test_large_images_find_departures_in_a_part_of_their_voxels(monkeypatch):
+    rng = np.random.default_rng(3)
+    truth = tissue(rng)
+    signals = signals_of(truth, LEVEL / 30, rng)
+    everywhere = refinement(signals, LEVEL / 30, flat(truth["s0"]))
+    monkeypatch.setattr(module, "SAMPLED_FROM", 1)
+    sampled = refinement(signals, LEVEL / 30, flat(truth["s0"]))
+    for label in LABELS:
+        assert np.isfinite(sampled.maps[label]).all()
+        assert error(sampled.maps, truth, label) < 1.06 * error(everywhere.maps, truth, label)
+        assert np.median(sampled.std[label] / everywhere.std[label]) == pytest.approx(1.0, abs=0.05)
