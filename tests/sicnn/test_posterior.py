@@ -267,4 +267,4 @@ def test_large_images_find_departures_in_a_part_of_their_voxels(monkeypatch):
     for label in LABELS:
         assert np.isfinite(sampled.maps[label]).all()
         assert error(sampled.maps, truth, label) < 1.06 * error(everywhere.maps, truth, label)
-        assert np.median(sampled.std[label] / everywhere.std[label]) == pytest.approx(1.0, abs=0.05)
+        assert np.median(sampled.std[label] / everywhere.std[label]) == pytest.approx(1.0, abs=0.15)
