@@ -190,7 +190,8 @@ def test_no_constraint_is_left_of_a_package_that_nothing_needs(project, pins):
             continue
         needed |= {canonicalize_name(Requirement(text).name) for text in texts}
     try:
-        needed_by(project["optional-dependencies"]["docs"])
+        for extra in ("docs", "dicom"):
+            needed_by(project["optional-dependencies"][extra])
     except importlib.metadata.PackageNotFoundError:
         # What an extra that is not installed needs cannot be asked: the resolver's list says it.
         needed |= hashed("development").keys()

@@ -33,7 +33,7 @@ ROOM = BOMB >> 1
 
 IN_LITTLE_MEMORY = f"""
 import resource, sys
-import bids.layout, nilearn
+import bids.layout, nilearn, scipy.linalg, scipy.ndimage
 from sicnn_app.cli.main import main
 
 mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

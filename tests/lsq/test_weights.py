@@ -105,6 +105,8 @@ def test_any_mask_gives_finite_weights_that_average_to_one(voxels):
     mask = np.zeros(SHAPE, dtype=bool)
     mask.reshape(-1)[np.random.default_rng(voxels).permutation(mask.size)[:voxels]] = True
     signals[..., 4] -= 400
-    weights = signal_weights(signals, mask, torch.from_numpy(BVALS), np.full(BVALS.size, NOISE), Bounds())
+    weights = signal_weights(
+        signals, mask, torch.from_numpy(BVALS), np.full(BVALS.size, NOISE), None, Bounds()
+    )
     assert weights.shape == (voxels, BVALS.size) and (weights > 0).all()
     np.testing.assert_allclose(weights.mean(dim=1), 1.0, rtol=1e-9)
