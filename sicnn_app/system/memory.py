@@ -86,9 +86,9 @@ class DiskArray(np.ndarray):
     """A float32 array, shape (X, Y, Z, N), whose values lie in a file without a name.
 
     Taking or setting ``[..., volume]`` gives up the pages used before, once they are many, so that
-    resident memory stays near :data:`RELEASE_BYTES`. Taking several volumes gives another array on disk:
-    of the same file for a slice, ``[..., :5]``, a copy for an array of indices or booleans,
-    ``[..., keep]``. Anything else behaves, and costs memory, as in an array.
+    resident memory stays near :data:`RELEASE_BYTES`. Taking several volumes, or a box of all, gives another
+    array on disk: of the same file for slices, ``[..., :5]`` and ``[:, :, :5]``, a copy for an array of
+    indices or booleans, ``[..., keep]``. Anything else behaves, and costs memory, as in an array.
 
     The file has no name, so nothing is left of it after the process, however that ends.
     """
@@ -130,12 +130,12 @@ class DiskArray(np.ndarray):
     def __getitem__(self, index):
         if self._mapping is None:
             return super().__getitem__(index)
-        if isinstance(index, tuple) and len(index) == 2 and index[0] is Ellipsis:
-            if isinstance(index[1], slice):
+        if isinstance(index, tuple) and (index[0] is Ellipsis or len(index) == 3):
+            if all(part is Ellipsis or isinstance(part, slice) for part in index):
                 view = super().__getitem__(index)
                 view._mapping, view._folder = self._mapping, self._folder
                 return view
-            if np.ndim(index[1]) == 1:
+            if len(index) == 2 and np.ndim(index[1]) == 1:
                 return self._take(np.arange(self.shape[-1])[index[1]])
         view = np.asarray(self)[index]
         self._use(view.nbytes)

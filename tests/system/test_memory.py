@@ -119,6 +119,8 @@ def test_several_volumes_of_a_series_on_disk_are_on_disk(tmp_path):
         assert isinstance(part, DiskArray) and part.shape == (4, 3, 2, 3)
         assert isinstance(empty_series((4, 3, 2, 9), like=part), DiskArray)
     assert not isinstance(series[..., 2], DiskArray)
+    slab = series[:, :, 1:]
+    assert isinstance(slab, DiskArray) and slab.shape == (4, 3, 1, 5) and np.shares_memory(slab, series)
     assert type(empty_series((4, 3, 2, 9), like=np.zeros(3))) is np.ndarray
     assert empty_series((4, 3, 2, 9))[..., 0].flags.f_contiguous
 
