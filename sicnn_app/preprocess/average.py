@@ -185,7 +185,7 @@ def average_repeats(series: DwiSeries, mask: np.ndarray, way: str = "geometric")
     lowest = np.zeros(missing.size, dtype=np.float32)
     for b, directions in enumerate(groups.members):
         if spread is None:
-            mean, arithmetic = _mean_of_directions(
+            mean, arithmetic = mean_of_directions(
                 series.signals, directions, mask, geometric=way == "geometric"
             )
             arithmetic_voxels |= arithmetic
@@ -230,7 +230,7 @@ def average_repeats(series: DwiSeries, mask: np.ndarray, way: str = "geometric")
     return RepeatAverage(signals, used, groups, record, [warning] if counts else [], way, spread)
 
 
-def _mean_of_directions(
+def mean_of_directions(
     signals: np.ndarray, directions: Sequence[np.ndarray], mask: np.ndarray, *, geometric: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean of one b-value in the V voxels of the mask, and where it could not be geometric; shape (V,) each.

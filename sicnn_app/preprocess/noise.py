@@ -12,7 +12,7 @@ from scipy.ndimage import uniform_filter
 from sicnn_app.errors import DataError
 from sicnn_app.ivim.local_mean import local_mean
 from sicnn_app.ivim.series import DwiSeries
-from sicnn_app.preprocess.average import RepeatAverage, VolumeGroups, average_repeats
+from sicnn_app.preprocess.average import RepeatAverage, VolumeGroups, average_repeats, mean_of_directions
 
 NEAR_ZERO_BVAL = 20.0
 """s/mm^2; up to it directions differ by less than the noise (20 * 0.0005 mm^2/s = 1 % of the signal),
@@ -196,11 +196,7 @@ def noise_after_denoising(denoising: Denoising, final: DwiSeries, average: Repea
         averaged = _cut_average(average, slab)
         thermal = thermal_noise[:, :, slab][averaged.mask]
         spread = _spread(_cut(final, slab), averaged, level)
-        rest = [
-            replace(one, squares=_beyond(replace(one, thermal=share), thermal), thermal=0.0)
-            for one, share in zip(spread.moments, seen, strict=True)
-        ]
-        relative = _least_squares(rest, [one.squares for one in rest])[1]
+        relative = _variation(spread.moments, seen, thermal)
         variation = relative[:, None] * (_relative(averaged, level) * factors) ** 2
         for (b, of_mean), share in zip(_of_means(spread, averaged, level), seen, strict=False):
             variation[:, b] = np.maximum(of_mean - share * thermal * factors[b] ** 2, 0.0)
@@ -412,43 +408,50 @@ def _split(moments: list[_Moment], mask: np.ndarray) -> tuple[np.ndarray, np.nda
     Thermal noise is that of the neighbours, which a region that moves does not make larger, over a wider
     surrounding, since coils change it slowly. What the squares hold besides is variation.
     """
-    thermal = _least_squares(moments, [one.differences for one in moments])[0]
-    if thermal.any():
-        volume = np.zeros(mask.shape)
-        volume[mask] = thermal
-        thermal = local_mean(volume, mask, WIDER).astype(np.float64)
-        rest = [replace(one, thermal=0.0, squares=_beyond(one, thermal)) for one in moments]
-        return thermal, _least_squares(rest, [one.squares for one in rest])[1]
-    # No neighbours, or none that differ: all is taken for thermal noise.
-    alone = [replace(one, variation=np.zeros_like(one.variation)) for one in moments]
-    return _least_squares(alone, [one.squares for one in alone])
+    thermal = _of_neighbours(moments)
+    if not thermal.any():
+        # No neighbours, or none that differ: all is taken for thermal noise.
+        alone = _one_kind(moments, [one.thermal for one in moments], [one.squares for one in moments])
+        return alone, np.zeros_like(alone)
+    volume = np.zeros(mask.shape)
+    volume[mask] = thermal
+    thermal = local_mean(volume, mask, WIDER).astype(np.float64)
+    return thermal, _variation(moments, [one.thermal for one in moments], thermal)
 
 
-def _beyond(moment: _Moment, thermal: np.ndarray) -> np.ndarray:
-    """What a moment holds besides thermal noise, shape (V,)."""
-    return np.maximum(moment.squares - moment.thermal * thermal, 0.0)
+def _variation(moments: list[_Moment], shares: Sequence[float], thermal: np.ndarray) -> np.ndarray:
+    """Squared relative variation, shape (V,), of what moments hold besides their shares of thermal noise."""
+    rest = [
+        np.maximum(one.squares - share * thermal, 0.0) for one, share in zip(moments, shares, strict=True)
+    ]
+    return _one_kind(moments, [one.variation for one in moments], rest)
 
 
-def _least_squares(moments: list[_Moment], seen: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Both kinds of noise, not negative, that explain the moments best; each weighs by its own precision."""
-    aa, ac, cc, ay, cy = np.zeros((5, seen[0].size))
-    smallest = np.finfo(np.float64).tiny
-    for one, squares in zip(moments, seen, strict=True):
+def _one_kind(
+    moments: list[_Moment], factors: Sequence[float | np.ndarray], squares: Sequence[np.ndarray]
+) -> np.ndarray:
+    """What, times the factors, explains squares best, shape (V,); each weighs by its own precision."""
+    explained, power = np.zeros((2, squares[0].size))
+    for one, factor, values in zip(moments, factors, squares, strict=True):
+        explained += one.weight * factor * values
+        power += one.weight * factor**2
+    return explained / np.maximum(power, np.finfo(np.float64).tiny)
+
+
+def _of_neighbours(moments: list[_Moment]) -> np.ndarray:
+    """Thermal variance, shape (V,): with variation, neither negative, what explains the differences best."""
+    aa, ac, cc, ay, cy = np.zeros((5, moments[0].differences.size))
+    for one in moments:
         aa += one.weight * one.thermal**2
         ac += one.weight * one.thermal * one.variation
         cc += one.weight * one.variation**2
-        ay += one.weight * one.thermal * squares
-        cy += one.weight * one.variation * squares
+        ay += one.weight * one.thermal * one.differences
+        cy += one.weight * one.variation * one.differences
     determinant = aa * cc - ac**2
-    known = determinant > 1e-9 * aa * cc
-    both = np.where(known, determinant, 1.0)
-    thermal = np.where(known, (cc * ay - ac * cy) / both, -1.0 if not aa.any() else 0.0)
-    variation = np.where(known, (aa * cy - ac * ay) / both, -1.0 if aa.any() else 0.0)
-    alone = ay / np.maximum(aa, smallest), cy / np.maximum(cc, smallest)
-    return (
-        np.where(variation < 0, alone[0], np.maximum(thermal, 0.0)),
-        np.where(thermal < 0, alone[1], np.maximum(variation, 0.0)),
-    )
+    # Where b-values do not tell the two apart all is thermal.
+    known = (determinant > 1e-9 * aa * cc) & (aa * cy >= ac * ay)
+    both = np.maximum(cc * ay - ac * cy, 0.0) / np.where(known, determinant, 1.0)
+    return np.where(known, both, ay / np.maximum(aa, np.finfo(np.float64).tiny))
 
 
 def _of_means(spread: _Spread, average: RepeatAverage, level: float) -> Iterator[tuple[int, np.ndarray]]:
@@ -508,11 +511,8 @@ def plain_average(signals: np.ndarray, groups: VolumeGroups, mask: np.ndarray) -
 
     That of errors, which other averages weigh in the same way to first order.
     """
-    means = [
-        np.mean([signals[mask][:, volumes].mean(axis=1, dtype=np.float64) for volumes in directions], axis=0)
-        for directions in groups.members
-    ]
-    return np.stack(means, axis=1)
+    means = (mean_of_directions(signals, one, mask, geometric=False)[0] for one in groups.members)
+    return np.stack(list(means), axis=1)
 
 
 def _part(mask: np.ndarray) -> tuple[tuple[slice, ...], np.ndarray]:

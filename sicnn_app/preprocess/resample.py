@@ -94,7 +94,10 @@ class Resampling:
         """Share of the spread of denoised repeats that thermal noise does not explain."""
         mask = self.averaged.mask
         left, seen = (
-            sum(np.nanvar(signals[mask][:, volumes], axis=1).mean() for volumes in directions)
+            sum(
+                np.nanvar([signals[..., volume][mask] for volume in volumes], axis=0).mean()
+                for volumes in directions
+            )
             for signals in (errors, self.series.signals)
         )
         return float(np.sqrt(max(1.0 - left / seen, 0.0))) if seen > 0 else 0.0
