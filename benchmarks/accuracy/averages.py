@@ -15,7 +15,7 @@ average, loses 30 to 80 % of its signal in a disc of 5 to 9 voxels' radius with 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +95,45 @@ def measured_halves(
         yield halves, labels > 0
 
 
+def foreground(series: DwiSeries) -> np.ndarray:
+    """What is not dark at b = 0, shape (X, Y, Z), bool."""
+    low = series.signals[..., series.bvals == 0].mean(axis=-1)
+    return low > 0.06 * np.percentile(low, 99)
+
+
+class Agreement:
+    """Maps of both halves of some runs, (3, V) each, and how well they predict the other half."""
+
+    def __init__(self) -> None:
+        self._maps: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        self._differences: list[np.ndarray] = []
+
+    def add(
+        self,
+        maps: Sequence[Mapping[str, np.ndarray]],
+        halves: Sequence[DwiSeries],
+        inside: np.ndarray,
+        level: np.ndarray,
+    ) -> None:
+        """Take in a run: maps of its halves, its voxels, and their signal at b = 0."""
+        for found, other, kept in zip(maps, reversed(halves), self._maps, strict=True):
+            kept.append(np.stack([found[label][inside] for label in LABELS]))
+            predicted = ivim_signal_maps(other.bvals, *(found[label][inside] for label in (*LABELS, "s0")))
+            self._differences.append(np.abs(predicted - other.signals[inside]).mean(axis=1) / level)
+
+    @property
+    def halves(self) -> tuple[np.ndarray, np.ndarray]:
+        """F, D and D* of all voxels, shape (3, V), of both halves."""
+        first, second = (np.concatenate(half, axis=1) for half in self._maps)
+        return first, second
+
+    @property
+    def numbers(self) -> list[str]:
+        """WCV of F, D and D*, and the mean difference to single volumes."""
+        wcv = [statistics.within_subject_cv(*pair) for pair in zip(*self.halves, strict=True)]
+        return [*(f"{value:.3f}" for value in wcv), f"{np.concatenate(self._differences).mean():.4f}"]
+
+
 def halves_table(data: Path, denoising: Sequence[str]) -> None:
     """Print wCV and the difference to single volumes of every way of averaging."""
     runs = list(measured_halves(data))
@@ -104,32 +143,17 @@ def halves_table(data: Path, denoising: Sequence[str]) -> None:
     )
     for denoise in denoising:
         for average in WAYS:
-            maps: list[list[np.ndarray]] = [[], []]
-            differences = []
+            found = Agreement()
             for halves, organs in runs:
                 prepared = []
                 for half in halves:
                     one = with_directions(half) if average == "geometric" else half
-                    low = half.signals[..., half.bvals == 0].mean(axis=-1)
-                    foreground = (low > 0.06 * np.percentile(low, 99)) | organs
-                    prepared.append(averaged(one, foreground, average=average, denoise=denoise))
-                found = [fitted(one).maps for one in prepared]
+                    voxels = foreground(half) | organs
+                    prepared.append(averaged(one, voxels, average=average, denoise=denoise))
                 inside = organs & prepared[0].mask & prepared[1].mask
                 level = np.mean([one.signals[inside, 0] for one in prepared], axis=0)
-                for index, values in enumerate(found):
-                    maps[index].append(np.stack([values[label][inside] for label in LABELS]))
-                    other = halves[1 - index]
-                    quantities = (values[label][inside] for label in (*LABELS, "s0"))
-                    predicted = ivim_signal_maps(other.bvals, *quantities)
-                    off = np.abs(predicted - other.signals[inside]).mean(axis=1)
-                    differences.append(off / level)
-            both = [np.concatenate(half, axis=1) for half in maps]
-            wcv = [statistics.within_subject_cv(first, second) for first, second in zip(*both, strict=True)]
-            numbers = " | ".join(f"{value:.3f}" for value in wcv)
-            print(
-                f"| {denoise} | {average} | {numbers} | {np.concatenate(differences).mean():.4f} |",
-                flush=True,
-            )
+                found.add([fitted(one).maps for one in prepared], halves, inside, level)
+            print(f"| {denoise} | {average} | {' | '.join(found.numbers)} |", flush=True)
 
 
 def phantom_series(volumes: int, snr: float, seed: int, *, losses: bool) -> tuple[DwiSeries, Phantom]:

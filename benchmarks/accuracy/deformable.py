@@ -33,12 +33,10 @@ from dipy.align.imwarp import SymmetricDiffeomorphicRegistration
 from dipy.align.metrics import CCMetric, SSDMetric
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from benchmarks.accuracy import retest_statistics as statistics
-from benchmarks.accuracy.averages import fitted, measured_halves
+from benchmarks.accuracy.averages import Agreement, fitted, foreground, measured_halves
 from benchmarks.accuracy.methods import errors
 from benchmarks.accuracy.retest import DATA, RUNS, require_files
 from benchmarks.common.cells import parser_of
-from benchmarks.common.metrics import LABELS
 from sicnn_app.ivim.bvalues import group_bvalues
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 from sicnn_app.ivim.signal import ivim_signal_maps
@@ -186,29 +184,15 @@ def halves_table(data: Path, arms: Sequence[str], denoising: Sequence[str]) -> N
     )
     for denoise in denoising:
         for arm in arms:
-            maps: list[list[np.ndarray]] = [[], []]
-            differences = []
+            found = Agreement()
             for halves, organs in runs:
                 lows = [half.signals[..., half.bvals == 0].mean(axis=-1) for half in halves]
-                masks = [(low > 0.06 * np.percentile(low, 99)) | organs for low in lows]
-                signals = [
-                    prepared(half, mask, arm, denoise) for half, mask in zip(halves, masks, strict=True)
-                ]
-                found = [fitted(one).maps for one in signals]
+                signals = [prepared(half, foreground(half) | organs, arm, denoise) for half in halves]
                 inside = organs & signals[0].mask & signals[1].mask
                 # The same for every arm, unlike the averages of what was moved.
                 level = np.mean(lows, axis=0)[inside]
-                for index, values in enumerate(found):
-                    maps[index].append(np.stack([values[label][inside] for label in LABELS]))
-                    other = halves[1 - index]
-                    quantities = (values[label][inside] for label in (*LABELS, "s0"))
-                    predicted = ivim_signal_maps(other.bvals, *quantities)
-                    off = np.abs(predicted - other.signals[inside]).mean(axis=1)
-                    differences.append(off / level)
-            both = [np.concatenate(half, axis=1) for half in maps]
-            wcv = [statistics.within_subject_cv(first, second) for first, second in zip(*both, strict=True)]
-            numbers = " | ".join(f"{value:.3f}" for value in wcv)
-            print(f"| {denoise} | {arm} | {numbers} | {np.concatenate(differences).mean():.4f} |", flush=True)
+                found.add([fitted(one).maps for one in signals], halves, inside, level)
+            print(f"| {denoise} | {arm} | {' | '.join(found.numbers)} |", flush=True)
 
 
 def breathing_series(

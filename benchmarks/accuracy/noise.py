@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.accuracy import retest_statistics as statistics
-from benchmarks.accuracy.averages import DENOISING, averaged, measured_halves
+from benchmarks.accuracy.averages import DENOISING, averaged, foreground, measured_halves
 from benchmarks.accuracy.retest import DATA, RUNS, require_files
 from benchmarks.common.cells import parser_of
 from benchmarks.common.truths import TRUTHS
@@ -92,9 +92,7 @@ def halves_table(data: Path, denoising: Sequence[str]) -> None:
             for denoise in denoising:
                 pair = []
                 for half in halves:
-                    low = half.signals[..., half.bvals == 0].mean(axis=-1)
-                    foreground = (low > 0.06 * np.percentile(low, 99)) | organs
-                    pair.append(averaged(half, foreground, average="robust", denoise=denoise))
+                    pair.append(averaged(half, foreground(half) | organs, average="robust", denoise=denoise))
                 inside = organs & pair[0].mask & pair[1].mask
                 level = pair[0].signals[inside, 0].mean()
                 difference = (pair[0].signals - pair[1].signals)[inside] / level

@@ -25,8 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.accuracy import retest_statistics as statistics
-from benchmarks.accuracy.averages import fitted, measured_halves
+from benchmarks.accuracy.averages import Agreement, fitted, foreground, measured_halves
 from benchmarks.accuracy.retest import DATA, RUNS, require_files
 from benchmarks.common.arms import RMSE, estimated
 from benchmarks.common.cells import markdown, parser_of
@@ -35,7 +34,6 @@ from benchmarks.common.truths import TRUTHS
 from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.precision import signal_derivatives
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
-from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.phantoms.acquire import DEFAULT_BVALS, acquire_series
 from sicnn_app.phantoms.phantom import Phantom, make_phantom
 from sicnn_app.preprocess.steps import prepare
@@ -187,39 +185,27 @@ def simulations(
 
 def halves_table(data: Path, runs: Sequence[str], seed: int) -> None:
     """Print wCV, difference to single volumes of the other half, and shares within the deviations."""
-    values: dict[str, list[list[np.ndarray]]] = {}
+    agreements: dict[str, Agreement] = {}
     spreads: list[list[np.ndarray]] = [[], []]
-    off: dict[str, list[np.ndarray]] = {}
     for halves, organs in measured_halves(data, runs=runs):
         both = []
         for half in halves:
-            low = half.signals[..., half.bvals == 0].mean(axis=-1)
-            foreground = (low > 0.06 * np.percentile(low, 99)) | organs
-            both.append(estimates(half, foreground, anatomy="body", seed=seed, average="auto"))
+            voxels = foreground(half) | organs
+            both.append(estimates(half, voxels, anatomy="body", seed=seed, average="auto"))
         inside = organs & both[0].mask & both[1].mask
         level = np.mean([one.plain.signals[inside, 0] for one in both], axis=0)
         for name in both[0].maps:
-            for index, one in enumerate(both):
-                maps = one.maps[name].maps
-                values.setdefault(name, [[], []])[index].append(
-                    np.stack([maps[label][inside] for label in LABELS])
-                )
-                other = halves[1 - index]
-                predicted = ivim_signal_maps(other.bvals, *(maps[label][inside] for label in (*LABELS, "s0")))
-                off.setdefault(name, []).append(
-                    np.abs(predicted - other.signals[inside]).mean(axis=1) / level
-                )
-                if "f_std" in maps:
-                    spreads[index].append(np.stack([maps[f"{label}_std"][inside] for label in LABELS]))
+            maps = [one.maps[name].maps for one in both]
+            agreements.setdefault(name, Agreement()).add(maps, halves, inside, level)
+            for found, spread in zip(maps, spreads, strict=True):
+                if "f_std" in found:
+                    spread.append(np.stack([found[f"{label}_std"][inside] for label in LABELS]))
         print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    rows = []
-    for name, halves_of in values.items():
-        first, second = (np.concatenate(half, axis=1) for half in halves_of)
-        numbers = [f"{statistics.within_subject_cv(*pair):.3f}" for pair in zip(first, second, strict=True)]
-        rows.append([name, *numbers, f"{np.concatenate(off[name]).mean():.4f}"])
+    rows = [[name, *agreement.numbers] for name, agreement in agreements.items()]
     print(markdown(["method", "wCV F", "wCV D", "wCV D*", "difference to single volumes"], rows))
     deviations = np.hypot(*(np.concatenate(half, axis=1) for half in spreads))
+    first, second = agreements["MP-PCA + network, refined"].halves
     quotients = np.abs(first - second) / deviations
     shares = [" / ".join(f"{100 * np.mean(one < times):.0f}" for one in quotients) for times in (1, 2)]
     print(f"\nDifferences of the refined halves within 1 SD: {shares[0]} %, within 2 SD: {shares[1]} %")
