@@ -41,7 +41,7 @@ def _patient(text: str) -> tuple[str, str]:
     return label_of("sub-")(label), patient.strip()
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Build the parser of ``sicnn-dicom``."""
     parser = Parser(
         prog=PROGRAM,
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [hyphenated(word) for word in (sys.argv[1:] if argv is None else argv)]
     verbose = "-vv" in arguments
     try:
-        options = build_parser().parse_args(arguments)
+        options = build_parser().read(arguments)
         verbose = options.verbose >= 2
         with from_here():
             options.out = options.out.absolute()

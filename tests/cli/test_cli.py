@@ -16,6 +16,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sicnn_app import __version__
+from sicnn_app.cli import dicom, simulate
 from sicnn_app.cli.arguments import build_parser, parse
 from sicnn_app.cli.main import main
 from sicnn_app.errors import (
@@ -268,6 +269,15 @@ def test_a_flag_with_one_wrong_letter_gets_the_one_that_was_meant(flag, data):
 def test_what_was_meant_is_named_wherever_the_mistake_stands(words, meant):
     with pytest.raises(UsageError, match=f"did you mean {meant} instead of -"):
         parse(words.split())
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "meant"),
+    [(simulate, "--presset brain out", "--preset"), (dicom, "out --sorce there", "--source")],
+)
+def test_the_other_commands_name_what_was_meant_too(program, words, meant, capsys):
+    assert program.main(words.split()) == UsageError.exit_code
+    assert f"did you mean {meant} instead of -" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", ["--colour red", "--gpu", "-x 1", "--zzz=1"])
