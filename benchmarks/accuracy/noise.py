@@ -47,6 +47,7 @@ def phantom_table(
     seeds: Sequence[int],
     denoising: Sequence[str],
     shape: tuple[int, int, int],
+    scheme: Sequence[float] | None = None,
 ) -> None:
     """Print how the stated noise of averaged signals compares with their error."""
     print(
@@ -62,7 +63,7 @@ def phantom_table(
                         squares, z, sigmas = [], [], []
                         for seed in seeds:
                             phantom = make_phantom(preset, shape, seed=seed, truth=truth)
-                            bvals = np.repeat(DEFAULT_BVALS[preset], count).astype(np.float64)
+                            bvals = np.repeat(scheme or DEFAULT_BVALS[preset], count).astype(np.float64)
                             made = acquire_series(
                                 phantom, bvals, snr=snr, seed=seed, disturbances=disturbances
                             )
@@ -120,6 +121,7 @@ def main() -> None:
     )
     parser.add_argument("--snr", type=float, nargs="+", default=(20.0,))
     parser.add_argument("--volumes", type=int, nargs="+", default=(1, 2, 6))
+    parser.add_argument("--bvals", type=float, nargs="+", help="s/mm^2; by default those of the anatomy")
     parser.add_argument("--shape", type=int, nargs=3, default=(64, 56, 4))
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--threads", type=int, default=1)
@@ -137,6 +139,7 @@ def main() -> None:
             options.seeds,
             options.denoising,
             tuple(options.shape),
+            options.bvals,
         )
 
 
