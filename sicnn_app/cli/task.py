@@ -5,7 +5,6 @@ ANSWER is an open file for the result, PARENT the process number of the worker.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pickle
 import signal
@@ -14,16 +13,15 @@ import sys
 from sicnn_app.cli.main import GO_ON, Stopped, stoppable
 from sicnn_app.errors import InternalError, SicnnAppError, TryAgainError, one_line
 from sicnn_app.pipeline.tasks.part import Part, PartResult
+from sicnn_app.system.helpers import die_with
 from sicnn_app.system.streams import outlive_streams
 from sicnn_app.system.surroundings import undisturbed
-
-PR_SET_PDEATHSIG = 1
-"""Of prctl(2)."""
 
 
 def main() -> None:
     """Do the part and answer; a process ends with it."""
     answer, parent = int(sys.argv[1]), int(sys.argv[2])
+    # It would hold the lock of its run, and a worker that takes over could not work on it.
     die_with(parent)
     # A worker may ignore signals, and what is ignored stays so in its children.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -33,17 +31,6 @@ def main() -> None:
         result = process(pickle.load(sys.stdin.buffer))
     with os.fdopen(answer, "wb") as stream:
         pickle.dump(result, stream)
-
-
-def die_with(parent: int) -> None:
-    """Let the system kill this process as soon as its parent is no more.
-
-    It would hold the lock of its run otherwise, and a worker that takes over could not work on it. Strictly
-    the signal comes when the thread that started this process ends; a worker keeps its threads.
-    """
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit("the worker has ended")
 
 
 def process(part: Part) -> PartResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -69,7 +70,7 @@ def plan_run(
     resident: int,
     estimation: int = 0,
 ) -> MemoryPlan:
-    """Where the series of a run lies, see :func:`sicnn_app.system.memory.plan_memory`.
+    """Where the series of a run lies and who helps, see :func:`sicnn_app.system.memory.plan_memory`.
 
     Raises TryAgainError when ``--mem`` is too low for it.
     """
@@ -84,6 +85,7 @@ def plan_run(
         estimation=estimation,
         denoise=denoising,
         corrections=sum(step.asked(steps) for label, step in STEPS.items() if label != "denoising"),
+        helpers=min(settings.resources.omp_nthreads, len(os.sched_getaffinity(0))) - 1,
     )
 
 

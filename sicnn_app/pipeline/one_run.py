@@ -29,8 +29,15 @@ from sicnn_app.preprocess.anatomy import choose_anatomy, unknown_part_warning
 from sicnn_app.settings import Settings
 from sicnn_app.system.checkpoints import TrainingCheckpoint
 from sicnn_app.system.console import Console, ProgressCallback
+from sicnn_app.system.helpers import helpers
 from sicnn_app.system.locks.shared import locked_folder, shared_folder
-from sicnn_app.system.memory import forget_peak, peak_memory, remaining_memory, resident_memory
+from sicnn_app.system.memory import (
+    MemoryPlan,
+    forget_peak,
+    peak_memory,
+    remaining_memory,
+    resident_memory,
+)
 
 if TYPE_CHECKING:
     from sicnn_app.pipeline.study.training import StudyNetworks
@@ -132,9 +139,9 @@ def prepare_run(
     from sicnn_app.preprocess.steps import prepare
 
     anatomy, anatomy_source = choose_anatomy(settings.preprocessing.anatomy, item.metadata)
-    on_disk = _goes_on_disk(item, anatomy, settings, scratch)
+    plan = _plan(item, anatomy, settings, scratch)
     with digests_of_reads() as read:
-        loaded = load_run(item, bvals_file=settings.inputs.bvals, scratch=scratch if on_disk else None)
+        loaded = load_run(item, bvals_file=settings.inputs.bvals, scratch=scratch if plan.on_disk else None)
         external_mask, warnings = None, [*loaded.warnings, *unknown_part_warning(anatomy_source)]
         if item.mask is not None:
             shape = loaded.series.signals.shape[:3]
@@ -147,23 +154,24 @@ def prepare_run(
         scaled = join_images(loaded.series, loaded.image_of_volume, images)
         joined, warnings = [scaled.record], warnings + scaled.warnings
     try:
-        prepared = prepare(
-            loaded.series,
-            anatomy=anatomy,
-            external_mask=external_mask,
-            settings=settings.preprocessing,
-            preprocessed=item.preprocessed,
-            ignore_volumes=settings.preprocessing.ignored_volumes(item.name),
-            regions=_regions(item, settings, loaded),
-            stated=contradictions_of_types(
-                [(source.image.name, source.metadata.get("ImageType")) for source in item.parts],
-                loaded.image_of_volume,
-                loaded.series.bvals,
-                loaded.series.source_volumes,
-            ),
-            progress=progress,
-            keep_acquired=settings.estimation.ensemble > 1,
-        )
+        with helpers(plan.helpers):
+            prepared = prepare(
+                loaded.series,
+                anatomy=anatomy,
+                external_mask=external_mask,
+                settings=settings.preprocessing,
+                preprocessed=item.preprocessed,
+                ignore_volumes=settings.preprocessing.ignored_volumes(item.name),
+                regions=_regions(item, settings, loaded),
+                stated=contradictions_of_types(
+                    [(source.image.name, source.metadata.get("ImageType")) for source in item.parts],
+                    loaded.image_of_volume,
+                    loaded.series.bvals,
+                    loaded.series.source_volumes,
+                ),
+                progress=progress,
+                keep_acquired=settings.estimation.ensemble > 1,
+            )
     except DataError as error:
         # Arrays do not know from which files they came.
         names = ", ".join(source.image.name for source in item.parts)
@@ -441,8 +449,8 @@ def measure_regions(
     return fitted, warnings
 
 
-def _goes_on_disk(item: DwiRun, anatomy: str, settings: Settings, scratch: Path) -> bool:
-    """True when the series will lie on disk; raises when memory or a disk has no room for the run."""
+def _plan(item: DwiRun, anatomy: str, settings: Settings, scratch: Path) -> MemoryPlan:
+    """How the run is kept below its memory; raises when memory or a disk has no room for it."""
     shape, bvals = series_size(item, bvals_file=settings.inputs.bvals)
     estimation = estimator(settings.estimation.method).needed_bytes(shape[:3], bvals, settings.estimation)
     plan = plan_run(shape, bvals, anatomy, item, settings, resident=resident_memory(), estimation=estimation)
@@ -454,4 +462,4 @@ def _goes_on_disk(item: DwiRun, anatomy: str, settings: Settings, scratch: Path)
         conventional=settings.estimation.described.trains,
         work=[(scratch, plan.disk)],
     )
-    return plan.on_disk
+    return plan

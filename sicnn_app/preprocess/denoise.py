@@ -19,6 +19,7 @@ from sicnn_app.preprocess.correction import (
     keep_others,
     positive_offset,
 )
+from sicnn_app.preprocess.local_pca import denoise_patches
 from sicnn_app.steps import MIN_PATCH_VOXELS, largest_patch
 from sicnn_app.system.memory import empty_series
 
@@ -105,8 +106,6 @@ def _groups(bvals: np.ndarray, most: int) -> list[np.ndarray]:
 
 def _mppca(series: DwiSeries, inside: np.ndarray) -> tuple[np.ndarray, dict[str, Any], list[str]]:
     """MP-PCA of the voxels inside; signals outside are arbitrary."""
-    from dipy.denoise.localpca import mppca
-
     room = largest_patch(inside.shape)
     if room < MIN_PATCH_VOXELS:
         size = " x ".join(map(str, inside.shape))
@@ -129,15 +128,7 @@ def _mppca(series: DwiSeries, inside: np.ndarray) -> tuple[np.ndarray, dict[str,
         noisy = np.stack([fill_missing(series.signals[(*box, volume)]) for volume in group], axis=3)
         # dipy clips at 0. The patches' means are taken out first, so an offset changes nothing else.
         offset = positive_offset(noisy)
-        with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
-            clean, sigma = mppca(
-                noisy + offset,
-                mask=inside[box] | centres,
-                patch_radius=radius,
-                return_sigma=True,
-                suppress_warning=True,
-            )
+        clean, sigma = denoise_patches(noisy + offset, inside[box] | centres, radius)
         signals[(*box, group)] = clean - offset
         # Patches without any noise have a level of NaN.
         variances.append(np.median(np.nan_to_num(sigma[inside[box]]) ** 2))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from sicnn_app.ivim.local_mean import local_mean
 from sicnn_app.ivim.maps import Estimate
@@ -47,7 +49,10 @@ LEAST_NOISE = 1e-3
 LEAST_LOGARITHM = 1e-3
 """Of the upper bound: where the lower bound of a parameter with a logarithm is at most this, its end."""
 
-VOXELS_AT_ONCE = 2**14
+SETTLED = 0.002
+"""Standard deviations of the posterior: after a shorter step there is no other."""
+
+VOXELS_AT_ONCE = 2**13
 
 SAMPLED_FROM = 2**15
 """Voxels from which on departures are found in every second voxel along both axes of the slice: still about
@@ -139,42 +144,72 @@ def refine(
     Expectation maximisation for hierarchical models: Dempster, Laird and Rubin, J R Stat Soc B 1977;39:1-38.
     """
     work = _Work(signals, noise, np.asarray(bvals), prior, normaliser, bounds, floor)
-    count = len(signals)
     mean = work.prior()
+    found, damping = mean.copy(), np.full(len(signals), DAMPING)
     # Kept as the six numbers of each symmetric matrix: whole ones of large images would take much memory.
     row, column = np.tril_indices(_FREE)
-    departure = np.tile(np.diag(np.square(DEPARTURE[:_FREE]))[row, column], (count, 1))
-    found, damping = mean.copy(), np.full(count, DAMPING)
-    moments = np.full_like(departure, np.nan)
-    for done in range(ROUNDS):
-        for part in work.parts(_sample(mask)):
-            precision = np.linalg.inv(_whole(departure[part]))
-            found[part], damping[part], seen = _towards_mode(
-                work.data(part, mean), work.bvals, precision, found[part], damping[part], 1
-            )
-            apart = found[part] - mean[part]
-            moment = apart[:, :, None] * apart[:, None] + np.linalg.inv(seen + precision)
-            moments[part] = moment[:, row, column]
-        volume = np.zeros(mask.shape)
-        for index in range(len(row)):
-            volume[mask] = moments[:, index]
+    sample, every = _sample(mask)
+    grid, width = mask[::every, ::every], WIDTH / every
+    first = np.diag(np.square(DEPARTURE[:_FREE]))[row, column]
+    departure = np.tile(first, (len(sample), 1))
+    moments = np.empty_like(departure)
+    parts = _parts(len(sample))
+    known: list[_Seen | None] = [None] * len(parts)
+
+    def one_round(index: int) -> None:
+        voxels, part = sample[parts[index]], parts[index]
+        precision = np.linalg.inv(_whole(departure[part]))
+        found[voxels], damping[voxels], seen = _towards_mode(
+            work.data(voxels, mean),
+            work.bvals,
+            precision,
+            found[voxels],
+            damping[voxels],
+            known[index],
+            steps=1,
+        )
+        apart = found[voxels] - mean[voxels]
+        moment = apart[:, :, None] * apart[:, None] + np.linalg.inv(seen.information + precision)
+        moments[part], known[index] = moment[:, row, column], seen
+
+    def averaged(index: int) -> None:
+        volume = np.zeros(grid.shape)
+        volume[grid] = moments[:, index]
+        departure[:, index] = local_mean(volume, grid, width)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        for done in range(ROUNDS):
+            for work_at, times in ((one_round, len(parts)), (averaged, len(row))):
+                list(threads.map(work_at, range(times)))
+            if progress is not None:
+                progress(done + 1, ROUNDS)
+    known.clear()
+    if every > 1:
+        departure = np.empty((len(signals), len(row)))
+        for index, values in enumerate(moments.T):
+            volume = np.full(mask.shape, np.nan)
+            volume[::every, ::every][grid] = values
             departure[:, index] = local_mean(volume, mask, WIDTH)
-        if progress is not None:
-            progress(done + 1, ROUNDS)
+        # Voxels far from all others that lie between those of the sample.
+        departure[departure[:, 0] == 0] = first
 
     # The second part is for maps that are constant, and for a single voxel.
     tissue = np.diag(np.square(DEPARTURE) * ([LEAST_TISSUE**2] * _FREE + [1.0]))
     tissue[:_FREE, :_FREE] += np.cov(mean[:, :_FREE].T, bias=True)
     values_known = np.linalg.inv(tissue)
-    spread = np.empty((count, _FREE))
-    for part in work.parts():
+    spread = np.empty((len(signals), _FREE))
+
+    def last(part: slice) -> None:
         around = _whole(departure[part])
         precision = np.linalg.inv(around)
-        found[part], damping[part], seen = _towards_mode(
-            work.data(part, mean), work.bvals, precision, found[part], damping[part], LAST_STEPS
+        found[part], _, seen = _towards_mode(
+            work.data(part, mean), work.bvals, precision, found[part], damping[part], steps=LAST_STEPS
         )
         own = 1.0 / (OWN_SHARE[0] + OWN_SHARE[1] * np.maximum(neighbours[part], 1))
-        spread[part] = np.sqrt(_variances(seen, around, precision, values_known, own))
+        spread[part] = np.sqrt(_variances(seen.information, around, precision, values_known, own))
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        list(threads.map(last, _parts(len(signals))))
     spread *= np.where(_LOGARITHMIC[:_FREE], np.exp(found[:, :_FREE]), 1.0)
     diagonal = departure[:, row == column]
     return Posterior(
@@ -195,13 +230,6 @@ class _Work:
     normaliser: np.ndarray
     bounds: Bounds
     floor: float
-
-    def parts(self, voxels: np.ndarray | None = None) -> Iterator[slice | np.ndarray]:
-        """All voxels, or those of the indices given, some at a time."""
-        count = len(self.signals) if voxels is None else len(voxels)
-        for start in range(0, count, VOXELS_AT_ONCE):
-            part = slice(start, start + VOXELS_AT_ONCE)
-            yield part if voxels is None else voxels[part]
 
     def limits(self, label: str) -> tuple[float, float]:
         """Ends of a parameter whose logarithm, or which itself, is estimated."""
@@ -235,12 +263,15 @@ class _Work:
         return {**maps, "s0": values[-1] * self.given["s0"]}
 
 
-def _sample(mask: np.ndarray) -> np.ndarray | None:
-    """Indices, among those of the mask, of the voxels in which departures are found; None for all."""
-    if np.count_nonzero(mask) < SAMPLED_FROM:
-        return None
+def _sample(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """Voxels in which departures are found, indices among those of the mask; every so many along an axis."""
+    every = 1 if np.count_nonzero(mask) < SAMPLED_FROM else 2
     x, y, _ = np.nonzero(mask)
-    return np.flatnonzero((x % 2 == 0) & (y % 2 == 0))
+    return np.flatnonzero((x % every == 0) & (y % every == 0)), every
+
+
+def _parts(count: int) -> list[slice]:
+    return [slice(start, start + VOXELS_AT_ONCE) for start in range(0, count, VOXELS_AT_ONCE)]
 
 
 def _whole(lower: np.ndarray) -> np.ndarray:
@@ -252,47 +283,72 @@ def _whole(lower: np.ndarray) -> np.ndarray:
     return whole
 
 
-def _predicted(x: np.ndarray, data: _Data, bvals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Signals, shape (V, B), and their derivatives with respect to x, shape (V, B, 4)."""
+class _Seen(NamedTuple):
+    """Of voxels at x, without the prior: misfit (V,), its descent (V, 4) and information (V, 4, 4)."""
+
+    misfit: np.ndarray
+    descent: np.ndarray
+    information: np.ndarray
+
+
+def _seen(x: np.ndarray, data: _Data, bvals: np.ndarray) -> _Seen:
     values = np.where(_LOGARITHMIC, np.exp(x), x)
     slopes = signal_derivatives(bvals, *values.T) * np.where(_LOGARITHMIC, values, 1.0)[:, None]
     signals = slopes[..., -1]
     # The mean magnitude to second order in the noise.
     lifted = np.sqrt(signals**2 + data.floor**2)
-    return lifted, slopes * (signals / lifted)[..., None]
+    slopes *= (signals / lifted)[..., None]
+    residual = data.signals - lifted
+    weighted = np.swapaxes(slopes * data.weights[..., None], 1, 2)
+    return _Seen(
+        (data.weights * residual**2).sum(axis=1), (weighted @ residual[..., None])[..., 0], weighted @ slopes
+    )
 
 
 def _towards_mode(
-    data: _Data, bvals: np.ndarray, precision: np.ndarray, x: np.ndarray, damping: np.ndarray, steps: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Damped Gauss-Newton steps within the limits; with the information of the signals, shape (V, 4, 4)."""
-
-    def seen(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        predicted, slopes = _predicted(x, data, bvals)
-        residual, apart = data.signals - predicted, x - data.prior
-        pull = (precision @ apart[..., None])[..., 0]
-        cost = (data.weights * residual**2).sum(axis=1) + (apart * pull).sum(axis=1)
-        weighted = np.swapaxes(slopes * data.weights[..., None], 1, 2)
-        return cost, (weighted @ residual[..., None])[..., 0] - pull, weighted @ slopes
-
+    data: _Data,
+    bvals: np.ndarray,
+    precision: np.ndarray,
+    x: np.ndarray,
+    damping: np.ndarray,
+    seen: _Seen | None = None,
+    *,
+    steps: int,
+) -> tuple[np.ndarray, np.ndarray, _Seen]:
+    """Damped Gauss-Newton steps within the limits; ``seen`` is of x, and comes back of where they end."""
     identity = np.eye(len(PARAMETERS))
-    cost, descent, information = seen(x)
+    seen = _seen(x, data, bvals) if seen is None else _Seen(*(one.copy() for one in seen))
+    x, damping, moving = x.copy(), damping.copy(), np.arange(len(x))
     for _ in range(steps):
-        hessian = information + precision
-        free = ~(((x <= data.low) & (descent < 0)) | ((x >= data.high) & (descent > 0)))
-        diagonal = damping[:, None] * np.diagonal(hessian, axis1=1, axis2=2) + ~free
-        hessian = np.where(free[:, :, None] & free[:, None], hessian, 0.0) + identity * diagonal[:, None]
-        tried = x + np.linalg.solve(hessian, (descent * free)[..., None])[..., 0]
-        tried = np.clip(tried, data.low, data.high)
-        found = seen(tried)
-        better = found[0] <= cost
-        x = np.where(better[:, None], tried, x)
-        cost, descent, information = (
-            np.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-            for new, old in zip(found, (cost, descent, information), strict=True)
+        here, known, at = (
+            _Data(*(one[moving] for one in data)),
+            _Seen(*(one[moving] for one in seen)),
+            x[moving],
         )
-        damping = np.clip(damping * np.where(better, 0.2, 8.0), 1e-7, 1e7)
-    return x, damping, information
+        around, damped = precision[moving], damping[moving]
+        pull = (around @ (at - here.prior)[..., None])[..., 0]
+        descent = known.descent - pull
+        hessian = known.information + around
+        free = ~(((at <= here.low) & (descent < 0)) | ((at >= here.high) & (descent > 0)))
+        diagonal = damped[:, None] * np.diagonal(hessian, axis1=1, axis2=2) + ~free
+        hessian = np.where(free[:, :, None] & free[:, None], hessian, 0.0) + identity * diagonal[:, None]
+        tried = at + np.linalg.solve(hessian, (descent * free)[..., None])[..., 0]
+        tried = np.clip(tried, here.low, here.high)
+        step = tried - at
+        new = _seen(tried, here, bvals)
+        # Of the prior's cost, to second order about x: exact.
+        rise = (step * (2 * pull + (around @ step[..., None])[..., 0])).sum(axis=1)
+        better = new.misfit + rise <= known.misfit
+        accepted = moving[better]
+        x[accepted] = tried[better]
+        for whole, part in zip(seen, new, strict=True):
+            whole[accepted] = part[better]
+        damping[moving] = np.clip(damped * np.where(better, 0.2, 8.0), 1e-7, 1e7)
+        length = np.einsum("vi,vij,vj->v", step, hessian, step)
+        moving = moving[~better | (length > SETTLED**2)]
+        if not moving.size:
+            break
+    return x, damping, seen
 
 
 def _variances(

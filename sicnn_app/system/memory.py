@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from sicnn_app.errors import OutputError, TryAgainError
+from sicnn_app.system.helpers import HELPER_BYTES
 
 GB = 1e9
 """Bytes; the unit of ``--mem`` and of every figure shown."""
@@ -180,12 +181,13 @@ class MemoryPlan:
     """How a run is kept below ``--mem``: where its series lies.
 
     The run is expected to reach ``needed`` bytes of resident memory, and to take ``disk`` bytes of the work
-    directory.
+    directory; so many ``helpers`` have room beside it.
     """
 
     on_disk: bool
     needed: int
     disk: int
+    helpers: int = 0
 
 
 def plan_memory(
@@ -198,6 +200,7 @@ def plan_memory(
     estimation: int = 0,
     denoise: str = "none",
     corrections: int = 0,
+    helpers: int = 0,
 ) -> MemoryPlan:
     """Decide where the series lies; raises TryAgainError when the limit is too low for either place.
 
@@ -224,6 +227,8 @@ def plan_memory(
         ``none``, or the method by which the series will be denoised.
     corrections : int
         Other steps that make a new series: unringing, motion correction.
+    helpers : int
+        Processes that would denoise beside this one: all of them or none.
     """
     volume = int(np.prod(shape[:3], dtype=object)) * 4
     series = volume * shape[3]
@@ -234,6 +239,10 @@ def plan_memory(
     allowed = float("inf") if limit is None else limit * GB
 
     needed = base + kept + max(denoising, estimation)
+    handed_over = 2 * volume * min(shape[3], DENOISE_GROUP)
+    helped = base + kept + max(denoising + handed_over + helpers * HELPER_BYTES, estimation)
+    if helpers and denoise == "mppca" and helped <= allowed:
+        return MemoryPlan(False, helped, 0, helpers)
     if needed <= allowed:
         return MemoryPlan(False, needed, 0)
     base += min(2 * RELEASE_BYTES, kept) + round(series * CORRECTION_SHARE * (corrections > 0))

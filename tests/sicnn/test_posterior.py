@@ -268,3 +268,25 @@ def test_large_images_find_departures_in_a_part_of_their_voxels(monkeypatch):
         assert np.isfinite(sampled.maps[label]).all()
         assert error(sampled.maps, truth, label) < 1.06 * error(everywhere.maps, truth, label)
         assert np.median(sampled.std[label] / everywhere.std[label]) == pytest.approx(1.0, abs=0.15)
+
+
+def test_voxels_of_a_large_image_that_no_sample_is_near_are_refined_like_others(monkeypatch):
+    monkeypatch.setattr(module, "SAMPLED_FROM", 1)
+    mask = np.zeros((60, 40, 3), dtype=bool)
+    mask[:20, :20, 0] = mask[45, 39, 0] = mask[1, 1, 2] = True
+    rng = np.random.default_rng(5)
+    truth = {label: values[: mask.sum()] for label, values in tissue(rng).items()}
+    signals = signals_of(truth, LEVEL / 20, rng)
+    found = refine(
+        signals,
+        np.full(signals.shape, LEVEL / 20),
+        BVALS,
+        {label: values[: mask.sum()] for label, values in flat(truth["s0"]).items()},
+        mask,
+        neighbours=np.full(mask.sum(), 50.0),
+        normaliser=signals[:, 0],
+        bounds=Bounds(),
+    )
+    for label in LABELS:
+        assert np.isfinite(found.maps[label]).all()
+        assert (found.std[label] > 0).all()

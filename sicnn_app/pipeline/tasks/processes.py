@@ -17,11 +17,12 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import cycle, islice
 from queue import SimpleQueue
-from typing import IO, Any
+from typing import Any
 
 from sicnn_app.errors import InternalError, SicnnAppError, TryAgainError, one_line
 from sicnn_app.pipeline.tasks.part import Part, PartResult
 from sicnn_app.system.caches import thread_variables
+from sicnn_app.system.helpers import memory_file
 
 CHILD = "sicnn_app.cli.task"
 
@@ -85,7 +86,7 @@ def run_in_child(part: Part, *, call: str, device: str | None = None) -> PartRes
     environment.pop("PYTHONOPTIMIZE", None)
     if device is not None:
         environment["CUDA_VISIBLE_DEVICES"] = device
-    with _memory_file() as given, _memory_file() as answer, _memory_file() as said:
+    with memory_file() as given, memory_file() as answer, memory_file() as said:
         pickle.dump(part, given)
         given.seek(0)
         code = children.run(
@@ -167,8 +168,3 @@ def readable(error: BaseException) -> SicnnAppError:
     wrapped = InternalError(f"internal error ({one_line(error)}): please report it")
     wrapped.__cause__ = error
     return wrapped
-
-
-def _memory_file() -> IO[bytes]:
-    """A file that needs no folder: a worker may have none to write to."""
-    return os.fdopen(os.memfd_create("sicnn-app"), "w+b")
