@@ -11,6 +11,7 @@ from scipy.ndimage import uniform_filter
 
 from sicnn_app.errors import DataError
 from sicnn_app.ivim.local_mean import local_mean
+from sicnn_app.ivim.magnitudes import magnitude_variance, signal_of_mean
 from sicnn_app.ivim.series import DwiSeries
 from sicnn_app.preprocess.average import RepeatAverage, VolumeGroups, average_repeats, mean_of_directions
 
@@ -49,6 +50,10 @@ MARGIN = 3
 
 SMALL = 0.1
 """Share of the noise that is added to acquired images: too little to change what denoising decides."""
+
+MAGNITUDE_ROUNDS = 4
+"""Of finding the noise and its share in small magnitudes in turn; more change it by less than 1 % where
+signals at b = 0 are six times the noise."""
 
 VOXELS_AT_ONCE = 2**14
 """Slices of about so many voxels are looked at together."""
@@ -110,8 +115,10 @@ class _Moment:
 
     Attributes
     ----------
-    thermal, variation : float; ndarray, shape (V,)
-        What thermal variance, and the squared relative variation, are multiplied by in the sum.
+    shares : ndarray, shape (B,)
+        What the variance of one volume of every b-value is multiplied by in the sum.
+    variation : ndarray, shape (V,)
+        What the squared relative variation is multiplied by.
     squares, differences : ndarray, shape (V,)
         Of deviations, and half those of differences between the deviations of neighbouring voxels: both have
         the same expectation where noise is independent from voxel to voxel, while variation moves neighbours
@@ -120,7 +127,7 @@ class _Moment:
         Inverse variance of the squares, up to a factor common to all moments.
     """
 
-    thermal: float
+    shares: np.ndarray
     variation: np.ndarray
     squares: np.ndarray
     differences: np.ndarray
@@ -197,10 +204,12 @@ def noise_after_denoising(denoising: Denoising, final: DwiSeries, average: Repea
         thermal = thermal_noise[:, :, slab][averaged.mask]
         spread = _spread(_cut(final, slab), averaged, level)
         relative = _variation(spread.moments, seen, thermal)
-        variation = relative[:, None] * (_relative(averaged, level) * factors) ** 2
+        signals_here = _relative(averaged, level)
+        floor, small = _of_magnitudes(signals_here, thermal)
+        variation = relative[:, None] * (signals_here * factors) ** 2
         for (b, of_mean), share in zip(_of_means(spread, averaged, level), seen, strict=False):
             variation[:, b] = np.maximum(of_mean - share * thermal * factors[b] ** 2, 0.0)
-        found.add(slab, thermal, thermal[:, None] * left, variation, _floor(averaged, thermal, level))
+        found.add(slab, thermal, thermal[:, None] * small * left, variation, floor)
     before = _method(denoising.acquired, average)
     method = f"{before}, before denoising; what is left by denoising noise of that size"
     noise = found.noise(level, method)
@@ -210,14 +219,14 @@ def noise_after_denoising(denoising: Denoising, final: DwiSeries, average: Repea
 def _parts(series: DwiSeries, average: RepeatAverage, level: float) -> tuple[np.ndarray, ...]:
     """Thermal variance of a volume, shape (V,); of the averages thermal, other and floor, (V, B) each."""
     spread = _spread(series, average, level)
-    thermal, relative = _split(spread.moments, average.mask)
-    factors = average.groups.noise_factors
-    of_volumes = thermal[:, None] * factors**2
-    variance = of_volumes + relative[:, None] * (_relative(average, level) * factors) ** 2
+    signals, factors = _relative(average, level), average.groups.noise_factors
+    thermal, relative, share = _split(spread.moments, signals, average.mask)
+    of_volumes = thermal[:, None] * share * factors**2
+    variance = of_volumes + relative[:, None] * (signals * factors) ** 2
     for b, of_mean in _of_means(spread, average, level):
         variance[:, b] = of_mean
     left = np.minimum(of_volumes, variance)
-    return thermal, left, variance - left, _floor(average, thermal, level)
+    return thermal, left, variance - left, _of_magnitudes(signals, thermal)[0]
 
 
 class _Collected:
@@ -293,16 +302,18 @@ def _relative(average: RepeatAverage, level: float) -> np.ndarray:
     return average.signals[average.mask].astype(np.float64) / level
 
 
-def _floor(average: RepeatAverage, thermal: np.ndarray, level: float) -> np.ndarray:
-    """Square of how far the noise floor of magnitudes lifts the averaged signals, shape (V, B), relative.
+def _of_magnitudes(signals: np.ndarray, thermal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What magnitudes make of thermal noise under signals of shape (V, B), the same shape each.
 
-    The mean of M^2 is A^2 + 2 sigma^2, of which sigma^2 is its variance where A is above the noise. Signals
-    below 0 are no magnitudes, and have no floor.
+    How far the noise floor lifts them, squared, and the share of the thermal variance that they have. The
+    mean of several volumes is a mean magnitude, whose signal is known; a single one is taken for its mean.
+    Signals below 0 are no magnitudes.
     """
-    signals = _relative(average, level)
     if (signals < 0).any():
-        return np.zeros_like(signals)
-    return np.square(signals - np.sqrt(np.maximum(signals**2 - thermal[:, None], 0.0)))
+        return np.zeros_like(signals), np.ones_like(signals)
+    sigma = np.sqrt(np.maximum(thermal, SMALLEST))[:, None]
+    without = signal_of_mean(signals / sigma)
+    return np.square(signals - sigma * without), magnitude_variance(without)
 
 
 def _repeats(series: DwiSeries, average: RepeatAverage) -> Iterator[list[np.ndarray]]:
@@ -330,7 +341,8 @@ def _spread(series: DwiSeries, average: RepeatAverage, level: float) -> _Spread:
                 differences += _around(_neighbour_differences(one, mask), mask)
         repeated[b] = squares / freedom
         weight = _weight(repeated[b], freedom)
-        moments.append(_Moment(1.0, signals[:, b] ** 2, repeated[b], differences / freedom, weight))
+        alone = np.eye(average.groups.bvals.size)[b]
+        moments.append(_Moment(alone, signals[:, b] ** 2, repeated[b], differences / freedom, weight))
     if len(repeated) < REPEATED_SHARE * average.groups.bvals.size:
         moments += _moments_of_decay(signals, mask, average.groups)
     return _Spread(moments, repeated)
@@ -362,7 +374,7 @@ def _moments_of_decay(signals: np.ndarray, mask: np.ndarray, groups: VolumeGroup
         # and the same in neighbours.
         squares = _around(volume**2, mask) if groups.bvals.size > SMOOTH_DECAYS + 1 else differences
         weight = _weight(squares, left_over[b, b])
-        found.append(_Moment(float(shares[b].sum()), signals**2 @ shares[b], squares, differences, weight))
+        found.append(_Moment(shares[b], signals**2 @ shares[b], squares, differences, weight))
     return found
 
 
@@ -402,27 +414,37 @@ def _neighbour_differences(volume: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.divide(total, count, out=np.full(mask.shape, np.nan), where=count > 0)
 
 
-def _split(moments: list[_Moment], mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Thermal variance and squared relative variation around every voxel, shape (V,) each.
+def _split(
+    moments: list[_Moment], signals: np.ndarray, mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Thermal variance and squared relative variation around every voxel, shape (V,) each, and shares.
 
     Thermal noise is that of the neighbours, which a region that moves does not make larger, over a wider
-    surrounding, since coils change it slowly. What the squares hold besides is variation.
+    surrounding, since coils change it slowly. What the squares hold besides is variation. Small magnitudes
+    have a share of the thermal variance, shape (V, B), which is found in turn with it.
     """
-    thermal = _of_neighbours(moments)
-    if not thermal.any():
-        # No neighbours, or none that differ: all is taken for thermal noise.
-        alone = _one_kind(moments, [one.thermal for one in moments], [one.squares for one in moments])
-        return alone, np.zeros_like(alone)
-    volume = np.zeros(mask.shape)
-    volume[mask] = thermal
-    thermal = local_mean(volume, mask, WIDER).astype(np.float64)
-    return thermal, _variation(moments, [one.thermal for one in moments], thermal)
+    share = np.ones_like(signals)
+    for _ in range(MAGNITUDE_ROUNDS):
+        factors = [share @ one.shares for one in moments]
+        thermal = _of_neighbours(moments, factors)
+        if not thermal.any():
+            # No neighbours, or none that differ: all is taken for thermal noise.
+            alone = _one_kind(moments, factors, [one.squares for one in moments])
+            return alone, np.zeros_like(alone), share
+        volume = np.zeros(mask.shape)
+        volume[mask] = thermal
+        thermal = local_mean(volume, mask, WIDER).astype(np.float64)
+        variation = _variation(moments, factors, thermal)
+        share = _of_magnitudes(signals, thermal)[1]
+    return thermal, variation, share
 
 
-def _variation(moments: list[_Moment], shares: Sequence[float], thermal: np.ndarray) -> np.ndarray:
-    """Squared relative variation, shape (V,), of what moments hold besides their shares of thermal noise."""
+def _variation(
+    moments: list[_Moment], factors: Sequence[float | np.ndarray], thermal: np.ndarray
+) -> np.ndarray:
+    """Squared relative variation, shape (V,), of what moments hold besides these factors of thermal noise."""
     rest = [
-        np.maximum(one.squares - share * thermal, 0.0) for one, share in zip(moments, shares, strict=True)
+        np.maximum(one.squares - factor * thermal, 0.0) for one, factor in zip(moments, factors, strict=True)
     ]
     return _one_kind(moments, [one.variation for one in moments], rest)
 
@@ -438,14 +460,14 @@ def _one_kind(
     return explained / np.maximum(power, np.finfo(np.float64).tiny)
 
 
-def _of_neighbours(moments: list[_Moment]) -> np.ndarray:
+def _of_neighbours(moments: list[_Moment], factors: Sequence[np.ndarray]) -> np.ndarray:
     """Thermal variance, shape (V,): with variation, neither negative, what explains the differences best."""
     aa, ac, cc, ay, cy = np.zeros((5, moments[0].differences.size))
-    for one in moments:
-        aa += one.weight * one.thermal**2
-        ac += one.weight * one.thermal * one.variation
+    for one, factor in zip(moments, factors, strict=True):
+        aa += one.weight * factor**2
+        ac += one.weight * factor * one.variation
         cc += one.weight * one.variation**2
-        ay += one.weight * one.thermal * one.differences
+        ay += one.weight * factor * one.differences
         cy += one.weight * one.variation * one.differences
     determinant = aa * cc - ac**2
     # Where b-values do not tell the two apart all is thermal.

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from functools import cache
 
 import torch
 from torch import Tensor
 
-TABLE_END = 12.0
-"""Signal over noise from which on sqrt(mean^2 - 1) inverts the mean to within 1e-4."""
-
-TABLE_STEP = 0.005
+from sicnn_app.ivim.magnitudes import TABLE_END, TABLE_STEP, mean_magnitude
 
 
 def rician_mean(signal: Tensor) -> Tensor:
-    """Mean magnitude of ``signal``, both in units of the noise of one channel.
-
-    The mean of |s + noise| is sqrt(pi/2) L_{1/2}(-s^2 / 2) (Gudbjartsson and Patz, Magn Reson Med
-    1995;34:910-914), written with exponentially scaled Bessel functions so that it stays finite at any
-    signal-to-noise ratio.
-    """
-    z = (signal / 2.0).square()
-    bessel = (1.0 + 2.0 * z) * torch.special.i0e(z) + 2.0 * z * torch.special.i1e(z)
-    mean: Tensor = math.sqrt(math.pi / 2.0) * bessel
+    """:func:`sicnn_app.ivim.magnitudes.mean_magnitude` of a tensor; gradients flow through it."""
+    mean: Tensor = mean_magnitude(signal, i0e=torch.special.i0e, i1e=torch.special.i1e)
     return mean
 
 
