@@ -9,8 +9,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from sicnn_app.ivim.flags import flag_voxels
+from sicnn_app.ivim.flags import doubts, flag_voxels
 from sicnn_app.ivim.maps import Estimate
+from sicnn_app.ivim.own_signals import objections
 from sicnn_app.ivim.run import DwiRun, RunResult, SourceImage
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 from sicnn_app.ivim.signal import ivim_signal_maps
@@ -163,7 +164,9 @@ def make_result(
     neighbours = np.where(inside, rng.integers(1, 20, shape), 0)
 
     noise = np.where(inside[..., None], SIGMA / np.sqrt(repeats), 0.0) * np.ones(len(bvals), np.float32)
-    flags, flag_counts = flag_voxels(maps, inside, BOUNDS, SIGMA, noise, neighbours, averaged[..., 0])
+    against = objections(averaged, noise, np.asarray(bvals), maps, inside)
+    reasons = doubts(maps, inside, BOUNDS, SIGMA, against, neighbours, averaged[..., 0])
+    flags, flag_counts = flag_voxels(reasons)
     source = write_source(tmp_path / "bids", entities, noisy, volume_bvals, bvecs=bvecs, header=header)
     history = [
         {

@@ -28,6 +28,8 @@ class Estimate:
         The same over the voxels held out; empty when there are none.
     neighbour_count : ndarray, shape (X, Y, Z), int, or None
         Similar neighbours of each voxel at the end, itself included; None when not searched.
+    prior : dict of str to ndarray, shape (X, Y, Z), or None
+        f, d, dstar and s0 before the maps were refined; None where they were not.
     members_at_bound : ndarray, shape (X, Y, Z), bool, or None
         Voxels in which at least half of the networks of an ensemble have a parameter at a bound; None for
         other methods.
@@ -51,6 +53,7 @@ class Estimate:
     losses: list[tuple[int, int, float]] = field(default_factory=list)
     validation_losses: list[tuple[int, int, float]] = field(default_factory=list)
     neighbour_count: np.ndarray | None = None
+    prior: dict[str, np.ndarray] | None = None
     members_at_bound: np.ndarray | None = None
 
 

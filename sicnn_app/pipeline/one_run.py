@@ -242,7 +242,8 @@ def forget_run(item: DwiRun, settings: Settings) -> None:
 
 
 def _estimate_run(item: DwiRun, job: Job, checkpoint: TrainingCheckpoint, *, scratch: Path) -> RunResult:
-    from sicnn_app.ivim.flags import flag_voxels
+    from sicnn_app.ivim.flags import doubts, flag_voxels
+    from sicnn_app.ivim.own_signals import objections
     from sicnn_app.preprocess.resample import Resampling
 
     settings, console, fingerprint = job.settings, job.console, job.part.fingerprints[item.name]
@@ -305,17 +306,21 @@ def _estimate_run(item: DwiRun, job: Job, checkpoint: TrainingCheckpoint, *, scr
     warnings += said
     for text in (*said, *checkpoint.warnings):
         console.warning(f"{item.name}: {text}")
-    flags, flag_counts = flag_voxels(
+    own = prepared.evidence or averaged
+    reasons = doubts(
         estimate.maps,
         averaged.mask,
         vars(settings.estimation.bounds),
         averaged.sigma,
-        averaged.noise,
+        objections(
+            own.signals, own.noise, averaged.bvals, estimate.maps, averaged.mask, prior=estimate.prior
+        ),
         estimate.neighbour_count,
         averaged.signals[..., 0],
         estimate.members_at_bound,
         prepared.saturated,
     )
+    flags, flag_counts = flag_voxels(reasons)
     return RunResult(
         run=item,
         header=ready.loaded.header,

@@ -174,8 +174,9 @@ def noise_after_denoising(denoising: Denoising, final: DwiSeries, average: Repea
     more noise, of which it lets through a share h; for a projection such as MP-PCA the variance left is
     h sigma^2. The first is a little low, because denoised images are simpler than the truth, the second a
     little high, because patches overlap: their mean square is taken, for every b-value, in proportion to the
-    thermal noise around every voxel. To it come the noise floor and what variation the denoised repeats, or
-    what a smooth decay leaves over of their averages, show beyond that.
+    thermal noise around every voxel. To it comes tissue that was taken for noise, which is what the volumes
+    of a b-value lost in common beyond what they lose of the noise on trial; the noise floor; and what
+    variation the denoised repeats, or what a smooth decay leaves over of their averages, show beyond that.
 
     Parameters
     ----------
@@ -519,13 +520,28 @@ def _tried_out(
     )
     let_through = np.maximum((let_through * added).mean(axis=0), 0.0)
     thermal = max(np.square(sigma[mask]).mean(), np.finfo(np.float64).tiny)
-    left = (np.square(error).mean(axis=0) + let_through) / 2 / thermal
+    # Tissue that the denoising took for noise is gone from all volumes of a b-value alike.
+    taken = _common(noisy.signals - base.signals, average.groups, mask)
+    lost = np.maximum(taken - _common(noise - errors, average.groups, mask), 0.0)
+    left = ((np.square(error).mean(axis=0) + let_through) / 2 + lost) / thermal
 
     signals = np.zeros((*mask.shape, error.shape[1]))
     signals[mask] = error
     tried = replace(average, mask=mask, signals=signals)
     around = _spread(replace(clean, signals=errors), tried, level)
     return left, [float(one.squares.mean()) * level**2 / thermal for one in around.moments]
+
+
+def _common(signals: np.ndarray, groups: VolumeGroups, mask: np.ndarray) -> np.ndarray:
+    """Mean product of two volumes of every b-value, shape (B,); 0 where there is one."""
+    found = np.zeros(len(groups.members))
+    for b, directions in enumerate(groups.members):
+        values = np.nan_to_num(signals[mask][:, np.concatenate(directions)].astype(np.float64))
+        pairs = values.shape[1] * (values.shape[1] - 1)
+        if pairs:
+            squares = np.square(values.sum(axis=1)) - np.square(values).sum(axis=1)
+            found[b] = squares.mean() / pairs
+    return found
 
 
 def plain_average(signals: np.ndarray, groups: VolumeGroups, mask: np.ndarray) -> np.ndarray:

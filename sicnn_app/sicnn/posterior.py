@@ -420,6 +420,7 @@ def refined(
         estimate,
         maps={**{label: maps[label] for label in estimate.maps if label in maps}, **maps},
         predicted=predicted,
+        prior={label: estimate.maps[label] for label in PARAMETERS},
         members_at_bound=None,
         parameters={**estimate.parameters, **record},
     )
