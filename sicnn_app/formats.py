@@ -44,6 +44,17 @@ def shorten(text: str, length: int = 40) -> str:
     return text if len(text) <= length else f"{text[:length]}..."
 
 
+def listed(words: Sequence[str]) -> str:
+    """Words with commas and an "and" before the last.
+
+    Examples
+    --------
+    >>> listed(["F", "D", "D*"]), listed(["F"])
+    ('F, D and D*', 'F')
+    """
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
 def rough_time(seconds: float) -> str:
     """A duration in the unit that suits it, with no more digits than an estimate has.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sicnn_app.derivatives.names import SPREAD_SUFFIX
 from sicnn_app.derivatives.sidecar import DatasetRoots, plain, provenance, sources
 from sicnn_app.formats import Column
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
@@ -32,6 +33,8 @@ class Region:
         Of all its voxels, those inside the mask.
     maps, conventional : mapping of str to ndarray, shape (m,)
         F, D, D* and S0 of its voxels inside the mask, and those of the conventional fit, empty without one.
+    deviations : mapping of str to ndarray, shape (m,)
+        Standard deviations of F, D and D* in each voxel; empty where the method gives none.
     flags : ndarray, shape (m,)
     fit : mapping of str to float
         Of its mean signal; empty without one.
@@ -45,6 +48,7 @@ class Region:
     share_inside: float
     maps: Mapping[str, np.ndarray]
     conventional: Mapping[str, np.ndarray]
+    deviations: Mapping[str, np.ndarray]
     flags: np.ndarray
     fit: Mapping[str, float]
     bvals: np.ndarray
@@ -58,10 +62,16 @@ class Region:
     def of(self, label: str, *, conventional: bool = False) -> Spread:
         """Summary of a map over the voxels in which it has a meaning."""
         found = self.conventional if conventional else self.maps
-        if not found:
-            return Spread()
-        values = found[label]
-        return spread(values[found["f"] >= NEGLIGIBLE_F] if SPECS[label].needs_perfusion else values)
+        return spread(self._meaningful(label, found[label], found["f"])) if found else Spread()
+
+    def deviation(self, label: str) -> float | None:
+        """Median standard deviation of one voxel over the same voxels; None where there are none."""
+        if label not in self.deviations:
+            return None
+        return spread(self._meaningful(label, self.deviations[label], self.maps["f"])).median
+
+    def _meaningful(self, label: str, values: np.ndarray, f: np.ndarray) -> np.ndarray:
+        return values[f >= NEGLIGIBLE_F] if SPECS[label].needs_perfusion else values
 
     def flagged(self, code: int | None = None) -> float | None:
         """Share of its voxels with a flag, or with one flag; None without voxels."""
@@ -82,6 +92,10 @@ class Region:
 
 def _summary(label: str, name: str, conventional: bool) -> Callable[[Region], float]:
     return lambda region: getattr(region.of(label, conventional=conventional), name)
+
+
+def _deviation(label: str) -> Callable[[Region], float | None]:
+    return lambda region: region.deviation(label)
 
 
 def _of_fit(label: str) -> Callable[[Region], float | None]:
@@ -147,6 +161,17 @@ COLUMNS: tuple[Column, ...] = (
     *(column for label in TISSUE_LABELS for column in _map_columns(SPECS[label])),
     *(
         Column(
+            f"{label}_std_median",
+            f"Median standard deviation of {SPECS[label].symbol}",
+            f"Median over the same voxels of the standard deviation of {SPECS[label].symbol} in one voxel, "
+            "of the posterior or over an ensemble of networks; n/a: there is none",
+            _deviation(label),
+            SPECS[label].unit,
+        )
+        for label in TISSUE_LABELS
+    ),
+    *(
+        Column(
             f"mean_signal_{label}",
             f"{SPECS[label].symbol} of the mean signal",
             f"{SPECS[label].symbol} of the least-squares fit of the mean signal over the voxels inside the "
@@ -180,6 +205,11 @@ def regions_of(result: RunResult) -> Iterator[Region]:
     averaged, estimate, fit = result.averaged, result.estimate, result.conventional
     mask = averaged.mask
     maps = {label: np.asarray(estimate.maps[label])[mask] for label in PARAMETERS}
+    deviations = {
+        label: np.asarray(estimate.maps[key])[mask]
+        for label in TISSUE_LABELS
+        if (key := f"{label}{SPREAD_SUFFIX}") in estimate.maps
+    }
     conventional = {} if fit is None else {label: np.asarray(fit.maps[label])[mask] for label in PARAMETERS}
     flags = np.asarray(result.flags)[mask]
     for measured in result.regions:
@@ -193,6 +223,7 @@ def regions_of(result: RunResult) -> Iterator[Region]:
                 float(inside),
                 {label: values[members] for label, values in maps.items()},
                 {label: values[members] for label, values in conventional.items()},
+                {label: values[members] for label, values in deviations.items()},
                 flags[members],
                 {label: float(values[position]) for label, values in measured.fit.items()},
                 averaged.bvals,

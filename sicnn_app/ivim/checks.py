@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sicnn_app.formats import listed
 from sicnn_app.ivim.adequacy_inputs import DOUBTFUL, GOOD, POOR, UNKNOWN, Adequacy, Check, Evidence, Numbers
 from sicnn_app.ivim.flags import MIN_SIGNAL_TO_NOISE
 from sicnn_app.ivim.parameters import SPECS, TISSUE_LABELS
@@ -268,7 +269,7 @@ def _sentence(verdict: str, checks: dict[str, Check], evidence: Evidence) -> str
     text = f"{verdict.capitalize()}."
     if UNKNOWN not in known.values():
         parts = [
-            f"{_listed([symbol for symbol, found in known.items() if found == word])} {words[word]}"
+            f"{listed([symbol for symbol, found in known.items() if found == word])} {words[word]}"
             for word in (GOOD, DOUBTFUL, POOR)
             if word in known.values()
         ]
@@ -279,7 +280,3 @@ def _sentence(verdict: str, checks: dict[str, Check], evidence: Evidence) -> str
         if check.verdict in (DOUBTFUL, POOR) and not key.startswith(("precision", "network"))
     ]
     return f"{text} Weak besides: {'; '.join(weak)}." if weak else text
-
-
-def _listed(words: list[str]) -> str:
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

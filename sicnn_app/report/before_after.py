@@ -15,6 +15,7 @@ from sicnn_app.derivatives.names import step_picture_name
 from sicnn_app.ivim.run import RunResult
 from sicnn_app.report import figures
 from sicnn_app.report.display import plan_display
+from sicnn_app.report.mosaic import tiles_of_png
 from sicnn_app.report.picture import Picture
 from sicnn_app.steps import STEPS
 
@@ -58,4 +59,5 @@ def _picture(run: RunDerivatives, label: str, entry: Mapping[str, Any]) -> Pictu
         caption=" ".join(words),
         alt=f"A slice at two b-values before and after: {STEPS[label].name}, and the difference"
         f"{f', with root mean squares of {measured}, in image units' if measured else ''}.",
+        flicker=tiles_of_png(run.kept_pictures[label]),
     )

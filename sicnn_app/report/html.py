@@ -9,8 +9,10 @@ from sicnn_app import __version__
 from sicnn_app.derivatives.collect import RunDerivatives, app_version, collect_run
 from sicnn_app.derivatives.facts import MISSING
 from sicnn_app.derivatives.names import figures_folder, report_path, run_names
+from sicnn_app.derivatives.ratings import MAX_NOTE, MAX_REVIEWER, RATINGS, REASONS
 from sicnn_app.errors import SicnnAppError
 from sicnn_app.report.adequacy import shown_adequacy
+from sicnn_app.report.answers import answer
 from sicnn_app.report.carpet import undrawn_words
 from sicnn_app.report.clusters import cluster_files, cluster_rows, cluster_words
 from sicnn_app.report.comparison import comparison_rows, floor_words, method_of
@@ -19,6 +21,7 @@ from sicnn_app.report.page import render_page
 from sicnn_app.report.pictures import draw_run
 from sicnn_app.report.regions import region_rows, region_words
 from sicnn_app.report.spread import spread_rows, spread_words
+from sicnn_app.report.subject import answers_of
 from sicnn_app.report.tables import tabulate_run
 from sicnn_app.report.voxels import voxel_page
 
@@ -89,7 +92,8 @@ def build_report(
     unshown = [f"{run}: cannot be shown ({type(error).__name__})" for run, error in failed.items()]
     page = render_page(
         "report.html.j2",
-        styles=("report.css",),
+        styles=("report.css", "subject.css"),
+        scripts=("subject.js",),
         title=path.stem.replace("_", " "),
         subject=subject,
         session=session,
@@ -97,6 +101,11 @@ def build_report(
         errors=[*errors, *unshown],
         runs=runs,
         summary_rows=[run["summary"] for run in runs],
+        answers=answer([run["answers"] for run in runs]),
+        ratings=RATINGS,
+        reasons=REASONS,
+        max_note=MAX_NOTE,
+        max_reviewer=MAX_REVIEWER,
     )
     write_bytes(path, page)
     if failed:
@@ -143,12 +152,19 @@ def _show_run(
         "spread_words": spread_words(run),
         "comparison_rows": comparison_rows(run),
         "floor_words": floor_words(run),
+        "faded_words": "",
+        "answers": answers_of(run, title if title != MISSING else name, pictures.tissue),
     }
     sections = (
-        ("adequacy", "Adequacy", context["adequacy"]),
-        ("done", "What was done", True),
         ("maps", "Maps", pictures.maps),
         ("regions", "Regions", context["region_rows"]),
+        ("rate", "Rate", True),
+        ("warnings", "Warnings", context["warnings"]),
+        ("adequacy", "Adequacy", context["adequacy"]),
+        ("done", "What was done", True),
+        ("flags", "Flags", context["flag_rows"]),
+        ("others", "Other maps", pictures.others or context["statistics"]),
+        ("regiondecays", "Region signals", pictures.regions),
         ("clusters", "Tissue clusters", context["cluster_rows"]),
         ("spread", "How sure", context["spread_rows"]),
         ("comparison", "Against the conventional fit", context["comparison_rows"]),
@@ -156,7 +172,6 @@ def _show_run(
         ("motion", "Motion", pictures.motion),
         ("volumes", "Volumes", context["volume_words"]),
         ("signals", "Signals", pictures.signals or context["bvalue_rows"]),
-        ("flags", "Flags", context["flag_rows"]),
         ("training", "Training", pictures.training or context["history_rows"]),
         ("methods", "Methods text", True),
         ("settings", "Settings", True),

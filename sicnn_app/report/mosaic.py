@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from sicnn_app.report.display import Display, grid_columns
 from sicnn_app.report.style import plain_style, plain_ticks
@@ -35,6 +36,11 @@ UNDERLAY_PERCENTILE = 99.5
 
 DARK = "#141414"
 """Background of every picture."""
+
+
+TILE_KEYS = ("left", "pitch", "tile", "ratio")
+"""Where tiles lie: left end of the first, distance of two and width of one, as shares of the width of the
+picture, and the width of one over the height of all rows."""
 
 
 def mosaic(
@@ -110,7 +116,9 @@ def mosaic(
         axes.set(xlim=(0, WIDTH), ylim=(height, 0))
         if bar:
             draw_bar(figure, height, bar)
-        return palette_png(figure, colours)
+        area = rows * tile_height + (rows - 1) * gap
+        places = (left / WIDTH, (tile_width + gap) / WIDTH, tile_width / WIDTH, tile_width / area)
+        return palette_png(figure, colours, dict(zip(TILE_KEYS, places, strict=True)))
 
 
 def _write(axes: Axes, x: float, y: float, text: str, horizontal: str, vertical: str) -> None:
@@ -160,8 +168,20 @@ def grey_levels(image: np.ndarray) -> np.ndarray:
     return np.clip(finite / top, 0.0, 1.0)
 
 
-def palette_png(figure: Figure, colours: np.ndarray) -> bytes:
-    """PNG of a figure in at most 256 colours: some, shape (C, 3), 0..1, and greys."""
+def tiles_of_png(content: bytes) -> dict[str, float] | None:
+    """Places of the tiles of a picture by :data:`TILE_KEYS`; None where the PNG does not tell them."""
+    try:
+        found = {key: float(Image.open(io.BytesIO(content)).info[f"sicnn-app {key}"]) for key in TILE_KEYS}
+    except (KeyError, ValueError, TypeError, OSError):
+        return None
+    return found if all(0 <= place <= 20 for place in found.values()) and found["tile"] > 0 else None
+
+
+def palette_png(figure: Figure, colours: np.ndarray, places: Mapping[str, float] | None = None) -> bytes:
+    """PNG of a figure in at most 256 colours: some, shape (C, 3), 0..1, and greys.
+
+    ``places`` are written beside the pixels, see :func:`tiles_of_png`.
+    """
     with warnings.catch_warnings():
         # Names of regions may be in any script: boxes in the picture, words in the tables.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
@@ -172,5 +192,9 @@ def palette_png(figure: Figure, colours: np.ndarray) -> bytes:
     palette = Image.new("P", (1, 1))
     palette.putpalette(np.round(255 * np.concatenate([colours, greys])).astype(np.uint8).tobytes())
     # With a palette the file is a third of the size, and its colours are known beforehand.
-    drawn.quantize(palette=palette, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
+    told = PngInfo()
+    for key, place in (places or {}).items():
+        told.add_text(f"sicnn-app {key}", f"{place:.5f}")
+    quantised = drawn.quantize(palette=palette, dither=Image.Dither.NONE)
+    quantised.save(buffer, format="PNG", optimize=True, pnginfo=told)
     return buffer.getvalue()

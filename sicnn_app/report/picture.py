@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,13 +18,18 @@ from sicnn_app.report.quantities import Quantity
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture file and the words around it."""
+    """A picture file and the words around it.
+
+    ``flicker`` says where the tiles before and after lie, see
+    :func:`sicnn_app.report.mosaic.tiles_of_png`; None where there are none.
+    """
 
     file_name: str
     content: bytes
     title: str
     caption: str
     alt: str
+    flicker: Mapping[str, float] | None = None
 
     @property
     def dark(self) -> bool:

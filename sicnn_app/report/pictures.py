@@ -41,6 +41,7 @@ class RunPictures:
     tissue: TissueClusters | None = None
     steps: Sequence[Picture] = ()
     maps: Sequence[Picture] = ()
+    others: Sequence[Picture] = ()
     histograms: Sequence[Picture] = ()
     regions: Sequence[Picture] = ()
     clusters: Sequence[Picture] = ()
@@ -71,7 +72,11 @@ def draw_run(run: RunDerivatives) -> RunPictures:
     shown = [quantity for quantity in shown_quantities(run.anatomy) if quantity.spec.label in run.maps]
     return RunPictures(
         convention=display.convention,
-        maps=[_mask(run, display), *(_map(run, display, quantity) for quantity in shown)],
+        maps=[_map(run, display, quantity) for quantity in shown if quantity.spec.of_tissue],
+        others=[
+            _mask(run, display),
+            *(_map(run, display, quantity) for quantity in shown if not quantity.spec.of_tissue),
+        ],
         histograms=[_histogram(run, quantity) for quantity in shown if quantity.spec.of_tissue],
         regions=region_pictures(run),
         tissue=tissue,
