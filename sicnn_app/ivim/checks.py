@@ -91,19 +91,19 @@ AT_HIGHEST = {
 def _signal_to_noise(
     place: int, column: str, judged: str, limits: tuple[float, float], meanings: dict[str, str]
 ) -> Callable[[Evidence], Check]:
-    """Check of the signal at one b-value; the limits are of the ratio "averaged" or "per volume"."""
+    """Check of the signal at one b-value; the limits are of the ratio that ``judged`` names."""
 
     def check(evidence: Evidence) -> Check:
         name = f"Signal / noise at b\u00a0=\u00a0{evidence.bvals[place]:g}"
         if not evidence.noise_known:
             return Check(name, *NOISE_UNKNOWN, {column: None})
         ratios = {
-            "averaged": float(evidence.signal[place] / evidence.sigma_per_bval[place]),
-            "per volume": float(evidence.signal[place] / evidence.sigma),
+            "after averaging": float(evidence.signal[place] / evidence.sigma_per_bval[place]),
+            "of one volume": float(evidence.signal[place] / evidence.sigma),
         }
         verdict = _graded(ratios[judged], limits)
-        value = ", ".join(f"{ratios[ratio]:.3g} {ratio}" for ratio in dict.fromkeys((judged, *ratios)))
-        return Check(name, value, verdict, meanings[verdict], {column: ratios["averaged"]})
+        value = f"{ratios[judged]:.3g} {judged}"
+        return Check(name, value, verdict, meanings[verdict], {column: ratios["after averaging"]})
 
     return check
 
@@ -190,7 +190,7 @@ def _network(evidence: Evidence) -> Check:
         meaning = "On phantoms the errors of SI-CNN are at most half of those of least squares."
     if evidence.method == LEAST_SQUARES and verdict == GOOD:
         meaning += " Try --method si-cnn."
-    value = f"SNR {ratio:.3g} after averaging, {evidence.bvals.size} b-values"
+    value = f"signal {ratio:.3g} times the noise of all averages, {evidence.bvals.size} b-values"
     return Check(name, value, verdict, meaning, {"snr_averaged": ratio})
 
 
@@ -237,8 +237,8 @@ def _worst(*verdicts: str) -> str:
 
 
 CHECKS: dict[str, Callable[[Evidence], Check]] = {
-    "snr_b0": _signal_to_noise(0, "snr_b0_averaged", "averaged", SNR_B0, AT_B0),
-    "snr_highest_b": _signal_to_noise(-1, "snr_highest_b_averaged", "per volume", SNR_HIGHEST, AT_HIGHEST),
+    "snr_b0": _signal_to_noise(0, "snr_b0_averaged", "after averaging", SNR_B0, AT_B0),
+    "snr_highest_b": _signal_to_noise(-1, "snr_highest_b_averaged", "of one volume", SNR_HIGHEST, AT_HIGHEST),
     "low_b_values": _low_bvals,
     "high_b_values": _high_bvals,
     **{f"precision_{label}": _precision(label, SPECS[label].symbol) for label in TISSUE_LABELS},

@@ -209,9 +209,10 @@ def perfusion_sentences(runs: Sequence[RunAnswers]) -> list[str]:
     read = [tissue for tissue in run.tissues if not tissue.unread]
     read.sort(key=lambda tissue: (bool(likeness(tissue, run.anatomy)), -tissue.medians["f"]))
     where = "" if len(runs) == 1 else f" in {run.title}"
-    sentences = []
+    sentences: list[str] = []
+    unnamed: list[str] = []
     if not run.named:
-        sentences.append(
+        unnamed.append(
             "No segmentation was given, so organs have no names here: clusters are voxels that look alike, "
             "not anatomy."
             if run.tissues
@@ -224,7 +225,7 @@ def perfusion_sentences(runs: Sequence[RunAnswers]) -> list[str]:
         sentences.append(f"No perfusion can be told{where}: F is below 2 % everywhere.")
     else:
         sentences += _ranking(run, read, where)
-    return [*sentences, *_unread(runs), *_not_tissue(run, where)]
+    return [*sentences, *unnamed, *_unread(runs), *_not_tissue(run, where)]
 
 
 def _ranking(run: RunAnswers, read: list[Tissue], where: str) -> list[str]:
@@ -232,13 +233,11 @@ def _ranking(run: RunAnswers, read: list[Tissue], where: str) -> list[str]:
     words = [f"{tissue.name} {numbers(tissue)}{likeness(tissue, run.anatomy)}" for tissue in shown]
     first = shown[0]
     if len(shown) == 1:
-        head = f"Measured{where}"
+        head = f"There is one tissue to read, {first.name}"
     elif _apart(first, shown[1]):
-        head = f"{_capital(first.name)} holds most blood{where}"
+        head = f"{_capital(first.name)} holds most blood"
     else:
-        head = (
-            f"{_capital(first.name)} and {shown[1].name} hold most blood{where}, and are not told apart by F"
-        )
+        head = f"{_capital(first.name)} and {shown[1].name} hold most blood, and are not told apart by F"
     if first.cluster:
         meaning = "± is the standard deviation of one voxel"
     else:
@@ -249,7 +248,12 @@ def _ranking(run: RunAnswers, read: list[Tissue], where: str) -> list[str]:
         ]
         surer = f"; the median of {first.name} is surer: {', '.join(errors)}" if errors else ""
         meaning = f"± is the standard deviation over the voxels{surer}"
-    return [f"{head}: {'; '.join(words)}.", f"{meaning}. D and D* are in {BY_1000}."]
+    listing = "; ".join(words)
+    return [
+        f"{head}.",
+        f"{_capital(where.strip())}: {listing}." if where else f"{_capital(listing)}.",
+        f"{meaning}. D and D* are in {BY_1000}.",
+    ]
 
 
 def _unread(runs: Sequence[RunAnswers]) -> list[str]:
@@ -327,7 +331,7 @@ def trust_in_dstar(tissue: Tissue) -> tuple[str, str]:
         return DOUBTFUL, "the noise is not known"
     noise = f"one voxel is known to ± {_relative(known or own)} of it"
     if own > max(known, RELATIVE_BOUND[0]) and known:
-        noise += f", mostly by the network: its own signals leave ± {_relative(own)}"
+        noise += f", by its own signals alone to ± {_relative(own)}"
     if known <= RELATIVE_BOUND[1] and own <= RELATIVE_BOUND[1 if not known else 0]:
         return GOOD, noise
     if (worst / RELATIVE_BOUND[1]) ** 2 <= tissue.measurements:
@@ -364,18 +368,19 @@ def dstar_sentences(levels: Mapping[str, tuple[str, str]]) -> list[str]:
     if not levels:
         return ["It cannot be judged: there is no tissue to read."]
     heads = {
-        GOOD: "Believe it voxel by voxel in",
-        DOUBTFUL: "Believe only the median, no single voxel, in",
-        POOR: "Do not believe it in",
+        GOOD: "believe it voxel by voxel in",
+        DOUBTFUL: "believe its median, no single voxel, in",
+        POOR: "do not believe it in",
     }
-    sentences = []
+    parts, reasons = [], []
     for level, head in heads.items():
-        names = [f"{name} ({reason})" for name, (found, reason) in levels.items() if found == level]
-        if len(names) == len(levels) > SHOWN_TISSUES:
-            sentences.append(f"{head} any of the {len(names)}: {'; '.join(_few(names, 2))}.")
-        elif names:
-            sentences.append(f"{head} {'; '.join(_few(names, SHOWN_DIFFERENCES))}.")
-    return sentences
+        names = [name for name, (found, _) in levels.items() if found == level]
+        if names:
+            everywhere = len(names) == len(levels) > 1
+            parts.append(f"{head} {'any tissue' if everywhere else listed(_few(names, SHOWN_DIFFERENCES))}")
+            told = names[: 2 if everywhere else SHOWN_DIFFERENCES]
+            reasons += [f"{name}: {levels[name][1]}" for name in told]
+    return [f"{_capital('; '.join(parts))}.", f"Why: {'; '.join(reasons)}."]
 
 
 def differences(runs: Sequence[RunAnswers]) -> list[Difference]:
@@ -407,7 +412,7 @@ def _shared(first: RunAnswers, second: RunAnswers) -> Iterable[tuple[Tissue, Tis
 
 def _difference(a: Tissue, b: Tissue, label: str) -> float:
     """Difference of two medians over what chance and usual repeatability allow (95 %); 0 where not known."""
-    if label not in a.medians or label not in b.medians:
+    if not {"f", label} <= a.medians.keys() & b.medians.keys():
         return 0.0
     if SPECS[label].needs_perfusion and min(a.medians["f"], b.medians["f"]) < NEGLIGIBLE_F:
         return 0.0

@@ -31,6 +31,9 @@ MAX_COUNT = 1e15
 MAX_PLACES = 3
 """In which a volume lost signal; the table of volumes has all."""
 
+SNR = "SNR of one volume"
+"""Signal-to-noise ratio at the lowest b-value; those after averaging are among the checks."""
+
 MAX_NAME = 40
 """Letters of the name of a method, which charts must have room for."""
 
@@ -58,7 +61,11 @@ def tabulate_run(run: RunDerivatives) -> dict[str, Any]:
     return {
         "summary": {**main, "Ended because": stop_in_words(facts.get("stop_reason"))},
         "tiles": [
-            *((name.replace(" (", ", median ("), value) for name, value in main.items()),
+            *(
+                (name.replace(" (", ", median ("), value)
+                for name, value in main.items()
+                if name not in ("Method", SNR)
+            ),
             *((column.tile, _of_column(run, column)) for column in columns() if column.tile),
         ],
         "problems": list(run.problems),
@@ -99,7 +106,7 @@ def _main_numbers(run: RunDerivatives, facts: Facts) -> dict[str, str]:
     return {
         "Method": method_name(facts.text("method")),
         "Voxels": MISSING if run.mask is None else f"{int(run.mask.sum()):,}",
-        "SNR": format_number(snr),
+        SNR: format_number(snr),
         **medians,
         "Flagged": f"{100.0 * run.flagged.mean():.1f} %" if flagged else MISSING,
     }
@@ -182,6 +189,11 @@ def _bvalue_rows(run: RunDerivatives, facts: Facts) -> list[dict[str, str]]:
     if measured is not None:
         repeats = [int(volumes) for volumes in measured.volumes]
         means = [float(signals.mean()) for signals in measured.in_mask]
+    ratios = at_bvalues(
+        Facts(run.parameters, _step(facts, "Noise estimate")),
+        "averaged_signal_to_noise_ratio_per_b_value",
+        bvals,
+    )
     reference = float(run.inside("s0").mean()) if "s0" in run.maps else None
     return [
         {
@@ -191,10 +203,19 @@ def _bvalue_rows(run: RunDerivatives, facts: Facts) -> list[dict[str, str]]:
             "Mean signal": format_number(mean, 4),
             "Relative to S0": format_number(mean / reference if mean is not None and reference else None),
             "Noise": format_number(sigma),
-            "Signal / noise": format_number(mean / sigma if mean is not None and sigma else None),
+            "Signal / noise": format_number(ratio),
         }
-        for b, volumes, along, mean, sigma in zip(bvals, repeats, directions, means, noise, strict=True)
+        for b, volumes, along, mean, sigma, ratio in zip(
+            bvals, repeats, directions, means, noise, ratios, strict=True
+        )
     ]
+
+
+def _step(facts: Facts, name: str) -> Mapping[str, Any]:
+    """Record of a preprocessing step; empty where there is none."""
+    steps = facts.get("preprocessing_steps")
+    found = [step for step in steps if isinstance(step, Mapping)] if isinstance(steps, list) else []
+    return next((step for step in found if step.get("Name") == name), {})
 
 
 def in_question(row: Mapping[str, Any]) -> bool:
@@ -281,12 +302,20 @@ def _settings(run: RunDerivatives) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     settings = run.qc.get("Settings")
     for source in (settings if isinstance(settings, Mapping) else {}, run.parameters):
-        rows += [(str(key), _cell(value)) for key, value in source.items()]
+        rows += [(_key_in_words(key), _value_in_words(key, value)) for key, value in source.items()]
     for name, version in run.software.items():
         rows.append((f"version of {name}", in_words(version)))
     rows.append(("estimated on", in_words(run.sidecar.get("EstimatedOn"))))
     rows.append(("fingerprint of settings and sources", in_words(run.qc.get("Fingerprint"))))
     return rows
+
+
+def _key_in_words(key: Any) -> str:
+    return str(key).replace("_", " ").strip()
+
+
+def _value_in_words(key: Any, value: Any) -> str:
+    return stop_in_words(value) if key == "stop_reason" else _cell(value)
 
 
 def _column(run: RunDerivatives, name: str) -> list[str]:

@@ -54,9 +54,11 @@ def test_five_lines_answer_and_without_runs_there_are_none():
 def test_the_organ_with_most_blood_is_named_with_its_numbers():
     words = said(run("run-1", tissue("muscle", 0.1), tissue("kidney", 0.4, dstar=0.02), tissue("liver", 0.3)))
     assert words["Perfusion"].startswith(
-        "Kidney holds most blood: kidney F 40.0 ± 4.0 %, D 1.00 ± 0.10, D* 20.0 ± 2.0; liver F 30.0 ± 3.0 %"
+        "Kidney holds most blood. Kidney F 40.0 ± 4.0 %, D 1.00 ± 0.10, D* 20.0 ± 2.0; liver F 30.0 ± 3.0 %"
     )
     assert "muscle F 10.0" in words["Perfusion"]
+    twice = said(*(run(title, tissue("kidney", 0.4), tissue("liver", 0.3)) for title in ("T70", "T100")))
+    assert "In T70: kidney F 40.0" in twice["Perfusion"]
 
 
 def test_organs_that_are_alike_are_not_put_in_an_order():
@@ -76,7 +78,7 @@ def test_organs_that_are_alike_are_not_put_in_an_order():
 def test_what_cannot_be_read_is_named_and_never_first(odd, reason):
     words = said(run("run-1", tissue("gland", 0.9, **odd), tissue("liver", 0.3)))["Perfusion"]
     assert f"Not to be read: gland ({reason})." in words
-    assert "Gland" not in words and "liver F 30.0" in words
+    assert words.startswith("There is one tissue to read, liver. Liver F 30.0")
 
 
 def test_fluid_and_vessels_are_warned_of():
@@ -95,7 +97,7 @@ def test_fluid_and_vessels_are_warned_of():
         ({"of_voxel": {"dstar": 0.03}}, "doubtful", "± 50 %"),
         ({"of_voxel": {"dstar": 0.03}, "voxels": 12}, "poor", "too much for a median over 12 voxels"),
         ({"of_voxel": {}, "bounds": {"dstar": 0.3}}, "doubtful", "± 500 %"),
-        ({"bounds": {"dstar": 0.12}}, "doubtful", "mostly by the network: its own signals leave ± 200 %"),
+        ({"bounds": {"dstar": 0.12}}, "doubtful", "by its own signals alone to ± 200 %"),
         ({"at_bound": 0.3}, "poor", "30 % of its voxels stopped"),
         ({"dstar": 0.2}, "poor", "stopped at 200"),
         ({"dstar": 0.0052}, "poor", "stopped at 5,"),
@@ -154,7 +156,8 @@ def test_a_mask_that_leaves_a_region_out_is_to_be_replaced():
 def test_without_regions_nothing_is_called_an_organ():
     cluster = tissue("cluster 1", cluster=True)
     words = said(RunAnswers("run-1", tissues=(cluster,), whole=tissue("the mask")))
-    assert words["Perfusion"].startswith("No segmentation was given")
+    assert words["Perfusion"].startswith("There is one tissue to read, cluster 1.")
+    assert "No segmentation was given" in words["Perfusion"]
     assert "± is the standard deviation of one voxel." in words["Perfusion"]
     assert "-d" in words["What to do"]
 
