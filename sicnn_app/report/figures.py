@@ -29,6 +29,15 @@ UNCOLOURED_BRIGHTNESS = 0.25
 CMAP_SHADES = 176
 """Of the 256 colours of a picture; the others are greys."""
 
+FADES = ((0.25, 0.35), (0.5, 0.65), (1.0, 0.9))
+"""Standard deviation over the value from which on, and the share in which, a colour goes over to grey."""
+
+FADED_TO = 0.45
+"""Grey of what is not known: apart from the black of no colour and the bright ends of the maps."""
+
+FADE_FLOOR = 0.1
+"""Of the upper end of a linear colour range: a smaller value counts as this, for a known zero is known."""
+
 OUTLINE = "#ffd92f"
 """Line around what is pointed at."""
 
@@ -40,7 +49,12 @@ def underlay_of(run: RunDerivatives) -> np.ndarray:
 
 
 def map_picture(
-    run: RunDerivatives, display: Display, quantity: Quantity, values: np.ndarray, shown: np.ndarray
+    run: RunDerivatives,
+    display: Display,
+    quantity: Quantity,
+    values: np.ndarray,
+    shown: np.ndarray,
+    spread: np.ndarray | None = None,
 ) -> bytes:
     """One parameter map with its colour bar.
 
@@ -51,22 +65,55 @@ def map_picture(
     values : ndarray, shape (X, Y, Z), in the unit of the file
     shown : ndarray, shape (X, Y, Z), bool
         Voxels of the mask that get a colour.
+    spread : ndarray, shape (X, Y, Z), optional
+        Standard deviations in the unit of the file, by which colours fade, see :data:`FADES`.
     """
     low, high = quantity.limits(values[shown])
     norm = colour_scale(low, high, logarithmic=quantity.logarithmic)
     cmap = colour_map(quantity.cmap)
     scaled = np.maximum(np.nan_to_num(_shown(values, display) * quantity.factor, nan=low), low)
     extend = extend_of(values[shown] * quantity.factor, low, high)
+    # Logarithmic scales of Matplotlib take no more than two dimensions.
+    coloured = cmap(norm(scaled.ravel())).reshape(*scaled.shape, 4)[..., :3]
+    colours = shades_of(cmap)
+    if spread is not None:
+        share = fading(_shown(values, display), _shown(spread, display), quantity)
+        coloured = _faded(coloured, share[..., None])
+        # As many colours as without, so that each is told from the next in all strengths.
+        few = colours[:: len(FADES) + 1]
+        colours = np.concatenate([few, *(_faded(few, share) for _, share in FADES)])
     return _over_baseline(
         run,
         display,
-        # Logarithmic scales of Matplotlib take no more than two dimensions.
-        cmap(norm(scaled.ravel())).reshape(*scaled.shape, 4)[..., :3],
+        coloured,
         shown,
         dimmed=True,
-        colours=shades_of(cmap),
+        colours=colours,
         bar=(norm, cmap, f"{quantity.name} ({quantity.unit})", extend),
     )
+
+
+def fading(values: np.ndarray, spread: np.ndarray, quantity: Quantity) -> np.ndarray:
+    """Share in which the colour of every voxel goes over to grey, 0..1, of the shape of both arguments.
+
+    Parameters
+    ----------
+    values, spread : ndarray
+        Map and standard deviation in the unit of the file. Where the latter is not known nothing fades.
+    """
+    floor = 0.0
+    if quantity.fixed_range is not None and not quantity.logarithmic:
+        floor = FADE_FLOOR * quantity.fixed_range[1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = spread / np.maximum(values, floor)
+    share = np.zeros(relative.shape)
+    for limit, faded in FADES:
+        share[relative > limit] = faded
+    return share
+
+
+def _faded(colours: np.ndarray, share: np.ndarray | float) -> np.ndarray:
+    return (1 - share) * colours + share * FADED_TO
 
 
 def mask_picture(run: RunDerivatives, display: Display) -> bytes:

@@ -20,7 +20,7 @@ from sicnn_app.report.numbers import number_files
 from sicnn_app.report.page import render_page
 from sicnn_app.report.pictures import draw_run
 from sicnn_app.report.regions import region_rows, region_words
-from sicnn_app.report.spread import spread_rows, spread_words
+from sicnn_app.report.spread import faded_words, spread_rows, spread_words
 from sicnn_app.report.subject import answers_of
 from sicnn_app.report.tables import tabulate_run
 from sicnn_app.report.voxels import voxel_page
@@ -152,12 +152,13 @@ def _show_run(
         "spread_words": spread_words(run),
         "comparison_rows": comparison_rows(run),
         "floor_words": floor_words(run),
-        "faded_words": "",
+        "faded_words": faded_words(run),
         "answers": answers_of(run, title if title != MISSING else name, pictures.tissue),
     }
     sections = (
         ("maps", "Maps", pictures.maps),
         ("regions", "Regions", context["region_rows"]),
+        ("clusters", "Tissue clusters", context["cluster_rows"]),
         ("rate", "Rate", True),
         ("warnings", "Warnings", context["warnings"]),
         ("adequacy", "Adequacy", context["adequacy"]),
@@ -165,7 +166,6 @@ def _show_run(
         ("flags", "Flags", context["flag_rows"]),
         ("others", "Other maps", pictures.others or context["statistics"]),
         ("regiondecays", "Region signals", pictures.regions),
-        ("clusters", "Tissue clusters", context["cluster_rows"]),
         ("spread", "How sure", context["spread_rows"]),
         ("comparison", "Against the conventional fit", context["comparison_rows"]),
         ("steps", "Corrections", pictures.steps),

@@ -62,6 +62,7 @@ def captioned_map(
     what: str = "",
     beyond: str = "outside",
     remark: str = "",
+    spread: np.ndarray | None = None,
 ) -> Picture:
     """A map in colours with what they mean.
 
@@ -80,6 +81,8 @@ def captioned_map(
         Where voxels past the colour range lie.
     remark : str
         End of the caption.
+    spread : ndarray, shape (X, Y, Z), optional
+        Standard deviations by which colours fade.
     """
     inside = values[shown].astype(np.float64)
     low, high = quantity.limits(inside)
@@ -98,7 +101,7 @@ def captioned_map(
     slices = count_of(len(display.slices), "slice")
     return Picture(
         file_name=picture_name(run.name, desc, "png"),
-        content=figures.map_picture(run, display, quantity, values, shown),
+        content=figures.map_picture(run, display, quantity, values, shown, spread),
         title=quantity.name,
         caption=" ".join(filter(None, caption)),
         alt=f"Map of {what or f'{quantity.name},'} on {slices}{numbers}.",

@@ -107,6 +107,7 @@ def _map(run: RunDerivatives, display: Display, quantity: Quantity) -> Picture:
         desc=f"{label}map",
         numbers=f": {_median_words(run.inside(label)[coloured], quantity)}",
         remark="" if coloured.all() else remark,
+        spread=run.spread.get(label),
     )
 
 

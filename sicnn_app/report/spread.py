@@ -6,7 +6,9 @@ import numpy as np
 
 from sicnn_app.derivatives.collect import RunDerivatives
 from sicnn_app.derivatives.facts import Facts, format_number
+from sicnn_app.formats import listed
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
+from sicnn_app.report import figures
 from sicnn_app.report.display import Display
 from sicnn_app.report.picture import Picture, captioned_map, percent, volume_of
 from sicnn_app.report.quantities import Quantity, spread_quantities
@@ -34,6 +36,23 @@ def spread_words(run: RunDerivatives) -> str:
             "abdomens lie within one of them; tissue that differs from all around it may be farther off."
         )
     return words
+
+
+def faded_words(run: RunDerivatives) -> str:
+    """What it means that colours of the maps fade; nothing where there are no standard deviations.
+
+    Examples
+    --------
+    >>> faded_words(RunDerivatives("sub-01"))
+    ''
+    """
+    if not run.spread:
+        return ""
+    limits = [f"{100 * limit:.0f}" for limit, _ in figures.FADES]
+    return (
+        "Colours fade to grey where a voxel is not known well: in steps, from standard deviations of "
+        f"{listed(limits)} % of the value on."
+    )
 
 
 def spread_rows(run: RunDerivatives) -> list[dict[str, str]]:

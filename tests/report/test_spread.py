@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from html import unescape
 from pathlib import Path
@@ -11,9 +12,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 from factories import make_result
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
+from sicnn_app.derivatives.collect import collect_run
 from sicnn_app.derivatives.write import write_run
+from sicnn_app.report.display import plan_display
+from sicnn_app.report.figures import FADES, fading, map_picture
 from sicnn_app.report.html import build_report
+from sicnn_app.report.quantities import tissue_quantities
+from sicnn_app.report.spread import faded_words
 
 DWI = Path("sub-01") / "dwi"
 
@@ -73,3 +82,35 @@ def test_without_an_ensemble_there_is_no_such_section(tmp_path):
     with (tmp_path / "out" / DWI / "sub-01_desc-ivim_qc.tsv").open(encoding="utf-8") as stream:
         (row,) = csv.DictReader(stream, delimiter="\t")
     assert row["f_std_median"] == "n/a"
+
+
+F, DSTAR = (quantity for quantity in tissue_quantities("body") if quantity.spec.label in ("f", "dstar"))
+
+
+def test_colours_fade_with_the_relative_standard_deviation():
+    values, spread = np.full(5, 0.2), np.array([0.04, 0.06, 0.12, 0.3, np.nan])
+    assert list(fading(values, spread, F)) == [0, *(share for _, share in FADES), 0]
+
+
+def test_a_value_near_0_that_is_known_does_not_fade_but_a_small_dstar_does():
+    assert fading(np.array([0.0]), np.array([0.01]), F) == 0
+    assert fading(np.array([0.01]), np.array([0.009]), DSTAR) > 0
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 10))
+def test_more_uncertainty_never_fades_less(value, first, more):
+    shares = fading(np.full(2, value), np.array([first, first + more]), F)
+    assert 0 <= shares[0] <= shares[1] < 1
+
+
+def test_a_map_of_what_is_not_known_is_grey_and_the_page_says_why(out, html):
+    run = collect_run(out, "01", None, "sub-01")
+    display = plan_display(run.mask, run.affine, run.zooms)
+    pictures = []
+    for relative in (0.0, 9.0):
+        content = map_picture(run, display, F, run.maps["f"], run.mask, relative * run.maps["f"])
+        pictures.append(np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int))
+    known, unknown = (float(np.ptp(picture, axis=-1).mean()) for picture in pictures)
+    assert unknown < 0.5 * known
+    assert all(f"{100 * limit:.0f}" in faded_words(run) for limit, _ in FADES)
+    assert faded_words(run) in html
