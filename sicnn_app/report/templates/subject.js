@@ -23,6 +23,7 @@ unfold.firstElementChild.addEventListener("click", ({ target }) => {
 
 for (const form of document.querySelectorAll("form.rate")) {
   form.querySelector("button").hidden = false;
+  form.querySelector("output").textContent = "";
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     const fields = new FormData(form);
