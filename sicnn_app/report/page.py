@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
+
 import jinja2
 
 from sicnn_app.formats import printable
+
+
+def vendored(name: str) -> str:
+    """Text of a file in ``vendor``, as its library publishes it; ``libraries.tsv`` there says whose it is."""
+    return (files("sicnn_app.report") / "vendor" / name).read_text(encoding="utf-8")
 
 
 def render_page(
@@ -12,6 +19,7 @@ def render_page(
     *,
     styles: tuple[str, ...],
     scripts: tuple[str, ...] = (),
+    libraries: tuple[str, ...] = (),
     package: str = "sicnn_app.report",
     **context: object,
 ) -> bytes:
@@ -23,6 +31,8 @@ def render_page(
         File name in the templates of ``package``.
     styles, scripts : tuple of str
         File names of the style sheets and programs that become part of the page.
+    libraries : tuple of str
+        File names in ``vendor`` of scripts and style sheets that stand before those.
     package : str
         Whose templates are looked through before those of :mod:`sicnn_app.report`, which it may use.
     **context
@@ -39,7 +49,13 @@ def render_page(
         undefined=jinja2.StrictUndefined,
     )
     css, script = (
-        "".join(loader.get_source(environment, name)[0] for name in names) for names in (styles, scripts)
+        "".join(
+            [
+                *(vendored(name) for name in libraries if name.endswith(ending)),
+                *(loader.get_source(environment, name)[0] for name in names),
+            ]
+        )
+        for ending, names in ((".css", styles), (".js", scripts))
     )
     own = {"css": jinja2.utils.markupsafe.Markup(css), "script": jinja2.utils.markupsafe.Markup(script)}
     page = environment.get_template(template).render(**own, **context)
