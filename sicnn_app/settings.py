@@ -740,7 +740,7 @@ class Settings:
     report_level: str = field(
         default="default",
         metadata=row(
-            "full adds a page per run that shows the signals and fits of any voxel", ("default", "full")
+            "full writes the page of single voxels also where it takes more than 10 MB", ("default", "full")
         ),
     )
     verbosity: int = 0

@@ -46,7 +46,7 @@ def write_report(
                 subject,
                 session,
                 errors=errors,
-                interactive=settings.report_level == "full",
+                large_pages=settings.report_level == "full",
                 write_bytes=staged.add_bytes,
             )
         except Exception as error:

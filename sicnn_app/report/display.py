@@ -102,6 +102,56 @@ def plan_display(mask: np.ndarray, affine: np.ndarray | None, zooms: tuple[float
     )
 
 
+@dataclass(frozen=True)
+class Turned:
+    """The box around a mask with its axes turned to those of the subject: right, anterior, superior.
+
+    Attributes
+    ----------
+    crop : tuple of slice
+        Of the three array axes of the file.
+    orientation : ndarray, shape (3, 2)
+        As :func:`nibabel.orientations.io_orientation` has it: axis of the box for every array axis, and
+        -1 where it runs the other way.
+    shape : tuple of int
+        Of the box.
+    affine : ndarray, shape (4, 4)
+        Voxel of the box to RAS+ world, mm.
+    """
+
+    crop: tuple[slice, slice, slice]
+    orientation: np.ndarray
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+
+    def box(self, volume: np.ndarray) -> np.ndarray:
+        """A volume of the file, shape (X, Y, Z), in the box."""
+        return nib.orientations.apply_orientation(volume[self.crop], self.orientation)
+
+
+def turn_to_subject(
+    mask: np.ndarray, affine: np.ndarray | None, zooms: tuple[float, float, float], display: Display
+) -> Turned:
+    """Box of what the pictures of a run show, of all slices from the first to the last of the mask.
+
+    Without an orientation the box is turned so that a viewer in radiological convention shows what the
+    pictures show: the first array axis from left to right, the second downwards.
+    """
+    if affine is None:
+        affine = np.diag([-zooms[0], -zooms[1], zooms[2], 1.0])
+    occupied = np.flatnonzero(mask.any(axis=(0, 1)))
+    crop = (*display.crop, slice(int(occupied[0]), int(occupied[-1]) + 1))
+    shape = tuple(part.stop - part.start for part in crop)
+    orientation = nib.orientations.io_orientation(affine)
+    corner = nib.affines.from_matvec(np.eye(3), [part.start for part in crop])
+    return Turned(
+        crop,
+        orientation,
+        tuple(shape[int(axis)] for axis in np.argsort(orientation[:, 0])),
+        affine @ corner @ nib.orientations.inv_ornt_aff(orientation, shape),
+    )
+
+
 def choose_slices(mask: np.ndarray, max_slices: int = MAX_SLICES) -> tuple[int, ...]:
     """At most ``max_slices`` indices along the third axis, evenly spread over the mask.
 

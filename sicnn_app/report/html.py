@@ -23,7 +23,7 @@ from sicnn_app.report.regions import region_rows, region_words
 from sicnn_app.report.spread import faded_words, spread_rows, spread_words
 from sicnn_app.report.subject import answers_of
 from sicnn_app.report.tables import tabulate_run
-from sicnn_app.report.voxels import voxel_page
+from sicnn_app.report.voxels import MAX_BYTES, voxel_page
 
 
 def run_anchor(name: str) -> str:
@@ -43,7 +43,7 @@ def build_report(
     session: str | None,
     *,
     errors: Sequence[str] = (),
-    interactive: bool = False,
+    large_pages: bool = False,
     write_bytes: Callable[[Path, bytes], object] = write_plainly,
 ) -> Path:
     """Write the report of one subject or session from what is on disk.
@@ -60,8 +60,8 @@ def build_report(
         Label without ``ses-``.
     errors : sequence of str
         Runs that failed and why, one line each.
-    interactive : bool
-        Also write a page per run that shows every voxel with its signals and fits, linked from the report.
+    large_pages : bool
+        Also write pages of single voxels that are larger than :data:`sicnn_app.report.voxels.MAX_BYTES`.
     write_bytes : callable
         Takes every file of the report, the page last; the caller passes one that leaves no half-written file.
 
@@ -83,7 +83,7 @@ def build_report(
         try:
             run = collect_run(output_dir, subject, session, run_name)
             version = version or run.software.get("sicnn-app") or run.software.get("sicnn_app")
-            runs.append(_show_run(run, path, folder, version or __version__, interactive, write_bytes))
+            runs.append(_show_run(run, path, folder, version or __version__, large_pages, write_bytes))
         except SicnnAppError:
             raise
         except Exception as error:
@@ -118,14 +118,17 @@ def _show_run(
     report: Path,
     folder: Path,
     version: str,
-    interactive: bool,
+    large_pages: bool,
     write_bytes: Callable[[Path, bytes], object],
 ) -> dict:
     """Write the figures of a run into a folder; gives what its part of the report says."""
     name = run.name
     pictures = draw_run(run)
     address = f"../../{report.name}#{run_anchor(name)}"
-    voxels = voxel_page(run, report=address, version=version) if interactive else None
+    voxels = voxel_page(run, report=address, version=version, tissue=pictures.tissue)
+    size = len(voxels[1]) if voxels else 0
+    if size > MAX_BYTES and not large_pages:
+        voxels = None
     files = [(picture.file_name, picture.content) for picture in pictures.drawn]
     files += [*cluster_files(run, pictures.tissue), *number_files(run), *([voxels] if voxels else [])]
     for file_name, content in files:
@@ -140,6 +143,7 @@ def _show_run(
         **tables,
         "summary": {"Run": title if title != MISSING else name, **tables["summary"]},
         "voxels": (folder / voxels[0]).relative_to(report.parent).as_posix() if voxels else None,
+        "voxels_left_out": f"{size / 1e6:.0f} MB" if size and not voxels else None,
         "adequacy": shown_adequacy(run.qc),
         "pictures": pictures,
         "undrawn_words": undrawn_words(run, pictures.volumes),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,24 +13,29 @@ from sicnn_app.derivatives.collect import RunDerivatives
 from sicnn_app.derivatives.facts import Facts
 from sicnn_app.derivatives.names import picture_name
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
+from sicnn_app.ivim.parameters import BOUNDS
 from sicnn_app.report import figures
+from sicnn_app.report.clusters import TissueClusters
 from sicnn_app.report.comparison import CONVENTIONAL, method_of
-from sicnn_app.report.display import Display, plan_display
-from sicnn_app.report.packing import CODE_BYTES, Quantised, first_voxel, pack_slices, plan_packing, quantise
-from sicnn_app.report.page import render_page
+from sicnn_app.report.display import Display, plan_display, turn_to_subject
+from sicnn_app.report.packing import Halves, first_voxel, halve, pack_voxels, packed
+from sicnn_app.report.page import render_page, vendored
 from sicnn_app.report.picture import volume_of
 from sicnn_app.report.quantities import shown_quantities, spread_quantities
 from sicnn_app.report.style import colour_map, colour_scale
 from sicnn_app.report.tables import at_bvalues
 
-MAX_BYTES = 9_500_000
-"""Of the packed slices: with program, style and colours the page stays below 10 MB."""
+MAX_BYTES = 10_000_000
+"""Of a page that nobody asked for: larger ones cannot be mailed and open slowly."""
 
 SHADES = 256
 
+LIBRARIES = {"niivue": "BSD-2-Clause", "uPlot": "MIT"}
+"""In the page, with their licences."""
+
 
 def voxel_page(
-    run: RunDerivatives, *, report: str, version: str, max_bytes: int = MAX_BYTES
+    run: RunDerivatives, *, report: str, version: str, tissue: TissueClusters | None = None
 ) -> tuple[str, bytes] | None:
     """The page of a run, file name and HTML; None when the run has no voxels or no map.
 
@@ -39,25 +45,17 @@ def voxel_page(
         Address of the run's report, as seen from the page.
     version : str
         Of the app that made the maps.
-    max_bytes : int
-        See :func:`sicnn_app.report.packing.plan_packing`.
+    tissue : TissueClusters, optional
+        Regions whose borders can be shown.
     """
     if not run.has_voxels or not run.maps:
         return None
     display = plan_display(run.mask, run.affine, run.zooms)
-    fields = _fields(run)
-    slices, code_bytes = plan_packing(run.mask, display, len(fields), max_bytes)
-    packed = {name: quantise(values, code_bytes) for name, values in fields.items()}
-    rounded = [
-        f"{quantity.spec.symbol} in steps of {quantity.with_unit(float(f'{step * quantity.factor:.2g}'))}"
-        for quantity in shown_quantities(run.anatomy)
-        if quantity.spec.label in packed and code_bytes < CODE_BYTES[0]
-        for step in (packed[quantity.spec.label].step,)
-    ]
     content = render_page(
         "voxels.html.j2",
         styles=("report.css", "voxels.css"),
-        scripts=("voxels.js",),
+        libraries=("uPlot.min.css", "uPlot.iife.min.js"),
+        scripts=("biexponential.js", "voxels.js"),
         name=run.name,
         report=report,
         version=version,
@@ -66,66 +64,54 @@ def voxel_page(
         own_method=method_of(run),
         conventional=CONVENTIONAL if run.conventional else None,
         spread=bool(run.spread),
-        left_out=int(run.mask.any(axis=(0, 1)).sum()) - len(slices),
-        slices=len(slices),
-        rounded=rounded,
-        run={**_content(run, display, packed, slices), "code_bytes": code_bytes},
+        shape=run.mask.shape,
+        licences={f"{name} ({kind})": vendored(f"{name}.LICENSE.txt") for name, kind in LIBRARIES.items()},
+        viewer=_packed_viewer(),
+        run=_content(run, display, tissue),
     )
     return picture_name(run.name, "voxels", "html"), content
 
 
-def _fields(run: RunDerivatives) -> dict[str, np.ndarray]:
-    """Every number of a voxel: own maps, their spread, the conventional fit, and signals relative to S0.
+@cache
+def _packed_viewer() -> str:
+    return packed(vendored("niivue.umd.js").encode("utf-8"))
 
-    Signals of one voxel differ less than voxels do, which leaves finer steps to those relative to S0.
-    """
+
+def _fields(run: RunDerivatives) -> dict[str, Halves]:
+    """Every number of a voxel: own maps, their spread, the conventional fit, and the measured signals."""
     fields = {
-        f"{label}{suffix}": volume[run.mask]
+        f"{label}{suffix}": halve(volume[run.mask])
         for suffix, volumes in (("", run.maps), ("_std", run.spread), ("_lsq", run.conventional))
         for label, volume in volumes.items()
     }
-    if run.measured is not None:
-        reference = run.inside("s0") if "s0" in run.maps else np.ones(int(run.mask.sum()))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            relative = run.measured.in_mask / reference
-        fields |= {f"signal_{position}": signal for position, signal in enumerate(relative)}
-    return fields
+    signals = () if run.measured is None else run.measured.in_mask
+    return fields | {f"signal_{position}": halve(signal) for position, signal in enumerate(signals)}
 
 
-def _content(
-    run: RunDerivatives, display: Display, packed: dict[str, Quantised], slices: tuple[int, ...]
-) -> dict[str, Any]:
-    """Data that the program of the page reads, but for the bytes of a number."""
-    rows, columns = display.picture(run.mask[..., 0]).shape
-    flags = np.zeros(int(run.mask.sum()), dtype=np.uint8) if run.flags is None else run.flags[run.mask]
+def _content(run: RunDerivatives, display: Display, tissue: TissueClusters | None) -> dict[str, Any]:
+    """Data that the program of the page reads."""
+    turned = turn_to_subject(run.mask, run.affine, run.zooms, display)
+    fields, views = _fields(run), _views(run)
+    voxels = int(run.mask.sum())
+    flags = np.zeros(voxels) if run.flags is None else run.flags[run.mask]
+    regions = np.zeros(voxels) if tissue is None else tissue.numbers
     underlay = np.rint(255 * figures.underlay_of(run)).astype(np.uint8)
-    views = _views(run)
-    signals = None
-    if run.measured is not None:
-        bvals = [float(b) for b in run.measured.bvals]
-        sigma = at_bvalues(Facts(run.parameters), "noise_sigma_per_b_value", bvals)
-        relative_to = "s0" if "s0" in run.maps else None
-        signals = {"bvals": bvals, "sigma": sigma, "relative_to": relative_to}
-    unflagged = volume_of(run, ~run.flagged)
     return {
-        "rows": rows,
-        "columns": columns,
-        "pixel_height": display.aspect,
-        "transpose": display.transpose,
-        "flip_across": display.flip_across,
-        "flip_down": display.flip_down,
-        "origin": [axis.start for axis in display.crop],
-        "edges": display.edges,
-        "slices": slices,
-        "first": first_voxel(run.mask, unflagged, display, slices),
-        "fields": [{"name": name, "low": field.low, "step": field.step} for name, field in packed.items()],
-        "signals": signals,
+        "name": run.name,
+        "shape": turned.shape,
+        "affine": turned.affine.tolist(),
+        "axes": [int(axis) for axis in turned.orientation[:, 0]],
+        "flipped": [bool(direction < 0) for direction in turned.orientation[:, 1]],
+        "origin": [part.start for part in turned.crop],
+        "oriented": run.affine is not None,
+        "first": first_voxel(run.mask, volume_of(run, ~run.flagged)),
+        "fields": [{"name": name, "unit": field.unit} for name, field in fields.items()],
+        "signals": None if run.measured is None else _signals(run),
         "views": views,
         "quantities": [
             {
                 "label": quantity.spec.label,
                 "symbol": quantity.spec.symbol,
-                "title": quantity.title,
                 "factor": quantity.factor,
                 "unit": quantity.unit,
             }
@@ -137,10 +123,31 @@ def _content(
             {"code": spec.code, "words": spec.description, "colour": spec.color}
             for spec in (FLAGS if run.flags is not None else ())
         ],
+        "regions": [
+            {"code": row["cluster"], "words": f"cluster {row['cluster']}", "colour": row["color"]}
+            for row in (tissue.rows if tissue else ())
+        ],
         "negligible_f": NEGLIGIBLE_F,
         "underlay_brightness": figures.UNDERLAY_BRIGHTNESS,
         "uncoloured_brightness": figures.UNCOLOURED_BRIGHTNESS,
-        "packed": pack_slices(run.mask, underlay, flags, list(packed.values()), display, slices),
+        "packed": pack_voxels(run.mask, underlay, (flags, regions), fields.values(), turned),
+    }
+
+
+def _signals(run: RunDerivatives) -> dict[str, Any]:
+    """What the chart and the fit of a region need: b-values, noise and weights of each, bounds."""
+    facts = Facts(run.parameters)
+    bvals = [float(b) for b in run.measured.bvals]
+    stated = facts.get("bounds")
+    bounds = stated if isinstance(stated, Mapping) else {}
+    return {
+        "bvals": bvals,
+        "sigma": at_bvalues(facts, "noise_sigma_per_b_value", bvals),
+        "volumes": run.measured.volumes.tolist(),
+        "bounds": {
+            label: ends if len(ends := Facts(bounds).numbers(label)) == 2 else list(usual)
+            for label, usual in BOUNDS.items()
+        },
     }
 
 

@@ -5,6 +5,8 @@ Skipped where playwright, a Chromium or axe-core is missing; docs/report.md says
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import re
 from dataclasses import dataclass, field
@@ -13,14 +15,18 @@ from pathlib import Path
 import group_runs
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from factories import BVALS, SIGMA, make_result
+from PIL import Image
 
 from benchmarks.pictures.pages import find_chromium
 from sicnn_app.cli.main import main
 from sicnn_app.derivatives.write import write_run
 from sicnn_app.ivim.flags import FLAGS
 from sicnn_app.ivim.signal import ivim_signal_maps
+from sicnn_app.lsq.fit import DEFAULT_BOUNDS, fit_biexponential
 from sicnn_app.report.html import build_report
 from sicnn_app.report.style import colour_map
 
@@ -54,7 +60,10 @@ def chromium():
     except ImportError:
         missing("playwright is missing")
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path)
+        # WebGL2, which the page of voxels needs, also without a graphics card.
+        browser = driver.chromium.launch(
+            executable_path=path, args=["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+        )
         yield browser
         browser.close()
 
@@ -73,17 +82,20 @@ def visit(chromium):
     """Open a page of the output; closed at the end."""
     contexts = []
 
-    def opened(path: Path, *, viewport: dict = DESKTOP, scheme: str = "light") -> Visit:
+    def opened(
+        path: Path, *, viewport: dict = DESKTOP, scheme: str = "light", place: str = "", before: str = ""
+    ) -> Visit:
         context = chromium.new_context(viewport=viewport, color_scheme=scheme)
         contexts.append(context)
         made = Visit(context.new_page())
+        made.page.add_init_script(before)
         made.page.on("pageerror", lambda error: made.complaints.append(str(error)))
         made.page.on(
             "console",
             lambda line: made.complaints.append(line.text) if line.type in ("error", "warning") else None,
         )
         made.page.on("request", lambda request: made.requests.append(request.url))
-        made.page.goto(path.as_uri())
+        made.page.goto(path.as_uri() + place)
         return made
 
     yield opened
@@ -121,7 +133,7 @@ def out(chromium, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("browser")
     result = make_result(folder, shape=(12, 10, 3), ensemble=True, comparison=True)
     write_run(result, folder / "out", bids_dir=folder / "bids", dataset_links={})
-    build_report(folder / "out", "01", None, interactive=True, errors=["sub-01_run-2: truncated"])
+    build_report(folder / "out", "01", None, errors=["sub-01_run-2: truncated"])
     return folder / "out"
 
 
@@ -151,6 +163,8 @@ def voxels_of(out: Path) -> Path:
 @pytest.mark.parametrize("name", ["report", "voxels", "group"])
 def test_a_page_loads_and_everybody_can_use_it(axe, pages, visit, name, viewport, scheme):
     visited = visit(pages[name], viewport=viewport, scheme=scheme)
+    if name == "voxels":
+        visited.page.locator("#maps[data-ready]").wait_for()
     assert invisible_images(visited.page) == []
     assert visited.page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
     assert violations(visited.page, axe) == []
@@ -174,28 +188,34 @@ def test_these_checks_find_what_they_look_for(tmp_path, visit, axe):
 
 
 class VoxelPage:
-    """The page of the voxels as a person uses it."""
+    """The page of the voxels as a person uses it, with the maps named in the address."""
 
     def __init__(self, visited: Visit) -> None:
         self.page = visited.page
-        self.map = self.page.get_by_role("application")
+        self.maps = self.page.get_by_role("application")
+        self.page.locator("#maps[data-ready]").wait_for()
+        self.run = json.loads(self.page.locator("#run").text_content())
 
-    def click(self, row: int, column: int) -> None:
-        """Click the middle of a pixel of the map."""
-        rows, columns = self.size
-        box = self.map.bounding_box()
-        self.map.click(
-            position={
-                "x": (column + 0.5) / columns * box["width"],
-                "y": (row + 0.5) / rows * box["height"],
-            }
-        )
+    def view(self, label: str = "f"):
+        return self.page.locator(f"figure[data-map={label}] .view")
 
-    @property
-    def size(self) -> tuple[int, int]:
-        return tuple(
-            self.page.evaluate("['height', 'width'].map((side) => document.querySelector('#pixels')[side])")
-        )
+    def spot(self, i: int, j: int, label: str = "f") -> dict[str, float]:
+        """Middle of a voxel of an axial slice in its picture, which the slice fills as far as it can."""
+        shape, affine = self.run["shape"], np.array(self.run["affine"])
+        place = [0, 0, 0]
+        for index, start, axis, flipped in zip(
+            (i, j), self.run["origin"], self.run["axes"], self.run["flipped"], strict=False
+        ):
+            place[axis] = shape[axis] - 1 - (index - start) if flipped else index - start
+        box = self.view(label).bounding_box()
+        wide, high = (size * np.hypot(*affine[:3, axis][:2]) for axis, size in enumerate(shape[:2]))
+        scale = min(box["width"] / wide, box["height"] / high)
+        # Right is on the left, anterior on top.
+        across, down = (0.5 - (place[axis] + 0.5) / shape[axis] for axis in (0, 1))
+        return {"x": box["width"] / 2 + across * wide * scale, "y": box["height"] / 2 + down * high * scale}
+
+    def click(self, i: int, j: int, label: str = "f") -> None:
+        self.view(label).click(position=self.spot(i, j, label))
 
     @property
     def index(self) -> tuple[int, int, int]:
@@ -207,17 +227,16 @@ class VoxelPage:
         cells = [row.locator("th, td").all_text_contents() for row in rows]
         return {first: rest for first, *rest in cells}
 
-    def colour(self, row: int, column: int) -> list[int]:
-        return self.page.evaluate(
-            "([row, column]) => [...document.querySelector('#pixels').getContext('2d')"
-            ".getImageData(column, row, 1, 1).data].slice(0, 3)",
-            [row, column],
-        )
+    def colour(self, i: int, j: int, label: str) -> list[int]:
+        spot = self.spot(i, j, label)
+        picture = Image.open(io.BytesIO(self.view(label).screenshot()))
+        # Beside the cross.
+        return list(picture.convert("RGB").getpixel((round(spot["x"]) + 4, round(spot["y"]) + 4)))
 
 
 @pytest.fixture
 def voxels(out, visit) -> VoxelPage:
-    return VoxelPage(visit(voxels_of(out)))
+    return VoxelPage(visit(voxels_of(out), place="#maps=f"))
 
 
 def volume(out: Path, ending: str) -> np.ndarray:
@@ -228,10 +247,11 @@ def a_map(out: Path, label: str, desc: str = "") -> np.ndarray:
     return volume(out, f"model-ivim_param-{label}{desc}_dwimap")
 
 
-@pytest.mark.parametrize(("row", "column"), [(2, 3), (5, 9), (7, 6)])
-def test_a_click_shows_the_numbers_of_the_files(out, voxels, row, column):
-    voxels.click(row, column)
+@pytest.mark.parametrize(("i", "j"), [(2, 3), (5, 7), (9, 4)])
+def test_a_click_shows_the_numbers_of_the_files(out, voxels, i, j):
+    voxels.click(i, j)
     index = voxels.index
+    assert index[:2] == (i, j)
     rows = voxels.table("numbers")
     factors = {"F (%)": ("f", 100), "D (10⁻³\u00a0mm²/s)": ("d", 1e3), "D* (10⁻³\u00a0mm²/s)": ("dstar", 1e3)}
     for name, (label, factor) in factors.items():
@@ -250,21 +270,34 @@ def test_the_signals_and_both_curves_are_those_of_the_voxel(out, voxels):
     rows = voxels.table("signals")
     assert [float(b) for b in rows] == list(BVALS)
     measured, noise, own, conventional = np.array([[float(text) for text in row] for row in rows.values()]).T
-    series = volume(out, "desc-preproc_dwi")[index].reshape(len(BVALS), -1)
-    np.testing.assert_allclose(measured, series.mean(axis=1), rtol=6e-3)
+    np.testing.assert_allclose(measured, averages(out)[index], rtol=6e-3)
     for desc, shown in (("", own), ("_desc-lsq", conventional)):
         maps = [float(a_map(out, label, desc)[index]) for label in ("f", "d", "dstar", "s0")]
         np.testing.assert_allclose(shown, ivim_signal_maps(np.array(BVALS), *maps), rtol=6e-3)
     np.testing.assert_allclose(noise, SIGMA / np.sqrt(2), rtol=6e-3)
-    assert voxels.page.locator("#decay circle").count() == len(BVALS)
-    assert voxels.page.locator("#decay path.curve").count() == 2
+    for axis in ("square root", "logarithmic", "linear"):
+        voxels.page.get_by_label("b-axis").select_option(axis)
+        assert voxels.page.locator("#decay canvas").count() == 1
+    assert voxels.page.locator("#curves span.swatch").count() == 3
+
+
+def averages(out: Path) -> np.ndarray:
+    """Means of the volumes of every b-value, as in the fixtures two of each."""
+    series = volume(out, "desc-preproc_dwi")
+    return series.reshape(*series.shape[:3], len(BVALS), -1).mean(axis=-1)
 
 
 def test_left_in_the_picture_is_right_in_the_subject(out, voxels):
     affine = nib.load(next((out / "sub-01" / "dwi").glob("*param-f_dwimap.nii.gz"))).affine
+    box = voxels.view().bounding_box()
     places = {}
-    for name, pixel in {"left": (5, 2), "right": (5, 8), "top": (2, 5), "bottom": (8, 5)}.items():
-        voxels.click(*pixel)
+    for name, (across, down) in {
+        "left": (0.25, 0.5),
+        "right": (0.75, 0.5),
+        "top": (0.5, 0.25),
+        "bottom": (0.5, 0.75),
+    }.items():
+        voxels.view().click(position={"x": across * box["width"], "y": down * box["height"]})
         places[name] = affine @ (*voxels.index, 1)
     assert places["left"][0] > places["right"][0]
     assert places["top"][1] > places["bottom"][1]
@@ -280,32 +313,135 @@ def test_the_keyboard_reaches_every_voxel_and_the_numbers_are_said(out, voxels):
     for key in ("PageUp", "PageUp", "PageDown"):
         voxels.page.keyboard.press(key)
     assert voxels.index == (i, j, k + 1)
-    said = voxels.page.get_by_role("status").text_content()
+    said = voxels.page.locator("#said").text_content()
     assert said.startswith(f"Voxel {i}, {j}, {k + 1}; F {voxels.table('numbers')['F (%)'][0]}")
     for _ in range(30):
         voxels.page.keyboard.press("ArrowDown")
-    assert "Outside the mask" in voxels.page.get_by_role("status").text_content()
+    assert "Outside the mask" in voxels.page.locator("#said").text_content()
     assert set(voxels.table("numbers")["F (%)"]) == {"n/a"}
 
 
-def test_maps_have_the_colours_of_the_report(out, voxels):
-    voxels.click(5, 5)
-    for label, name, low, high in (("f", "magma", 0.0, 0.5), ("d", "viridis", 0.0, 0.003)):
-        voxels.page.get_by_label("Map", exact=True).select_option(label)
-        share = (float(a_map(out, label)[voxels.index]) - low) / (high - low)
-        expected = 255 * np.array(colour_map(name)(share)[:3])
-        np.testing.assert_allclose(voxels.colour(5, 5), expected, atol=4)
-    voxels.page.get_by_label("Map", exact=True).select_option("flags")
-    flags, found = volume(out, "desc-ivimflags_dseg"), set()
-    for column in range(1, 9):
-        voxels.click(5, column)
-        code = int(flags[voxels.index])
-        if code:
-            found.add(code)
-            colour = next(flag.color for flag in FLAGS if flag.code == code)
-            assert voxels.colour(5, column) == [int(colour[start : start + 2], 16) for start in (1, 3, 5)]
-    assert found
+def test_maps_have_the_colours_of_the_report_and_windows_change_them(out, visit):
+    voxels = VoxelPage(visit(voxels_of(out), place="#maps=d,flags&voxel=5,5,1"))
+    place = voxels.index
+    name, low, high = "viridis", 0.0, 0.003
+
+    def expected() -> np.ndarray:
+        share = (float(a_map(out, "d")[place]) - low) / (high - low)
+        return 255 * np.array(colour_map(name)(share)[:3])
+
+    np.testing.assert_allclose(voxels.colour(5, 5, "d"), expected(), atol=6)
+    voxels.page.get_by_text("Which maps").click()
+    voxels.page.get_by_label("Window of").select_option("d")
+    high = 0.002
+    voxels.page.get_by_label("to", exact=True).fill("2")
+    voxels.page.get_by_label("to", exact=True).press("Enter")
+    np.testing.assert_allclose(voxels.colour(5, 5, "d"), expected(), atol=6)
+    flags = volume(out, "desc-ivimflags_dseg")[..., 1]
+    i, j = np.argwhere(flags > 0)[0]
+    colour = next(flag.color for flag in FLAGS if flag.code == flags[i, j])
+    assert voxels.colour(int(i), int(j), "flags") == [
+        int(colour[start : start + 2], 16) for start in (1, 3, 5)
+    ]
     assert voxels.page.locator("#legend li").count() == len(FLAGS)
+
+
+def test_pins_and_place_stand_in_the_address_and_in_the_downloaded_numbers(out, visit, voxels):
+    voxels.click(3, 4)
+    voxels.page.keyboard.press("p")
+    voxels.click(6, 5)
+    voxels.page.wait_for_url(re.compile("voxel=6,5,.*pins=3,4,"))
+    place = voxels.page.evaluate("location.hash")
+    again = VoxelPage(visit(voxels_of(out), place=place))
+    assert again.index[:2] == (6, 5)
+    (pinned,) = again.table("pins").items()
+    assert pinned[0].startswith("3, 4, ")
+    with again.page.expect_download() as download:
+        again.page.get_by_role("button", name="Numbers (CSV)").click()
+    table = pd.read_csv(download.value.path())
+    assert list(table["what"]) == ["voxel", "pin"]
+    for row in table.to_dict("records"):
+        index = row["i"], row["j"], row["k"]
+        assert row["f_lsq"] == pytest.approx(float(a_map(out, "f", "_desc-lsq")[index]), rel=1e-3)
+        np.testing.assert_allclose([row[f"signal_b{b:g}"] for b in BVALS], averages(out)[index], rtol=1e-3)
+    for button in ("Maps (PNG)", "Chart (PNG)"):
+        with again.page.expect_download() as download:
+            again.page.get_by_role("button", name=button).click()
+        picture = np.asarray(Image.open(download.value.path()).convert("RGB"))
+        assert min(picture.shape[:2]) > 150 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
+
+
+def test_a_region_drawn_by_hand_has_the_fit_of_its_mean_signal(out, visit):
+    voxels = VoxelPage(visit(voxels_of(out), place="#maps=f,d&voxel=5,5,1"))
+    page = voxels.page
+    page.get_by_role("button", name="Brush").click()
+    box = voxels.view().bounding_box()
+    corners = [voxels.spot(*corner) for corner in ((3, 4), (6, 4))]
+    start, end = [(box["x"] + corner["x"], box["y"] + corner["y"]) for corner in corners]
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(*end, steps=8)
+    page.mouse.up()
+    assert page.inner_text("#region-title") == "Region of 4 voxels"
+    # It shows in the other maps, too.
+    page.get_by_role("button", name="Brush").click()
+    voxels.click(5, 7, "d")
+    page.keyboard.press("Space")
+    assert page.inner_text("#region-title") == "Region of 5 voxels"
+    members = tuple(np.array([*((i, 4, 1) for i in range(3, 7)), (5, 7, 1)]).T)
+    mean = averages(out)[members].mean(axis=0)
+    normalised = torch.from_numpy(mean / mean[0])[None]
+    fit = fit_biexponential(normalised, torch.tensor(BVALS, dtype=torch.float64), DEFAULT_BOUNDS)
+    rows = voxels.table("region-numbers")
+    shown = [float(rows[name][0]) for name in rows if rows[name][0] not in ("", "n/a")]
+    truth = [100 * fit.f.item(), 1e3 * fit.d.item(), 1e3 * fit.dstar.item(), fit.s0.item() * mean[0]]
+    np.testing.assert_allclose(shown, truth, rtol=2e-2)
+    assert float(rows["F (%)"][1]) == pytest.approx(
+        100 * float(np.median(a_map(out, "f")[members])), rel=6e-3
+    )
+    page.get_by_role("button", name="Undo").click()
+    assert page.inner_text("#region-title") == "Region of 4 voxels"
+    page.get_by_role("button", name="Clear").click()
+    assert not page.locator("#region").is_visible()
+
+
+def test_zoom_and_planes_keep_the_voxel_and_wheels_change_slices(out, visit):
+    voxels = VoxelPage(visit(voxels_of(out), place="#maps=f,d&voxel=5,5,1"))
+    page = voxels.page
+    voxels.click(5, 5)
+    page.mouse.wheel(0, -100)
+    page.get_by_role("heading", name="Voxel 5, 5, 2").wait_for()
+    before = voxels.view("d").screenshot()
+    page.get_by_role("button", name="Zoom in").click()
+    assert voxels.view("d").screenshot() != before
+    page.get_by_role("button", name="Fit").click()
+    assert voxels.view("d").screenshot() == before
+    page.get_by_label("Slices").select_option("coronal")
+    assert voxels.view("d").screenshot() != before
+    assert voxels.index == (5, 5, 2)
+
+
+def test_without_webgl_any_voxel_still_has_numbers_and_curves(out, axe, visit):
+    blind = """
+    const usual = HTMLCanvasElement.prototype.getContext;
+    HTMLCanvasElement.prototype.getContext = function (kind, ...rest) {
+      return kind === "webgl2" ? null : usual.call(this, kind, ...rest);
+    };
+    """
+    visited = visit(voxels_of(out), before=blind)
+    page = visited.page
+    assert "no WebGL2" in page.get_by_role("alert").inner_text()
+    assert not page.get_by_role("application").is_visible()
+    for axis, index in zip("ijk", (6, 4, 1), strict=True):
+        page.locator(f"#{axis}").fill(str(index))
+        page.locator(f"#{axis}").press("Enter")
+    assert page.inner_text("#where") == "Voxel 6, 4, 1"
+    shown = page.locator("#numbers tr").first.locator("td").first.inner_text()
+    assert float(shown) == pytest.approx(100 * float(a_map(out, "f")[6, 4, 1]), rel=6e-3)
+    page.get_by_role("button", name="Take this voxel").click()
+    assert page.inner_text("#region-title") == "Region of 1 voxel"
+    assert page.locator("#decay canvas").count() == 1
+    assert violations(page, axe) == [] and visited.complaints == []
 
 
 def test_the_report_leads_to_the_voxels_and_back(out, visit):

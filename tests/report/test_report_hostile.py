@@ -64,7 +64,7 @@ def page(tmp_path_factory) -> str:
             "\t".join(HOSTILE if not _number(cell) else cell for cell in row.split("\t")) for row in rows
         ]
         path.write_text("\n".join([head, *cells]) + "\n")
-    build_report(out, "01", None, errors=[f"sub-01: {HOSTILE}"], interactive=True)
+    build_report(out, "01", None, errors=[f"sub-01: {HOSTILE}"], large_pages=True)
     pages = [out / "sub-01.html", *out.glob("sub-01/figures/*.html")]
     assert len(pages) == 2
     return "".join(path.read_text(encoding="utf-8") for path in pages)
@@ -158,7 +158,7 @@ def test_no_value_in_a_sidecar_ends_the_report(run, monkeypatch, data):
     place = data.draw(st.sampled_from(list(places(content))))
     path.write_text(json.dumps(replaced(content, place, data.draw(json_values()))))
     try:
-        build_report(run, "01", None, interactive=True)
+        build_report(run, "01", None, large_pages=True)
     finally:
         path.write_bytes(good)
 
@@ -189,7 +189,7 @@ DRAWN = {
 @pytest.mark.parametrize("what", DRAWN)
 def test_what_no_chart_can_show_ends_no_report(out, what):
     DRAWN[what](out)
-    page = build_report(out, "01", None, interactive=True).read_text(encoding="utf-8")
+    page = build_report(out, "01", None, large_pages=True).read_text(encoding="utf-8")
     assert "cannot be shown" not in page
 
 
@@ -203,7 +203,7 @@ def test_voxels_of_no_size_are_shown_as_cubes(out, zooms, position):
         header["sform_code"], header["qform_code"] = position, 0
         path.unlink()
         nib.Nifti1Image(values, None, header).to_filename(path)
-    build_report(out, "01", None, interactive=True)
+    build_report(out, "01", None, large_pages=True)
 
 
 def test_pictures_and_images_that_unfold_are_refused_before_they_take_memory(out, monkeypatch):

@@ -109,7 +109,7 @@ def test_page_and_figures_lie_where_the_contract_says(two_runs):
         f"sub-01_run-1_desc-{desc}_dwi.png" for desc in ("fmap", "dmap", "dstarmap", "s0map", "rmsemap")
     } <= set(figures)
     assert all(
-        re.fullmatch(r"sub-01_run-[12]_desc-[a-z0-9]+_dwi\.(png|svg|tsv|json)", name) for name in figures
+        re.fullmatch(r"sub-01_run-[12]_desc-[a-z0-9]+_dwi\.(png|svg|tsv|json|html)", name) for name in figures
     )
 
 
@@ -401,7 +401,3 @@ def test_series_read_volume_by_volume_gives_the_true_means(tmp_path):
     expected = series[run.mask].reshape(-1, 6, 2).mean(axis=2).T
     np.testing.assert_allclose(run.measured.in_mask, expected, rtol=1e-5)
     np.testing.assert_allclose(run.measured.baseline, series[..., :2].mean(axis=-1), rtol=1e-5)
-
-
-def test_without_asking_there_is_no_interactive_page(two_runs):
-    assert not list(two_runs[0].glob("sub-01/figures/*.html"))

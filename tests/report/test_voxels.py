@@ -1,11 +1,12 @@
-"""The page that shows single voxels: complete, exact to its steps, self-contained, and never too large."""
+"""The page that shows single voxels: complete, exact to three digits, self-contained, of a good size."""
 
 from __future__ import annotations
 
 import base64
+import gzip
 import json
+import math
 import re
-from html import unescape
 from pathlib import Path
 
 import nibabel as nib
@@ -20,10 +21,12 @@ from sicnn_app import __version__
 from sicnn_app.cli.main import main
 from sicnn_app.derivatives.collect import RunDerivatives, collect_run
 from sicnn_app.derivatives.write import write_run
-from sicnn_app.report.display import Display, plan_display
+from sicnn_app.report import html
+from sicnn_app.report.clusters import find_clusters
+from sicnn_app.report.display import plan_display, turn_to_subject
 from sicnn_app.report.html import build_report
-from sicnn_app.report.packing import pack_slices, plan_packing, quantise
-from sicnn_app.report.voxels import voxel_page
+from sicnn_app.report.packing import halve, pack_voxels
+from sicnn_app.report.voxels import MAX_BYTES, voxel_page
 
 PAGE = Path("sub-01") / "figures" / "sub-01_desc-voxels_dwi.html"
 
@@ -33,7 +36,7 @@ def out(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("voxels")
     result = make_result(folder, ensemble=True, comparison=True)
     write_run(result, folder / "out", bids_dir=folder / "bids", dataset_links={})
-    build_report(folder / "out", "01", None, interactive=True)
+    build_report(folder / "out", "01", None)
     return folder / "out"
 
 
@@ -48,88 +51,75 @@ def content(page: bytes) -> dict:
     return json.loads(text)
 
 
-def unpack(run: dict, place: int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Membership, shape (rows, columns), flags and numbers at the voxels of a slice."""
-    data = base64.b64decode(run["packed"][place])
-    pixels = run["rows"] * run["columns"]
-    bits = -(-pixels // 8)
-    inside = np.unpackbits(np.frombuffer(data[:bits], np.uint8))[:pixels].astype(bool)
+def unpack(run: dict) -> tuple[np.ndarray, list[np.ndarray], dict[str, np.ndarray]]:
+    """Places of the voxels in the box, shape (M, 3), their codes and their numbers."""
+    data = gzip.decompress(base64.b64decode(run["packed"]))
+    places = math.prod(run["shape"])
+    bits = -(-places // 8)
+    inside = np.unpackbits(np.frombuffer(data[:bits], np.uint8))[:places].astype(bool)
     voxels = int(inside.sum())
-    flags = np.frombuffer(data, np.uint8, voxels, bits + pixels)
-    codes = np.frombuffer(data[bits + pixels + voxels :], f"<u{run['code_bytes']}")
-    numbers = {}
-    for field, row in zip(run["fields"], codes.reshape(len(run["fields"]), voxels), strict=True):
-        numbers[field["name"]] = np.where(
-            row == 0, np.nan, field["low"] + (row.astype(float) - 1) * field["step"]
-        )
-    return inside.reshape(run["rows"], run["columns"]), flags, numbers
-
-
-def array_index(run: dict, row: int, column: int) -> tuple[int, int]:
-    """Place in the first two axes of the file that a pixel shows."""
-    row = run["rows"] - 1 - row if run["flip_down"] else row
-    column = run["columns"] - 1 - column if run["flip_across"] else column
-    first, second = (row, column) if run["transpose"] else (column, row)
-    return first + run["origin"][0], second + run["origin"][1]
-
-
-@given(
-    arrays(np.float64, st.integers(1, 40), elements=st.floats(-1e6, 1e6) | st.just(np.nan) | st.just(np.inf)),
-    st.sampled_from([1, 2]),
-)
-def test_numbers_come_back_within_half_a_step(values, code_bytes):
-    packed = quantise(values, code_bytes)
-    finite = np.isfinite(values)
-    assert np.array_equal(packed.codes > 0, finite)
-    back = packed.low + (packed.codes[finite] - 1.0) * packed.step
-    np.testing.assert_allclose(back, values[finite], rtol=1e-9, atol=packed.step * 0.5000001)
-
-
-@given(
-    arrays(bool, st.tuples(st.integers(1, 7), st.integers(1, 6), st.just(2))).filter(lambda m: m.any()),
-    st.booleans(),
-    st.booleans(),
-    st.booleans(),
-    st.sampled_from([1, 2]),
-)
-def test_every_voxel_is_found_where_the_picture_shows_it(mask, transpose, across, down, code_bytes):
-    display = Display(
-        transpose, across, down, (slice(0, mask.shape[0]), slice(0, mask.shape[1])), (0,), 1.0, None, None
-    )
-    # Each voxel holds a number of its own, which is its place.
-    numbers = np.arange(mask.size, dtype=float).reshape(mask.shape)
-    quantised = quantise(numbers[mask], code_bytes)
-    rows, columns = display.picture(mask[..., 0]).shape
-    run = {
-        "rows": rows,
-        "columns": columns,
-        "transpose": transpose,
-        "flip_across": across,
-        "flip_down": down,
-        "origin": [0, 0],
-        "code_bytes": code_bytes,
-        "fields": [{"name": "place", "low": quantised.low, "step": quantised.step}],
-        "packed": pack_slices(
-            mask, np.zeros(mask.shape, np.uint8), np.zeros(int(mask.sum())), [quantised], display, (0, 1)
-        ),
+    rest = np.frombuffer(data[bits + places :], np.uint8).reshape(-1, voxels)
+    codes, halves = list(rest[:2]), rest[2:].reshape(len(run["fields"]), 2, voxels)
+    numbers = {
+        field["name"]: np.ascontiguousarray(pair.T).view("<f2")[:, 0].astype(float) * field["unit"]
+        for field, pair in zip(run["fields"], halves, strict=True)
     }
-    for place in (0, 1):
-        inside, _, found = unpack(run, place)
-        for (row, column), number in zip(np.argwhere(inside), found["place"], strict=True):
-            assert numbers[(*array_index(run, row, column), place)] == round(number)
-        assert inside.sum() == mask[..., place].sum()
+    # The first axis of the box runs fastest, and so does the last one of numpy.
+    places_inside = np.argwhere(inside.reshape(run["shape"][::-1]))[:, ::-1]
+    return places_inside, codes, numbers
 
 
-@given(st.integers(1, 12), st.integers(1, 30), st.integers(1, 40), st.integers(100, 40_000))
-def test_what_is_planned_stays_below_the_limit_or_is_one_slice(width, depth, fields, max_bytes):
-    mask = np.ones((width, 5, depth), dtype=bool)
-    display = plan_display(mask, np.eye(4), (1.0, 1.0, 1.0))
-    slices, code_bytes = plan_packing(mask, display, fields, max_bytes)
-    packed = [quantise(np.zeros(mask.sum()), code_bytes)] * fields
-    texts = pack_slices(mask, np.zeros(mask.shape, np.uint8), np.zeros(mask.sum()), packed, display, slices)
-    assert sum(map(len, texts)) <= max_bytes or len(slices) == 1
-    if len(slices) < depth:
-        assert code_bytes == 1
+def array_index(run: dict, place: np.ndarray) -> tuple[int, ...]:
+    """Index in the file of a place in the box."""
+    turned = [
+        run["shape"][axis] - 1 - place[axis] if flipped else place[axis]
+        for axis, flipped in zip(run["axes"], run["flipped"], strict=True)
+    ]
+    return tuple(int(start + inside) for start, inside in zip(run["origin"], turned, strict=True))
+
+
+@given(
+    arrays(
+        np.float64, st.integers(1, 40), elements=st.floats(-1e30, 1e30) | st.sampled_from([np.nan, np.inf])
+    )
+)
+def test_numbers_come_back_to_three_digits(values):
+    packed = halve(values)
+    finite = np.isfinite(values)
+    back = packed.numbers.astype(float) * packed.unit
+    assert np.array_equal(np.isfinite(back), finite)
+    largest = np.abs(values[finite]).max(initial=0)
+    np.testing.assert_allclose(back[finite], values[finite], rtol=4.9e-4, atol=1e-9 * largest)
+
+
+@given(st.permutations(range(3)), st.tuples(*[st.sampled_from([-2.0, 1.0])] * 3), st.data())
+def test_every_voxel_is_found_where_the_subject_has_it(axes, sizes, data):
+    mask = data.draw(arrays(bool, (5, 4, 3)).filter(lambda mask: mask.any()))
+    affine = np.eye(4)
+    affine[:3, :3] = np.diag(sizes)[:, axes]
+    affine[:3, 3] = 7, -3, 11
+    display = plan_display(mask, affine, (1.0, 1.0, 1.0))
+    turned = turn_to_subject(mask, affine, (1.0, 1.0, 1.0), display)
+    numbers = np.arange(mask.size).reshape(mask.shape)
+    text = pack_voxels(
+        mask, np.zeros(mask.shape, np.uint8), [np.zeros(mask.sum())] * 2, [halve(numbers[mask])], turned
+    )
+    run = {
+        "shape": turned.shape,
+        "axes": [int(axis) for axis in turned.orientation[:, 0]],
+        "flipped": [bool(way < 0) for way in turned.orientation[:, 1]],
+        "origin": [part.start for part in turned.crop],
+        "fields": [{"name": "place", "unit": halve(numbers[mask]).unit}],
+        "packed": text,
+    }
+    places, _, found = unpack(run)
+    assert len(places) == mask.sum()
+    # Axes of the box run to the right, to the front and up.
+    assert (np.diag(turned.affine)[:3] > 0).all()
+    for place, number in zip(places, found["place"], strict=True):
+        index = array_index(run, place)
+        assert numbers[index] == round(number)
+        np.testing.assert_allclose(turned.affine @ [*place, 1], affine @ [*index, 1])
 
 
 def test_the_page_holds_the_numbers_of_the_files(out, run):
@@ -141,29 +131,18 @@ def test_the_page_holds_the_numbers_of_the_files(out, run):
     names |= {f"{label}_lsq": f"{stem}{label}_desc-lsq_dwimap" for label in ("f", "d", "dstar", "s0")}
     files = {key: nib.load(dwi / f"{name}.nii.gz").get_fdata() for key, name in names.items()}
     flags = nib.load(dwi / "sub-01_desc-ivimflags_dseg.nii.gz").get_fdata()
-    assert {field["name"] for field in shown["fields"]} == files.keys() | {f"signal_{b}" for b in range(6)}
-    steps = {field["name"]: field["step"] for field in shown["fields"]}
-    voxels = 0
-    for place, k in enumerate(shown["slices"]):
-        inside, found_flags, numbers = unpack(shown, place)
-        pixels = np.argwhere(inside)
-        index = tuple(np.array([(*array_index(shown, *pixel), k) for pixel in pixels]).T)
-        for name, volume in files.items():
-            np.testing.assert_allclose(numbers[name], volume[index], atol=0.51 * steps[name])
-        assert np.array_equal(found_flags, flags[index])
-        voxels += len(pixels)
-    assert voxels == int(run.mask.sum())
-
-
-def test_too_many_numbers_are_rounded_and_slices_left_out_and_the_page_says_so(run):
-    pages = [voxel_page(run, report="r.html", version="1", max_bytes=size)[1] for size in (10**6, 4500, 2500)]
-    shown = [content(page) for page in pages]
-    assert [(item["code_bytes"], len(item["slices"])) for item in shown] == [(2, 3), (1, 3), (1, 2)]
-    texts = [unescape(re.sub(r"<[^>]+>", " ", page.decode().split("<script")[0])) for page in pages]
-    assert "rounded" not in texts[0]
-    step = next(field["step"] for field in shown[1]["fields"] if field["name"] == "f")
-    assert f"F in steps of {100 * step:.2g} %" in texts[1] and "left out" not in texts[1]
-    assert "2 slices are shown, evenly spread, and 1 left out" in texts[2]
+    places, (found_flags, clusters), numbers = unpack(shown)
+    index = tuple(np.array([array_index(shown, place) for place in places]).T)
+    assert numbers.keys() == files.keys() | {f"signal_{b}" for b in range(6)}
+    for name, volume in files.items():
+        np.testing.assert_allclose(numbers[name], volume[index], rtol=5e-4)
+    for position, signals in enumerate(run.measured.in_mask):
+        volume = np.zeros(run.mask.shape)
+        volume[run.mask] = signals
+        np.testing.assert_allclose(numbers[f"signal_{position}"], volume[index], rtol=5e-4)
+    assert np.array_equal(found_flags, flags[index])
+    assert set(clusters) == {0, *(region["code"] for region in shown["regions"])}
+    assert len(places) == int(run.mask.sum())
 
 
 def test_the_page_is_linked_self_contained_and_the_same_every_time(out):
@@ -178,21 +157,23 @@ def test_the_page_is_linked_self_contained_and_the_same_every_time(out):
     assert "default-src 'none'" in html
     again = collect_run(out, "01", None, "sub-01")
     address = "../../sub-01.html#run-sub-01"
-    assert voxel_page(again, report=address, version=__version__) == (PAGE.name, page)
+    again_page = voxel_page(again, report=address, version=__version__, tissue=find_clusters(again))
+    assert again_page == (PAGE.name, page)
 
 
-def test_a_report_without_it_takes_the_page_away(tmp_path):
+def test_a_page_above_the_limit_is_there_when_asked_for_only(tmp_path, monkeypatch):
     out = tmp_path / "out"
     write_run(make_result(tmp_path, shape=(6, 7, 1)), out, bids_dir=tmp_path / "bids", dataset_links={})
     # Drawing takes most of the time: one map is enough.
     for path in [*out.rglob("*_dwimap.nii.gz"), *out.rglob("*_preproc_dwi.nii.gz")]:
         if "param-f_" not in path.name:
             path.unlink()
-    for interactive in (True, False):
-        level = "full" if interactive else "default"
+    for limit, level, there in ((MAX_BYTES, "default", 1), (10**6, "default", 0), (10**6, "full", 1)):
+        monkeypatch.setattr(html, "MAX_BYTES", limit)
         assert main([str(out), str(out), "participant", "--reports-only", "--report-level", level]) == 0
         text = (out / "sub-01.html").read_text()
-        assert (out / PAGE).exists() == ("Voxel by voxel" in text) == interactive
+        assert (out / PAGE).exists() == ("Voxel by voxel" in text) == there
+        assert ("would take 1 MB and is left out" in text) == (not there)
 
 
 def test_without_maps_there_is_no_page(run):
