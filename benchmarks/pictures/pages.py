@@ -19,8 +19,11 @@ from sicnn_app.cli.main import main as run_app
 ROOT = Path(__file__).parents[2]
 DATASET = ROOT / "bids_examples" / "abdomen"
 IMAGES = ROOT / "docs" / "images"
-OPTIONS = ("participant", "--ensemble", "3", "--device", "cpu", "--report-level", "full")
+OPTIONS = ("participant", "--ensemble", "3", "--device", "cpu")
 WIDTH = 1100
+WITHOUT_GRAPHICS_CARD = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+"""Arguments of Chromium, for WebGL2 by software."""
+
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -40,17 +43,38 @@ def main() -> None:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=find_chromium())
+        browser = driver.chromium.launch(executable_path=find_chromium(), args=WITHOUT_GRAPHICS_CARD)
         page = browser.new_page(viewport={"width": WIDTH, "height": 1500})
         page.goto((out / "sub-01.html").as_uri())
         _save(page.screenshot(), "report")
-        page.set_viewport_size({"width": WIDTH, "height": 900})
+        page.set_viewport_size({"width": 1400, "height": 1000})
         page.get_by_role("link", name="Voxel by voxel").click()
-        shown = page.get_by_role("application")
-        box = shown.bounding_box()
-        shown.click(position={"x": 0.27 * box["width"], "y": 0.36 * box["height"]})
-        _save(page.screenshot(full_page=True), "voxels")
+        _use_voxels(page)
+        _save(page.locator(".viewer").screenshot(), "voxels")
         browser.close()
+
+
+def _use_voxels(page) -> None:
+    """Pin two voxels, draw a region and choose another one, at shares of the picture's width and height."""
+    page.locator("#maps[data-ready]").wait_for()
+    picture = page.locator("figure[data-map=f] .view")
+    box = picture.bounding_box()
+
+    def spot(across: float, down: float) -> tuple[float, float]:
+        return box["x"] + across * box["width"], box["y"] + down * box["height"]
+
+    for place in ((0.34, 0.66), (0.62, 0.5)):
+        page.mouse.click(*spot(*place))
+        page.keyboard.press("p")
+    page.get_by_role("button", name="Draw outline").click()
+    page.mouse.move(*spot(0.27, 0.33))
+    page.mouse.down()
+    for place in ((0.36, 0.3), (0.4, 0.4), (0.33, 0.47), (0.26, 0.42), (0.27, 0.33)):
+        page.mouse.move(*spot(*place), steps=8)
+    page.mouse.up()
+    page.get_by_role("button", name="Draw outline").click()
+    page.mouse.click(*spot(0.27, 0.55))
+    page.get_by_label("b-axis").select_option("square root")
 
 
 def _save(screenshot: bytes, name: str) -> None:

@@ -9,7 +9,7 @@ import io
 import json
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import group_runs
@@ -21,14 +21,16 @@ import torch
 from factories import BVALS, SIGMA, make_result
 from PIL import Image
 
-from benchmarks.pictures.pages import find_chromium
+from benchmarks.pictures.pages import WITHOUT_GRAPHICS_CARD, find_chromium
 from sicnn_app.cli.main import main
+from sicnn_app.derivatives.collect import collect_run
 from sicnn_app.derivatives.write import write_run
 from sicnn_app.ivim.flags import FLAGS
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.lsq.fit import DEFAULT_BOUNDS, fit_biexponential
 from sicnn_app.report.html import build_report
 from sicnn_app.report.style import colour_map
+from sicnn_app.report.voxels import voxel_page
 
 ROOT = Path(__file__).parents[2]
 REQUIRED = os.environ.get("SICNN_APP_BROWSER_TESTS") == "required"
@@ -60,10 +62,7 @@ def chromium():
     except ImportError:
         missing("playwright is missing")
     with sync_playwright() as driver:
-        # WebGL2, which the page of voxels needs, also without a graphics card.
-        browser = driver.chromium.launch(
-            executable_path=path, args=["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-        )
+        browser = driver.chromium.launch(executable_path=path, args=WITHOUT_GRAPHICS_CARD)
         yield browser
         browser.close()
 
@@ -301,6 +300,48 @@ def test_left_in_the_picture_is_right_in_the_subject(out, voxels):
         places[name] = affine @ (*voxels.index, 1)
     assert places["left"][0] > places["right"][0]
     assert places["top"][1] > places["bottom"][1]
+
+
+LYING = {
+    "coronal, from back to front": [[-2, 0, 0], [0, 0, 5], [0, 2.5, 0]],
+    "sagittal, from left to right": [[0, 0, 4], [2, 0, 0], [0, -2, 0]],
+    "axial, turned in the slice, from top to bottom": [[0, 2, 0], [-3, 0, 0], [0, 0, -4]],
+    "unknown": None,
+}
+
+
+@pytest.mark.parametrize("axes", LYING.values(), ids=LYING)
+def test_however_slices_lie_the_voxel_is_the_one_that_was_clicked(out, tmp_path, visit, axes):
+    run = collect_run(out, "01", None, "sub-01")
+    affine = None if axes is None else nib.affines.from_matvec(np.array(axes, float), [7, -5, 3])
+    zooms = (1.0, 1.5, 2.0) if affine is None else tuple(nib.affines.voxel_sizes(affine))
+    name, content = voxel_page(replace(run, affine=affine, zooms=zooms), report="r.html", version="1")
+    (tmp_path / name).write_bytes(content)
+    voxels = VoxelPage(visit(tmp_path / name, place="#maps=d"))
+    voxels.page.get_by_label("Outline of the mask").uncheck()
+    box, places = voxels.view("d").bounding_box(), []
+    for across, down in ((0.4, 0.4), (0.6, 0.4), (0.4, 0.6)):
+        x, y = across * box["width"], down * box["height"]
+        voxels.view("d").click(position={"x": x, "y": y})
+        index = voxels.index
+        places.append((np.eye(4) if affine is None else affine) @ [*index, 1])
+        # The colour below the pointer, whose cross is away by then, is that of the voxel that is named.
+        voxels.page.locator("#i").focus()
+        voxels.page.locator("#j").fill(str(index[1] + 2 if index[1] < 5 else index[1] - 2))
+        voxels.page.locator("#j").press("Enter")
+        voxels.page.locator("#i").fill(str(index[0] + 2 if index[0] < 6 else index[0] - 2))
+        voxels.page.locator("#i").press("Enter")
+        picture = Image.open(io.BytesIO(voxels.view("d").screenshot())).convert("RGB")
+        expected = 255 * np.array(colour_map("viridis")(float(run.maps["d"][index]) / 0.003)[:3])
+        np.testing.assert_allclose(picture.getpixel((round(x), round(y))), expected, atol=6)
+    start, right, below = np.array(places)[:, :3]
+    if affine is None:
+        # As a matrix on a screen.
+        assert right[0] > start[0] and below[1] > start[1]
+        return
+    across, down = (axis for axis in range(3) if axis != np.abs(affine[:3, 2]).argmax())
+    # Right and front are on the left, front and head on top.
+    assert right[across] < start[across] and below[down] < start[down]
 
 
 def test_the_keyboard_reaches_every_voxel_and_the_numbers_are_said(out, voxels):

@@ -204,8 +204,15 @@ function categoryShades(view) {
 
 // The mask is outlined just outside, the clusters along their borders, in the plane that is shown.
 function lines() {
-  const data = new Uint8Array(voxels.at.length);
   const [mask, regions] = [byId("mask-line").checked, byId("region-lines").checked];
+  const asked = [mask, regions, state.plane].join();
+  if (drawnLines.asked !== asked) drawnLines = { asked, data: findLines(mask, regions) };
+  return drawnLines.data;
+}
+
+let drawnLines = {}; // the same in all viewers
+function findLines(mask, regions) {
+  const data = new Uint8Array(voxels.at.length);
   if (!mask && !regions) return data;
   const strides = [1, run.shape[0], run.shape[0] * run.shape[1]];
   const codeAt = (place) => (voxels.at[place] < 0 ? -1 : voxels.regions[voxels.at[place]]);
