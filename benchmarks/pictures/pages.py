@@ -63,17 +63,17 @@ def _use_voxels(page) -> None:
     def spot(across: float, down: float) -> tuple[float, float]:
         return box["x"] + across * box["width"], box["y"] + down * box["height"]
 
-    for place in ((0.34, 0.66), (0.62, 0.5)):
+    for place in ((0.34, 0.66), (0.77, 0.4)):
         page.mouse.click(*spot(*place))
         page.keyboard.press("p")
     page.get_by_role("button", name="Draw outline").click()
-    page.mouse.move(*spot(0.27, 0.33))
+    page.mouse.move(*spot(0.14, 0.42))
     page.mouse.down()
-    for place in ((0.36, 0.3), (0.4, 0.4), (0.33, 0.47), (0.26, 0.42), (0.27, 0.33)):
+    for place in ((0.22, 0.36), (0.26, 0.42), (0.24, 0.5), (0.14, 0.5), (0.14, 0.42)):
         page.mouse.move(*spot(*place), steps=8)
     page.mouse.up()
     page.get_by_role("button", name="Draw outline").click()
-    page.mouse.click(*spot(0.27, 0.55))
+    page.mouse.click(*spot(0.42, 0.36))
     page.get_by_label("b-axis").select_option("square root")
 
 

@@ -157,6 +157,9 @@ function addColours(name, colourOf, alphaOf = () => 255) {
   niivue.cmapper.addColormap(name, { R, G, B, A: shades.map(alphaOf), I: shades });
 }
 
+// mm of a voxel.
+const sizes = [0, 1, 2].map((axis) => Math.hypot(...run.affine.slice(0, 3).map((row) => row[axis])));
+
 // A NIfTI-1 file, because that is what the viewer reads.
 function nifti(data) {
   const buffer = new ArrayBuffer(352 + data.byteLength);
@@ -166,7 +169,7 @@ function nifti(data) {
   [3, ...run.shape, 1, 1, 1, 1].forEach((size, position) => header.setInt16(40 + 2 * position, size, true));
   header.setInt16(70, 2, true);
   header.setInt16(72, 8, true);
-  floats(76, [1, ...[0, 1, 2].map((axis) => Math.hypot(...run.affine.slice(0, 3).map((row) => row[axis])))]);
+  floats(76, [1, ...sizes]);
   floats(108, [352, 1]);
   header.setUint8(123, 2);
   header.setInt16(254, 1, true);
@@ -242,8 +245,9 @@ class Panel {
     const viewer = this.viewer = new niivue.Niivue({
       backColor: [0.08, 0.08, 0.08, 1],
       crosshairColor: [1, 0.85, 0.18, 0.9],
-      crosshairWidth: 0.5,
-      crosshairWidthUnit: "percent",
+      // What is thinner than a pixel of the screen is lost.
+      crosshairWidth: 1.6 * Math.max(...run.shape.map((size, axis) => size * sizes[axis])) / this.canvas.parentElement.clientWidth,
+      crosshairWidthUnit: "mm",
       crosshairGap: 1.5,
       dragAndDropEnabled: false,
       dragMode: niivue.DRAG_MODE.slicer3D,
@@ -370,7 +374,7 @@ function zoom(factor) {
 function penColours() {
   const colours = [[0, 0, 0], REGION_PEN, ...PIN_COLOURS.map(rgb)];
   const [R, G, B] = [0, 1, 2].map((part) => colours.map((colour) => colour[part]));
-  return { R, G, B, A: colours.map((_, pen) => [0, 150][pen] ?? 255), labels: colours.map(String) };
+  return { R, G, B, A: colours.map((_, pen) => [0, 100][pen] ?? 255), labels: colours.map(String) };
 }
 
 const colourOf = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -398,6 +402,8 @@ function takeDrawing(panel) {
   const { drawingEnabled, penValue } = panel.viewer.opts;
   if (!drawingEnabled) return;
   const drawn = panel.viewer.drawBitmap;
+  const before = bitmap();
+  if (before.every((pen, place) => pen === drawn[place])) return;
   // The viewer leaves out where a stroke ends.
   drawn[placeOf(state.at)] = penValue;
   changeRegion(() => drawn.forEach((pen, place) => {
