@@ -17,6 +17,7 @@ from sicnn_app.derivatives.names import (
     CONVENTIONAL,
     MOTION,
     QUALITY,
+    REGION_CODES,
     REGIONS,
     SERIES,
     SPREAD,
@@ -73,6 +74,8 @@ class RunDerivatives:
         What was found in every volume of the source image.
     regions : list of dict
         One row per region of a segmentation.
+    region_codes : ndarray, shape (X, Y, Z), or None
+        Row of ``regions``, from 1, that a voxel belongs to; 0: none.
     region_signals : dict
         The JSON file of that table.
     kept_pictures : dict of str to bytes
@@ -100,6 +103,7 @@ class RunDerivatives:
     motion: list[dict[str, str]] = field(default_factory=list)
     volumes: list[dict[str, str]] = field(default_factory=list)
     regions: list[dict[str, str]] = field(default_factory=list)
+    region_codes: np.ndarray | None = None
     region_signals: dict[str, Any] = field(default_factory=dict)
     kept_pictures: dict[str, bytes] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -204,6 +208,7 @@ def collect_run(
         images |= {f"{key}{words}": (desc, key, map_ending(key, desc)) for key in keys}
     images |= {f"{label} mask": ("mask", label, mask_ending(label)) for label in labels}
     images["flags"] = (FLAG_CODES, "flags", FLAG_CODES)
+    images["regions"] = (REGION_CODES, "regions", REGION_CODES)
     paths = {words: beside(f"{ending}.nii.gz") for words, (_, _, ending) in images.items()}
     volumes, header = read_volumes(files, paths, name)
     found: dict[str | None, dict[str, np.ndarray]] = defaultdict(dict)
@@ -236,6 +241,7 @@ def collect_run(
         motion=table(MOTION),
         volumes=table(VOLUMES),
         regions=table(REGIONS),
+        region_codes=found[REGION_CODES].get("regions"),
         region_signals=sidecar(REGIONS),
         problems=files.problems,
     )

@@ -25,6 +25,7 @@ TRAINING = "desc-training_qc"
 MOTION = "desc-motion_qc"
 VOLUMES = "desc-volumes_qc"
 REGIONS = "desc-regions_qc"
+REGION_CODES = "desc-regions_dseg"
 MARKER = f"{QUALITY}.json"
 """Ending of the completion marker, see :mod:`sicnn_app.derivatives.marker`."""
 
@@ -59,9 +60,8 @@ def mask_ending(label: str) -> str:
 
 
 _WORD = "[a-z0-9]+"
-_OF_A_RUN = "|".join(
-    (map_ending(_WORD), map_ending(_WORD, _WORD), FLAGS, QUALITY, TRAINING, MOTION, VOLUMES, REGIONS),
-)
+_TABLES = (QUALITY, TRAINING, MOTION, VOLUMES, REGIONS)
+_OF_A_RUN = "|".join((map_ending(_WORD), map_ending(_WORD, _WORD), FLAGS, REGION_CODES, *_TABLES))
 _TELLING = re.compile(rf"(?P<run>.+)_({_OF_A_RUN})\.(nii\.gz|json|tsv)")
 """Outputs that tell of a run; preprocessed series and masks are also written by other programs."""
 
@@ -122,9 +122,11 @@ def expected_outputs(
     maps = map_outputs(method, spread=spread, conventional=conventional)
     maps.sort(key=lambda pair: (None, CONVENTIONAL, SPREAD).index(pair[1]))
     images = [map_ending(spec.label, desc) for spec, desc in maps]
-    images += [FLAGS, SERIES, mask_ending(mask_label(run, anatomy))]
+    segmentations = [FLAGS, *([REGION_CODES] if regions else [])]
+    images += [*segmentations, SERIES, mask_ending(mask_label(run, anatomy))]
     endings = [f"{image}{extension}" for image in images for extension in (".nii.gz", ".json")]
-    endings += [f"{FLAGS}.tsv", f"{SERIES}.bval", *([f"{SERIES}.bvec"] if with_bvecs else [])]
+    endings += [f"{name}.tsv" for name in segmentations]
+    endings += [f"{SERIES}.bval", *([f"{SERIES}.bvec"] if with_bvecs else [])]
     tables = [VOLUMES, *([REGIONS] if regions else []), *([MOTION] if motion else []), TRAINING, QUALITY]
     endings += [f"{name}{extension}" for name in tables for extension in (".tsv", ".json")]
     return [output_path(run, output_dir, ending) for ending in endings]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sicnn_app.derivatives.names import SPREAD_SUFFIX
-from sicnn_app.derivatives.sidecar import DatasetRoots, plain, provenance, sources
+from sicnn_app.derivatives.sidecar import DatasetRoots, plain, provenance, reference, sources
 from sicnn_app.formats import Column
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
 from sicnn_app.ivim.map_spec import MapSpec
@@ -236,11 +236,45 @@ def region_rows(result: RunResult) -> list[dict[str, Any]]:
     return [{column.name: column.value(region) for column in COLUMNS} for region in regions_of(result)]
 
 
+def region_codes(result: RunResult) -> np.ndarray:
+    """Row of the table, from 1, that every voxel of the mask is counted in, shape (X, Y, Z), uint16.
+
+    0 is none. Of segmentations that overlap the first has the voxel.
+    """
+    inside = np.zeros(int(result.averaged.mask.sum()), dtype=np.uint16)
+    rows = 0
+    for measured in result.regions:
+        positions = measured.regions.positions
+        free = (inside == 0) & (positions >= 0)
+        inside[free] = rows + 1 + positions[free]
+        rows += len(measured.regions.names)
+    codes = np.zeros(result.averaged.mask.shape, dtype=np.uint16)
+    codes[result.averaged.mask] = inside
+    return codes
+
+
+def codes_sidecar(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
+    """Sidecar of the image of the regions."""
+    return {
+        "Description": "Regions of the segmentations of --derivatives inside the mask, by the rows of their "
+        "table; of segmentations that overlap the first has the voxel",
+        "Sources": _sources(result, roots),
+        "SkullStripped": True,
+        "segmentation": next(column for column in COLUMNS if column.name == "segmentation").words(),
+        **reference(result, roots),
+        **provenance(result),
+    }
+
+
+def _sources(result: RunResult, roots: DatasetRoots) -> list[str]:
+    return [*sources(result, roots), *(roots.uri(measured.path) for measured in result.regions)]
+
+
 def regions_sidecar(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
     """Columns of the table of regions, and the signals that its rows are fitted to."""
     return {
         "Description": "Regions of the segmentations of --derivatives: one row per region",
-        "Sources": [*sources(result, roots), *(roots.uri(measured.path) for measured in result.regions)],
+        "Sources": _sources(result, roots),
         **{column.name: column.words() for column in COLUMNS},
         "BValues": plain(result.averaged.bvals),
         # In the order of the rows, units of the source image.

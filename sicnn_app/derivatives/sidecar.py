@@ -189,7 +189,7 @@ def map_sidecar(
         "Model": model(result, roots),
         "EstimationAlgorithm": result.estimate.algorithm,
         "EstimationReference": [_LE_BIHAN, *METHODS[method_name(result)].cited_as],
-        **_reference(result, roots),
+        **reference(result, roots),
         **provenance(result),
     }
 
@@ -214,7 +214,7 @@ def flags_sidecar(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
         "SkullStripped": True,
         "VoxelsPerReason": {spec.name: result.flag_counts.get(spec.name, 0) for spec in FLAGS},
         "description": {"LongName": "Reason", "Description": "Why the voxel is not to be trusted"},
-        **_reference(result, roots),
+        **reference(result, roots),
         **provenance(result),
     }
 
@@ -228,7 +228,7 @@ def mask_sidecar(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
         "Type": "Brain" if label == "brain" else "ROI",
         "MaskSource": mask_source(result, roots),
         "AnatomySource": roots.portable(result.anatomy_source),
-        **_reference(result, roots),
+        **reference(result, roots),
         **provenance(result),
     }
 
@@ -246,11 +246,11 @@ def series_sidecar(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
         "SkullStripped": bool(stripped),
         "PreprocessingSteps": portable_json(result.steps, roots),
         "SourceVolumes": plain(result.series.source_volumes),
-        **_reference(result, roots),
+        **reference(result, roots),
     }
 
 
-def _reference(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
+def reference(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
     """``SpatialReference``, which BIDS demands when the source's name has a ``space`` entity."""
     if "space" not in result.run.entities:
         return {}

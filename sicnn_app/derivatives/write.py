@@ -21,6 +21,7 @@ from sicnn_app.derivatives.names import (
     MARKER,
     MOTION,
     QUALITY,
+    REGION_CODES,
     REGIONS,
     SERIES,
     SPREAD,
@@ -81,7 +82,7 @@ def estimated_size(
     """
     voxels = int(np.prod(shape[:3], dtype=object))
     images = shape[3] + len(all_maps()) + len(TISSUE_LABELS) * spread + len(PARAMETERS) * conventional
-    return voxels * (4 * images + 2) + TEXT_BYTES
+    return voxels * (4 * images + 4) + TEXT_BYTES
 
 
 def require_room(
@@ -240,6 +241,17 @@ def _stage_flags(files: _RunFiles) -> None:
     files.staged.add_tsv(files.path(f"{FLAG_CODES}.tsv"), columns, rows)
 
 
+def _stage_regions(files: _RunFiles) -> None:
+    codes = regions.region_codes(files.result)
+    files.image(REGION_CODES, codes, regions.codes_sidecar(files.result, files.roots))
+    columns = ("index", "name", "segmentation")
+    rows = [
+        {"index": row, "name": region.name, "segmentation": region.segmentation}
+        for row, region in enumerate(regions.regions_of(files.result), start=1)
+    ]
+    files.staged.add_tsv(files.path(f"{REGION_CODES}.tsv"), columns, rows)
+
+
 def _stage_series(files: _RunFiles) -> None:
     series = files.result.series
     words = sidecar.series_sidecar(files.result, files.roots)
@@ -260,6 +272,7 @@ def _stage_tables(files: _RunFiles) -> None:
         columns_of_regions = [column.name for column in regions.COLUMNS]
         words = regions.regions_sidecar(result, roots)
         files.table(REGIONS, columns_of_regions, regions.region_rows(result), words)
+        _stage_regions(files)
     if result.motion is not None:
         files.table(MOTION, list(qc.MOTION_COLUMNS), result.motion, qc.motion_sidecar(result, roots))
     quality, marker = Quality(result), files.path(MARKER)

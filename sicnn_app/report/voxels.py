@@ -5,13 +5,17 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from functools import cache
+from itertools import cycle
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 
 from sicnn_app.derivatives.collect import RunDerivatives
-from sicnn_app.derivatives.facts import Facts
+from sicnn_app.derivatives.facts import MISSING, Facts
 from sicnn_app.derivatives.names import picture_name
+from sicnn_app.formats import shorten
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
 from sicnn_app.ivim.parameters import BOUNDS
 from sicnn_app.report import figures
@@ -30,6 +34,9 @@ MAX_BYTES = 10_000_000
 
 SHADES = 256
 
+MOST_REGIONS = 250
+"""In the page, the first of the table: it names and colours each."""
+
 LIBRARIES = {"niivue": "BSD-2-Clause", "uPlot": "MIT"}
 """In the page, with their licences."""
 
@@ -46,7 +53,7 @@ def voxel_page(
     version : str
         Of the app that made the maps.
     tissue : TissueClusters, optional
-        Regions whose borders can be shown.
+        Shown where no regions are given.
     """
     if not run.has_voxels or not run.maps:
         return None
@@ -94,7 +101,7 @@ def _content(run: RunDerivatives, display: Display, tissue: TissueClusters | Non
     fields, views = _fields(run), _views(run)
     voxels = int(run.mask.sum())
     flags = np.zeros(voxels) if run.flags is None else run.flags[run.mask]
-    regions = np.zeros(voxels) if tissue is None else tissue.numbers
+    kind, regions, codes = _regions(run, tissue)
     underlay = np.rint(255 * figures.underlay_of(run)).astype(np.uint8)
     return {
         "name": run.name,
@@ -123,15 +130,33 @@ def _content(run: RunDerivatives, display: Display, tissue: TissueClusters | Non
             {"code": spec.code, "words": spec.description, "colour": spec.color}
             for spec in (FLAGS if run.flags is not None else ())
         ],
-        "regions": [
-            {"code": row["cluster"], "words": f"cluster {row['cluster']}", "colour": row["color"]}
-            for row in (tissue.rows if tissue else ())
-        ],
+        "regions": regions,
+        "regions_kind": kind,
         "negligible_f": NEGLIGIBLE_F,
         "underlay_brightness": figures.UNDERLAY_BRIGHTNESS,
         "uncoloured_brightness": figures.UNCOLOURED_BRIGHTNESS,
-        "packed": pack_voxels(run.mask, underlay, (flags, regions), fields.values(), turned),
+        "packed": pack_voxels(run.mask, underlay, (flags, codes & 255, codes >> 8), fields.values(), turned),
     }
+
+
+def _regions(
+    run: RunDerivatives, tissue: TissueClusters | None
+) -> tuple[str, list[dict[str, Any]], np.ndarray]:
+    """Their kind, each of them, and the code of every voxel: of those given, or else of the clusters."""
+    if run.regions and run.region_codes is not None:
+        codes = np.nan_to_num(run.region_codes[run.mask])
+        codes = np.where(codes <= min(len(run.regions), MOST_REGIONS), codes, 0).astype(np.uint16)
+        names = [shorten(row.get("name") or MISSING) for row in run.regions]
+        colours = cycle(map(to_hex, colormaps["Set3"](range(12))))
+        there = [code for code in range(1, len(names) + 1) if (codes == code).any()]
+        given = [{"code": code, "words": names[code - 1], "colour": next(colours)} for code in there]
+        return "Regions", given, codes
+    codes = np.zeros(int(run.mask.sum())) if tissue is None else tissue.numbers
+    clusters = [
+        {"code": row["cluster"], "words": f"cluster {row['cluster']}", "colour": row["color"]}
+        for row in (tissue.rows if tissue else ())
+    ]
+    return "Tissue clusters", clusters, codes.astype(np.uint16)
 
 
 def _signals(run: RunDerivatives) -> dict[str, Any]:

@@ -457,6 +457,10 @@ def test_zoom_and_planes_keep_the_voxel_and_wheels_change_slices(out, visit):
     assert voxels.view("d").screenshot() != before
     page.get_by_role("button", name="Fit").click()
     assert voxels.view("d").screenshot() == before
+    page.get_by_label("Borders of the tissue clusters").check()
+    assert voxels.view("d").screenshot() != before
+    page.get_by_label("Borders of the tissue clusters").uncheck()
+    assert voxels.view("d").screenshot() == before
     page.get_by_label("Slices").select_option("coronal")
     assert voxels.view("d").screenshot() != before
     assert voxels.index == (5, 5, 2)

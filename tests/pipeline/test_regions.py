@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -119,6 +120,28 @@ def test_numbers_are_those_of_the_maps(out):
     assert [row for column, row in rows[3].items() if column not in ("segmentation", "index", "name")] == [
         row for column, row in rows[1].items() if column not in ("segmentation", "index", "name")
     ]
+
+
+def test_the_image_of_the_regions_counts_the_rows_of_the_table(out):
+    codes, maps = read(out, "desc-regions_dseg"), read(out, "model-ivim_param-f_dwimap")
+    # Of the second segmentation every voxel belongs to the first as well.
+    expected = np.select([np.isin(labels(), [3, 4]), labels() == 8], [1, 2]) * np.isfinite(maps)
+    assert np.array_equal(codes, expected)
+    lookup = (out / "sub-01/dwi/sub-01_desc-regions_dseg.tsv").read_text().splitlines()
+    assert lookup[0] == "index\tname\tsegmentation" and lookup[2] == "2\tright\trois:organs"
+    assert [line.split("\t")[1] for line in lookup[1:]] == [row["name"] for row in table(out)]
+    words = json.loads((out / "sub-01/dwi/sub-01_desc-regions_dseg.json").read_text())
+    assert words["segmentation"]["Description"] and any("desc-side" in source for source in words["Sources"])
+    marker = json.loads((out / "sub-01/dwi/sub-01_desc-ivim_qc.json").read_text())
+    assert "sub-01_desc-regions_dseg.nii.gz" in marker["Outputs"]
+
+
+def test_the_page_of_voxels_has_their_borders(out):
+    page = next((out / "sub-01/figures").glob("*_desc-voxels_dwi.html")).read_text()
+    (text,) = re.findall('<script type="application/json" id="run">(.*?)</script>', page)
+    shown = json.loads(text)
+    assert shown["regions_kind"] == "Regions"
+    assert [(region["code"], region["words"]) for region in shown["regions"]] == [(1, "left"), (2, "right")]
 
 
 def test_the_fit_of_the_mean_signal_finds_the_truth(out):

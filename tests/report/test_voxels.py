@@ -59,7 +59,7 @@ def unpack(run: dict) -> tuple[np.ndarray, list[np.ndarray], dict[str, np.ndarra
     inside = np.unpackbits(np.frombuffer(data[:bits], np.uint8))[:places].astype(bool)
     voxels = int(inside.sum())
     rest = np.frombuffer(data[bits + places :], np.uint8).reshape(-1, voxels)
-    codes, halves = list(rest[:2]), rest[2:].reshape(len(run["fields"]), 2, voxels)
+    codes, halves = list(rest[:3]), rest[3:].reshape(len(run["fields"]), 2, voxels)
     numbers = {
         field["name"]: np.ascontiguousarray(pair.T).view("<f2")[:, 0].astype(float) * field["unit"]
         for field, pair in zip(run["fields"], halves, strict=True)
@@ -102,7 +102,7 @@ def test_every_voxel_is_found_where_the_subject_has_it(axes, sizes, data):
     turned = turn_to_subject(mask, affine, (1.0, 1.0, 1.0), display)
     numbers = np.arange(mask.size).reshape(mask.shape)
     text = pack_voxels(
-        mask, np.zeros(mask.shape, np.uint8), [np.zeros(mask.sum())] * 2, [halve(numbers[mask])], turned
+        mask, np.zeros(mask.shape, np.uint8), [np.zeros(mask.sum())] * 3, [halve(numbers[mask])], turned
     )
     run = {
         "shape": turned.shape,
@@ -131,7 +131,7 @@ def test_the_page_holds_the_numbers_of_the_files(out, run):
     names |= {f"{label}_lsq": f"{stem}{label}_desc-lsq_dwimap" for label in ("f", "d", "dstar", "s0")}
     files = {key: nib.load(dwi / f"{name}.nii.gz").get_fdata() for key, name in names.items()}
     flags = nib.load(dwi / "sub-01_desc-ivimflags_dseg.nii.gz").get_fdata()
-    places, (found_flags, clusters), numbers = unpack(shown)
+    places, (found_flags, clusters, _), numbers = unpack(shown)
     index = tuple(np.array([array_index(shown, place) for place in places]).T)
     assert numbers.keys() == files.keys() | {f"signal_{b}" for b in range(6)}
     for name, volume in files.items():

@@ -34,8 +34,9 @@ class Voxels {
     this.underlay = bytes.subarray(bits, bits + places);
     const codes = bits + places;
     this.flags = bytes.subarray(codes, codes + this.count);
-    this.regions = bytes.subarray(codes + this.count, codes + 2 * this.count);
-    this.halves = bytes.subarray(codes + 2 * this.count);
+    const [low, high] = [1, 2].map((part) => bytes.subarray(codes + part * this.count, codes + (part + 1) * this.count));
+    this.regions = Uint16Array.from(low, (byte, voxel) => byte | (high[voxel] << 8));
+    this.halves = bytes.subarray(codes + 3 * this.count);
   }
 
   // NaN where there is no such map or no number.
@@ -97,6 +98,8 @@ function trustWords(voxel) {
   return flag ? `Flagged: ${flag.words}.` : "No flag.";
 }
 
+const regionWords = (voxel) => run.regions.find(({ code }) => voxel >= 0 && code === voxels.regions[voxel])?.words;
+
 function make(name, attributes = {}, ...children) {
   const made = document.createElement(name);
   Object.entries(attributes).forEach(([key, value]) => made.setAttribute(key, value));
@@ -119,12 +122,12 @@ function swatch(colour, ...words) {
 // A picture has 256 shades: greys of the image below, then those of the map. Between them the viewer may mix.
 const [LAST_GREY, FIRST_SHADE, LAST_SHADE] = [126, 129, 255];
 const CATEGORY = 8; // shades of each of the categories, of which the middle one is used
-const LINE = "lines", MOST_CATEGORIES = 14;
+const LINE = "lines", MOST_CATEGORIES = 12;
 const panels = new Map();
 const allViews = [
   ...run.views,
   ...(run.flags.length ? [{ field: FLAGS, label: "Flags", categories: run.flags }] : []),
-  ...(run.regions.length ? [{ field: REGIONS, label: "Tissue clusters", categories: run.regions }] : []),
+  ...(run.regions.length ? [{ field: REGIONS, label: run.regions_kind, categories: run.regions }] : []),
 ];
 const viewOf = (field) => allViews.find((view) => view.field === field);
 const rgb = (colour) => [1, 3, 5].map((start) => parseInt(colour.slice(start, start + 2), 16));
@@ -138,7 +141,8 @@ async function loadViewer() {
     if (shade < FIRST_SHADE) return Array(3).fill(255 * Math.min(shade / LAST_GREY, 1));
     return view.categories ? categoryColour(view.categories, shade) : mapColour(view, (shade - FIRST_SHADE) / (LAST_SHADE - FIRST_SHADE));
   }));
-  addColours(LINE, (shade) => categoryColour([...run.regions, { colour: "#ffffff" }], shade), (shade) => (shade ? 255 : 0));
+  const lineColours = [...run.regions.slice(0, MOST_CATEGORIES), { colour: "#ffffff" }];
+  addColours(LINE, (shade) => categoryColour(lineColours, shade), (shade) => (shade ? 255 : 0));
 }
 
 function mapColour(view, share) {
@@ -147,9 +151,11 @@ function mapColour(view, share) {
 }
 
 const shadesOf = (view) => Uint8Array.from(atob(run.shades[view.colours]), (letter) => letter.charCodeAt(0));
-const shadeOf = (category) => FIRST_SHADE + CATEGORY * (Math.min(category, MOST_CATEGORIES) + 0.5);
+const shadeOf = (category) => FIRST_SHADE + CATEGORY * (category + 0.5);
 const categoryColour = (categories, shade) =>
   rgb(categories[Math.min(Math.max(Math.floor((shade - FIRST_SHADE) / CATEGORY), 0), categories.length - 1)].colour);
+// More categories than these share colours.
+const orderOf = (categories) => new Map(categories.map(({ code }, position) => [code, position % MOST_CATEGORIES]));
 
 function addColours(name, colourOf, alphaOf = () => 255) {
   const shades = Array.from({ length: 256 }, (_, shade) => shade);
@@ -201,11 +207,11 @@ function mapShades(view) {
 
 function categoryShades(view) {
   const codes = view.field === FLAGS ? voxels.flags : voxels.regions;
-  const shades = new Map(view.categories.map(({ code }, position) => [code, shadeOf(position)]));
-  return (voxel) => shades.get(codes[voxel]) ?? 0;
+  const orders = orderOf(view.categories);
+  return (voxel) => (orders.has(codes[voxel]) ? shadeOf(orders.get(codes[voxel])) : 0);
 }
 
-// The mask is outlined just outside, the clusters along their borders, in the plane that is shown.
+// The mask is outlined just outside, regions along their borders, in the plane that is shown.
 function lines() {
   const [mask, regions] = [byId("mask-line").checked, byId("region-lines").checked];
   const asked = [mask, regions, state.plane].join();
@@ -216,6 +222,7 @@ function lines() {
 let drawnLines = {}; // the same in all viewers
 function findLines(mask, regions) {
   const data = new Uint8Array(voxels.at.length);
+  const orders = orderOf(run.regions);
   if (!mask && !regions) return data;
   const strides = [1, run.shape[0], run.shape[0] * run.shape[1]];
   const codeAt = (place) => (voxels.at[place] < 0 ? -1 : voxels.regions[voxels.at[place]]);
@@ -226,8 +233,8 @@ function findLines(mask, regions) {
       const along = Math.floor(place / stride) % run.shape[axis];
       return [along > 0 ? codeAt(place - stride) : here, along < run.shape[axis] - 1 ? codeAt(place + stride) : here];
     });
-    if (here < 0 && mask && around.some((other) => other >= 0)) data[place] = shadeOf(run.regions.length);
-    if (here > 0 && regions && around.some((other) => other !== here)) data[place] = shadeOf(here - 1);
+    if (here < 0 && mask && around.some((other) => other >= 0)) data[place] = shadeOf(Math.min(orders.size, MOST_CATEGORIES));
+    if (orders.has(here) && regions && around.some((other) => other !== here)) data[place] = shadeOf(orders.get(here));
   }
   return data;
 }
@@ -518,14 +525,16 @@ function showSignals(measured, curves) {
 
 function say(voxel) {
   const trust = trustWords(voxel);
+  const region = regionWords(voxel);
   byId("where").textContent = `Voxel ${indexWords(state.at)}`;
+  byId("inside").textContent = region ? `In ${region}.` : "";
   byId("trust").textContent = trust;
   const numbers = voxel < 0 ? [] : run.quantities.map(({ label, symbol, factor, unit }) => {
     const spread = `${label}_std`;
     const sure = fieldOf.has(spread) ? ` plus or minus ${numberOf(voxel, spread, factor)}` : "";
     return `${symbol} ${numberOf(voxel, label, factor)}${sure} ${unit}`;
   });
-  byId("said").textContent = [`Voxel ${indexWords(state.at)}`, ...numbers, trust].join("; ");
+  byId("said").textContent = [byId("where").textContent, ...numbers, trust, ...(region ? [`In ${region}.`] : [])].join("; ");
 }
 
 // ---- The chart: uPlot ----
@@ -857,6 +866,7 @@ function fillControls() {
   if (!run.oriented) [...byId("plane").options].forEach((option) => { option.text = ["i, j", "i, k", "j, k"][2 - option.value]; });
   if (run.signals) byId("axis").value = state.axis;
   byId("regions-choice").hidden = !run.regions.length;
+  byId("regions-kind").textContent = run.regions_kind.toLowerCase();
   byId("which").append(...allViews.map(({ field, label, group }) => {
     const box = make("input", { type: "checkbox", value: field, "data-map": field });
     box.checked = state.shown.includes(field);
