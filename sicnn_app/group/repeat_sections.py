@@ -56,13 +56,17 @@ def _repeatability_row(measure: ShownMeasure, row: Row) -> dict[str, str]:
     def interval(name: str) -> str:
         return f"{shown(f'{name}_lower')} to {shown(f'{name}_upper')}"
 
-    variation = number(row, "within_subject_cv")
+    variation, log_variation = (
+        MISSING if value is None else f"{100 * value:.1f} %"
+        for value in (number(row, f"within_subject_{name}") for name in ("cv", "log_cv"))
+    )
     icc = [format_number(number(row, name), 2) for name in ("icc", "icc_lower", "icc_upper")]
     return {
         "Parameter": measure.short,
         "Participants": row["participants"],
         "Mean": shown("mean"),
-        "Within-subject CV": MISSING if variation is None else f"{100 * variation:.1f} %",
+        "Within-subject CV": variation,
+        "on the log scale": log_variation,
         "Repeatability coefficient": f"{shown('repeatability_coefficient')} "
         f"({interval('repeatability_coefficient')})",
         "ICC(1,1)": f"{icc[0]} ({icc[1]} to {icc[2]})",

@@ -131,6 +131,12 @@ COLUMNS: tuple[Column, ...] = (
         "Within-subject coefficient of variation",
         "Within-subject standard deviation over the mean",
     ),
+    attribute(
+        "repeatability.within_subject_log_cv",
+        "Within-subject coefficient of variation on the log scale",
+        "sqrt(exp(s^2) - 1), s the within-subject standard deviation of natural logarithms: the coefficient "
+        "of variation where errors grow with the value, as those of D*; n/a: a value is not above 0",
+    ),
     Column(
         "repeatability_coefficient",
         "Repeatability coefficient",

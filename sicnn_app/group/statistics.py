@@ -90,6 +90,7 @@ class Repeatability:
     mean: float = math.nan
     within_subject_sd: float = math.nan
     within_subject_cv: float = math.nan
+    within_subject_log_cv: float = math.nan
     coefficient: float = math.nan
     coefficient_interval: tuple[float, float] = _UNKNOWN
     icc: float = math.nan
@@ -135,11 +136,21 @@ def repeatability(repeats: Sequence[np.ndarray]) -> Repeatability:
         mean=mean,
         within_subject_sd=sd,
         within_subject_cv=sd / mean if mean > 0 else math.nan,
+        within_subject_log_cv=_log_cv(groups, freedom),
         coefficient=factor * sd,
         coefficient_interval=(low, high),
         icc=icc,
         icc_interval=icc_interval,
     )
+
+
+def _log_cv(groups: Sequence[np.ndarray], freedom: int) -> float:
+    """Coefficient of variation of log-normal errors, from mean squares of logarithms within participants."""
+    if min(float(group.min()) for group in groups) <= 0:
+        return math.nan
+    logarithms = [np.log(group) for group in groups]
+    within = sum(float(np.square(group - group.mean()).sum()) for group in logarithms) / freedom
+    return math.sqrt(math.expm1(within))
 
 
 def _intraclass_correlation(groups: Sequence[np.ndarray], within: float) -> tuple[float, tuple[float, float]]:

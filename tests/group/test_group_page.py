@@ -103,7 +103,7 @@ def test_repeatability_on_the_page_is_that_of_the_table(html, out):
     assert float(cells[3].removesuffix(" %")) == pytest.approx(
         100 * float(rows[0]["within_subject_cv"]), abs=0.06
     )
-    coefficient = float(cells[4].split(" ")[0])
+    coefficient = float(cells[5].split(" ")[0])
     assert coefficient == pytest.approx(100 * float(rows[0]["repeatability_coefficient"]), rel=5e-3)
     plot = charts(html)["F, perfusion fraction: Bland-Altman plot, one point per participant"]
     assert plot.count("<circle") == RUNS and plot.count("95 % limit") == 2

@@ -123,6 +123,19 @@ def test_agreement_is_bland_and_altmans(values, factor, offset):
     assert moved.limits == pytest.approx(factor * np.array(found.limits), rel=1e-6, abs=1e-6)
 
 
+def test_variation_on_the_log_scale_is_that_of_log_normal_errors_whatever_the_value():
+    rng = np.random.default_rng(0)
+    truth = np.exp(rng.normal(-4, 1.0, size=(4000, 1)))
+    spread = 0.4
+    measured = truth * np.exp(spread * rng.normal(size=(4000, 2)))
+    found = repeatability(list(measured))
+    assert found.within_subject_log_cv == pytest.approx(math.sqrt(math.expm1(spread**2)), rel=0.05)
+    assert repeatability(list(1000 * measured)).within_subject_log_cv == pytest.approx(
+        found.within_subject_log_cv
+    )
+    assert math.isnan(repeatability([*measured, np.array([0.0, 1.0])]).within_subject_log_cv)
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_one_pair_has_no_limits(count):
     found = agreement(np.full(count, 1.0), np.full(count, 3.0))
