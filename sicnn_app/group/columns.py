@@ -21,7 +21,7 @@ from sicnn_app.formats import Column, described, shorten
 from sicnn_app.group.outliers import OUTLIER_RULE
 from sicnn_app.group.table import MASK_REGION, MAX_LETTERS
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
-from sicnn_app.ivim.parameters import MapSpec, all_maps
+from sicnn_app.ivim.parameters import SPECS, MapSpec, all_maps
 from sicnn_app.ivim.regions import Regions
 from sicnn_app.ivim.run import DwiRun
 from sicnn_app.ivim.summary import Spread, spread
@@ -67,6 +67,17 @@ class Region:
         """Of every map there is, by its label."""
         maps = [spec.label for spec in all_maps() if spec.label in self.run.maps]
         return {label: spread(self.run.inside(label)[self.where(label)]) for label in maps}
+
+    def conventional_median(self, label: str) -> float | None:
+        """Median of the conventional fit, D* where it finds perfusion; None where there is none."""
+        maps = self.run.conventional
+        if not maps.keys() >= {label, "f"}:
+            return None
+        values, fractions = (maps[name][self.run.mask][self.inside] for name in (label, "f"))
+        chosen = np.isfinite(values)
+        if SPECS[label].needs_perfusion:
+            chosen &= fractions >= NEGLIGIBLE_F
+        return spread(values[chosen]).median
 
     def map_spread(self, label: str) -> float | None:
         """Median standard deviation of a map; None where there is no map of it."""
@@ -202,6 +213,14 @@ def _of_map(spec: MapSpec) -> Iterator[Column]:
             f"Median over the voxels of the region{condition} of the standard deviation of {spec.symbol}, of "
             "the posterior or over an ensemble; n/a: there is none",
             lambda region: region.map_spread(spec.label),
+            spec.unit,
+        )
+        yield Column(
+            f"lsq_{spec.label}_median",
+            f"Median of {spec.symbol} of the conventional fit",
+            f"Median of {spec.symbol} of the conventional fit over the voxels of the region"
+            f"{condition and f'{condition} in that fit'}; n/a: there is none",
+            lambda region: region.conventional_median(spec.label),
             spec.unit,
         )
 

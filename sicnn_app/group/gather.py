@@ -249,7 +249,7 @@ def _measure(
     DataError
         A file cannot be read, a map is missing or has another shape, or the maps hold no number.
     """
-    found = collect_run(output_dir, run.subject, run.session, run.name, series=False, conventional=False)
+    found = collect_run(output_dir, run.subject, run.session, run.name, series=False)
     missing = [spec.label for spec in MAPS if spec.label not in found.maps]
     if found.problems:
         raise _unusable(run, "; ".join(found.problems))

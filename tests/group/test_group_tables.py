@@ -202,6 +202,7 @@ DAMAGES = {
     "map truncated": "param-f_dwimap.nii.gz cannot be read",
     "std of another shape": "has another shape",
     "map of nothing": "its maps hold no number",
+    "conventional map no image": "desc-lsq_dwimap.nii.gz cannot be read",
 }
 
 
@@ -220,6 +221,8 @@ def damage(out, name: str, how: str) -> None:
     elif how == "std of another shape":
         std = map_path(out, name, "f", "desc-std_dwimap.nii.gz")
         nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.float32), np.eye(4)), std)
+    elif how == "conventional map no image":
+        map_path(out, name, "d", "desc-lsq_dwimap.nii.gz").write_bytes(b"no image")
     else:
         nib.save(nib.Nifti1Image(np.full(SHAPE, np.nan, np.float32), nib.load(path).affine), path)
 
@@ -227,7 +230,7 @@ def damage(out, name: str, how: str) -> None:
 def test_runs_that_cannot_be_used_are_named_and_stop_nothing(app, tmp_path):
     names = {f"sub-{number}": how for number, how in enumerate(DAMAGES, start=1)}
     for subject in (*names, "sub-9"):
-        out = add_run(tmp_path, sub=subject.removeprefix("sub-"))
+        out = add_run(tmp_path, sub=subject.removeprefix("sub-"), comparison=True)
     for name, how in names.items():
         damage(out, name, how)
     call = gather(app, out)
@@ -250,12 +253,20 @@ def test_runs_that_cannot_be_used_are_named_and_stop_nothing(app, tmp_path):
     assert gather(app, out, "--participant-label", "1", "4", "--stop-on-first-crash").code == 66
 
 
-def test_a_damaged_map_that_the_group_does_not_use_leaves_no_run_out(app, tmp_path):
+def test_the_conventional_fit_stands_beside_where_there_is_one(app, tmp_path):
     out = add_run(tmp_path, sub="01", comparison=True)
-    map_path(out, "sub-01", "d", "desc-lsq_dwimap.nii.gz").write_bytes(b"no image")
-    call = gather(app, out)
-    assert call.code == 0 and not call.err
-    assert [row["source"] for row in table(out)] == ["sub-01"]
+    add_run(tmp_path, sub="02")
+    gather(app, out)
+    with_fit, without = table(out)
+    mask = np.isfinite(nib.load(map_path(out, "sub-01", "f")).get_fdata())
+    fit = {
+        label: nib.load(map_path(out, "sub-01", label, "desc-lsq_dwimap.nii.gz")).get_fdata()[mask]
+        for label in ("f", "d", "dstar")
+    }
+    fit["dstar"] = fit["dstar"][fit["f"] >= 0.02]
+    for label, values in fit.items():
+        assert float(with_fit[f"lsq_{label}_median"]) == pytest.approx(np.median(values), rel=1e-6)
+        assert without[f"lsq_{label}_median"] == "n/a"
 
 
 # regions
