@@ -228,7 +228,7 @@ class SelectionSettings:
 
 @dataclass(frozen=True)
 class InputSettings:
-    """Data besides the BIDS dataset: derivative datasets by name, b-values for trace images."""
+    """Data besides the BIDS dataset: derivative datasets by name, b-values for trace images, ratings."""
 
     derivatives: dict[str, Path] = field(
         default_factory=dict,
@@ -250,6 +250,15 @@ class InputSettings:
     )
     bvals: Path | None = field(
         default=None, metadata=row("b-values for images without a .bval", reads=given_path, metavar="FILE")
+    )
+    ratings: Path | None = field(
+        default=None,
+        metadata=row(
+            "folder of the ratings that reviewers saved in the reports, for the level group; runs rated "
+            "unusable are left out of what is said of all runs together (default: none)",
+            reads=given_path,
+            metavar="DIR",
+        ),
     )
 
 
@@ -761,6 +770,10 @@ class Settings:
             self.inputs.mask_desc is None or bool(self.inputs.derivatives),
             "--mask-desc chooses among masks of --derivatives: give that too",
         )
+        _require(
+            self.analysis_level == "group" or self.inputs.ratings is None,
+            "--ratings is for the level group: ratings come after the runs are processed",
+        )
 
     @property
     def work_dir(self) -> Path:
@@ -792,7 +805,7 @@ class Settings:
             return Path(os.path.abspath(path))
 
         database = self.selection.bids_database_dir
-        work, bvals = self.resources.work_dir, self.inputs.bvals
+        work, bvals, ratings = self.resources.work_dir, self.inputs.bvals, self.inputs.ratings
         with from_here():
             derivatives = {name: absolute(path) for name, path in self.inputs.derivatives.items()}
             return replace(
@@ -800,7 +813,12 @@ class Settings:
                 bids_dir=absolute(self.bids_dir),
                 output_dir=self.output_dir.absolute(),
                 selection=replace(self.selection, bids_database_dir=database and database.absolute()),
-                inputs=replace(self.inputs, derivatives=derivatives, bvals=bvals and absolute(bvals)),
+                inputs=replace(
+                    self.inputs,
+                    derivatives=derivatives,
+                    bvals=bvals and absolute(bvals),
+                    ratings=ratings and absolute(ratings),
+                ),
                 resources=replace(self.resources, work_dir=work and work.absolute()),
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +75,27 @@ def sidecar(out: Path, name: str = "group_ivim") -> dict:
 
 def group_files(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(out.glob("group*"))}
+
+
+def chart_data(html: str) -> dict:
+    """What the script of the page draws."""
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html)[1])
+
+
+def strips(html: str, title: str, region: int = 0) -> dict[str, dict]:
+    """Strips of one chart, by their kind; values by the name of their run."""
+    found = chart_data(html)
+    (measure,) = [place for place, item in enumerate(found["measures"]) if item["title"] == title]
+    return {
+        strip["kind"]: strip
+        | {
+            "values": {
+                found["runs"][run][0]: x for run, x in zip(strip["runs"], strip["values"], strict=True)
+            }
+        }
+        for strip in found["strips"]
+        if strip["measure"] == measure and strip["region"] == region
+    }
 
 
 def map_path(out: Path, name: str, label: str, ending: str = "dwimap.nii.gz") -> Path:

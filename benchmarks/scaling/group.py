@@ -1,15 +1,18 @@
-"""How long the group level takes for many participants, and how large its page gets.
+"""How long the group level takes for many participants, and how large its page is and how fast it opens.
 
     python -m benchmarks.scaling.group --participants 1 100 1000
 
-One tiny simulated abdomen is processed by least squares; its derivatives and its segmentation are copied to
-as many participants and sessions as asked for, with maps and signal-to-noise ratios times random numbers. The
-level group is then called in a process of its own: with nothing there, again, and after one run has changed.
+One tiny simulated abdomen is processed; its derivatives and its segmentation are copied to as many
+participants and sessions as asked for, with maps and signal-to-noise ratios times random numbers. The level
+group is then called in a process of its own: with nothing there, again, and after one run has changed. Its
+page is opened three times in a Chromium, where there is one with playwright (docs/report.md), and another
+region is chosen there: the median of the times until the browser has drawn it.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import resource
 import shutil
 import subprocess
@@ -22,6 +25,7 @@ import nibabel as nib
 import numpy as np
 
 from benchmarks.common.cells import parser_of
+from benchmarks.pictures.pages import find_chromium
 from sicnn_app.cli.main import main as run_app
 from sicnn_app.cli.simulate import main as simulate
 
@@ -36,6 +40,8 @@ COLUMNS = (
     "page (MB)",
     "table (MB)",
     "memory (GB)",
+    "page opens (s)",
+    "another region (s)",
 )
 SCALED = ("f", "d", "dstar")
 PARTICIPANT_SPREAD, MEASUREMENT_SPREAD = 0.15, 0.05
@@ -46,7 +52,7 @@ def make_template(folder: Path) -> tuple[Path, Path]:
     """Process one simulated run; gives the folders ``dwi`` of its derivatives and of its truth."""
     bids, out = folder / "bids", folder / "one"
     if simulate([str(bids), "--preset", "abdomen", "--snr", "30", "--shape", *SHAPE]) or run_app(
-        [str(bids), str(out), "participant", "--method", "lsq"]
+        [str(bids), str(out), "participant", "--device", "cpu"]
     ):
         raise SystemExit("the template could not be made")
     return out / "sub-01" / "dwi", bids / "derivatives" / "truth" / "sub-01" / "dwi"
@@ -108,6 +114,31 @@ def call(out: Path, rois: Path) -> float:
     return time.perf_counter() - started
 
 
+def open_page(path: Path) -> tuple[float, float]:
+    """Seconds until a page is drawn, and until it is drawn for another region; NaN without a Chromium."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        return math.nan, math.nan
+    drawn = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    times = []
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=find_chromium())
+        for _ in range(3):
+            page = browser.new_page(viewport={"width": 1280, "height": 900})
+            started = time.perf_counter()
+            page.goto(path.as_uri())
+            page.evaluate(drawn)
+            opened = time.perf_counter()
+            page.locator("#region").select_option(index=1)
+            page.evaluate(drawn)
+            times.append((opened - started, time.perf_counter() - opened))
+            page.close()
+        browser.close()
+    first, second = np.median(times, axis=0)
+    return float(first), float(second)
+
+
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--participants", type=int, nargs="+", default=[1, 100, 1000])
@@ -126,7 +157,8 @@ def main() -> None:
             sizes = [(out / name).stat().st_size / 1e6 for name in ("group.html", "group_ivim.tsv")]
             rows = len((out / "group_ivim.tsv").read_text().splitlines()) - 1
             peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
-            numbers = [*(f"{value:.1f}" for value in seconds), *(f"{value:.2f}" for value in (*sizes, peak))]
+            more = (*sizes, peak, *open_page(out / "group.html"))
+            numbers = [*(f"{value:.1f}" for value in seconds), *(f"{value:.2f}" for value in more)]
             runs = participants * given.sessions
             print("| " + " | ".join([str(participants), str(runs), str(rows), *numbers]) + " |", flush=True)
             shutil.rmtree(place)

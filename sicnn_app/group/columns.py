@@ -1,6 +1,7 @@
 """The table of the group: a row per region of a run, a :class:`Column` per number.
 
-What all runs together decide stands in the last column, see :mod:`sicnn_app.group.outliers`.
+What reviewers and all runs together decide stands in the last columns, see :mod:`sicnn_app.group.ratings` and
+:mod:`sicnn_app.group.outliers`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from sicnn_app.derivatives.facts import as_number
 from sicnn_app.derivatives.quality import group_columns
 from sicnn_app.formats import Column, described, shorten
 from sicnn_app.group.outliers import OUTLIER_RULE
+from sicnn_app.group.ratings import COLUMNS as RATING_COLUMNS
 from sicnn_app.group.table import MASK_REGION, MAX_LETTERS
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
 from sicnn_app.ivim.parameters import SPECS, MapSpec, all_maps
@@ -258,7 +260,11 @@ def measured_columns() -> dict[str, dict[str, Any]]:
 def table_columns() -> dict[str, dict[str, Any]]:
     """Words for the columns of ``group_ivim.tsv``, in its order."""
     words = f"Columns of this row whose value is an outlier among the runs. {OUTLIER_RULE}"
-    return {**measured_columns(), "outliers": described("Outliers", words)}
+    return {
+        **measured_columns(),
+        **{column.name: column.words() for column in RATING_COLUMNS},
+        "outliers": described("Outliers", words),
+    }
 
 
 def region_rows(source: DwiRun, run: RunDerivatives, regions: Mapping[str, Regions]) -> list[dict[str, Any]]:

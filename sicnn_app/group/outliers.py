@@ -60,8 +60,19 @@ class Measured:
         return zip(self.rows, self.values.tolist(), self.distribution.levels.tolist(), strict=True)
 
 
-def measure_kinds(rows: Sequence[Row]) -> list[Measured]:
-    """Distribution of every measure over the rows of every kind, in the order of measures and rows.
+def conventional_of(column: str) -> str:
+    """Column of the conventional fit that is held against one of the method's own maps."""
+    return f"lsq_{column}"
+
+
+def outlier_measures() -> list[str]:
+    """Columns that are looked through for outliers, those of regions first."""
+    of_region = [f"{spec.label}_median" for spec in all_maps() if spec.outlier]
+    return [*of_region, "flagged_share", *(column.name for column in outlier_columns())]
+
+
+def measure_kinds(rows: Sequence[Row], columns: Sequence[str]) -> list[Measured]:
+    """Distribution of columns over the rows of every kind, in the order of columns and rows.
 
     What belongs to the run is taken from the row of its mask only.
     """
@@ -69,9 +80,8 @@ def measure_kinds(rows: Sequence[Row]) -> list[Measured]:
     for row in rows:
         kinds[tuple(kind_of(row).items())].append(row)
     found = []
-    of_region = [f"{spec.label}_median" for spec in all_maps() if spec.outlier]
     of_run = [column.name for column in outlier_columns()]
-    for column in (*of_region, "flagged_share", *of_run):
+    for column in columns:
         for items, own in kinds.items():
             kind = dict(items)
             if column in of_run and kind["segmentation"] is not None:

@@ -13,17 +13,19 @@ import numpy as np
 from sicnn_app import __version__
 from sicnn_app.derivatives.facts import MISSING, count_of, in_words, stop_in_words
 from sicnn_app.derivatives.quality import TIME_COLUMNS
+from sicnn_app.derivatives.ratings import RATINGS
 from sicnn_app.formats import natural_key, shorten
-from sicnn_app.group.charts import MIN_BOX, StripChart, Values, strip_chart
+from sicnn_app.group.charts import CONVENTIONAL_WORDS, MIN_BOX, chart_data
 from sicnn_app.group.gather import Chosen, GatheredRun
-from sicnn_app.group.labels import Group, ShownMeasure, method_in_words, region_measures, run_measures
-from sicnn_app.group.outliers import OUTLIER_RULE, Measured, outlier_words, region_key
+from sicnn_app.group.labels import Group, ShownMeasure, method_in_words
+from sicnn_app.group.outliers import OUTLIER_RULE, conventional_of, outlier_words, region_key
+from sicnn_app.group.ratings import is_usable
 from sicnn_app.group.repeat_sections import as_table, repeat_sections
 from sicnn_app.group.table import MAX_LETTERS, Row, cell, number
 from sicnn_app.ivim.adequacy_inputs import UNKNOWN, VERDICTS
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
-from sicnn_app.ivim.parameters import MAPS
 from sicnn_app.report.adequacy import SYMBOLS
+from sicnn_app.report.html import run_anchor
 from sicnn_app.report.page import render_page
 
 MAX_LISTED = 60
@@ -37,6 +39,17 @@ MAX_SETTINGS = 500
 
 ABSENT = "not recorded"
 
+FIT = "LSQ "
+"""Start of the heads of the conventional fit."""
+
+RATED = dict(zip(RATINGS, (SYMBOLS[word] for word in VERDICTS), strict=False))
+"""Signs of the ratings: those of the verdicts good, doubtful and poor."""
+
+MAYBE_ALIKE = ("Voxels", "b-values", "Method", "Ended because")
+"""Columns of the runs that are one sentence where all runs have the same."""
+
+WORDY = ("Rating", "Verdict", "Method", "Ended because", "Outliers")
+
 
 def group_page(group: Group) -> bytes:
     """The page, HTML; the same rows give the same bytes."""
@@ -45,6 +58,8 @@ def group_page(group: Group) -> bytes:
         "group.html.j2",
         package="sicnn_app.group",
         styles=("report.css", "group.css"),
+        libraries=("uPlot.iife.min.js", "uPlot.min.css"),
+        scripts=("group.js",),
         version=__version__,
         subset=_subset(group.chosen),
         tiles=_tiles(group),
@@ -60,11 +75,24 @@ def group_page(group: Group) -> bytes:
         outliers=as_table(outliers[:MAX_LISTED]),
         outlier_count=len(outliers),
         hidden=group.regions[1],
-        charts=_strip_charts(group, region_measures()),
-        quality=_strip_charts(group, run_measures()),
+        distributions=as_table(_distribution_rows(group, of_run=False)),
+        quality=as_table(_distribution_rows(group, of_run=True)),
         repeated=repeat_sections(group),
-        runs=as_table([_run_row(group, row) for row in group.masks]),
+        unusable=_first([row["source"] for row in group.masks if not is_usable(row)]),
+        disagreements=_first(_disagreements(group)),
+        rating_problems=_first(group.ratings.told()),
+        runs=_runs_table(group),
+        data=chart_data(group),
     )
+
+
+def _disagreements(group: Group) -> list[str]:
+    """One line per run that reviewers rated differently."""
+    return [
+        f"{row['source']}: {cell(row, 'rating_reviewers')}"
+        for row in group.masks
+        if (found := group.ratings.by_run.get(row["source"])) and len({one.rating for one in found.given}) > 1
+    ]
 
 
 def _mixed_times(rows: list[Row]) -> list[str]:
@@ -101,6 +129,9 @@ def _tiles(group: Group) -> list[dict[str, str]]:
         "Runs with outliers": len({row["source"] for row in group.rows if cell(row, "outliers")}),
     }
     tiles = {name: f"{count:,}" for name, count in counts.items()}
+    rated = Counter(cell(row, "rating") for row in group.masks)
+    if any(rated[word] for word in RATINGS):
+        tiles[f"Rated {' / '.join(RATINGS)}"] = " / ".join(f"{rated[word]:,}" for word in RATINGS)
     verdicts = Counter(cell(row, "adequacy") for row in group.masks)
     words = [word for word in VERDICTS if word != UNKNOWN or verdicts[word]]
     if any(verdicts[word] for word in words):
@@ -128,23 +159,54 @@ def _made_rows(masks: Sequence[Row]) -> list[dict[str, str]]:
     ]
 
 
-def _run_row(group: Group, row: Row) -> dict[str, Any]:
-    def text(column: str, *, unit: bool = False) -> str:
-        return group.measures[column].text(number(row, column), unit=unit)
+def _runs_table(group: Group) -> dict[str, Any]:
+    """Table of the masks: ``head``, ``rows``, and in words what is ``same`` in all runs.
 
-    voxels, verdict = number(row, "voxel_count"), cell(row, "adequacy")
-    medians = [f"{spec.label}_median" for spec in MAPS if spec.outlier]
+    A head says which measure stands below it, if the script can show that of another region there.
+    """
+    rows = _without_missing([_run_row(group, row) for row in group.masks])
+    alike = [name for name in MAYBE_ALIKE if len(rows) > 1 and len({row.get(name) for row in rows}) == 1]
+    places = {
+        _head(measure, of_fit): (place, of_fit)
+        for place, measure in enumerate(group.measures.values())
+        for of_fit in (False, True)
+        if not measure.of_run
+    }
+    names = [name for name in rows[0] if name not in alike]
+    return {
+        "same": ", ".join(f"{name} {rows[0][name]}" for name in alike if name in rows[0]),
+        "head": [{"text": name, "words": name in WORDY, "place": places.get(name)} for name in names],
+        "rows": [
+            {
+                "anchor": run_anchor(row["source"]),
+                "name": row["source"],
+                "report": group.reports.get(row["source"]),
+                "usable": is_usable(row),
+                "cells": [cells[name] for name in names],
+            }
+            for row, cells in zip(group.masks, rows, strict=True)
+        ],
+    }
+
+
+def _run_row(group: Group, row: Row) -> dict[str, str]:
+    def text(column: str, *, of: str | None = None) -> str:
+        return group.measures[column].text(number(row, of or column), unit=False)
+
+    voxels, verdict, rating = number(row, "voxel_count"), cell(row, "adequacy"), cell(row, "rating")
+    reasons = cell(row, "rating_reasons") or ""
+    shown = [column for column, measure in group.measures.items() if not measure.of_run]
     outliers = (entry.split(" ", 1) for entry in (cell(row, "outliers") or "").split(", ") if entry)
     return {
-        "Run": group.link(row),
-        "Method": method_in_words(cell(row, "method")),
-        "Verdict": MISSING if verdict is None else f"{SYMBOLS.get(verdict, SYMBOLS[UNKNOWN])} {verdict}",
-        "Voxels": MISSING if voxels is None else f"{int(voxels):,}",
-        "b-values": row["b_values"],
+        "Rating": MISSING if rating is None else f"{RATED[rating]}\u00a0{rating}{reasons and f': {reasons}'}",
+        "Verdict": MISSING if verdict is None else f"{SYMBOLS.get(verdict, SYMBOLS[UNKNOWN])}\u00a0{verdict}",
+        **{_head(group.measures[column], False): text(column) for column in shown},
+        **{_head(group.measures[column], True): text(column, of=conventional_of(column)) for column in shown},
         "SNR, lowest b": text("snr_b0"),
         "SNR, highest b": text("snr_highest_b"),
-        **{group.measures[column].short: text(column) for column in medians},
-        "Flagged": text("flagged_share", unit=True),
+        "Voxels": MISSING if voxels is None else f"{int(voxels):,}",
+        "b-values": row["b_values"],
+        "Method": method_in_words(cell(row, "method")),
         "Ended because": stop_in_words(row["stop_reason"]),
         "Outliers": "; ".join(f"{group.measures[column].name} {where}" for column, where in outliers),
     }
@@ -176,28 +238,32 @@ def _outlier_rows(group: Group) -> list[dict[str, Any]]:
     return [line | {"Values": count} for _, line, count in farthest]
 
 
-def _strip_charts(group: Group, measures: Mapping[str, ShownMeasure]) -> list[StripChart]:
-    drawn, _ = group.regions
-    items = [item for item in group.measured if region_key(item.kind) in drawn]
-    items.sort(key=lambda item: group.names.rank(item.kind))
-    charts = []
-    for column, measure in measures.items():
-        strips = [_strip(group, measure, item) for item in items if item.column == column]
-        if strips:
-            charts.append(strip_chart(measure.title, measure.axis, strips))
-    return charts
+def _distribution_rows(group: Group, *, of_run: bool) -> list[dict[str, str]]:
+    """One line per kind: the median of every measure over its runs, with the quartiles."""
+    columns = {column: measure for column, measure in group.measures.items() if measure.of_run == of_run}
+    rows: dict[str, dict[str, str]] = {}
+    for items, words, of in (
+        (group.measured, "", str),
+        (group.conventional(), CONVENTIONAL_WORDS, conventional_of),
+    ):
+        named = {of(column): measure for column, measure in columns.items()}
+        shown = [item for item in items if item.column in named and region_key(item.kind) in group.regions[0]]
+        for item in sorted(shown, key=lambda item: group.names.rank(item.kind)):
+            name, measure = f"{group.names.of(item.kind)}{words}", named[item.column]
+            row = rows.setdefault(name, {"Region": name, "Runs": f"{item.values.size:,}"})
+            row[measure.short] = measure.quartiles(item)
+    empty = {"Region": "", "Runs": "", **{measure.short: MISSING for measure in columns.values()}}
+    return _without_missing([{**empty, **row} for row in rows.values()])
 
 
-def _strip(group: Group, measure: ShownMeasure, item: Measured) -> Values:
-    sources = []
-    for row, value, level in item.points:
-        outside = f", {outlier_words(level)}" if level else ""
-        sources.append(group.source(row, f"{measure.text(value)}{outside}"))
-    label = f"{group.names.of(item.kind)}: {count_of(item.values.size, 'run')}"
-    if item.values.size >= MIN_BOX:
-        low, middle, high = (measure.text(value, unit=False) for value in item.distribution.quartiles)
-        label += f", median {middle} ({low} – {high})"
-    return Values(label, item.values * measure.factor, sources)
+def _head(measure: ShownMeasure, of_fit: bool) -> str:
+    return f"{FIT if of_fit else ''}{measure.short}"
+
+
+def _without_missing(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Rows without the columns that have nothing in any of them."""
+    kept = {name for row in rows for name, value in row.items() if value != MISSING}
+    return [{name: value for name, value in row.items() if name in kept} for row in rows]
 
 
 def _differences(runs: Sequence[GatheredRun]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Mapping, Sequence
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,19 @@ from sicnn_app.derivatives.written import WrittenRecord
 from sicnn_app.errors import SicnnAppError
 from sicnn_app.files import parse_json, read_regular
 from sicnn_app.formats import json_bytes, tsv_bytes
-from sicnn_app.group.columns import table_columns
+from sicnn_app.group.columns import measured_columns, table_columns
 from sicnn_app.group.gather import Chosen, Earlier, Gathered, gather
 from sicnn_app.group.labels import Group
-from sicnn_app.group.outliers import OUTLIER_RULE, Measured, distribution_record, mark_outliers, measure_kinds
+from sicnn_app.group.outliers import (
+    OUTLIER_RULE,
+    Measured,
+    distribution_record,
+    mark_outliers,
+    measure_kinds,
+    outlier_measures,
+)
 from sicnn_app.group.page import group_page
+from sicnn_app.group.ratings import Ratings, is_usable
 from sicnn_app.group.repeats import COLUMNS, find_repeats
 from sicnn_app.group.table import Row, parse_table
 from sicnn_app.report.html import run_anchor
@@ -37,6 +46,7 @@ def write_group(
     output_dir: Path,
     chosen: Chosen,
     datasets: Mapping[str, Path],
+    ratings: Ratings,
     *,
     reuse: bool,
     stop: bool = False,
@@ -54,6 +64,8 @@ def write_group(
         From :func:`sicnn_app.group.gather.find_runs`.
     datasets : mapping of str to Path
         Derivative datasets with segmentations, by name.
+    ratings : Ratings
+        Of reviewers.
     reuse : bool
         Take the rows of runs that did not change from the last table.
     stop : bool
@@ -83,10 +95,12 @@ def write_group(
     )
     if not gathered.runs:
         return gathered
-    rows = [row for run in gathered.runs for row in run.rows]
-    measured = measure_kinds(rows)
+    rows = ratings.rated([row for run in gathered.runs for row in run.rows])
+    usable = list(filter(is_usable, rows))
+    unusable = list(filterfalse(is_usable, rows))
+    measured, apart = (measure_kinds(part, outlier_measures()) for part in (usable, unusable))
     table = tsv_bytes(list(table_columns()), mark_outliers(rows, measured))
-    repeats = find_repeats(rows)
+    repeats = find_repeats(usable)
     repeated = tsv_bytes(
         [column.name for column in COLUMNS],
         ({column.name: column.value(found) for column in COLUMNS} for found in repeats),
@@ -99,10 +113,10 @@ def write_group(
     parsed = list(zip(repeats, parse_table(repeated), strict=True))
     contents = (
         table,
-        json_bytes(_table_sidecar(chosen, gathered, measured)),
+        json_bytes(_table_sidecar(chosen, gathered, ratings, measured)),
         repeated,
         json_bytes(_REPEATABILITY_SIDECAR),
-        group_page(Group(gathered, parse_table(table), measured, parsed, reports, chosen)),
+        group_page(Group(gathered, parse_table(table), measured, apart, parsed, reports, chosen, ratings)),
     )
     prepare()
     with scratch_folder(output_dir) as folder:
@@ -124,8 +138,10 @@ def read_earlier(output_dir: Path) -> dict[str, Earlier]:
         if not table.startswith("\t".join(table_columns()).encode() + b"\n"):
             return {}
         rows: dict[str, list[Row]] = {}
+        decided = table_columns().keys() - measured_columns().keys()
         for row in parse_table(table):
-            del row["outliers"]
+            for name in decided:
+                del row[name]
             if not all(isinstance(cell, str) for cell in row.values()):
                 raise ValueError("a row that is not as long as the header")
             rows.setdefault(row["source"], []).append(row)
@@ -137,11 +153,14 @@ def read_earlier(output_dir: Path) -> dict[str, Earlier]:
         return {}
 
 
-def _table_sidecar(chosen: Chosen, gathered: Gathered, measured: Sequence[Measured]) -> dict[str, Any]:
+def _table_sidecar(
+    chosen: Chosen, gathered: Gathered, ratings: Ratings, measured: Sequence[Measured]
+) -> dict[str, Any]:
     return {
         "Description": "Statistics of the maps and quality measures: one row per run and region",
         **table_columns(),
         "Selection": {"ChosenBy": chosen.by or None, "RunsNotChosen": chosen.others},
+        "Ratings": {"Files": ratings.files, "LeftOut": ratings.told()},
         "OutlierRule": OUTLIER_RULE,
         "Distributions": [distribution_record(item) for item in measured],
         "LeftOut": [{"Run": run.name, "Reason": str(error)} for run, error in gathered.left_out],

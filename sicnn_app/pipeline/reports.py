@@ -98,6 +98,7 @@ def write_boilerplate(settings: Settings, console: Console) -> int:
 def process_group(settings: Settings, console: Console) -> int:
     """Gather all runs of the output in tables and a page."""
     from sicnn_app.group.gather import find_runs
+    from sicnn_app.group.ratings import read_ratings
 
     selection = Selection.build(settings.selection)
     require_derivatives(settings.inputs.derivatives)
@@ -109,6 +110,16 @@ def process_group(settings: Settings, console: Console) -> int:
         )
     for text in (*selection.warnings, *selection.unmatched(run.entities for run in runs)):
         console.warning(text)
+    ratings = read_ratings(settings.inputs.ratings)
+    if ratings.problems and settings.stop_on_first_crash:
+        raise ratings.problems[0]
+    for problem in ratings.problems:
+        console.error(f"left out: {problem}", problem)
+    if unmatched := ratings.unmatched([run.name for run in runs]):
+        more = f" and {len(unmatched) - MAX_WARNINGS} more" if len(unmatched) > MAX_WARNINGS else ""
+        console.warning(
+            f"--ratings: rated, but not among these runs: {', '.join(unmatched[:MAX_WARNINGS])}{more}"
+        )
     targets = names.group_outputs(settings.output_dir)
     foreign = WrittenRecord(settings.output_dir, names.GROUP_UNIT).foreign(targets)
     if settings.dry_run:
@@ -116,7 +127,7 @@ def process_group(settings: Settings, console: Console) -> int:
         console.line(f"{len(runs)} runs would be gathered:")
         for path in (*(run.name for run in runs), "would write", *targets):
             console.line(f"  {path}")
-        return 0
+        return code_of(ratings.problems, all_failed=False)
     require_free(foreign)
     with at_work(settings, console), output_and_log(settings, console) as log:
         # It imports matplotlib, which looks for its cache at once.
@@ -128,6 +139,7 @@ def process_group(settings: Settings, console: Console) -> int:
                 settings.output_dir,
                 chosen,
                 settings.inputs.derivatives,
+                ratings,
                 reuse=not settings.overwrite,
                 stop=settings.stop_on_first_crash,
                 prepare=partial(prepare_folder, settings),
@@ -150,4 +162,5 @@ def process_group(settings: Settings, console: Console) -> int:
             if gathered.runs
             else "nothing is written, since no run can be used: files of an earlier call stay as they are"
         )
-    return code_of([error for _, error in gathered.left_out], all_failed=not gathered.runs)
+    errors = [*ratings.problems, *(error for _, error in gathered.left_out)]
+    return code_of(errors, all_failed=not gathered.runs)

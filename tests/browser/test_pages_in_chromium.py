@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from bids_datasets import Dataset
 from factories import BVALS, SIGMA, make_result
 from PIL import Image
 
@@ -138,14 +139,30 @@ def out(chromium, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def group(chromium, tmp_path_factory) -> Path:
-    """Eight participants measured twice, and an outlier among them."""
+    """Eight participants measured twice with a conventional fit and two regions, an outlier and ratings."""
     folder = tmp_path_factory.mktemp("group")
+    rois = Dataset(folder / "rois", kind="derivative")
+    rois.write("desc-halves_dseg.tsv", "index\tname\n1\tliver\n2\tspleen\n")
+    labels = np.ones(group_runs.SHAPE, dtype=int)
+    labels[3:] = 2
     for participant in range(8):
         for session in ("1", "2"):
+            names = {"sub": f"{participant:02}", "ses": session}
             written = group_runs.add_run(
-                folder, sub=f"{participant:02}", ses=session, factor=3.0 if participant == 7 else 1.0
+                folder,
+                **names,
+                factor=3.0 if participant == 7 else 1.0,
+                seed=2 * participant + int(session),
+                comparison=True,
             )
-    assert main([str(folder / "no dataset"), str(written), "group"]) == 0
+            run = f"sub-{names['sub']}_ses-{session}"
+            like = group_runs.map_path(written, run, "f")
+            group_runs.add_segmentation(rois, f"{run.replace('_', '/')}/dwi/{run}_desc-halves", labels, like)
+    for run, rating in (("sub-01_ses-1", "good"), ("sub-02_ses-1", "doubtful"), ("sub-03_ses-1", "unusable")):
+        rated = {"Run": run, "Rating": rating, "Date": "2026-11-30T14:00:00Z"}
+        (folder / f"{run}_desc-rating.json").write_text(json.dumps(rated))
+    call = [str(folder / "no dataset"), str(written), "group", "-d", str(rois.root), "--ratings", str(folder)]
+    assert main(call) == 0
     return written / "group.html"
 
 
@@ -184,6 +201,125 @@ def test_these_checks_find_what_they_look_for(tmp_path, visit, axe):
     assert all(rule in found for rule in ("image-alt", "color-contrast", "html-has-lang"))
     assert any("broken" in line for line in visited.complaints)
     assert "http://127.0.0.1:9/x.png" in visited.requests
+
+
+def chart(page, title: str):
+    return page.get_by_role("application", name=re.compile(rf"^{re.escape(title)}: \d"))
+
+
+def column_of(page, head: str) -> list[str]:
+    """Texts of the visible cells below a head of the table of runs."""
+    return page.evaluate(
+        """(head) => {
+          const table = document.querySelector("#run-table");
+          const place = [...table.tHead.rows[0].cells].findIndex((cell) => cell.textContent === head);
+          const rows = [...table.tBodies[0].rows].filter((row) => !row.hidden);
+          return rows.map((row) => row.cells[place].textContent);
+        }""",
+        head,
+    )
+
+
+def test_a_point_names_its_run_and_leads_to_its_report(group, visit):
+    page = visit(group).page
+    page.get_by_label("Conventional fit").uncheck()
+    plot = chart(page, "F, perfusion fraction")
+    values = {
+        row["source"]: float(row["f_median"])
+        for row in group_runs.table(group.parent)
+        if row["region"] == "mask"
+    }
+    # Points go from the lowest value to the highest; the last strip is that of the run rated unusable.
+    usable = sorted((value, name) for name, value in values.items() if name != "sub-03_ses-1")
+    plot.press("Home")
+    said = page.locator("#said")
+    assert said.text_content().startswith(f"{usable[0][1]}: {100 * usable[0][0]:#.3g} %")
+    for _ in usable[1:]:
+        plot.press("ArrowRight")
+    assert said.text_content().startswith(f"{usable[-1][1]}: {100 * usable[-1][0]:#.3g} %")
+    plot.press("End")
+    assert "sub-03_ses-1" in said.text_content() and "rated unusable" in said.text_content()
+    plot.press("Home")
+    plot.scroll_into_view_if_needed()
+    # The mouse finds the same point where the ring is.
+    ring = plot.locator(".ring").bounding_box()
+    plot.blur()
+    assert plot.locator(".ring").count() == 0
+    page.mouse.click(ring["x"] + ring["width"] / 2, ring["y"] + ring["height"] / 2)
+    assert plot.locator(".tip").text_content().startswith(usable[0][1])
+    plot.get_by_role("link", name="report").click()
+    page.wait_for_url(f"**/{usable[0][1]}.html#run-{usable[0][1]}")
+
+
+def test_a_row_and_its_address_mark_the_run_in_every_chart(group, visit):
+    page = visit(group).page
+    page.get_by_role("button", name="Mark sub-04_ses-1 in the charts").click()
+    charts = page.get_by_role("application").count()
+    # F, D and D* have a point of the conventional fit as well.
+    assert page.locator(".ring").count() == charts + 3 and charts == 5 + 2 + 3
+    page.get_by_label("Conventional fit").uncheck()
+    assert page.locator(".ring").count() == charts
+    page.get_by_role("button", name="clear").click()
+    assert page.locator(".ring").count() == 0
+    page.goto(f"{group.as_uri()}#run-sub-05_ses-2")
+    assert page.inner_text("#pinned").startswith("Marked: sub-05_ses-2")
+    assert page.locator("tr.pinned th").first.inner_text().startswith("sub-05_ses-2")
+
+
+def test_the_table_of_runs_sorts_filters_and_shows_regions(group, visit):
+    page = visit(group).page
+    rows = group_runs.table(group.parent)
+    masks = [row for row in rows if row["region"] == "mask"]
+    head = page.locator("#run-table thead th", has_text=re.compile(r"^F \(%\)"))
+    for order in ("ascending", "descending"):
+        head.get_by_role("button").click()
+        assert head.get_attribute("aria-sort") == order
+        shown = [float(text) for text in column_of(page, "F (%)")]
+        assert shown == sorted(shown, reverse=order == "descending") and len(shown) == 16
+    page.get_by_role("button", name="Rating").click()
+    ratings = column_of(page, "Rating")
+    assert [text[2:] for text in ratings[:3]] == ["good", "doubtful", "unusable"]
+    assert set(ratings[3:]) == {"n/a"}
+    page.get_by_role("button", name="Run", exact=True).click()
+    for region in ("spleen", "whole mask"):
+        page.locator("#region").select_option(label=region)
+        own = [row for row in rows if row["region"] == region.replace("whole ", "")]
+        for name, column in (("F (%)", "f_median"), ("LSQ F (%)", "lsq_f_median")):
+            expected = [100 * float(row[column]) for row in own]
+            assert [float(text) for text in column_of(page, name)] == pytest.approx(expected, rel=6e-3)
+        assert region in page.inner_text("#run-table caption")
+    page.get_by_label("Find runs").fill("sub-03 unusable")
+    assert [text[:12] for text in column_of(page, "Run")] == ["sub-03_ses-1"]
+    assert page.inner_text("#count") == f"1 of {len(masks)} runs"
+    page.get_by_label("Find runs").fill("")
+    assert len(column_of(page, "Run")) == len(masks)
+
+
+def test_the_group_prints_dark_pages_on_white_and_needs_no_script_for_its_tables(group, chromium, visit):
+    page = visit(group, scheme="dark").page
+    darkest = """() => {
+      const canvas = document.querySelector(".plot canvas");
+      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      let least = 255;
+      for (let place = 0; place < data.length; place += 4) {
+        if (data[place + 3] > 250) least = Math.min(least, data[place]);
+      }
+      return least;
+    }"""
+    assert page.evaluate(darkest) > 40
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    page.wait_for_timeout(50)
+    assert page.evaluate(darkest) < 30
+    context = chromium.new_context(java_script_enabled=False)
+    try:
+        plain = context.new_page()
+        plain.goto(group.as_uri())
+        assert plain.locator("#run-table tbody tr").count() == 16
+        assert not plain.locator("#choose").is_visible() and "has no charts" in plain.inner_text("main")
+        for region in ("whole mask", "liver", "spleen"):
+            assert plain.locator("#parameters th[scope=row]", has_text=region).first.is_visible()
+    finally:
+        context.close()
 
 
 class VoxelPage:
