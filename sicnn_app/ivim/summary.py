@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 
 @dataclass(frozen=True)
@@ -30,4 +29,5 @@ def spread(values: np.ndarray) -> Spread:
     if values.size == 0:
         return Spread()
     std = float(values.std(ddof=1)) if values.size > 1 else math.nan
-    return Spread(float(np.median(values)), float(stats.iqr(values)), std)
+    lower, upper = np.percentile(values, (25, 75))
+    return Spread(float(np.median(values)), float(upper - lower), std)
