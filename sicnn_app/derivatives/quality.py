@@ -281,7 +281,7 @@ def _signal_to_noise_columns(*, averaged: bool = False) -> Iterator[Column]:
     for end, name, place in (("lowest", "snr_b0", 6), ("highest", "snr_highest_b", 7)):
         title = f"Signal-to-noise ratio at the {end} b-value"
         words = f"Median signal inside the mask at the {end} b-value over the noise of"
-        shown = Shown(f"signal-to-noise ratio, {end} b", title)
+        shown = Shown(f"SNR, {end} b", title)
         if averaged:
             yield _column(f"{name}_averaged", f"{title} after averaging", f"{words} its average")
         else:

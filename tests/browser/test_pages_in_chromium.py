@@ -288,6 +288,8 @@ def test_the_table_of_runs_sorts_filters_and_shows_regions(group, visit):
             expected = [100 * float(row[column]) for row in own]
             assert [float(text) for text in column_of(page, name)] == pytest.approx(expected, rel=6e-3)
         assert region in page.inner_text("#run-table caption")
+        wider = "(plots) => plots.filter((plot) => plot.firstChild.offsetWidth > plot.clientWidth).length"
+        assert page.locator(".plot").evaluate_all(wider) == 0
     page.get_by_label("Find runs").fill("sub-03 unusable")
     assert [text[:12] for text in column_of(page, "Run")] == ["sub-03_ses-1"]
     assert page.inner_text("#count") == f"1 of {len(masks)} runs"

@@ -24,6 +24,9 @@ function inWords(value) {
 
 const withUnit = (measure, value) => inWords(value) + measure.ending;
 
+// Smallest and largest, of more values than a function takes arguments.
+const extent = (values) => values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
+
 // ---- Marks ----
 
 const MARKS = [
@@ -138,7 +141,6 @@ class Chart {
       this.element.append(made("p", { className: "note", textContent: this.lines.map(([, words]) => words).join("; ") }));
     }
     parent.append(this.element);
-    this.make();
     this.plot.addEventListener("keydown", (event) => this.key(event));
     this.plot.addEventListener("blur", ({ relatedTarget }) => this.plot.contains(relatedTarget) || point(null));
   }
@@ -149,16 +151,14 @@ class Chart {
 
   make() {
     const scatter = this.strips.length === 0;
-    const numbers = this.points.map((one) => one.x);
-    const boxes = this.strips.flatMap((strip) => strip.box ?? []);
-    let [low, high] = [Math.min(...numbers, ...boxes), Math.max(...numbers, ...boxes)];
+    let [low, high] = extent([...this.points.map((one) => one.x), ...this.strips.flatMap((strip) => strip.box ?? [])]);
     const logarithmic = this.logarithmic && low > 0;
     const [there, back] = logarithmic ? [Math.log, Math.exp] : [Number, Number];
     const margin = 0.04 * (there(high) - there(low)) || 0.05 * Math.abs(there(high)) || 1;
     [low, high] = [back(there(low) - margin), back(there(high) + margin)];
-    const heights = [0, ...this.points.map((one) => one.y), ...this.lines.map(([value]) => value)];
-    const spare = 0.06 * (Math.max(...heights) - Math.min(...heights)) || 1;
-    const ends = scatter ? [Math.min(...heights) - spare, Math.max(...heights) + spare] : [0, 1];
+    const [bottom, top] = extent([0, ...this.points.map((one) => one.y), ...this.lines.map(([value]) => value)]);
+    const spare = 0.06 * (top - bottom) || 1;
+    const ends = scatter ? [bottom - spare, top + spare] : [0, 1];
     const axis = {
       stroke: () => this.colour.muted,
       grid: { stroke: () => this.colour.line, width: 1 },
@@ -412,6 +412,8 @@ function drawCharts() {
     const content = { title, across: `Mean of both: ${measure.axis}`, up: "Second less first", points, strips: [], lines: pairs.lines };
     charts.push(new Chart(places[pairs.section], content));
   });
+  // All of them share the width of the page.
+  charts.forEach((chart) => chart.make());
 }
 
 // ---- Table of runs ----
