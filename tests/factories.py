@@ -159,7 +159,8 @@ def make_result(
     residual = np.sqrt(np.mean((averaged - predicted) ** 2, axis=3)) / truth["s0"]
     maps = {**truth, "rmse": residual}
     if ensemble:
-        maps |= {f"{label}_std": rng.uniform(0.0, 0.01, shape) for label in ("f", "d", "dstar")}
+        largest = {"f": 0.01, "d": 1e-4, "dstar": 0.01}
+        maps |= {f"{label}_std": rng.uniform(0.0, most, shape) for label, most in largest.items()}
     maps = {label: np.where(inside, values, np.nan).astype(np.float32) for label, values in maps.items()}
     neighbours = np.where(inside, rng.integers(1, 20, shape), 0)
 

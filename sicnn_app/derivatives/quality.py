@@ -13,7 +13,7 @@ from sicnn_app import formats
 from sicnn_app.derivatives.facts import MISSING, format_number
 from sicnn_app.derivatives.names import SPREAD_SUFFIX
 from sicnn_app.derivatives.sidecar import method_name, signal_to_noise
-from sicnn_app.ivim.adequacy_inputs import TYPICAL, VERDICTS, Adequacy, Evidence
+from sicnn_app.ivim.adequacy_inputs import VERDICTS, Adequacy, Evidence, perfused_tissue
 from sicnn_app.ivim.checks import CHECKS, judge
 from sicnn_app.ivim.comparison import agreement
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F, at_bounds
@@ -41,8 +41,6 @@ class Quality:
         displacements = [row.get("framewise_displacement") for row in result.motion or ()]
         return judge(
             Evidence(
-                anatomy=result.anatomy,
-                method=method_name(result),
                 bvals=averaged.bvals,
                 signal=np.median(averaged.signals[averaged.mask], axis=0) if self.voxels else zeros,
                 sigma=averaged.sigma,
@@ -52,6 +50,7 @@ class Quality:
                 displacements=np.array(displacements, dtype=np.float64) if displacements else None,
                 voxel_edge=float(np.linalg.norm(result.series.affine[:3, :3], axis=0).min()),
                 preprocessed=result.run.preprocessed,
+                tissue=perfused_tissue(result.estimate.maps, averaged.mask),
             )
         )
 
@@ -249,17 +248,14 @@ def _agreement_columns() -> Iterator[Column]:
             )
 
 
-_TISSUES = "; ".join(f"{anatomy}: {tissue.name}" for anatomy, tissue in TYPICAL.items())
-
-
 def _bound_columns() -> Iterator[Column]:
     for spec in (spec for spec in MAPS if spec.of_tissue):
         yield _column(
             f"bound_{spec.label}",
             f"Cramer-Rao bound of {spec.symbol}",
             f"Smallest standard deviation of {spec.symbol} from one voxel alone, relative to its value, in "
-            f"typical tissue ({_TISSUES}) with the noise of this run; n/a where the b-values do not "
-            "determine it",
+            "the perfused tissue of the run (medians where F is not negligible) with its noise; n/a where "
+            "nothing is perfused, or the b-values do not determine it",
         )
 
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from sicnn_app.ivim.flags import NEGLIGIBLE_F
+from sicnn_app.ivim.parameters import TISSUE_LABELS
+
 GOOD, DOUBTFUL, POOR, UNKNOWN = "good", "doubtful", "poor", "unknown"
 VERDICTS = (GOOD, DOUBTFUL, POOR, UNKNOWN)
 """Unknown: nothing was measured that could tell; it does not count against the run."""
@@ -14,24 +17,40 @@ VERDICTS = (GOOD, DOUBTFUL, POOR, UNKNOWN)
 Numbers = dict[str, float | int | None]
 
 
-@dataclass(frozen=True)
-class TypicalTissue:
-    """Values the bounds are computed for: fraction, mm^2/s, mm^2/s; the full second exponent."""
+LEAST_PERFUSED = 0.05
+"""Share of the voxels, with an F that is not negligible, below which a run has no perfused tissue."""
 
-    name: str
+
+@dataclass(frozen=True)
+class Tissue:
+    """The perfused tissue of a run: medians over the voxels in which F is not negligible.
+
+    Attributes
+    ----------
+    f, d, dstar : float
+        Fraction, mm^2/s, mm^2/s; the full second exponent.
+    spread : dict of str to float
+        Their standard deviations in one voxel over the values, where the maps come with any.
+    """
+
     f: float
     d: float
     dstar: float
-    source: str
+    spread: dict[str, float] = field(default_factory=dict)
 
 
-TYPICAL = {
-    "body": TypicalTissue("liver", 0.2305, 1.09e-3, 0.0700, "Ljimani et al., MAGMA 2020"),
-    "brain": TypicalTissue(
-        "cortical grey matter", 0.033, 0.86e-3, 0.076, "Rydhog et al., Magn Reson Med 2014"
-    ),
-}
-"""By anatomy; the same values as in the phantoms of ``sicnn-simulate``."""
+def perfused_tissue(maps: dict[str, np.ndarray], mask: np.ndarray) -> Tissue | None:
+    """Tissue of maps of shape (X, Y, Z) by their labels; None where next to nothing is perfused."""
+    perfused = mask & (maps["f"] >= NEGLIGIBLE_F)
+    if not perfused.any() or perfused.sum() < LEAST_PERFUSED * mask.sum():
+        return None
+    values = {label: float(np.median(maps[label][perfused])) for label in TISSUE_LABELS}
+    spread = {
+        label: float(np.median(maps[f"{label}_std"][perfused])) / values[label]
+        for label in TISSUE_LABELS
+        if f"{label}_std" in maps and values[label] > 0
+    }
+    return Tissue(**values, spread=spread)
 
 
 @dataclass(frozen=True)
@@ -55,10 +74,10 @@ class Evidence:
         Smallest one.
     preprocessed : bool
         Another program prepared the series.
+    tissue : Tissue or None
+        None where next to nothing is perfused.
     """
 
-    anatomy: str
-    method: str
     bvals: np.ndarray
     signal: np.ndarray
     sigma: float
@@ -68,11 +87,7 @@ class Evidence:
     displacements: np.ndarray | None
     voxel_edge: float
     preprocessed: bool
-
-    @property
-    def tissue(self) -> TypicalTissue:
-        """Typical tissue of the anatomy."""
-        return TYPICAL[self.anatomy]
+    tissue: Tissue | None
 
     @property
     def noise_known(self) -> bool:

@@ -7,13 +7,22 @@ from collections.abc import Callable
 import numpy as np
 
 from sicnn_app.formats import listed
-from sicnn_app.ivim.adequacy_inputs import DOUBTFUL, GOOD, POOR, UNKNOWN, Adequacy, Check, Evidence, Numbers
-from sicnn_app.ivim.flags import MIN_SIGNAL_TO_NOISE
+from sicnn_app.ivim.adequacy_inputs import (
+    DOUBTFUL,
+    GOOD,
+    POOR,
+    UNKNOWN,
+    Adequacy,
+    Check,
+    Evidence,
+    Numbers,
+    Tissue,
+)
+from sicnn_app.ivim.flags import MIN_SIGNAL_TO_NOISE, NEGLIGIBLE_F
 from sicnn_app.ivim.parameters import SPECS, TISSUE_LABELS
 from sicnn_app.ivim.precision import cramer_rao_bounds
 from sicnn_app.ivim.series import MAX_LOW_BVAL
 from sicnn_app.ivim.signal import ivim_signal
-from sicnn_app.methods import LEAST_SQUARES
 
 SNR_B0 = (10.0, 20.0)
 """Poor below, good from: two standard deviations of one averaged signal are then a perfusion fraction of 0.2
@@ -40,14 +49,9 @@ RELATIVE_BOUND = (1.0, 0.25)
 """Cramer-Rao bound over the value. Poor above 1, where noise is larger than what is measured; good up to a
 quarter: two voxels whose true values differ by half then differ by more than the noise of the difference."""
 
-NETWORK_SNR = (100.0, 50.0)
-"""After averaging. docs/accuracy.md, 12 b-values: the errors of F, D and D* in the abdomen are 0.28, 0.49 and
-0.18 of those of least squares at SNR 50 (brain: 0.28, 0.43, 0.30), less of F and D below, and 0.50, 0.75 and
-0.44 at SNR 100, beyond which nothing was measured."""
-
-NETWORK_BVALS = 10
-"""Fewest b-values of the phantoms of docs/accuracy.md. With nine, on measured abdomens, the maps repeat
-better than those of least squares, but predict another measurement no better (0.99 of the error)."""
+NETWORK_GAIN = (0.9, 0.6)
+"""Standard deviation with the network over that of the best fit of the voxel alone, mean of F, D and D*. Poor
+above 0.9, where other voxels say hardly anything new; at 0.6 they are worth nearly two more measurements."""
 
 MOTION = (1.0, 0.25)
 """Mean framewise displacement over the smallest voxel edge. Poor above a voxel, where even a small error of
@@ -58,6 +62,11 @@ AT_BOUND = (0.20, 0.05)
 five on the medians rest on voxels in which the data held no answer."""
 
 
+NO_PERFUSION = (
+    "no perfused tissue",
+    UNKNOWN,
+    f"F is below {NEGLIGIBLE_F:g} nearly everywhere: there is no perfusion to be precise about.",
+)
 NOISE_UNKNOWN = ("noise unknown", UNKNOWN, "The noise could not be estimated.")
 """Value, verdict and meaning where there is nothing to hold the signals against."""
 
@@ -134,19 +143,26 @@ def _high_bvals(evidence: Evidence) -> Check:
     return Check("High b-values", value, verdict, meaning, {"high_b_values": count})
 
 
+def _relative_bounds(evidence: Evidence, tissue: Tissue) -> dict[str, float]:
+    """Smallest standard deviation of a voxel of this tissue by itself over the values, by label."""
+    values = (tissue.f, tissue.d, tissue.dstar)
+    # The lowest b-value may lie above 0, where the signal is less than S0.
+    s0 = evidence.signal[0] / ivim_signal(evidence.bvals[0], *values)
+    bounds = cramer_rao_bounds(evidence.bvals, evidence.sigma_per_bval / s0, *values)
+    return {
+        label: float(bounds[label]) / value if value > 0 else np.inf
+        for label, value in zip(TISSUE_LABELS, values, strict=True)
+    }
+
+
 def _precision(label: str, symbol: str) -> Callable[[Evidence], Check]:
     name, column = f"Precision of {symbol}", f"bound_{label}"
 
     def check(evidence: Evidence) -> Check:
-        if not evidence.noise_known:
-            return Check(name, *NOISE_UNKNOWN, {column: None})
         tissue = evidence.tissue
-        true = getattr(tissue, label)
-        # The lowest b-value may lie above 0, where the signal is less than S0.
-        s0 = evidence.signal[0] / ivim_signal(evidence.bvals[0], tissue.f, tissue.d, tissue.dstar)
-        noise = evidence.sigma_per_bval / s0
-        bounds = cramer_rao_bounds(evidence.bvals, noise, tissue.f, tissue.d, tissue.dstar)
-        relative = float(bounds[label]) / true
+        if not evidence.noise_known or tissue is None:
+            return Check(name, *(NO_PERFUSION if evidence.noise_known else NOISE_UNKNOWN), {column: None})
+        relative = _relative_bounds(evidence, tissue)[label]
         verdict = precision_verdict(relative)
         if not np.isfinite(relative):
             meaning = "These b-values do not determine it, whatever the noise."
@@ -157,41 +173,32 @@ def _precision(label: str, symbol: str) -> Callable[[Evidence], Check]:
             DOUBTFUL: f"Compare means over {voxels} or more, not single voxels.",
             POOR: f"The noise of a voxel is larger than the value: believe means over {voxels} or more only.",
         }[verdict]
-        in_units = f"{100 * true:.3g} %" if label == "f" else f"{1e3 * true:.3g} × 10⁻³ mm²/s"
-        value = f"± {100 * relative:.3g} % of {in_units} ({tissue.name})"
-        return Check(name, value, verdict, meaning, {column: relative})
+        value = getattr(tissue, label)
+        in_units = f"{100 * value:.3g} %" if label == "f" else f"{1e3 * value:.3g} × 10⁻³ mm²/s"
+        return Check(name, f"± {100 * relative:.3g} % of {in_units}", verdict, meaning, {column: relative})
 
     return check
 
 
 def _network(evidence: Evidence) -> Check:
-    name = "Worth of a network"
-    if not evidence.noise_known:
-        return Check(name, *NOISE_UNKNOWN, {"snr_averaged": None})
+    name, tissue = "Worth of a network", evidence.tissue
+    if not evidence.noise_known or tissue is None:
+        nothing = NO_PERFUSION if evidence.noise_known else NOISE_UNKNOWN
+        return Check(name, *nothing, {"snr_averaged": None})
     ratio = float(evidence.signal[0] / np.sqrt(np.mean(np.square(evidence.sigma_per_bval))))
-    few = evidence.bvals.size < NETWORK_BVALS
-    verdict = _worst(_graded(ratio, NETWORK_SNR), DOUBTFUL if few else GOOD)
-    if ratio > NETWORK_SNR[0]:
-        meaning = (
-            "The gain shrinks with the noise and was not measured with so little of it: read the maps of "
-            "least squares."
-        )
-    elif ratio > NETWORK_SNR[1]:
-        meaning = (
-            "Errors of SI-CNN on phantoms are half to three quarters of those of least squares: look at "
-            "both, and trust least squares in small structures of unusual tissue."
-        )
-    elif few:
-        meaning = (
-            "With so few b-values the maps repeat better than those of least squares, but predict another "
-            "measurement no better: look at both."
-        )
-    else:
-        meaning = "On phantoms the errors of SI-CNN are at most half of those of least squares."
-    if evidence.method == LEAST_SQUARES and verdict == GOOD:
-        meaning += " Try --method si-cnn."
-    value = f"signal {ratio:.3g} times the noise of all averages, {evidence.bvals.size} b-values"
-    return Check(name, value, verdict, meaning, {"snr_averaged": ratio})
+    bounds = _relative_bounds(evidence, tissue)
+    gains = {SPECS[label].symbol: spread / bounds[label] for label, spread in tissue.spread.items()}
+    if not gains:
+        meaning = "These maps have no standard deviations to tell it from: --method si-cnn makes them."
+        return Check(name, "not measured", UNKNOWN, meaning, {"snr_averaged": ratio})
+    verdict = _graded(float(np.mean(list(gains.values()))), NETWORK_GAIN)
+    meaning = {
+        GOOD: "Similar voxels tell much that a voxel alone does not.",
+        DOUBTFUL: "Similar voxels help a little: look at the conventional fit as well.",
+        POOR: "Similar voxels add next to nothing: the conventional fit is as precise, and draws on none.",
+    }[verdict]
+    shown = ", ".join(f"{symbol} {gain:.2g}" for symbol, gain in gains.items())
+    return Check(name, f"{shown} of the SD of a voxel alone", verdict, meaning, {"snr_averaged": ratio})
 
 
 def _motion(evidence: Evidence) -> Check:
@@ -260,10 +267,10 @@ def judge(evidence: Evidence) -> Adequacy:
     if found["precision_dstar"] == POOR:
         found["precision_dstar"] = DOUBTFUL
     verdict = next((word for word in (POOR, DOUBTFUL, GOOD) if word in found.values()), UNKNOWN)
-    return Adequacy(verdict, _sentence(verdict, checks, evidence), checks)
+    return Adequacy(verdict, _sentence(verdict, checks), checks)
 
 
-def _sentence(verdict: str, checks: dict[str, Check], evidence: Evidence) -> str:
+def _sentence(verdict: str, checks: dict[str, Check]) -> str:
     words = {GOOD: "well", DOUBTFUL: "roughly", POOR: "hardly or not"}
     known = {SPECS[label].symbol: checks[f"precision_{label}"].verdict for label in TISSUE_LABELS}
     text = f"{verdict.capitalize()}."
@@ -273,7 +280,7 @@ def _sentence(verdict: str, checks: dict[str, Check], evidence: Evidence) -> str
             for word in (GOOD, DOUBTFUL, POOR)
             if word in known.values()
         ]
-        text += f" A single voxel of typical tissue ({evidence.tissue.name}) determines {', '.join(parts)}."
+        text += f" A single perfused voxel by itself determines {', '.join(parts)}."
     weak = [
         check.name.lower()
         for key, check in checks.items()
