@@ -25,6 +25,9 @@ REPEATABILITY = {"f": 0.15, "d": 0.11, "dstar": 0.40}
 incoherent motion MRI acquisition methods in liver", https://scholarworks.utrgv.edu/som_pub/1378), 23, 11 and
 47 % of F, D and D* between scanners (Cui et al., Eur J Radiol Open 2015;2:123-128)."""
 
+SMALLEST = {"f": 0.05, "d": 0.5e-3, "dstar": 0.0}
+"""Values below count as these where a share of them is asked for: near 0 repeats differ by an amount."""
+
 VOXELS_ALIKE = 4
 """Voxels that count as one measurement: denoising and reconstruction make the noise of neighbours alike."""
 
@@ -44,7 +47,8 @@ FLUID_D = 2.5e-3
 """mm^2/s. Free water at body temperature has 3.0e-3, kidney, the highest tissue, about 2.0e-3."""
 
 VESSEL_F = {"brain": 0.1, "body": 0.4}
-"""With D* at its upper end: more blood than tissue holds (liver about 0.3, grey matter up to 0.08)."""
+"""More blood than tissue holds (liver about 0.3, grey matter up to 0.08); of a region a quarter more, because
+organs differ and its name tells what it is."""
 
 NOTABLE_SHARE = 0.02
 """Of the voxels, from which on fluid or vessels are named."""
@@ -301,8 +305,8 @@ def likeness(tissue: Tissue, anatomy: str | None) -> str:
     f, d = tissue.medians["f"], tissue.medians["d"]
     if d >= FLUID_D:
         return f" (a D as {'CSF' if anatomy == 'brain' else 'fluid'})"
-    if tissue.cluster and f >= VESSEL_F.get(anatomy or "body", VESSEL_F["body"]):
-        return " (more blood than tissue holds: vessels, pulsation, or noise)"
+    if f >= VESSEL_F.get(anatomy or "body", VESSEL_F["body"]) * (1.0 if tissue.cluster else 1.25):
+        return " (more blood than tissue holds: vessels, motion or noise)"
     return " (hardly perfused)" if f < NEGLIGIBLE_F else ""
 
 
@@ -378,7 +382,7 @@ def dstar_sentences(levels: Mapping[str, tuple[str, str]]) -> list[str]:
         if names:
             everywhere = len(names) == len(levels) > 1
             parts.append(f"{head} {'any tissue' if everywhere else listed(_few(names, SHOWN_DIFFERENCES))}")
-            told = names[: 2 if everywhere else SHOWN_DIFFERENCES]
+            told = names[: SHOWN_DIFFERENCES if len(levels) <= SHOWN_DIFFERENCES + 2 else 2]
             reasons += [f"{name}: {levels[name][1]}" for name in told]
     return [f"{_capital('; '.join(parts))}.", f"Why: {'; '.join(reasons)}."]
 
@@ -417,7 +421,7 @@ def _difference(a: Tissue, b: Tissue, label: str) -> float:
     if SPECS[label].needs_perfusion and min(a.medians["f"], b.medians["f"]) < NEGLIGIBLE_F:
         return 0.0
     first, second = a.medians[label], b.medians[label]
-    usual = math.sqrt(2) * REPEATABILITY[label] * (first + second) / 2
+    usual = math.sqrt(2) * REPEATABILITY[label] * max((first + second) / 2, SMALLEST[label])
     allowed = 1.96 * math.hypot(usual, a.error(label), b.error(label))
     return abs(first - second) / allowed if allowed > 0 else 0.0
 

@@ -83,7 +83,7 @@ def _region(row: Mapping[str, str], several: bool) -> Tissue:
         found = {label: as_number(row.get(form.format(label))) for label in TISSUE_LABELS}
         return {label: value for label, value in found.items() if value is not None}
 
-    name = shorten(in_words(row.get("name")))
+    name = shorten(in_words(row.get("name"))).replace("_", " ")
     return Tissue(
         f"{name} ({shorten(in_words(row.get('segmentation')))})" if several else name,
         int(as_number(row.get("voxels")) or 0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -299,22 +300,36 @@ def _flag_rows(run: RunDerivatives, facts: Facts) -> list[dict[str, str]]:
 
 
 def _settings(run: RunDerivatives) -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    settings = run.qc.get("Settings")
-    for source in (settings if isinstance(settings, Mapping) else {}, run.parameters):
-        rows += [(_key_in_words(key), _value_in_words(key, value)) for key, value in source.items()]
-    for name, version in run.software.items():
-        rows.append((f"version of {name}", in_words(version)))
-    rows.append(("estimated on", in_words(run.sidecar.get("EstimatedOn"))))
-    rows.append(("fingerprint of settings and sources", in_words(run.qc.get("Fingerprint"))))
-    return rows
+    """Every setting once: as it was resolved for the data, or else as it was given."""
+    given = run.qc.get("Settings")
+    rows: dict[str, str] = {}
+    for source in (given if isinstance(given, Mapping) else {}, run.parameters):
+        rows |= {_key_in_words(key): _value_in_words(key, value) for key, value in source.items()}
+    # "What was done" has them.
+    rows.pop("preprocessing steps", None)
+    return [
+        *rows.items(),
+        *((f"version of {name}", in_words(version)) for name, version in run.software.items()),
+        ("estimated on", in_words(run.sidecar.get("EstimatedOn"))),
+        ("fingerprint of settings and sources", in_words(run.qc.get("Fingerprint"))),
+    ]
 
 
 def _key_in_words(key: Any) -> str:
-    return str(key).replace("_", " ").strip()
+    """A key of a sidecar, which may be one word of several, as words.
+
+    Examples
+    --------
+    >>> _key_in_words("NoiseSigmaPerBValue"), _key_in_words("lambda_"), _key_in_words("max_bval")
+    ('noise sigma per b value', 'lambda', 'max bval')
+    """
+    parts = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=B)(?=Value)", " ", str(key)).replace("_", " ").split()
+    return " ".join(parts).lower()
 
 
 def _value_in_words(key: Any, value: Any) -> str:
+    if isinstance(value, Mapping):
+        return in_words({_key_in_words(name): item for name, item in value.items()})
     return stop_in_words(value) if key == "stop_reason" else _cell(value)
 
 

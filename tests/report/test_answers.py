@@ -136,6 +136,16 @@ def test_a_dstar_of_which_runs_contradict_each_other_is_not_believed():
     assert judge_dstar(runs, differences(runs)) == {"liver": ("poor", "the runs contradict each other")}
 
 
+def test_what_is_near_0_in_both_runs_does_not_contradict():
+    assert not differences([run("1", tissue(f=0.002, d=0.12e-3)), run("2", tissue(f=0.013, d=0.18e-3))])
+
+
+def test_more_blood_than_tissue_holds_is_never_the_answer():
+    words = said(run("run-1", tissue("intestine", 0.65), tissue("liver", 0.3)))["Perfusion"]
+    assert words.startswith("Liver holds most blood.")
+    assert "intestine F 65.0 ± 6.5 %" in words and "vessels, motion or noise" in words
+
+
 def test_noise_excuses_what_certainty_does_not():
     unsure = {"iqr": {"f": 0.6, "d": 0.0, "dstar": 0.0}, "voxels": 20}
     assert differences([run("1", tissue(f=0.2)), run("2", tissue(f=0.45))])
