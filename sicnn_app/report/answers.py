@@ -217,8 +217,8 @@ def perfusion_sentences(runs: Sequence[RunAnswers]) -> list[str]:
     unnamed: list[str] = []
     if not run.named:
         unnamed.append(
-            "No segmentation was given, so organs have no names here: clusters are voxels that look alike, "
-            "not anatomy."
+            "No segmentation was given, so organs have no names here: clusters, numbered as in the section "
+            "Tissue clusters, are voxels that look alike, not anatomy."
             if run.tissues
             else "No segmentation was given, so organs have no names here; the numbers are of the whole mask."
         )
