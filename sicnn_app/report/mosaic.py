@@ -196,5 +196,5 @@ def palette_png(figure: Figure, colours: np.ndarray, places: Mapping[str, float]
     for key, place in (places or {}).items():
         told.add_text(f"sicnn-app {key}", f"{place:.5f}")
     quantised = drawn.quantize(palette=palette, dither=Image.Dither.NONE)
-    quantised.save(buffer, format="PNG", optimize=True, pnginfo=told)
+    quantised.save(buffer, format="PNG", pnginfo=told)
     return buffer.getvalue()

@@ -432,6 +432,14 @@ function takeVoxel() {
   changeRegion(() => { state.region[placeOf(state.at)] ^= 1; });
 }
 
+// All of the given region, or tissue cluster, that the chosen voxel lies in.
+function takeRegion() {
+  const code = voxels.regions[voxelAt(state.at)];
+  changeRegion(() => voxels.at.forEach((voxel, place) => {
+    if (voxel >= 0 && voxels.regions[voxel] === code) state.region[place] = 1;
+  }));
+}
+
 function pin() {
   const there = state.pins.findIndex(sameAs(state.at));
   if (there >= 0) state.pins.splice(there, 1);
@@ -439,10 +447,17 @@ function pin() {
   mark();
 }
 
+// Those of the region as it is now, which take longer than all the rest.
+let measuredRegion = { words: "", numbers: null };
 function regionNumbers() {
   const inside = [];
-  state.region?.forEach((member, place) => { if (member) inside.push(voxels.at[place]); });
-  if (!inside.length) return null;
+  state.region.forEach((member, place) => { if (member) inside.push(voxels.at[place]); });
+  const words = inside.join();
+  if (measuredRegion.words !== words) measuredRegion = { words, numbers: inside.length ? measureRegion(inside) : null };
+  return measuredRegion.numbers;
+}
+
+function measureRegion(inside) {
   const quartiles = Object.fromEntries(run.quantities.map(({ label }) => {
     const sorted = Float64Array.from(inside, (voxel) => voxels.value(label, voxel)).filter(Number.isFinite).sort();
     const at = (share) => {
@@ -452,11 +467,10 @@ function regionNumbers() {
     return [label, [0.5, 0.25, 0.75].map(at)];
   }));
   if (!run.signals) return { voxels: inside.length, quartiles, mean: [], fit: null };
-  const { bvals, volumes, bounds } = run.signals;
+  const { bvals, sigma, volumes, bounds } = run.signals;
   const mean = bvals.map((_, position) =>
     inside.reduce((sum, voxel) => sum + voxels.value(`signal_${position}`, voxel), 0) / inside.length);
-  const most = Math.max(...volumes);
-  return { voxels: inside.length, quartiles, mean, fit: fitBiexponential(bvals, mean, volumes.map((count) => count / most), bounds) };
+  return { voxels: inside.length, quartiles, mean, fit: fitWeighed(bvals, mean, sigma, volumes, bounds) };
 }
 
 // ---- The numbers ----
@@ -528,6 +542,10 @@ function say(voxel) {
   const region = regionWords(voxel);
   byId("where").textContent = `Voxel ${indexWords(state.at)}`;
   byId("inside").textContent = region ? `In ${region}.` : "";
+  if (run.signals) {
+    byId("take-region").hidden = !region;
+    byId("take-region").textContent = `Take ${region}`;
+  }
   byId("trust").textContent = trust;
   const numbers = voxel < 0 ? [] : run.quantities.map(({ label, symbol, factor, unit }) => {
     const spread = `${label}_std`;
@@ -824,6 +842,7 @@ function listen() {
   byId("axis").addEventListener("change", (event) => { state.axis = event.target.value; draw(); });
   byId("relative").addEventListener("change", draw);
   byId("take").addEventListener("click", takeVoxel);
+  byId("take-region").addEventListener("click", takeRegion);
   byId("undo").addEventListener("click", () => {
     if (!state.before.length) return;
     state.region = state.before.pop();
