@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--volumes", type=int, nargs="+", default=(1, 2, 6))
     parser.add_argument("--bvals", type=float, nargs="+", help="s/mm^2; by default those of the anatomy")
     parser.add_argument("--shape", type=int, nargs=3, default=(64, 56, 4))
-    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2, 3, 4))
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

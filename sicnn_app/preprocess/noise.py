@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import gaussian_filter1d, uniform_filter
 
 from sicnn_app.errors import DataError
 from sicnn_app.ivim.local_mean import local_mean
@@ -44,6 +44,9 @@ FRACTIONS = np.array([0.0, 0.1, 0.3])
 
 MAX_TRIED_VOXELS = 16000
 """Of the part of an image on which a denoising is tried out: its noise is known to within about 2 % then."""
+
+SMOOTH_BVALS = 1.0
+"""b-values: standard deviation of the Gaussian over which lost tissue is averaged, whose estimate is noisy."""
 
 MARGIN = 3
 """Voxels at a cut that are not counted: patches end there."""
@@ -522,7 +525,8 @@ def _tried_out(
     thermal = max(np.square(sigma[mask]).mean(), np.finfo(np.float64).tiny)
     # Tissue that the denoising took for noise is gone from all volumes of a b-value alike.
     taken = _common(noisy.signals - base.signals, average.groups, mask)
-    lost = np.maximum(taken - _common(noise - errors, average.groups, mask), 0.0)
+    taken -= _common(noise - errors, average.groups, mask)
+    lost = np.maximum(gaussian_filter1d(taken, SMOOTH_BVALS, mode="nearest"), 0.0)
     left = ((np.square(error).mean(axis=0) + let_through) / 2 + lost) / thermal
 
     signals = np.zeros((*mask.shape, error.shape[1]))
