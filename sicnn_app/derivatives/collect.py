@@ -32,7 +32,7 @@ from sicnn_app.derivatives.names import (
 from sicnn_app.derivatives.names import FLAGS as FLAG_CODES
 from sicnn_app.derivatives.outputs import Files, MeasuredSignals, measure_signals, read_picture, read_volumes
 from sicnn_app.ivim.body_parts import ANATOMIES
-from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
+from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F, left_out
 from sicnn_app.ivim.parameters import PARAMETERS, SPECS, TISSUE_LABELS, all_maps
 
 MAX_PROGRAMS = 100
@@ -114,8 +114,9 @@ class RunDerivatives:
 
     @property
     def flagged(self) -> np.ndarray:
-        """Voxels of the mask that carry a flag, shape (M,), bool; none when the flags are missing."""
-        return np.zeros(int(self.mask.sum()), dtype=bool) if self.flags is None else self.flags[self.mask] > 0
+        """Voxels of the mask that statistics leave out, shape (M,), bool; none when the flags are missing."""
+        count = int(self.mask.sum())
+        return np.zeros(count, dtype=bool) if self.flags is None else left_out(self.flags[self.mask])
 
     def meaningful(self, label: str) -> np.ndarray:
         """Voxels of the mask over which a map is summarised, shape (M,), bool: D* needs some perfusion."""

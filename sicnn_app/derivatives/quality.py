@@ -16,7 +16,7 @@ from sicnn_app.derivatives.sidecar import method_name, signal_to_noise
 from sicnn_app.ivim.adequacy_inputs import VERDICTS, Adequacy, Evidence, perfused_tissue
 from sicnn_app.ivim.checks import CHECKS, judge
 from sicnn_app.ivim.comparison import agreement
-from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F, at_bounds
+from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F, at_bounds, left_out
 from sicnn_app.ivim.parameters import MAPS, PARAMETERS, MapSpec, all_maps
 from sicnn_app.ivim.run import RunResult
 from sicnn_app.ivim.series import MAX_LOW_BVAL
@@ -91,7 +91,7 @@ class Quality:
     def _counts(self) -> dict[str, int | None]:
         """Voxels in which a reason not to trust them holds; None without the fit that it is about."""
         result, fit = self.result, self.result.conventional
-        counts = {"flagged": int(np.count_nonzero(result.flags)), "lsq_parameter_at_bound": None}
+        counts = {"flagged": int(np.count_nonzero(left_out(result.flags))), "lsq_parameter_at_bound": None}
         counts |= {spec.name: result.flag_counts.get(spec.name, 0) for spec in FLAGS}
         if fit is not None:
             bounds, normaliser = fit.parameters["bounds"], result.averaged.signals[..., 0]
@@ -121,7 +121,7 @@ class Quality:
         if self.result.conventional is None:
             return {}
         maps, others = self.result.estimate.maps, self.result.conventional.maps
-        unflagged = self.result.averaged.mask & (self.result.flags == 0)
+        unflagged = self.result.averaged.mask & ~left_out(self.result.flags)
         return {
             f"lsq_{label}_{name}": value
             for label in PARAMETERS
@@ -218,7 +218,7 @@ def _voxel_columns(name: str, title: str, which: str, **shown: Any) -> Iterator[
 
 def _flag_columns() -> Iterator[Column]:
     reasons = {spec.name: spec.description for spec in FLAGS}
-    for name, description in {"flagged": "Any reason not to trust the voxel", **reasons}.items():
+    for name, description in {"flagged": "Any reason to leave the voxel out", **reasons}.items():
         title, place = name.replace("_", " ").capitalize(), 11 if name == "parameter_at_bound" else None
         yield from _voxel_columns(name, title, f"for which this holds: {description}", in_group=place)
 

@@ -13,7 +13,7 @@ import numpy as np
 from sicnn_app.derivatives.names import SPREAD_SUFFIX
 from sicnn_app.derivatives.sidecar import DatasetRoots, plain, provenance, reference, sources
 from sicnn_app.formats import Column
-from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
+from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F, left_out
 from sicnn_app.ivim.map_spec import MapSpec
 from sicnn_app.ivim.parameters import PARAMETERS, SPECS, TISSUE_LABELS
 from sicnn_app.ivim.precision import cramer_rao_bounds
@@ -77,7 +77,7 @@ class Region:
         """Share of its voxels with a flag, or with one flag; None without voxels."""
         if not self.flags.size:
             return None
-        return float(np.mean(self.flags > 0 if code is None else self.flags == code))
+        return float(np.mean(left_out(self.flags) if code is None else self.flags == code))
 
     @cached_property
     def bounds(self) -> dict[str, float]:
@@ -184,7 +184,7 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "flagged_share",
         "Flagged",
-        "Share of the voxels inside the mask with any reason not to trust them",
+        "Share of the voxels inside the mask with any reason to leave them out",
         lambda region: region.flagged(),
     ),
     *(

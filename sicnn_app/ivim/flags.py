@@ -26,12 +26,17 @@ MIN_SIGNAL_TO_NOISE = 3.0
 
 @dataclass(frozen=True)
 class FlagSpec:
-    """One reason: its code in the segmentation, its name and what it says."""
+    """One reason: its code in the segmentation, name, meaning, and if statistics leave such voxels out.
+
+    They do not for want of precision, which averaging makes good: leaving out what is large beside its
+    standard deviation no more than what is small would bias every mean.
+    """
 
     code: int
     name: str
     color: str
     description: str
+    left_out: bool = True
 
 
 FLAGS: tuple[FlagSpec, ...] = (
@@ -60,19 +65,26 @@ FLAGS: tuple[FlagSpec, ...] = (
         4, "outside_noise_model", "#cc79a7", "S0 below 3 times the noise: the noise is not near Gaussian"
     ),
     FlagSpec(
-        8,
-        "imprecise",
-        "#f0e442",
-        "Standard deviation of D or D* more than half of the value, or that of F more than F",
-    ),
-    FlagSpec(
         5,
         "no_similar_neighbour",
         "#009e73",
         "No similar neighbour in the search window besides the voxel itself",
     ),
+    FlagSpec(
+        8,
+        "imprecise",
+        "#f0e442",
+        "Standard deviation of D or D* more than half of the value, or that of F more than F; counts in "
+        "means and medians all the same",
+        left_out=False,
+    ),
 )
 """Reasons in the order in which the first one that holds is written."""
+
+
+def left_out(flags: np.ndarray) -> np.ndarray:
+    """Voxels that statistics leave out, bool, of flags of any shape."""
+    return np.isin(flags, [spec.code for spec in FLAGS if spec.left_out])
 
 
 def at_bounds(

@@ -46,7 +46,7 @@ MAX_TRIED_VOXELS = 16000
 """Of the part of an image on which a denoising is tried out: its noise is known to within about 2 % then."""
 
 SMOOTH_BVALS = 1.0
-"""b-values: standard deviation of the Gaussian over which lost tissue is averaged, whose estimate is noisy."""
+"""b-values: standard deviation of the Gaussian over which lost tissue, known roughly, is averaged."""
 
 MARGIN = 3
 """Voxels at a cut that are not counted: patches end there."""

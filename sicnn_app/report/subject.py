@@ -12,7 +12,7 @@ from sicnn_app.derivatives.collect import RunDerivatives
 from sicnn_app.derivatives.facts import Facts, as_number, format_number, in_words
 from sicnn_app.formats import shorten
 from sicnn_app.ivim.adequacy_inputs import DOUBTFUL, POOR, UNKNOWN, VERDICTS
-from sicnn_app.ivim.flags import BOUND_MARGIN, FLAGS
+from sicnn_app.ivim.flags import BOUND_MARGIN, FLAGS, left_out
 from sicnn_app.ivim.parameters import BOUNDS, TISSUE_LABELS
 from sicnn_app.ivim.summary import spread
 from sicnn_app.report.answers import FLUID_D, VESSEL_F, RunAnswers, Tissue
@@ -133,7 +133,7 @@ def _tissue(
         of_voxel,
         bounds or {},
         float(np.mean(flags[voxels] == _AT_BOUND)),
-        float(np.mean(flags[voxels] > 0)),
+        float(np.mean(left_out(flags[voxels]))),
     )
 
 

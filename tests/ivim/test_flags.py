@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sicnn_app.ivim.flags import FLAGS, doubts, flag_voxels
+from sicnn_app.ivim.flags import FLAGS, doubts, flag_voxels, left_out
 from sicnn_app.ivim.own_signals import Objections
 
 BOUNDS = {"f": (0.0, 1.0), "d": (0.0, 0.005), "dstar": (0.005, 0.2), "s0": (0.5, 1.5)}
@@ -94,3 +94,8 @@ def test_what_the_own_signals_say_is_flagged():
     yes, no = np.array([[[True, False]]]), np.array([[[False, True]]])
     flags, _ = flagged(maps, yes | no, np.full((1, 1, 2), 100.0), against=Objections(yes, no))
     assert flags.ravel().tolist() == [CODES["residual_above_noise"], CODES["pulled_from_own_signals"]]
+
+
+def test_statistics_leave_out_all_but_what_averaging_makes_good():
+    codes = np.array([0, *CODES.values()])
+    assert codes[left_out(codes)].tolist() == [code for name, code in CODES.items() if name != "imprecise"]
