@@ -262,6 +262,11 @@ def test_a_row_and_its_address_mark_the_run_in_every_chart(group, visit):
     assert page.locator(".ring").count() == 0
     page.goto(f"{group.as_uri()}#run-sub-05_ses-2")
     assert page.inner_text("#pinned").startswith("Marked: sub-05_ses-2")
+    seen = """() => {
+      const { top, bottom } = document.querySelector("tr.pinned").getBoundingClientRect();
+      return top > 0 && bottom > top && bottom < innerHeight;
+    }"""
+    page.wait_for_function(seen)
     assert page.locator("tr.pinned th").first.inner_text().startswith("sub-05_ses-2")
 
 
