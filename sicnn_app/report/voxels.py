@@ -15,7 +15,7 @@ from matplotlib.colors import to_hex
 from sicnn_app.derivatives.collect import RunDerivatives
 from sicnn_app.derivatives.facts import MISSING, Facts
 from sicnn_app.derivatives.names import picture_name
-from sicnn_app.formats import shorten
+from sicnn_app.formats import printable, shorten
 from sicnn_app.ivim.flags import FLAGS, NEGLIGIBLE_F
 from sicnn_app.ivim.parameters import BOUNDS
 from sicnn_app.report import figures
@@ -145,10 +145,11 @@ def _regions(
     """Their kind, each of them, and the code of every voxel: of those given, or else of the clusters."""
     if run.regions and run.region_codes is not None:
         codes = np.nan_to_num(run.region_codes[run.mask])
-        codes = np.where(codes <= min(len(run.regions), MOST_REGIONS), codes, 0).astype(np.uint16)
-        names = [shorten(row.get("name") or MISSING) for row in run.regions]
+        named = (codes > 0) & (codes <= min(len(run.regions), MOST_REGIONS))
+        codes = np.where(named, codes, 0).astype(np.uint16)
+        names = [printable(shorten(row.get("name") or MISSING)) for row in run.regions]
         colours = cycle(map(to_hex, colormaps["Set3"](range(12))))
-        there = [code for code in range(1, len(names) + 1) if (codes == code).any()]
+        there = np.unique(codes[codes > 0]).tolist()
         given = [{"code": code, "words": names[code - 1], "colour": next(colours)} for code in there]
         return "Regions", given, codes
     codes = np.zeros(int(run.mask.sum())) if tissue is None else tissue.numbers

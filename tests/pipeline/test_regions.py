@@ -28,6 +28,7 @@ from sicnn_app.ivim.regions import MeasuredRegions, Regions
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.report.regions import MOST_CHARTS, MOST_ROWS, region_pictures
 from sicnn_app.report.regions import region_rows as shown_rows
+from sicnn_app.report.voxels import voxel_page
 
 SHAPE = (14, 12, 2)
 TRUTH = {"left": (0.3, 0.0009, 0.03), "right": (0.1, 0.0015, 0.06)}
@@ -142,6 +143,18 @@ def test_the_page_of_voxels_has_their_borders(out):
     shown = json.loads(text)
     assert shown["regions_kind"] == "Regions"
     assert [(region["code"], region["words"]) for region in shown["regions"]] == [(1, "left"), (2, "right")]
+
+
+def test_odd_names_and_codes_of_regions_are_harmless_on_the_page(out):
+    run = collect_run(out, "01", None, "sub-01")
+    codes = run.region_codes.copy()
+    codes[codes == 2] = -7
+    codes[codes == 1] = np.where(np.arange((codes == 1).sum()) % 2, 1, 9999)
+    odd = replace(run, region_codes=codes, regions=[{"name": "</script>\u202e" + "x" * 90}, *run.regions[1:]])
+    page = voxel_page(odd, report="r.html", version="1")[1].decode()
+    (text,) = re.findall('<script type="application/json" id="run">(.*?)</script>', page)
+    (region,) = json.loads(text)["regions"]
+    assert region["code"] == 1 and "\u202e" not in region["words"] and len(region["words"]) < 60
 
 
 def test_the_fit_of_the_mean_signal_finds_the_truth(out):
