@@ -35,7 +35,6 @@ class Limit:
 AT_LEAST_0 = Limit("0 or more, not {}", lambda value: value >= 0)
 AT_LEAST_1 = Limit("at least 1, not {}", lambda value: value >= 1)
 SHARE = Limit("at least 0 and below 1, not {:g}", lambda value: 0 <= value < 1)
-NOT_NEGATIVE = Limit("a number of 0 or more, not {:g}", lambda value: math.isfinite(value) and value >= 0)
 POSITIVE = Limit("a number above 0, not {:g}", lambda value: math.isfinite(value) and value > 0)
 
 

@@ -21,7 +21,6 @@ from sicnn_app.methods import METHODS, Method
 from sicnn_app.options import (
     AT_LEAST_0,
     AT_LEAST_1,
-    NOT_NEGATIVE,
     POSITIVE,
     SHARE,
     Limit,
@@ -72,7 +71,7 @@ def _expect(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class Threshold:
-    """A threshold on normalised signals: absolute, or a multiple of the noise.
+    """A threshold on normalised signals, or on their change: absolute, or a multiple of the noise.
 
     Examples
     --------
@@ -388,8 +387,9 @@ class EstimationSettings:
         Weigh b-values in the loss by the inverse variance of their averaged signals.
     validation_share : float
         Share of the mask in patches that are never trained on and never rewritten.
-    lambda_ : float
-        Stop when the relative change of the training signals falls below it.
+    lambda_ : Threshold
+        Stop when the change of the training signals, relative to them or, in sigma, to their noise, falls
+        below it: norms over all voxels and b-values. In sigma also where tissue changes everywhere.
     delta : float
         Training within a data iteration stops when its relative improvement falls below it.
     max_iterations : int
@@ -472,19 +472,21 @@ class EstimationSettings:
     restart_network: bool = False
     weigh_bvals: bool = True
     validation_share: float = field(default=0.0, metadata=row(allowed=SHARE))
-    lambda_: float = field(
-        default=0.005,
+    lambda_: Threshold = field(
+        default=Threshold(0.06, "sigma"),
         metadata=row(
-            "relative change of the training signals that ends the iterations",
-            NOT_NEGATIVE,
+            "change of the training signals that ends the iterations, relative to them (0.01) or to their "
+            "noise (0.06sigma) (default: auto, {default})",
             flags=("--lambda",),
+            reads=_threshold_or_auto,
+            metavar="T",
             in_text=4,
         ),
     )
     delta: float = field(
         default=0.02, metadata=row("relative improvement of the loss that ends a training", SHARE, in_text=5)
     )
-    max_iterations: int = field(default=8, metadata=row("most data iterations", AT_LEAST_0))
+    max_iterations: int = field(default=4, metadata=row("most data iterations", AT_LEAST_0))
     learning_rate: float = field(default=3e-3, metadata=row("of the optimiser Adam", POSITIVE, in_text=1))
     batch_size: int = field(default=1, metadata=row("tiles per optimiser step", AT_LEAST_1, in_text=2))
     dropout: float = field(
@@ -871,7 +873,7 @@ def preset_settings(name: str) -> dict[str, Any]:
         "neighbour_threshold": Threshold(neighbour, "absolute"),
         "similarity": SimilaritySettings("root-mean-square", "equal", None),
         "weigh_bvals": False,
-        "lambda_": 0.01,
+        "lambda_": Threshold(0.01, "absolute"),
         "delta": 0.05,
         "learning_rate": 1e-4,
         "dropout": 0.01,

@@ -147,7 +147,7 @@ import json, re, sys
 from pathlib import Path
 import numpy as np
 import torch
-from sicnn_app.settings import EstimationSettings, NetworkSettings
+from sicnn_app.settings import EstimationSettings, NetworkSettings, Threshold
 from sicnn_app.sicnn import iterate
 from sicnn_app.sicnn.estimate import estimate
 
@@ -169,7 +169,7 @@ for index, b in enumerate(bvals):
 before = kilobytes("VmRSS")
 estimate(
     np.abs(signals, out=signals), np.ones(shape, bool), bvals, noise=np.full(count, 20.0),
-    settings=EstimationSettings(max_iterations=1, lambda_=0.0, **options),
+    settings=EstimationSettings(max_iterations=1, lambda_=Threshold(0.0, "absolute"), **options),
 )
 print(1024 * (kilobytes("VmHWM") - before))
 """

@@ -14,7 +14,7 @@ from benchmarks.common.pool import Job
 from benchmarks.common.scenarios import Measurement, Scenario, measure
 from sicnn_app.ivim.maps import Estimate, Observation
 from sicnn_app.methods import estimator
-from sicnn_app.settings import EstimationSettings
+from sicnn_app.settings import EstimationSettings, Threshold
 
 BLUR = 1.0
 """Voxels, standard deviation of the Gaussian control, in the slice."""
@@ -109,7 +109,9 @@ class Comparison(Job):
             When the data iterations end before.
         """
         later: list[tuple[int, dict[str, float]]] = []
-        longer = replace(settings, lambda_=0.0, max_iterations=5 * settings.max_iterations)
+        longer = replace(
+            settings, lambda_=Threshold(0.0, "absolute"), max_iterations=5 * settings.max_iterations
+        )
         try:
             estimated(
                 measured,

@@ -97,7 +97,7 @@ def figure_3(plan: Plan, found: Found) -> Figure:
 def default_stop(iterations: Sequence[dict], settings: EstimationSettings) -> int:
     """Data iteration after which the settings would have stopped."""
     for number, row in enumerate(iterations):
-        if row["change"] < settings.lambda_ or number == settings.max_iterations:
+        if row["change"] < settings.lambda_.value or number == settings.max_iterations:
             return number
     return len(iterations) - 1
 

@@ -139,7 +139,7 @@ def quality(plan: Plan) -> Jobs:
 
 def iterations(plan: Plan) -> Jobs:
     """Figure 3, by seed: lambda 0 goes on where the default would stop."""
-    settings = replace(plan.settings, lambda_=0.0, max_iterations=plan.iterations)
+    settings = replace(plan.settings, lambda_=Threshold(0.0, "absolute"), max_iterations=plan.iterations)
     return {seed: Training(plan.scenario(SNR, seed), settings) for seed in plan.seeds}
 
 
@@ -176,7 +176,9 @@ def stopping(plan: Plan) -> Jobs:
     preset = replace(plan.settings, **preset_settings(PRESET))
     raised = replace(plan.settings, max_iterations=plan.lambda_iterations)
     return {
-        (name, value, seed): Training(plan.scenario(STOPPING_SNR, seed), replace(settings, lambda_=value))
+        (name, value, seed): Training(
+            plan.scenario(STOPPING_SNR, seed), replace(settings, lambda_=Threshold(value, "absolute"))
+        )
         for name, settings, lambdas, seeds in (
             ("default", raised, plan.lambdas, plan.seeds[: plan.sweep_seeds]),
             (PRESET, preset, plan.preset_lambdas, plan.seeds[: plan.preset_seeds]),
@@ -216,7 +218,8 @@ def limits(plan: Plan) -> Jobs:
     """Table over the most data iterations, by (limit, seed)."""
     return {
         (limit, seed): Training(
-            plan.scenario(SNR, seed), replace(plan.settings, lambda_=0.0, max_iterations=limit)
+            plan.scenario(SNR, seed),
+            replace(plan.settings, lambda_=Threshold(0.0, "absolute"), max_iterations=limit),
         )
         for limit in plan.limits
         for seed in plan.seeds[: plan.sweep_seeds]

@@ -10,6 +10,7 @@ MISSING = "n/a"
 
 STOP_REASONS = {
     "lambda": "the training signals settled",
+    "continuum": "tissue changes everywhere, so that more rewriting would average what differs",
     "max_iterations": "the limit of data iterations was reached",
     "epochs": "all epochs were done",
 }

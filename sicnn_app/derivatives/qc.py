@@ -79,12 +79,22 @@ _HISTORY_COLUMNS: dict[str, dict[str, Any]] = {
         "Change of the training signals",
         "Relative change of the training signals by the rewrite after this data iteration",
     ),
+    "change_over_noise": described(
+        "Change over the noise",
+        "Change of the training signals by this rewrite relative to the noise of the measured signals: norms "
+        "over all voxels and b-values",
+    ),
     "replaced_fraction": described(
         "Replaced fraction",
         "Fraction of the signals inside the mask whose fitting error was above the threshold",
     ),
     "mean_neighbours": described(
         "Similar neighbours", "Mean number of similar neighbours of a voxel, itself included"
+    ),
+    "mean_nearly_similar": described(
+        "Nearly similar neighbours",
+        "Mean number of neighbours of a voxel with any weight, itself included: with weights that fall as a "
+        "Gaussian those within twice the threshold",
     ),
     "fitting_error": described(
         "Fitting error",

@@ -350,7 +350,7 @@ def _describe(
         "rewrite_curves": settings.rewrite_curves if rewriting else None,
         "rewrite_at_random": settings.rewrite_at_random if rewriting else None,
         "restart_network": settings.restart_network if rewriting else None,
-        "lambda": settings.lambda_ if rewriting else None,
+        "lambda": str(settings.lambda_) if rewriting else None,
         "delta": settings.delta if rewriting else None,
         "max_iterations": settings.max_iterations,
         "learning_rate": settings.learning_rate,

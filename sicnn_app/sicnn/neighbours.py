@@ -24,11 +24,14 @@ class NeighbourSums(NamedTuple):
     weights : Tensor, shape (slices, X, Y)
     counts : Tensor, shape (slices, X, Y)
         Voxels within the threshold, the voxel itself included; 0 outside the mask.
+    reached : Tensor, shape (slices, X, Y)
+        Voxels with a weight: those within :data:`GAUSSIAN_REACH` thresholds where weights are Gaussian.
     """
 
     values: Tensor
     weights: Tensor
     counts: Tensor
+    reached: Tensor
 
 
 def similar_neighbour_sum(
@@ -78,7 +81,7 @@ def similar_neighbour_sum(
             raise ValueError("a limit on the ratio of S0 needs the S0 of every voxel")
         brightness = torch.where(mask, s0, 1.0).log()
         most = math.log(similarity.s0_ratio)
-    found = NeighbourSums(values * inside[:, None], inside.clone(), inside.clone())
+    found = NeighbourSums(values * inside[:, None], *(inside.clone() for _ in range(3)))
     for here, there in _pairs((mask.shape[1], mask.shape[2]), radius):
         all_here, all_there = ((where[0], slice(None), *where[1:]) for where in (here, there))
         squared = (curves[all_there] - curves[all_here]).square()
@@ -88,13 +91,13 @@ def similar_neighbour_sum(
         if brightness is not None:
             allowed = allowed * ((brightness[here] - brightness[there]).abs() <= most)
         near = (distance < limit) * allowed
-        weights = near
+        weights = reached = near
         if gaussian:
-            weights = torch.exp(-distance / limit.clamp_min(torch.finfo(limit.dtype).tiny))
-            weights = weights * (distance < reach * limit) * allowed
+            reached = (distance < reach * limit) * allowed
+            weights = torch.exp(-distance / limit.clamp_min(torch.finfo(limit.dtype).tiny)) * reached
         found.values[all_here] += weights[:, None] * values[all_there]
         found.values[all_there] += weights[:, None] * values[all_here]
-        for total, part in ((found.weights, weights), (found.counts, near)):
+        for total, part in ((found.weights, weights), (found.counts, near), (found.reached, reached)):
             total[here] += part
             total[there] += part
     return found

@@ -66,7 +66,7 @@ def rewrite(
     bvals: Tensor,
     bval_weight: Tensor,
     settings: EstimationSettings,
-) -> tuple[Tensor, Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Training signals for the next data iteration: n, and the replacement where the fitting error is large.
 
     Parameters
@@ -84,12 +84,15 @@ def rewrite(
     -------
     target : Tensor, shape (slices, B, X, Y)
     rewritten : Tensor, shape (slices, B, X, Y), bool
-    neighbour_count : Tensor, shape (slices, X, Y), or None where no neighbours are searched
+    neighbour_count, reached : Tensor, shape (slices, X, Y), or None where no neighbours are searched
+        As :class:`sicnn_app.sicnn.neighbours.NeighbourSums`.
     """
     rule = settings.resolved_update_rule
     target = torch.empty_like(data.signals)
     rewritten = torch.empty_like(data.signals, dtype=torch.bool)
-    counts = None if rule == "own-prediction" else torch.empty_like(data.sigma)
+    counts = reached = None
+    if rule != "own-prediction":
+        counts, reached = torch.empty_like(data.sigma), torch.empty_like(data.sigma)
     # What agrees with rewritten signals stays rewritten; against the noisy ones T is built afresh.
     kept = data.signals if settings.fitting_error_against == "noisy" else training_signals
     generator = torch.Generator().manual_seed(settings.random_seed)
@@ -103,10 +106,10 @@ def rewrite(
         )
         if settings.rewrite_at_random:
             rewritten[some] = _as_many_at_random(rewritten[some], part.weight > 0, generator)
-        if counts is None:
+        if counts is None or reached is None:
             replacement = predicted[some]
         else:
-            replacement, counts[some] = neighbour_mean(
+            replacement, counts[some], reached[some] = neighbour_mean(
                 Parameters(*(values[some] for values in parameters)),
                 part,
                 bvals,
@@ -115,7 +118,7 @@ def rewrite(
                 settings,
             )
         target[some] = torch.where(rewritten[some], replacement, kept[some])
-    return target, rewritten, counts
+    return target, rewritten, counts, reached
 
 
 def neighbour_mean(
@@ -125,7 +128,7 @@ def neighbour_mean(
     threshold: Tensor,
     bval_weight: Tensor,
     settings: EstimationSettings,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Mean signals of the similar neighbours, brought to every voxel's own scale.
 
     Similarity is judged on the predicted curves at S0 = 1, so that the noise of a voxel's
@@ -146,7 +149,8 @@ def neighbour_mean(
     Returns
     -------
     means : Tensor, shape (slices, B, X, Y), relative to the normaliser
-    counts : Tensor, shape (slices, X, Y)
+    counts, reached : Tensor, shape (slices, X, Y)
+        As :class:`sicnn_app.sicnn.neighbours.NeighbourSums`.
     """
     b = bvals[None, :, None, None]
     used = data.weight > 0
@@ -158,7 +162,7 @@ def neighbour_mean(
         [data.signals * data.normaliser[:, None] if observed else curves * scale, scale], dim=1
     )
     radius, similarity = settings.neighbour_radius, settings.similarity
-    sums, weights, counts = similar_neighbour_sum(
+    sums, weights, counts, reached = similar_neighbour_sum(
         curves, values, used, threshold, radius, similarity=similarity, s0=scale[:, 0]
     )
     means = sums / weights[:, None].clamp_min(EMPTY)
@@ -169,7 +173,8 @@ def neighbour_mean(
         above_floor = (mean_s0 > FLOOR_LIMIT * sigma) & (counts[:, None] >= LEAST_FOR_FLOOR)
         means = torch.where(above_floor, without_floor(means / sigma) * sigma, means)
     shapes = means / mean_s0.clamp_min(EMPTY)
-    return _own_scale(shapes, data, above_floor, bval_weight) * shapes * used[:, None], counts
+    scaled = _own_scale(shapes, data, above_floor, bval_weight) * shapes * used[:, None]
+    return scaled, counts, reached
 
 
 def _own_scale(shapes: Tensor, data: TrainingData, above_floor: Tensor | None, bval_weight: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ def test_verdict_on_lambda():
 
 def test_the_default_stop_is_found_in_a_training_that_went_on():
     settings = EstimationSettings()
-    changes = [10 * settings.lambda_, 2 * settings.lambda_, 0.5 * settings.lambda_, 0.0]
+    changes = [factor * settings.lambda_.value for factor in (10, 2, 0.5, 0)]
     assert figures.default_stop([{"change": change} for change in changes], settings) == 2
 
 

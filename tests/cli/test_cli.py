@@ -96,7 +96,8 @@ def test_the_three_positionals_are_enough():
         ("--update-rule predicted-neighbours", "estimation.update_rule", "predicted-neighbours"),
         ("--network-input training", "estimation.network_input", "training"),
         ("--rician", "estimation.rician", True),
-        ("--lambda 0.1", "estimation.lambda_", 0.1),
+        ("--lambda 0.1", "estimation.lambda_", Threshold(0.1, "absolute")),
+        ("--lambda 0.1sigma", "estimation.lambda_", Threshold(0.1, "sigma")),
         ("--delta 0.2", "estimation.delta", 0.2),
         ("--max-iterations 0", "estimation.max_iterations", 0),
         ("--learning-rate 1e-4", "estimation.learning_rate", 1e-4),
@@ -179,7 +180,7 @@ def test_a_preset_sets_what_it_names_and_flags_override_it():
     plain = read("--preset", "supplement").estimation
     assert plain.fitting_threshold == Threshold(0.03, "absolute")
     assert plain.neighbour_threshold == Threshold(0.02, "absolute")
-    assert (plain.lambda_, plain.delta, plain.learning_rate) == (0.01, 0.05, 1e-4)
+    assert (str(plain.lambda_), plain.delta, plain.learning_rate) == ("0.01", 0.05, 1e-4)
     assert (plain.dropout, plain.batch_size, plain.max_iterations) == (0.01, 25, 200)
     table = read("--preset", "supplement-table").estimation
     assert (table.fitting_threshold.value, table.neighbour_threshold.value) == (0.02, 0.03)
@@ -395,7 +396,7 @@ def test_a_configuration_file_holds_flags_as_keys_and_the_command_line_overrides
     settings = read("--config-file", path, "--delta", "0.3")
     assert settings.estimation.method == "di-cnn"
     assert settings.estimation.delta == 0.3
-    assert settings.estimation.lambda_ == 0.2
+    assert settings.estimation.lambda_ == Threshold(0.2, "absolute")
     assert settings.estimation.fitting_threshold == Threshold(2.0, "sigma")
     assert settings.selection.participant_label == ("01", "02")
     assert settings.preprocessing.ignore_bvals == (0.0, 10.5)

@@ -18,7 +18,7 @@ from sicnn_app.ivim.resampling import add_noise
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.phantoms.acquire import acquire, noise_sigma
 from sicnn_app.phantoms.phantom import make_phantom
-from sicnn_app.settings import EstimationSettings, NetworkSettings
+from sicnn_app.settings import EstimationSettings, NetworkSettings, Threshold
 from sicnn_app.sicnn import ensemble as module
 from sicnn_app.sicnn import iterate
 from sicnn_app.sicnn.cropping import Box, training_data
@@ -57,7 +57,9 @@ def run(signals: np.ndarray | None = None, *, resample=None, checkpoint=None, **
         np.ones(SHAPE, dtype=bool),
         BVALS,
         noise=np.full(BVALS.size, SIGMA),
-        settings=EstimationSettings(**{"max_iterations": 1, "lambda_": 0.0, **options}),
+        settings=EstimationSettings(
+            **{"max_iterations": 1, "lambda_": Threshold(0.0, "absolute"), **options}
+        ),
         resample=resample,
         checkpoint=checkpoint,
     )

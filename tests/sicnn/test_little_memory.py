@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from sicnn_app.errors import TryAgainError
 from sicnn_app.ivim.maps import Estimate
-from sicnn_app.settings import EstimationSettings
+from sicnn_app.settings import EstimationSettings, Threshold
 from sicnn_app.sicnn import estimate as module
 from sicnn_app.sicnn import iterate
 from sicnn_app.sicnn.estimate import estimate, needed_bytes
@@ -28,7 +28,7 @@ BVALS = np.array([0, 20, 80, 300, 700.0])
 SHAPE = (100, 12, 2)
 """Two tiles of 52 x 12 voxels per slice, or three of 35 x 12."""
 
-SETTINGS = EstimationSettings(max_iterations=1, lambda_=0.0, batch_size=4)
+SETTINGS = EstimationSettings(max_iterations=1, lambda_=Threshold(0.0, "absolute"), batch_size=4)
 
 
 @pytest.fixture(autouse=True)

@@ -88,6 +88,12 @@ def test_sums_and_counts_agree_with_a_loop_over_pairs(shape, radius, share, simi
     np.testing.assert_allclose(found.values.numpy(), expected[0], atol=1e-12)
     np.testing.assert_allclose(found.weights.numpy(), expected[1], atol=1e-12)
     np.testing.assert_array_equal(found.counts.numpy(), expected[2])
+    # Where every neighbour within reach weighs as much as within the threshold the two are one.
+    if similarity.weighting == "equal":
+        np.testing.assert_array_equal(found.reached, found.counts)
+    wider = loop_over_pairs(curves, values, mask, GAUSSIAN_REACH * threshold, radius, similarity, s0)
+    if similarity.weighting == "gaussian":
+        np.testing.assert_array_equal(found.reached.numpy(), wider[2])
 
 
 def test_a_limit_on_s0_needs_s0():
@@ -105,7 +111,7 @@ def test_never_across_slices_or_from_outside_the_mask():
     values = torch.ones(2, 1, 4, 4)
     values[1] = 100.0
     values[1, :, :2] = 1e9
-    sums, _, counts = similar_neighbour_sum(
+    sums, _, counts, _ = similar_neighbour_sum(
         curves, values, mask, torch.ones(2, 4, 4), radius=9, similarity=PLAIN
     )
     assert (sums[0] == 16).all() and (counts[0] == 16).all()
@@ -137,7 +143,7 @@ def two_tissues() -> tuple[Parameters, TrainingData]:
 @pytest.mark.parametrize("rule", ["observed-neighbours", "predicted-neighbours"])
 def test_noise_free_signals_are_their_own_replacement(rule):
     tissue, data = two_tissues()
-    means, counts = neighbour_mean(
+    means, counts, _ = neighbour_mean(
         tissue,
         data,
         BVALS,
@@ -163,7 +169,7 @@ def test_observed_signals_bring_in_what_predictions_do_not():
     wrong = tissue._replace(d=tissue.d + 0.0005)
     threshold, weight = torch.full((1, 6, 5), 0.02), torch.ones(len(BVALS))
     chosen = partial(EstimationSettings, neighbour_radius=5, similarity=PLAIN)
-    (observed, _), (predicted, _) = (
+    (observed, *_), (predicted, *_) = (
         neighbour_mean(wrong, noisy, BVALS, threshold, weight, chosen(update_rule=rule))
         for rule in ("observed-neighbours", "predicted-neighbours")
     )

@@ -69,7 +69,7 @@ def neighbours_of_one_tissue(
         weight=torch.ones(shape),
     )
     truth = Parameters(*(torch.full(shape, value) for value in (0.1, 0.0015, 0.03)), s0=s0 / normaliser)
-    means, _ = neighbour_mean(
+    means, *_ = neighbour_mean(
         truth,
         data,
         bvals,

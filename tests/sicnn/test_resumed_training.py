@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.signal import ivim_signal_maps
-from sicnn_app.settings import EstimationSettings
+from sicnn_app.settings import EstimationSettings, Threshold
 from sicnn_app.sicnn import iterate
 from sicnn_app.sicnn.estimate import estimate
 from sicnn_app.sicnn.train import Trainer
@@ -24,13 +24,19 @@ BVALS = np.array([0, 20, 80, 300, 700.0])
 SIGMA = 40.0
 
 METHODS = {
-    "si-cnn": EstimationSettings(max_iterations=2, lambda_=0.0, dropout=0.05, delta=0.3),
-    "si-cnn noisy input": EstimationSettings(
-        max_iterations=1, lambda_=0.0, network_input="noisy", rician=True
+    "si-cnn": EstimationSettings(
+        max_iterations=2, lambda_=Threshold(0.0, "absolute"), dropout=0.05, delta=0.3
     ),
-    "di-cnn": EstimationSettings(method="di-cnn", max_iterations=1, lambda_=0.0, batch_size=2),
+    "si-cnn noisy input": EstimationSettings(
+        max_iterations=1, lambda_=Threshold(0.0, "absolute"), network_input="noisy", rician=True
+    ),
+    "di-cnn": EstimationSettings(
+        method="di-cnn", max_iterations=1, lambda_=Threshold(0.0, "absolute"), batch_size=2
+    ),
     "cnn": EstimationSettings(method="cnn", epochs=25, dropout=0.1),
-    "ensemble": EstimationSettings(max_iterations=1, lambda_=0.0, dropout=0.05, ensemble=2),
+    "ensemble": EstimationSettings(
+        max_iterations=1, lambda_=Threshold(0.0, "absolute"), dropout=0.05, ensemble=2
+    ),
 }
 
 

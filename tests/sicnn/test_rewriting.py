@@ -164,30 +164,59 @@ def test_the_rules_replace_by_what_they_say():
     chosen = EstimationSettings(
         neighbour_radius=20, similarity=SimilaritySettings("root-mean-square", "equal", None)
     )
-    observed, counts = neighbour_mean(parameters, data, BVALS, wide, weight, chosen)
+    observed, counts, _ = neighbour_mean(parameters, data, BVALS, wide, weight, chosen)
     # Everything is similar: the shape of every replacement is that of the mean observed signal.
     mean = data.signals.movedim(1, -1)[data.mask].mean(0)
     shapes = observed.movedim(1, -1)[data.mask]
     torch.testing.assert_close(shapes / shapes[:, :1], (mean / mean[0]).expand_as(shapes), atol=1e-5, rtol=0)
     assert (counts[data.mask] == data.mask.sum()).all()
     alone = torch.zeros_like(data.sigma)
-    own, counts = neighbour_mean(parameters, data, BVALS, alone, weight, chosen)
+    own, counts, _ = neighbour_mean(parameters, data, BVALS, alone, weight, chosen)
     torch.testing.assert_close(own, data.signals, atol=1e-5, rtol=0)
     assert (counts[data.mask] == 1).all()
     predicting = replace(chosen, update_rule="predicted-neighbours")
-    own_curve, _ = neighbour_mean(parameters, data, BVALS, alone, weight, predicting)
+    own_curve, *_ = neighbour_mean(parameters, data, BVALS, alone, weight, predicting)
     inside = own_curve.movedim(1, -1)[data.mask]
     curve = predicted.movedim(1, -1)[data.mask]
     torch.testing.assert_close(inside / inside[:, :1], curve / curve[:, :1], atol=1e-4, rtol=0)
 
 
 def test_lambda_ends_the_data_iterations():
-    result = run(noisy_data(), lambda_=10.0)
+    result = run(noisy_data(), lambda_=Threshold(10.0, "absolute"))
     assert result.stop_reason == "lambda" and len(result.history) == 1
 
 
+def test_in_sigma_it_is_the_noise_that_ends_the_data_iterations():
+    every = run(noisy_data(), lambda_=Threshold(0.0, "sigma")).history
+    shares = [row["change_over_noise"] for row in every]
+    assert shares[0] > shares[1] > 0
+    ended = run(noisy_data(), lambda_=Threshold((shares[0] + shares[1]) / 2, "sigma"))
+    assert ended.stop_reason == "lambda" and ended.history == every[:2]
+
+
+@pytest.mark.parametrize(("unit", "reason"), [("sigma", "continuum"), ("absolute", "max_iterations")])
+def test_where_most_neighbours_are_only_nearly_similar_it_ends_after_the_second_training(
+    monkeypatch, unit, reason
+):
+    limit = Threshold(0.0, unit)
+    counts = run(noisy_data(), lambda_=limit, max_iterations=1).history[1]
+    ratio = counts["mean_nearly_similar"] / counts["mean_neighbours"]
+    assert ratio >= 1
+    monkeypatch.setattr(module, "CONTINUUM", 0.99 * ratio)
+    ended = run(noisy_data(), lambda_=limit)
+    assert (ended.stop_reason, len(ended.history)) == (reason, 2 if unit == "sigma" else 3)
+    monkeypatch.setattr(module, "CONTINUUM", 1.01 * ratio)
+    assert run(noisy_data(), lambda_=limit, max_iterations=1).stop_reason == "max_iterations"
+
+
+def test_noise_of_nothing_never_ends_them():
+    data = noisy_data()
+    quiet = run(data._replace(noise=torch.zeros_like(data.noise)), lambda_=Threshold(1.0, "sigma"))
+    assert quiet.stop_reason == "max_iterations"
+
+
 def test_the_limit_ends_the_data_iterations():
-    result = run(noisy_data(), lambda_=0.0)
+    result = run(noisy_data(), lambda_=Threshold(0.0, "absolute"))
     assert result.stop_reason == "max_iterations"
     assert [row["data_iteration"] for row in result.history] == [0, 1, 2]
     assert sum(row["epochs"] for row in result.history) == len(result.losses)
@@ -197,27 +226,36 @@ def test_the_limit_ends_the_data_iterations():
 def test_a_threshold_of_no_signal_rewrites_none_and_of_zero_all():
     none = run(noisy_data(), fitting_threshold=Threshold(100.0, "absolute"))
     assert none.history[0]["replaced_fraction"] == 0 and none.stop_reason == "lambda"
-    every = run(noisy_data(), fitting_threshold=Threshold(0.0, "absolute"), lambda_=0.0)
+    every = run(
+        noisy_data(), fitting_threshold=Threshold(0.0, "absolute"), lambda_=Threshold(0.0, "absolute")
+    )
     assert every.history[-1]["replaced_fraction"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("rule", ["observed-neighbours", "predicted-neighbours"])
 def test_rewriting_makes_the_network_see_less_noise(rule):
     data = noisy_data(20, 20, sigma=0.2)
-    result = run(data, update_rule=rule, lambda_=0.0)
+    result = run(data, update_rule=rule, lambda_=Threshold(0.0, "absolute"))
     assert result.history[-1]["training_loss"] < 0.5 * result.history[0]["training_loss"]
     assert result.history[-1]["mean_neighbours"] > 30
 
 
 def test_the_noisy_input_and_the_training_input_differ_after_a_rewrite():
-    one, other = (run(noisy_data(), network_input=name, lambda_=0.0) for name in ("noisy", "training"))
+    one, other = (
+        run(noisy_data(), network_input=name, lambda_=Threshold(0.0, "absolute"))
+        for name in ("noisy", "training")
+    )
     assert one.history[0] == other.history[0]
     assert one.history[2]["training_loss"] != other.history[2]["training_loss"]
 
 
 def test_random_rewriting_draws_as_many_signals_of_every_b_value():
     data = noisy_data(30, 30, sigma=0.2)
-    options = {"lambda_": 0.0, "max_iterations": 1, "fitting_threshold": Threshold(1.0, "sigma")}
+    options = {
+        "lambda_": Threshold(0.0, "absolute"),
+        "max_iterations": 1,
+        "fitting_threshold": Threshold(1.0, "sigma"),
+    }
     chosen, drawn = (run(data, rewrite_at_random=random, **options) for random in (False, True))
     assert drawn.history[0]["replaced_fraction"] == pytest.approx(
         chosen.history[0]["replaced_fraction"], abs=0.03
@@ -235,8 +273,8 @@ def test_whole_curves_are_rewritten_or_none_of_their_signals():
 
 
 def test_a_new_network_begins_every_data_iteration_when_asked_for():
-    carried = run(noisy_data(), lambda_=0.0)
-    anew = run(noisy_data(), lambda_=0.0, restart_network=True)
+    carried = run(noisy_data(), lambda_=Threshold(0.0, "absolute"))
+    anew = run(noisy_data(), lambda_=Threshold(0.0, "absolute"), restart_network=True)
     starts = [next(loss for number, _, loss in result.losses if number == 1) for result in (carried, anew)]
     assert anew.history[0] == carried.history[0]
     assert starts[1] > 1.5 * starts[0]
@@ -249,11 +287,11 @@ def test_held_out_voxels_are_never_rewritten_and_nobodys_neighbours():
     parameters = Parameters(*(torch.full_like(data.sigma, value) for value in (0.2, 0.0012, 0.03, 1.0)))
     arguments = (parameters, torch.full_like(data.signals, 5.0), data.signals)
     rest = (BVALS, torch.ones(5), EstimationSettings())
-    target, rewritten, counts = rewrite(*arguments, part, *rest)
+    target, rewritten, counts, _ = rewrite(*arguments, part, *rest)
     assert torch.equal(target.movedim(1, -1)[held_out], data.signals.movedim(1, -1)[held_out])
     assert not rewritten.movedim(1, -1)[held_out].any() and (counts[held_out] == 0).all()
     spoilt = part._replace(signals=torch.where(held_out[:, None], 99.0, part.signals))
-    other, _, _ = rewrite(*arguments, spoilt, *rest)
+    other, *_ = rewrite(*arguments, spoilt, *rest)
     inside = part.weight > 0
     assert torch.equal(other.movedim(1, -1)[inside], target.movedim(1, -1)[inside])
 
@@ -275,7 +313,7 @@ def test_signals_that_agree_with_the_prediction_stay_rewritten_against_the_train
     earlier = data.signals + 0.5
     rest = (parameters, earlier.clone(), earlier, data, BVALS, torch.ones(5))
     against = EstimationSettings(fitting_error_against="training")
-    target, rewritten, _ = rewrite(*rest, against)
+    target, rewritten, *_ = rewrite(*rest, against)
     assert not rewritten.any() and torch.equal(target, earlier)
-    afresh, rewritten, _ = rewrite(*rest, EstimationSettings())
+    afresh, rewritten, *_ = rewrite(*rest, EstimationSettings())
     assert rewritten.movedim(1, -1)[data.mask].all() and not torch.equal(afresh, earlier)

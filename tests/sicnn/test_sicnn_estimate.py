@@ -194,7 +194,12 @@ def test_cnn_trains_exactly_as_long_as_asked():
 
 @pytest.mark.parametrize("name", ["supplement", "supplement-table"])
 def test_the_presets_of_the_supplement_run(name):
-    values = {**preset_settings(name), "preset": name, "max_iterations": 2, "lambda_": 0.5}
+    values = {
+        **preset_settings(name),
+        "preset": name,
+        "max_iterations": 2,
+        "lambda_": Threshold(0.5, "absolute"),
+    }
     result = run(volume((9, 8, 2)), **values)
     check_maps(result, np.ones((9, 8, 2), dtype=bool), Bounds())
     assert result.parameters["preset"] == name
@@ -230,7 +235,7 @@ def test_an_observer_sees_every_data_iteration_and_the_last_is_the_result():
     signals, seen = volume((9, 8, 2)), []
     mask = np.ones(signals.shape[:3], dtype=bool)
     mask[0, 0] = False
-    chosen = EstimationSettings(max_iterations=2, lambda_=0.0, refinement="none")
+    chosen = EstimationSettings(max_iterations=2, lambda_=Threshold(0.0, "absolute"), refinement="none")
     options = {"noise": np.full(BVALS.size, SIGMA), "settings": chosen}
     result = estimate(signals, mask, BVALS, observe=seen.append, **options)
     assert [moment.data_iteration for moment in seen] == [0, 1, 2]
@@ -295,4 +300,4 @@ def test_impossible_settings_are_refused(wrong):
 
 
 def test_the_data_iterations_end_at_a_limit_that_is_no_whole_number():
-    assert len(run(volume((6, 6, 1)), max_iterations=0.5, lambda_=0.0).history) == 2
+    assert len(run(volume((6, 6, 1)), max_iterations=0.5, lambda_=Threshold(0.0, "absolute")).history) == 2
