@@ -348,6 +348,10 @@ class PreprocessingSettings:
         return (vars(self) | self.added).get(name, step_options()[name].default)
 
 
+NEIGHBOUR_THRESHOLD = Threshold(1.5, "sigma")
+"""What ``auto`` is for signals that were not denoised."""
+
+
 @dataclass(frozen=True)
 class EstimationSettings:
     """How F, D and D* are estimated; the vocabulary is that of the SI-CNN supplement.
@@ -360,7 +364,8 @@ class EstimationSettings:
         Where the values below came from; recorded, never interpreted again.
     fitting_threshold, neighbour_threshold : Threshold
         Signals whose fitting error exceeds the first are rewritten; voxels whose predicted
-        curves differ by less than the second (root mean square over b-values) are similar.
+        curves differ by less than the second are similar. The second is found from the data where it is
+        None: see :func:`sicnn_app.sicnn.estimate.estimate`.
     neighbour_radius : int
         Half width, in voxels, of the square in-slice window searched for similar neighbours.
     update_rule : str or None
@@ -430,11 +435,12 @@ class EstimationSettings:
             metavar="T",
         ),
     )
-    neighbour_threshold: Threshold = field(
-        default=Threshold(1.5, "sigma"),
+    neighbour_threshold: Threshold | None = field(
+        default=None,
         metadata=row(
             "largest difference of predicted curves below which voxels are similar: 0.02, 1sigma or "
-            "auto (default: auto, {default})",
+            f"auto (default: auto, {NEIGHBOUR_THRESHOLD}, after denoising more, by what it left "
+            "in the shape of decays)",
             reads=_threshold_or_auto,
             metavar="T",
         ),
@@ -579,6 +585,11 @@ class EstimationSettings:
     def resolved_update_rule(self) -> str | None:
         """The update rule in force; None for methods that rewrite nothing."""
         return self.update_rule or next(iter(self.described.update_rules), None)
+
+    @property
+    def resolved_neighbour_threshold(self) -> Threshold:
+        """The threshold in force, for signals that were not denoised where none was given."""
+        return self.neighbour_threshold or NEIGHBOUR_THRESHOLD
 
     @property
     def resolved_refinement(self) -> str:

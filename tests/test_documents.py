@@ -23,5 +23,5 @@ def test_relative_links_lead_to_files(page):
 def test_the_register_of_assumptions_states_the_default_thresholds():
     text = (ROOT / "docs" / "assumptions.md").read_text(encoding="utf-8")
     settings = EstimationSettings()
-    fitting, neighbour = settings.fitting_threshold, settings.neighbour_threshold
+    fitting, neighbour = settings.fitting_threshold, settings.resolved_neighbour_threshold
     assert f"{fitting.value:g} and {neighbour.value:g} {neighbour.unit}" in text

@@ -1,6 +1,7 @@
 """What the refinement adds to the network's maps, and whether its standard deviations hold.
 
     python -m benchmarks.accuracy.refinement --parts phantom share
+    python -m benchmarks.accuracy.refinement --parts denoising
     python -m benchmarks.accuracy.refinement --parts halves
 
 Phantom: root mean square errors of F, D and D* on the truths of ``benchmarks.common.truths``, of the network
@@ -8,7 +9,8 @@ after MP-PCA as the app trains it, and of the same refined with the signals befo
 the better of least squares with and without MP-PCA, and the share of the voxels whose error is within one and
 two standard deviations. Share: the regression of the errors of the network's F, log D and log D* on
 the noise of each voxel's own fit around the truth, by the number of similar neighbours: what
-``sicnn_app.sicnn.posterior.OWN_SHARE`` was taken from.
+``sicnn_app.sicnn.posterior.OWN_SHARE`` was taken from. Denoising: errors of the refined maps, and of least
+squares, after MP-PCA relative to those of the same method without.
 
 Halves: as in ``benchmarks.accuracy.averages``, all in the ways the app averages; the differences between the
 maps of both halves over their standard deviations as well. A minute per truth, two per half of a run.
@@ -19,7 +21,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import partial
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +39,7 @@ from sicnn_app.ivim.precision import signal_derivatives
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 from sicnn_app.phantoms.acquire import DEFAULT_BVALS, acquire_series
 from sicnn_app.phantoms.phantom import Phantom, make_phantom
-from sicnn_app.preprocess.steps import prepare
+from sicnn_app.preprocess.steps import Prepared, prepare
 from sicnn_app.settings import EstimationSettings, PreprocessingSettings
 from sicnn_app.sicnn.posterior import refined
 
@@ -62,18 +65,20 @@ class Found:
         return self.plain.mask & self.denoised.mask
 
 
+def prepared_of(series: DwiSeries, mask: np.ndarray, denoise: str, *, anatomy: str, average: str) -> Prepared:
+    """A series with or without denoising, in the mask."""
+    chosen = PreprocessingSettings(denoise=denoise, motion_correction="none", average=average)
+    return prepare(series, anatomy=anatomy, external_mask=mask, settings=chosen)
+
+
 def estimates(series: DwiSeries, mask: np.ndarray, *, anatomy: str, seed: int, average: str) -> Found:
     """Least squares twice, the network after MP-PCA, and the same refined."""
-
-    def prepared(denoise: str):
-        chosen = PreprocessingSettings(denoise=denoise, motion_correction="none", average=average)
-        return prepare(series, anatomy=anatomy, external_mask=mask, settings=chosen)
-
+    prepared = partial(prepared_of, series, mask, anatomy=anatomy, average=average)
     plain, clean = prepared("none").averaged, prepared("mppca")
     given, evidence = clean.averaged, clean.evidence
-    settings = EstimationSettings(random_seed=seed, refinement="none")
-    network = estimated(given, settings, volumes=given.repeats)
     assert evidence is not None
+    settings = EstimationSettings(random_seed=seed, refinement="none")
+    network = estimated(given, settings, volumes=given.repeats, evidence=evidence)
     return Found(
         plain,
         given,
@@ -95,6 +100,12 @@ def estimates(series: DwiSeries, mask: np.ndarray, *, anatomy: str, seed: int, a
 
 def simulated(name: str, snr: float, seed: int, volumes: int) -> tuple[Phantom, Found]:
     """A truth by its name, and the estimates of a measurement of it."""
+    phantom, acquired, options = measured(name, snr, seed, volumes)
+    return phantom, estimates(acquired, phantom.mask, seed=seed, **options)
+
+
+def measured(name: str, snr: float, seed: int, volumes: int) -> tuple[Phantom, DwiSeries, dict[str, str]]:
+    """A truth by its name, a measurement of it, and how it is prepared."""
     preset, truth, disturbances = TRUTHS[name]
     truth = replace(truth, lesions=min(truth.lesions, LESIONS))
     phantom = make_phantom(preset, SHAPE, seed=seed, tissue_variation=0.05, truth=truth)
@@ -102,7 +113,25 @@ def simulated(name: str, snr: float, seed: int, volumes: int) -> tuple[Phantom, 
     acquired = acquire_series(phantom, bvals, snr=snr, seed=seed + 100_000, disturbances=disturbances)
     anatomy = "brain" if preset == "brain" else "body"
     way = "auto" if volumes > 1 else "arithmetic"
-    return phantom, estimates(acquired.series, phantom.mask, anatomy=anatomy, seed=seed, average=way)
+    return phantom, acquired.series, {"anatomy": anatomy, "average": way}
+
+
+def denoising_table(names: Sequence[str], snrs: Sequence[float], seeds: Sequence[int], volumes: int) -> None:
+    """Print errors after MP-PCA relative to those without, F / D / D*."""
+    print(markdown(["truth", "volumes per b", "SNR", "seed", "SI-CNN", "least squares"], []))
+    for name, snr, seed in product(names, snrs, seeds):
+        phantom, series, options = measured(name, snr, seed, volumes)
+        errors: dict[str, list[np.ndarray]] = {"si-cnn": [], "lsq": []}
+        for denoise in ("none", "mppca"):
+            found = prepared_of(series, phantom.mask, denoise, **options)
+            given = found.averaged
+            chosen = EstimationSettings(random_seed=seed)
+            refined_maps = estimated(given, chosen, volumes=given.repeats, evidence=found.evidence).maps
+            for method, maps in (("si-cnn", refined_maps), ("lsq", fitted(given).maps)):
+                of_maps = map_errors(phantom, given.mask, maps)
+                errors[method].append(np.array([of_maps[label] for label in RMSE]))
+        ratios = [" / ".join(f"{one:.2f}" for one in after / before) for before, after in errors.values()]
+        print("| " + " | ".join(map(str, [name, volumes, f"{snr:g}", seed, *ratios])) + " |", flush=True)
 
 
 def within(phantom: Phantom, found: Found, times: float) -> list[float]:
@@ -152,10 +181,10 @@ def own_noise(phantom: Phantom, found: Found) -> tuple[np.ndarray, np.ndarray, n
     information = np.linalg.inv(covariance[:, :3, :3])
     assert network.neighbour_count is not None
 
-    def product(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    def matched(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         return np.einsum("vi,vij,vj->v", first, information, second)
 
-    return network.neighbour_count[known], product(apart, own), product(own, own)
+    return network.neighbour_count[known], matched(apart, own), matched(own, own)
 
 
 def simulations(
@@ -213,7 +242,9 @@ def halves_table(data: Path, runs: Sequence[str], seed: int) -> None:
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--parts", nargs="+", choices=("phantom", "share", "halves"), default=("phantom",))
+    parser.add_argument(
+        "--parts", nargs="+", choices=("phantom", "share", "denoising", "halves"), default=("phantom",)
+    )
     parser.add_argument("--truths", nargs="+", choices=TRUTHS, default=tuple(TRUTHS))
     parser.add_argument("--snr", type=float, nargs="+", default=(20.0,))
     parser.add_argument("--seeds", type=int, nargs="+", default=(0,))
@@ -225,6 +256,8 @@ def main() -> None:
     if "halves" in options.parts:
         require_files(options.data, options.runs)
         halves_table(options.data, options.runs, options.seeds[0])
+    if "denoising" in options.parts:
+        denoising_table(options.truths, options.snr, options.seeds, options.volumes)
     if {"phantom", "share"} & set(options.parts):
         share = "share" in options.parts
         simulations(options.truths, options.snr, options.seeds, options.volumes, share=share)

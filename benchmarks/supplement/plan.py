@@ -190,7 +190,7 @@ def stopping(plan: Plan) -> Jobs:
 
 def thresholds(plan: Plan) -> Jobs:
     """Table over thresholds, by (SNR, fitting, neighbour, seed); the thresholds as the app writes them."""
-    pairs = [(plan.settings.fitting_threshold, plan.settings.neighbour_threshold)]
+    pairs = [(plan.settings.fitting_threshold, plan.settings.resolved_neighbour_threshold)]
     pairs += [(absolute(fitting), absolute(near)) for fitting in plan.fitting for near in plan.neighbour]
     return {
         (snr, str(fitting), str(near), seed): Training(

@@ -139,8 +139,8 @@ def limit_table(plan: Plan, found: Found) -> Table:
 def snr_table(plan: Plan, found: Found) -> Table:
     logged_settings = logged_rewriting(plan)
     words = {
-        "default": f"{plan.settings.fitting_threshold}, {plan.settings.neighbour_threshold} (default)",
-        "logged": f"{logged_settings.fitting_threshold}, {logged_settings.neighbour_threshold} (logged)",
+        name: f"{one.fitting_threshold}, {one.resolved_neighbour_threshold} ({name})"
+        for name, one in (("default", plan.settings), ("logged", logged_settings))
     }
     named = {
         (snr, words[which], seed): result.get("si-cnn", result)

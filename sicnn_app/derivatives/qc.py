@@ -91,6 +91,10 @@ _HISTORY_COLUMNS: dict[str, dict[str, Any]] = {
     "mean_neighbours": described(
         "Similar neighbours", "Mean number of similar neighbours of a voxel, itself included"
     ),
+    "mean_closely_similar": described(
+        "Closely similar neighbours",
+        "Mean number of neighbours of a voxel within half the threshold, itself included",
+    ),
     "mean_nearly_similar": described(
         "Nearly similar neighbours",
         "Mean number of neighbours of a voxel with any weight, itself included: with weights that fall as a "

@@ -119,8 +119,13 @@ class Evidence:
         Averaged signals and their standard deviation from the truth, independent between b-values.
     source : str
         Which signals they are, in words.
+    left, left_in_shape : float
+        Share of their noise that denoising left in the signals that were averaged over neighbours: over all
+        b-values, and in the directions in which the shape of a decay can change.
     """
 
     signals: np.ndarray
     noise: np.ndarray
     source: str
+    left: float = 1.0
+    left_in_shape: float = 1.0

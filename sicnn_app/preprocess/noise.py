@@ -103,6 +103,9 @@ class Noise:
         Parts of ``averaged`` per b-value, root mean squares over the mask, for the sidecar.
     acquired : tuple of two ndarray, shape (X, Y, Z, B), float32, or None
         Of a series that was denoised, the averaged signals as acquired and their noise.
+    left, left_in_shape : float
+        Share of the thermal noise that denoising left: over all b-values, and in the directions in which the
+        shape of a decay can change.
     """
 
     sigma: float
@@ -110,6 +113,8 @@ class Noise:
     method: str
     details: dict[str, list[float]] = field(default_factory=dict)
     acquired: tuple[np.ndarray, np.ndarray] | None = None
+    left: float = 1.0
+    left_in_shape: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -200,7 +205,7 @@ def noise_after_denoising(denoising: Denoising, final: DwiSeries, average: Repea
             of_acquired[:, :, slab][raw.mask] = np.sqrt(sum(parts)) * level
     unknown = mask & np.isnan(thermal_noise)
     thermal_noise[unknown] = np.median(thermal_noise[mask & ~unknown]) if (mask & ~unknown).any() else 0.0
-    left, seen = _tried_out(denoising, average, np.sqrt(thermal_noise) * level, level)
+    left, seen, shares = _tried_out(denoising, average, np.sqrt(thermal_noise) * level, level)
 
     factors = average.groups.noise_factors
     for slab in _slabs(mask):
@@ -217,7 +222,8 @@ def noise_after_denoising(denoising: Denoising, final: DwiSeries, average: Repea
     before = _method(denoising.acquired, average)
     method = f"{before}, before denoising; what is left by denoising noise of that size"
     noise = found.noise(level, method)
-    return replace(noise, acquired=(signals, np.where(of_acquired > 0, of_acquired, noise.averaged)))
+    acquired = signals, np.where(of_acquired > 0, of_acquired, noise.averaged)
+    return replace(noise, acquired=acquired, left=shares[0], left_in_shape=shares[1])
 
 
 def _parts(series: DwiSeries, average: RepeatAverage, level: float) -> tuple[np.ndarray, ...]:
@@ -384,11 +390,16 @@ def _moments_of_decay(signals: np.ndarray, mask: np.ndarray, groups: VolumeGroup
 
 def _not_smooth(bvals: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """What is left of signals over their noise factors when smooth decays are taken off, shape (B, B)."""
+    smooth = _smooth(bvals, factors)
+    return np.eye(bvals.size) - smooth @ smooth.T
+
+
+def _smooth(bvals: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Directions of smooth decays over their noise factors, orthonormal, shape (B, up to 4)."""
     d, dstar, f = (values.ravel() for values in np.meshgrid(DIFFUSION, PERFUSION, FRACTIONS))
     decays = (1 - f) * np.exp(-np.outer(bvals, d)) + f * np.exp(-np.outer(bvals, dstar))
     directions = np.linalg.svd(decays / factors[:, None], full_matrices=False)[0]
-    smooth = directions[:, : min(SMOOTH_DECAYS, bvals.size - 1)]
-    return np.eye(bvals.size) - smooth @ smooth.T
+    return directions[:, : min(SMOOTH_DECAYS, bvals.size - 1)]
 
 
 def _weight(squares: np.ndarray, freedom: float) -> float:
@@ -491,7 +502,7 @@ def _of_means(spread: _Spread, average: RepeatAverage, level: float) -> Iterator
 
 def _tried_out(
     denoising: Denoising, average: RepeatAverage, sigma: np.ndarray, level: float
-) -> tuple[np.ndarray, list[float]]:
+) -> tuple[np.ndarray, list[float], tuple[float, float]]:
     """What a denoising leaves of noise, relative to the thermal variance of a volume.
 
     Returns
@@ -500,6 +511,8 @@ def _tried_out(
         Variance of the averaged signals.
     seen : list of float
         What each moment of the denoised series shows of it.
+    shares : tuple of two float
+        Of the noise of averaged signals what is left: over all b-values, and in the shape of decays.
     """
     box, counted = _part(average.mask)
     mask = average.mask[box] & counted
@@ -518,10 +531,10 @@ def _tried_out(
     base = clean if counted.all() else denoising.redo(noisy)
     response = denoising.redo(replace(noisy, signals=noisy.signals + SMALL * noise)).signals - base.signals
     response = np.nan_to_num(response) / SMALL
-    error, let_through, added = (
-        plain_average(one, average.groups, mask) for one in (errors, response, noise)
-    )
-    let_through = np.maximum((let_through * added).mean(axis=0), 0.0)
+    error, responses, added = (plain_average(one, average.groups, mask) for one in (errors, response, noise))
+    every, shape = np.eye(error.shape[1]), _shapes(average)
+    shares = tuple(_share_left(*(one @ of for one in (error, responses, added))) for of in (every, shape))
+    let_through = np.maximum((responses * added).mean(axis=0), 0.0)
     thermal = max(np.square(sigma[mask]).mean(), np.finfo(np.float64).tiny)
     # Tissue that the denoising took for noise is gone from all volumes of a b-value alike.
     taken = _common(noisy.signals - base.signals, average.groups, mask)
@@ -533,7 +546,27 @@ def _tried_out(
     signals[mask] = error
     tried = replace(average, mask=mask, signals=signals)
     around = _spread(replace(clean, signals=errors), tried, level)
-    return left, [float(one.squares.mean()) * level**2 / thermal for one in around.moments]
+    seen = [float(one.squares.mean()) * level**2 / thermal for one in around.moments]
+    return left, seen, (shares[0], shares[1])
+
+
+def _shapes(average: RepeatAverage) -> np.ndarray:
+    """Directions in which the shape of a smooth decay can change, orthonormal, shape (B, up to 3).
+
+    Those of smooth decays without that of the mean signal, in which brightness changes.
+    """
+    smooth = _smooth(average.groups.bvals, np.ones(average.groups.bvals.size))
+    brightness = average.signals[average.mask].mean(axis=0, dtype=np.float64)
+    brightness /= max(float(np.linalg.norm(brightness)), SMALLEST)
+    apart = smooth - np.outer(brightness, brightness @ smooth)
+    return np.linalg.svd(apart, full_matrices=False)[0][:, : smooth.shape[1] - 1]
+
+
+def _share_left(error: np.ndarray, response: np.ndarray, added: np.ndarray) -> float:
+    """Noise left over noise added, by the mean of squared error and what was let through."""
+    before = max(float(np.square(added).mean()), np.finfo(np.float64).tiny)
+    left = (np.square(error).mean() + max(float((response * added).mean()), 0.0)) / 2
+    return float(np.sqrt(left / before))
 
 
 def _common(signals: np.ndarray, groups: VolumeGroups, mask: np.ndarray) -> np.ndarray:

@@ -176,7 +176,8 @@ def prepare(
         denoising = Denoising(changes[lowered[0]][0], changes[lowered[-1]][1], redo)
         noise = noise_after_denoising(denoising, corrected, average)
         if noise.acquired is not None:
-            evidence = Evidence(*noise.acquired, "averaged signals before denoising")
+            source = "averaged signals before denoising"
+            evidence = Evidence(*noise.acquired, source, noise.left, noise.left_in_shape)
             if corrected is not denoising.denoised:
                 source = "averaged signals after denoising, with the noise before it"
                 evidence = replace(evidence, signals=average.signals, source=source)

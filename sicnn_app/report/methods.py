@@ -244,7 +244,7 @@ def _similarity(facts: Facts) -> list[str]:
         difference = "largest" if distance == "maximum" else distance
         gaussian = similarity.get("weighting") == "gaussian"
         limits += [
-            f"{difference} difference below {_threshold(neighbour)}",
+            f"{difference} difference below {_threshold(neighbour)}{_noise_left(facts)}",
             "weights falling as a Gaussian of the difference" if gaussian else "equal weights",
         ]
     if (ratio := as_number(similarity.get("s0_ratio"))) is not None:
@@ -252,6 +252,11 @@ def _similarity(facts: Facts) -> list[str]:
     if (radius := facts.get("neighbour_radius")) is not None:
         limits.append(f"search window of radius {in_words(radius)} voxels")
     return limits
+
+
+def _noise_left(facts: Facts) -> str:
+    left = facts.number("noise_left_by_denoising")
+    return "" if left is None or left >= 1 else f", of which denoising had left {left:.2g}"
 
 
 def _threshold(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -42,6 +42,10 @@ ALGORITHM = {
     None: "Unsupervised convolutional network without rewriting of training signals",
 }
 """One sentence per update rule."""
+
+
+LEAST_LEFT = 1e-3
+"""Of noise; less was all of it."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,11 @@ def estimate(
 
     Notes
     -----
+    Thresholds in sigma go by the stated noise, a mean over b-values. The more volumes there are, the more of
+    what MP-PCA leaves looks like a change of D or F and moves predicted curves: too few voxels would be
+    similar. A neighbour threshold of None is therefore as many times larger as ``evidence`` has more noise
+    left in the shape of decays than over all b-values, where it has.
+
     Bit-identical for one seed on one CPU model with one number of threads; steps of fewer than 16384 voxels,
     the default, use one thread whatever the limit. On CUDA the convolution gradients may be summed in another
     order. Smaller batches or tiles change the numbers.
@@ -125,6 +134,12 @@ def estimate(
     noise = np.asarray(noise)
     # Noise-free signals have a ratio of 0 / 0 below; the smallest number makes it 0.
     sigma = max(float(noise.max() if sigma is None else sigma), torch.finfo(torch.float32).tiny)
+    if evidence is None:
+        evidence = Evidence(signals, noise, "the same signals")
+    if settings.neighbour_threshold is None:
+        usual = settings.resolved_neighbour_threshold
+        raised = usual.value * max(1.0, evidence.left_in_shape / max(evidence.left, LEAST_LEFT))
+        settings = replace(settings, neighbour_threshold=replace(usual, value=round(raised, 3)))
     # A function of its own: what a training takes of memory is free again when the maps are refined.
     found = _by_networks(
         signals,
@@ -143,6 +158,8 @@ def estimate(
         resample=resample,
         observe=observe,
     )
+    left = {"noise_left_by_denoising": evidence.left, "noise_left_in_shape": evidence.left_in_shape}
+    found = replace(found, parameters={**found.parameters, **left})
     if settings.resolved_refinement == "none":
         return found
     return refined(
@@ -150,7 +167,7 @@ def estimate(
         signals,
         mask,
         np.asarray(bvals, dtype=np.float64),
-        evidence or Evidence(signals, noise, "the same signals"),
+        evidence,
         bounds=settings.bounds,
         floor=sigma if settings.rician else 0.0,
         progress=progress,
@@ -338,7 +355,7 @@ def _describe(
         "preset": settings.preset,
         "update_rule": settings.resolved_update_rule,
         "fitting_threshold": str(settings.fitting_threshold) if rewriting else None,
-        "neighbour_threshold": str(settings.neighbour_threshold) if similar else None,
+        "neighbour_threshold": str(settings.resolved_neighbour_threshold) if similar else None,
         "neighbour_radius": settings.neighbour_radius if similar else None,
         "similarity": asdict(settings.similarity) if similar else None,
         "network_input": settings.network_input if rewriting else None,

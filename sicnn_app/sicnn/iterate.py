@@ -28,10 +28,10 @@ MAX_FIRST_PERIODS = 20
 
 MAX_PERIODS = 3
 
-CONTINUUM = 1.5
-"""Voxels with a weight, up to twice the threshold away, over those within it, means over the mask, above
-which tissue changes everywhere instead of forming groups. After the second training it is 1.1 to 1.45 where
-there are organs, 1.6 to 2.4 on continuous fields: there every further rewriting averages more voxels that are
+CONTINUUM = 3.0
+"""Voxels within twice the neighbour threshold over those within half of it, means over the mask, above
+which tissue changes everywhere instead of forming groups. After the second training it is 1.9 to 2.7 where
+there are organs, 3.5 to 5 on continuous fields: there every further rewriting averages more voxels that are
 only nearly alike (docs/method.md)."""
 
 TINY = 1e-30
@@ -135,18 +135,21 @@ def iterate(
         errors = _mean_errors(data, predicted)
         if observe is not None:
             observe(iteration, trainer.epochs_done, parameters, predicted, target)
-        next_target, rewritten, neighbour_count, reached = rewrite(
+        next_target, rewritten, neighbour_count, around = rewrite(
             parameters, predicted, target, data, bvals, trainer.bval_weight, settings
         )
         moved = float((next_target - target).norm())
         change, noise_change = (moved / max(float(of.norm()), TINY) for of in (target, data.noise))
         replaced = float(rewritten.movedim(1, -1)[data.mask].float().mean())
-        neighbours, nearly = (
-            math.nan if count is None else float(count[data.mask].mean())
-            for count in (neighbour_count, reached)
-        )
+        neighbours = close = nearly = math.nan
+        if neighbour_count is not None and around is not None:
+            neighbours, close, nearly = (
+                float(count[data.mask].mean()) for count in (neighbour_count, *around)
+            )
         history.append(
-            _history_row(iteration, epochs, loss, errors, change, noise_change, replaced, neighbours, nearly)
+            _history_row(
+                iteration, epochs, loss, errors, change, noise_change, replaced, neighbours, close, nearly
+            )
         )
         if progress is not None:
             progress(f"data iteration {iteration}", iteration + 1, settings.max_iterations + 1)
@@ -157,7 +160,7 @@ def iterate(
             stop_reason = "lambda"
         elif iteration >= settings.max_iterations:
             stop_reason = "max_iterations"
-        elif by_noise and iteration > 0 and nearly > CONTINUUM * neighbours:
+        elif by_noise and iteration > 0 and nearly > CONTINUUM * close:
             stop_reason = "continuum"
         if stop_reason:
             curves = _curves(history, trainer)
@@ -217,6 +220,7 @@ def _history_row(
     noise_change: float = 0.0,
     replaced: float = 0.0,
     neighbours: float = math.nan,
+    close: float = math.nan,
     nearly: float = math.nan,
 ) -> dict[str, Any]:
     return {
@@ -228,5 +232,6 @@ def _history_row(
         "change_over_noise": noise_change,
         "replaced_fraction": replaced,
         "mean_neighbours": neighbours,
+        "mean_closely_similar": close,
         "mean_nearly_similar": nearly,
     }

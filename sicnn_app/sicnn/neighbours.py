@@ -24,14 +24,15 @@ class NeighbourSums(NamedTuple):
     weights : Tensor, shape (slices, X, Y)
     counts : Tensor, shape (slices, X, Y)
         Voxels within the threshold, the voxel itself included; 0 outside the mask.
-    reached : Tensor, shape (slices, X, Y)
-        Voxels with a weight: those within :data:`GAUSSIAN_REACH` thresholds where weights are Gaussian.
+    around : Tensor, shape (2, slices, X, Y)
+        Voxels within half the threshold, and voxels with a weight: those within :data:`GAUSSIAN_REACH`
+        thresholds where weights are Gaussian.
     """
 
     values: Tensor
     weights: Tensor
     counts: Tensor
-    reached: Tensor
+    around: Tensor
 
 
 def similar_neighbour_sum(
@@ -81,7 +82,8 @@ def similar_neighbour_sum(
             raise ValueError("a limit on the ratio of S0 needs the S0 of every voxel")
         brightness = torch.where(mask, s0, 1.0).log()
         most = math.log(similarity.s0_ratio)
-    found = NeighbourSums(values * inside[:, None], *(inside.clone() for _ in range(3)))
+    counts = inside.repeat(2, 1, 1, 1)
+    found = NeighbourSums(values * inside[:, None], inside.clone(), inside.clone(), counts)
     for here, there in _pairs((mask.shape[1], mask.shape[2]), radius):
         all_here, all_there = ((where[0], slice(None), *where[1:]) for where in (here, there))
         squared = (curves[all_there] - curves[all_here]).square()
@@ -97,7 +99,9 @@ def similar_neighbour_sum(
             weights = torch.exp(-distance / limit.clamp_min(torch.finfo(limit.dtype).tiny)) * reached
         found.values[all_here] += weights[:, None] * values[all_there]
         found.values[all_there] += weights[:, None] * values[all_here]
-        for total, part in ((found.weights, weights), (found.counts, near), (found.reached, reached)):
+        close = (distance < limit / 4) * allowed
+        totals = (found.weights, found.counts, *found.around)
+        for total, part in zip(totals, (weights, near, close, reached), strict=True):
             total[here] += part
             total[there] += part
     return found

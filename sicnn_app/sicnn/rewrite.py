@@ -84,15 +84,16 @@ def rewrite(
     -------
     target : Tensor, shape (slices, B, X, Y)
     rewritten : Tensor, shape (slices, B, X, Y), bool
-    neighbour_count, reached : Tensor, shape (slices, X, Y), or None where no neighbours are searched
+    neighbour_count, around : Tensor, or None where no neighbours are searched
         As :class:`sicnn_app.sicnn.neighbours.NeighbourSums`.
     """
     rule = settings.resolved_update_rule
     target = torch.empty_like(data.signals)
     rewritten = torch.empty_like(data.signals, dtype=torch.bool)
-    counts = reached = None
+    counts = around = None
     if rule != "own-prediction":
-        counts, reached = torch.empty_like(data.sigma), torch.empty_like(data.sigma)
+        counts = torch.empty_like(data.sigma)
+        around = counts.repeat(2, 1, 1, 1)
     # What agrees with rewritten signals stays rewritten; against the noisy ones T is built afresh.
     kept = data.signals if settings.fitting_error_against == "noisy" else training_signals
     generator = torch.Generator().manual_seed(settings.random_seed)
@@ -106,19 +107,19 @@ def rewrite(
         )
         if settings.rewrite_at_random:
             rewritten[some] = _as_many_at_random(rewritten[some], part.weight > 0, generator)
-        if counts is None or reached is None:
+        if counts is None or around is None:
             replacement = predicted[some]
         else:
-            replacement, counts[some], reached[some] = neighbour_mean(
+            replacement, counts[some], around[:, some] = neighbour_mean(
                 Parameters(*(values[some] for values in parameters)),
                 part,
                 bvals,
-                threshold_map(settings.neighbour_threshold, part.noise.square().mean(dim=1).sqrt()),
+                threshold_map(settings.resolved_neighbour_threshold, part.noise.square().mean(dim=1).sqrt()),
                 bval_weight,
                 settings,
             )
         target[some] = torch.where(rewritten[some], replacement, kept[some])
-    return target, rewritten, counts, reached
+    return target, rewritten, counts, around
 
 
 def neighbour_mean(
@@ -149,7 +150,7 @@ def neighbour_mean(
     Returns
     -------
     means : Tensor, shape (slices, B, X, Y), relative to the normaliser
-    counts, reached : Tensor, shape (slices, X, Y)
+    counts, around : Tensor
         As :class:`sicnn_app.sicnn.neighbours.NeighbourSums`.
     """
     b = bvals[None, :, None, None]
@@ -162,7 +163,7 @@ def neighbour_mean(
         [data.signals * data.normaliser[:, None] if observed else curves * scale, scale], dim=1
     )
     radius, similarity = settings.neighbour_radius, settings.similarity
-    sums, weights, counts, reached = similar_neighbour_sum(
+    sums, weights, counts, around = similar_neighbour_sum(
         curves, values, used, threshold, radius, similarity=similarity, s0=scale[:, 0]
     )
     means = sums / weights[:, None].clamp_min(EMPTY)
@@ -174,7 +175,7 @@ def neighbour_mean(
         means = torch.where(above_floor, without_floor(means / sigma) * sigma, means)
     shapes = means / mean_s0.clamp_min(EMPTY)
     scaled = _own_scale(shapes, data, above_floor, bval_weight) * shapes * used[:, None]
-    return scaled, counts, reached
+    return scaled, counts, around
 
 
 def _own_scale(shapes: Tensor, data: TrainingData, above_floor: Tensor | None, bval_weight: Tensor) -> Tensor:

@@ -122,6 +122,27 @@ def test_denoising_that_does_nothing_leaves_all_noise():
     average = average_repeats(series, mask, "robust")
     noise = noise_after_denoising(Denoising(series, series, lambda other: other), series, average)
     assert stated_over_actual(noise, average, truth, series.bvals) == pytest.approx(1.0, abs=0.1)
+    assert (noise.left, noise.left_in_shape) == pytest.approx((1.0, 1.0))
+
+
+@pytest.mark.parametrize("volumes", [1, 3])
+def test_noise_that_looks_like_a_change_of_the_decay_is_told_from_what_is_left_in_the_mean(volumes):
+    """A projection on what decays span: 4 of 12 dimensions are left, and all that changes a shape."""
+    series, _, mask, _ = acquired(volumes, 20)
+    values = [(d, dstar, f) for d in (5e-4, 1e-3, 3e-3) for dstar in (0.01, 0.03, 0.15) for f in (0.05, 0.3)]
+    decays = [
+        (1 - f) * np.exp(-series.bvals * d) + f * np.exp(-series.bvals * dstar) for d, dstar, f in values
+    ]
+    span = np.linalg.svd(np.array(decays), full_matrices=False)[2][:4]
+
+    def redo(other: DwiSeries) -> DwiSeries:
+        return replace(other, signals=(other.signals @ span.T @ span).astype(np.float32))
+
+    clean = redo(series)
+    average = average_repeats(clean, mask, "arithmetic")
+    noise = noise_after_denoising(Denoising(series, clean, redo), clean, average)
+    assert noise.left == pytest.approx(np.sqrt(4 / 12), rel=0.05)
+    assert noise.left_in_shape == pytest.approx(1.0, abs=0.05)
 
 
 def test_denoising_is_tried_out_on_a_part_of_a_large_image_and_says_the_same():
@@ -143,6 +164,7 @@ def test_denoising_is_tried_out_on_a_part_of_a_large_image_and_says_the_same():
     assert max(seen[1:]) < 0.5 * seen[0]
     left = noise.details["ThermalNoisePerBValue"]
     assert left == pytest.approx(np.full(12, 5.0), rel=0.1)
+    assert (noise.left, noise.left_in_shape) == pytest.approx((0.5, 0.5), rel=0.1)
 
 
 def test_undeclared_directions_are_not_taken_for_repeats():

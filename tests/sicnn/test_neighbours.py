@@ -88,12 +88,10 @@ def test_sums_and_counts_agree_with_a_loop_over_pairs(shape, radius, share, simi
     np.testing.assert_allclose(found.values.numpy(), expected[0], atol=1e-12)
     np.testing.assert_allclose(found.weights.numpy(), expected[1], atol=1e-12)
     np.testing.assert_array_equal(found.counts.numpy(), expected[2])
-    # Where every neighbour within reach weighs as much as within the threshold the two are one.
-    if similarity.weighting == "equal":
-        np.testing.assert_array_equal(found.reached, found.counts)
-    wider = loop_over_pairs(curves, values, mask, GAUSSIAN_REACH * threshold, radius, similarity, s0)
-    if similarity.weighting == "gaussian":
-        np.testing.assert_array_equal(found.reached.numpy(), wider[2])
+    reach = GAUSSIAN_REACH if similarity.weighting == "gaussian" else 1.0
+    for factor, around in zip((0.5, reach), found.around, strict=True):
+        other = loop_over_pairs(curves, values, mask, factor * threshold, radius, similarity, s0)
+        np.testing.assert_array_equal(around.numpy(), other[2])
 
 
 def test_a_limit_on_s0_needs_s0():

@@ -200,7 +200,7 @@ def test_where_most_neighbours_are_only_nearly_similar_it_ends_after_the_second_
 ):
     limit = Threshold(0.0, unit)
     counts = run(noisy_data(), lambda_=limit, max_iterations=1).history[1]
-    ratio = counts["mean_nearly_similar"] / counts["mean_neighbours"]
+    ratio = counts["mean_nearly_similar"] / counts["mean_closely_similar"]
     assert ratio >= 1
     monkeypatch.setattr(module, "CONTINUUM", 0.99 * ratio)
     ended = run(noisy_data(), lambda_=limit)

@@ -8,9 +8,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.parameters import MAPS
+from sicnn_app.ivim.series import Evidence
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.settings import Bounds, EstimationSettings, Threshold, preset_settings
 from sicnn_app.sicnn import iterate
@@ -40,6 +43,7 @@ def run(
     *,
     sigma: float = SIGMA,
     device: str = "cpu",
+    evidence: Evidence | None = None,
     **options,
 ) -> Estimate:
     mask = np.ones(signals.shape[:3], dtype=bool) if mask is None else mask
@@ -52,6 +56,7 @@ def run(
         sigma=sigma,
         settings=chosen,
         device=device,
+        evidence=evidence,
     )
 
 
@@ -205,6 +210,21 @@ def test_the_presets_of_the_supplement_run(name):
     assert result.parameters["preset"] == name
     expected = {"supplement": ("0.03", "0.02"), "supplement-table": ("0.02", "0.03")}[name]
     assert (result.parameters["fitting_threshold"], result.parameters["neighbour_threshold"]) == expected
+
+
+@given(left=st.floats(0.05, 1.0), in_shape=st.floats(0.05, 1.0))
+@settings(max_examples=6, deadline=None)
+def test_noise_that_denoising_left_in_the_shape_of_decays_raises_the_neighbour_threshold(left, in_shape):
+    signals = volume((4, 4, 1))
+    evidence = Evidence(signals, np.full(BVALS.size, SIGMA), "before", left, in_shape)
+
+    def threshold(**options) -> str:
+        found = run(signals, max_iterations=0, evidence=evidence, **options).parameters
+        assert (found["noise_left_by_denoising"], found["noise_left_in_shape"]) == (left, in_shape)
+        return found["neighbour_threshold"]
+
+    assert Threshold.parse(threshold()).value == pytest.approx(1.5 * max(1, in_shape / left), abs=1e-3)
+    assert threshold(neighbour_threshold=Threshold(0.7, "sigma")) == "0.7sigma"
 
 
 def test_predicted_neighbours_the_rician_model_and_absolute_thresholds_run():
