@@ -10,7 +10,8 @@ true one. Pulsation has a standard deviation of 5 % of the signal, and the g-fac
 
 Halves: the volumes of every measured run, split as in :mod:`benchmarks.accuracy.retest` and in two other
 ways; the ratio of the difference between the averaged signals to what the noise of both lets expect, root
-mean squares over the voxels of all organs and runs, b-value by b-value.
+mean squares over the voxels of all organs and runs, b-value by b-value. Shared: the same of two simulated
+measurements, of which the true error is known beside it: halves do not see what is wrong in both.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ DISTURBED = {
     "g-factor": Disturbances(g_factor=2.0),
     "both": Disturbances(pulsation=0.05, g_factor=2.0),
 }
+HALF_BVALS = (0, 10, 25, 50, 100, 200, 300, 400, 500)
+"""s/mm^2; those of the measured runs, whose halves have three volumes of each."""
+
 SPLITS = {"that agrees best": None, "0, 1, 2": (0, 1, 2), "0, 2, 4": (0, 2, 4)}
 """Directions of the first half."""
 
@@ -84,6 +88,41 @@ def phantom_table(
                         )
 
 
+def shared_table(snrs: Sequence[float], seeds: Sequence[int], shape: tuple[int, int, int]) -> None:
+    """Print the scatter of simulated halves, whose true error is known, over the stated noise."""
+    preset, truth, _ = TRUTHS["organs"]
+    columns = " | ".join(f"b = {bval:g}" for bval in HALF_BVALS)
+    print(f"| SNR | denoising | | {columns} | all b > 0 |\n{'|---' * (len(HALF_BVALS) + 4)}|")
+    for snr in snrs:
+        for denoise in DENOISING:
+            squares = np.zeros((3, len(HALF_BVALS)))
+            for seed in seeds:
+                phantom = make_phantom(preset, shape, seed=seed, truth=truth)
+                bvals = np.repeat(HALF_BVALS, 3).astype(np.float64)
+                pair = [
+                    averaged(
+                        acquire_series(
+                            phantom, bvals, snr=snr, seed=10 * seed + half, disturbances=DISTURBED["both"]
+                        ).series,
+                        phantom.mask,
+                        average="robust",
+                        denoise=denoise,
+                    )
+                    for half in (0, 1)
+                ]
+                inside, clean = pair[0].mask & pair[1].mask, phantom.signals(pair[0].bvals)
+                errors = [(one.signals - clean)[inside] for one in pair]
+                squares += [
+                    np.square(errors[0] - errors[1]).mean(axis=0),
+                    np.square(errors).sum(axis=0).mean(axis=0),
+                    sum(np.square(one.noise[inside], dtype=np.float64) for one in pair).mean(axis=0),
+                ]
+            for name, found in (("scatter", squares[0]), ("error", squares[1])):
+                ratios = " | ".join(f"{value:.2f}" for value in np.sqrt(found / squares[2]))
+                above = np.sqrt(found[1:].sum() / squares[2, 1:].sum())
+                print(f"| {snr:g} | {denoise} | {name} over stated | {ratios} | {above:.2f} |", flush=True)
+
+
 def halves_table(data: Path, denoising: Sequence[str]) -> None:
     """Print how the scatter between halves compares with the stated noise."""
     bvals, rows = None, []
@@ -113,7 +152,9 @@ def halves_table(data: Path, denoising: Sequence[str]) -> None:
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--parts", nargs="+", choices=("halves", "phantom"), default=("halves", "phantom"))
+    parser.add_argument(
+        "--parts", nargs="+", choices=("halves", "shared", "phantom"), default=("halves", "shared", "phantom")
+    )
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--denoising", nargs="+", choices=DENOISING, default=DENOISING)
     parser.add_argument(
@@ -130,6 +171,9 @@ def main() -> None:
     if "halves" in options.parts:
         require_files(options.data, RUNS)
         halves_table(options.data, options.denoising)
+        print()
+    if "shared" in options.parts:
+        shared_table((12.0, 20.0), options.seeds, tuple(options.shape))
         print()
     if "phantom" in options.parts:
         phantom_table(
