@@ -107,7 +107,7 @@ def test_links_unfold_what_they_lead_to_and_the_list_of_runs_stays(everything, v
     assert not training.is_visible()
     page.get_by_role("link", name="Training", exact=True).click()
     assert training.is_visible()
-    expect(page.get_by_role("heading", name="Training", exact=True)).to_be_in_viewport()
+    expect(page.get_by_role("heading", name="Training", exact=True)).to_be_in_viewport(timeout=30_000)
     assert page.locator("nav.top").bounding_box()["y"] == pytest.approx(0, abs=1)
     page.get_by_role("button", name="Unfold all").click()
     assert page.locator("details.part:not([open])").count() == 0

@@ -4,8 +4,9 @@
 function reveal() {
   const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
   const part = target && target.closest("details");
-  if (part && !part.open) {
+  if (part) {
     part.open = true;
+    // Again where the browser has unfolded it by itself: what it scrolled to may have moved meanwhile.
     target.scrollIntoView();
   }
 }
