@@ -156,7 +156,7 @@ def test_names_of_regions_are_not_taken_from_a_file_outside(tmp_path):
 
 
 def test_no_index_of_a_table_is_quoted(tmp_path):
-    from sicnn_app.bids.segmentations import read_lookup
+    from sicnn_app.bids.label_names import read_lookup
 
     path = tmp_path / "dseg.tsv"
     path.write_text(f"index\tname\n1\tliver\n{SECRET}\tspleen\n")

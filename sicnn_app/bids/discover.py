@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from sicnn_app.bids.derivative_datasets import (
 from sicnn_app.bids.gradients import part_bvals
 from sicnn_app.bids.images import open_image, volume_count
 from sicnn_app.bids.index import find_images
+from sicnn_app.bids.segmentations import unrecognised
 from sicnn_app.bids.select import Selection
 from sicnn_app.bids.text_files import Boundary, require_content, unreadable
 from sicnn_app.errors import DataError, MissingInputError, NoRunsError, SicnnAppError, UsageError
@@ -133,6 +134,16 @@ def _add_mask(run: DwiRun, inputs: InputSettings, warnings: list[str]) -> DwiRun
         wanted = "mask" if desc is None else f"mask with desc-{desc}"
         warnings.append(f"{run.name}: no {wanted} of it in {', '.join(inputs.derivatives)}; one is made")
     return replace(run, mask=mask)
+
+
+def _unused(runs: Iterable[DwiRun], datasets: Mapping[str, Path]) -> list[str]:
+    """A warning per dataset of ``-d`` that nothing is taken from."""
+    runs = list(runs)
+    used = [path for run in runs for path in (run.mask, *(part.image for part in run.parts)) if path]
+    others = {
+        name: root for name, root in datasets.items() if not any(path.is_relative_to(root) for path in used)
+    }
+    return unrecognised(others, [run.entities for run in runs])
 
 
 def _links_out(runs: Iterable[DwiRun], roots: Iterable[Path]) -> list[str]:
@@ -297,6 +308,7 @@ def discover(
             images.skipped.append((name, reason))
             problems.pop(name, None)
             del named[name]
+    collector.warnings += _unused(named.values(), inputs.derivatives)
     collector.warnings += _mixed_times(named.values())
     collector.warnings += _links_out(named.values(), collector.associators)
     ordered = sorted(named, key=natural_key)

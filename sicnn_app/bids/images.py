@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import zlib
@@ -10,14 +11,16 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
+from nibabel.freesurfer.mghformat import MGHError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from nibabel.wrapstruct import WrapStructError
 
 from sicnn_app.bids.geometry import grid_shape, settle_position
 from sicnn_app.bids.text_files import require_content
-from sicnn_app.bids.unpacked import GZIP_MAGIC, MAX_EXPANSION, Unpacked
+from sicnn_app.bids.unpacked import COMPRESSED, GZIP_MAGIC, MAX_EXPANSION, Unpacked
 from sicnn_app.errors import DataError, one_line
 from sicnn_app.files import open_regular
 from sicnn_app.formats import shorten
@@ -31,6 +34,9 @@ NIFTI_MAGIC = {
     nib.Nifti2Image: (slice(4, 8), (b"n+2\0", b"ni2\0")),
 }
 """Where the header of each kind of image says what it is, and how."""
+
+MGH_EXTENSIONS = (".mgz", ".mgh")
+"""Of FreeSurfer's format; segmentations may have it."""
 
 MAX_VOXELS = 1 << 27
 """Of an image that is read as a whole; 512 x 512 x 512 are more than diffusion MRI has, half a gigabyte."""
@@ -58,9 +64,9 @@ def _require_honest_name(path: Path) -> None:
     """Refuse a name that is wrong about compression: readers go by it, ours and everybody else's."""
     with os.fdopen(open_regular(path), "rb") as stream:
         start = stream.read(len(GZIP_MAGIC))
-    if start == GZIP_MAGIC and not path.name.endswith(".gz"):
+    if start == GZIP_MAGIC and not path.name.endswith(COMPRESSED):
         raise DataError(f"{path} is compressed with gzip, which its name does not say: rename it to .nii.gz")
-    if start and start != GZIP_MAGIC and path.name.endswith(".gz"):
+    if start and start != GZIP_MAGIC and path.name.endswith(COMPRESSED):
         raise DataError(
             f"{path} cannot be read: it is not compressed with gzip, as its name says "
             "(if it is an image nevertheless, rename it to .nii)"
@@ -87,7 +93,30 @@ def _open_nifti(path: Path) -> nib.Nifti1Image:
     notes = settle_position(path, header)
     header.check_fix()
     voxels = kind.ImageArrayProxy(str(path), header.copy())
+    if voxels.offset < header.sizeof_hdr:
+        # nibabel checks this only of what calls itself a single file.
+        raise DataError(
+            f"{path} says that its voxels start in its header, at byte {voxels.offset}: convert it again"
+        )
     return kind(voxels, header.get_best_affine(), header, extra={"position": notes})
+
+
+def _open_mgh(path: Path) -> nib.Nifti1Image:
+    """Image of FreeSurfer's format as one of NIfTI, of its header alone; raises as :func:`_open_nifti`."""
+    start = Unpacked(path).start(nib.MGHImage.header_class.template_dtype.itemsize)
+    try:
+        stated = nib.MGHImage.header_class.from_fileobj(io.BytesIO(start))
+        shape, dtype = stated.get_data_shape(), stated.get_data_dtype()
+    except (MGHError, KeyError, TypeError) as error:
+        raise ImageFileError(f"it does not begin as FreeSurfer's images do: {error}") from None
+    # As its voxels are.
+    header = nib.Nifti1Header(endianness=">")
+    header.set_data_shape(shape)
+    header.set_data_dtype(dtype)
+    header.set_sform(stated.get_affine(), code="scanner" if stated["goodRASFlag"] > 0 else "unknown")
+    notes = settle_position(path, header)
+    voxels = ArrayProxy(str(path), (shape, dtype, stated.get_data_offset(), 1.0, 0.0))
+    return nib.Nifti1Image(voxels, header.get_best_affine(), header, extra={"position": notes})
 
 
 def open_image(path: Path) -> nib.Nifti1Image:
@@ -109,7 +138,7 @@ def open_image(path: Path) -> nib.Nifti1Image:
         if path.stat().st_size == 0:
             raise DataError(f"{path} is empty, it has 0 bytes: copy it again")
         _require_honest_name(path)
-        image = _open_nifti(path)
+        image = _open_mgh(path) if path.name.endswith(MGH_EXTENSIONS) else _open_nifti(path)
         shape, dtype = image.shape, image.get_data_dtype()
     except READ_ERRORS as error:
         reason = shorten(one_line(error).replace(str(path), path.name), 150)
@@ -121,13 +150,7 @@ def open_image(path: Path) -> nib.Nifti1Image:
         raise DataError(f"{path} holds no voxel, its shape is {shape}: convert it again")
     if np.sum(np.array(shape[3:]) > 1) > 1:
         raise DataError(f"{path} has shape {shape}, a DWI at most 4 dimensions: give it as one 4-D series")
-    if image.dataobj.offset < image.header.sizeof_hdr:
-        # nibabel checks this only of what calls itself a single file.
-        raise DataError(
-            f"{path} says that its voxels start in its header, at byte {image.dataobj.offset}: "
-            "convert it again"
-        )
-    most = path.stat().st_size * (MAX_EXPANSION if path.name.endswith(".gz") else 1)
+    most = path.stat().st_size * (MAX_EXPANSION if path.name.endswith(COMPRESSED) else 1)
     if promised_size(image) > most:
         raise DataError(
             f"{path} is truncated, its header promises {promised_size(image)} bytes and it can hold "
@@ -154,7 +177,7 @@ def require_voxels(path: Path, image: nib.Nifti1Image) -> list[str]:
     promised = promised_size(image)
     content = Unpacked(path)
     try:
-        size = sum(map(len, content)) if path.name.endswith(".gz") else path.stat().st_size
+        size = sum(map(len, content)) if path.name.endswith(COMPRESSED) else path.stat().st_size
     except READ_ERRORS as error:
         raise DataError(f"{path} cannot be read ({one_line(error)}): copy it again") from None
     if size < promised:
@@ -162,7 +185,8 @@ def require_voxels(path: Path, image: nib.Nifti1Image) -> list[str]:
             f"{path} is truncated, its header promises {promised} bytes and it holds {size}: copy it again"
         )
     warnings = []
-    if size > promised:
+    # FreeSurfer writes its history there.
+    if size > promised and not path.name.endswith(MGH_EXTENSIONS):
         warnings.append(f"{path}: {size - promised} bytes after the voxels its header promises are ignored")
     if content.trailing:
         warnings.append(f"{path}: bytes after the end of the gzip stream are ignored")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -9,7 +10,7 @@ import numpy as np
 
 from sicnn_app.bids.geometry import grid_shape, same_grid, states_orientation
 from sicnn_app.bids.images import open_volume, read_values, volume_count
-from sicnn_app.errors import DataError, one_line
+from sicnn_app.errors import DataError, MissingInputError, one_line
 
 
 def load_mask(
@@ -62,7 +63,8 @@ def load_labels(path: Path, affine: np.ndarray, *, shape: tuple[int, ...]) -> tu
         The file is not there, or its content is not fetched.
     DataError
         It cannot be read, is no single volume, is too large, or holds a value that is no whole number of 0
-        or more; or it states no orientation and has another shape than the image.
+        or more; or it states no orientation and has another shape than the image; or no region lies in
+        the image.
     """
     image = open_volume(path)
     values, warnings = _read(path, image, shape)
@@ -70,12 +72,72 @@ def load_labels(path: Path, affine: np.ndarray, *, shape: tuple[int, ...]) -> tu
         labels = values.astype(np.int32)
     if not np.array_equal(labels, values) or labels.min(initial=0) < 0:
         raise DataError(f"{path} holds values that are no indices of regions: give a discrete segmentation")
+    return _placed(path, image, labels, affine, shape, warnings), warnings
+
+
+def load_masks(
+    paths: Sequence[Path], affine: np.ndarray, *, shape: tuple[int, ...]
+) -> tuple[np.ndarray, list[str]]:
+    """Masks of one grid, one per region, as the segmentation that :func:`load_labels` would read.
+
+    The index of a region is the place of its file, from 1. Where masks overlap the smaller one counts. Files
+    that cannot be read, hold more than one value besides 0 or lie on another grid than the first are left out
+    with a warning. Raises DataError when none is left, or no voxel of any lies in the image.
+    """
+    first: nib.Nifti1Image | None = None
+    inside: dict[int, np.ndarray] = {}
+    warnings: list[str] = []
+    for index, path in enumerate(paths, start=1):
+        try:
+            image = open_volume(path)
+            values, said = _read(path, image, shape)
+            values = np.nan_to_num(values)
+            if np.unique(values[values != 0]).size > 1:
+                raise DataError(f"{path} holds other values than 0 and one more: it is no mask of a region")
+            if first is None:
+                first, warnings = image, [*warnings, *said]
+            elif image.shape != first.shape or not same_grid(image.affine, first.affine, values.shape):
+                raise DataError(f"{path} lies on another grid than the masks beside it: make them again")
+        except (DataError, MissingInputError) as error:
+            warnings.append(f"a mask is left out: {error}")
+            continue
+        inside[index] = np.flatnonzero(values)
+    if first is None:
+        raise DataError(f"{paths[0].parent} holds no mask that can be read: {warnings[0]}")
+    labels = np.zeros(grid_shape(first), dtype=np.int32)
+    for index in sorted(inside, key=lambda index: -inside[index].size):
+        labels.flat[inside[index]] = index
+    kept = np.bincount(labels.ravel(), minlength=len(paths) + 1)
+    cut = [paths[index - 1].name for index, voxels in inside.items() if kept[index] < voxels.size]
+    if cut:
+        warnings.append(
+            f"masks in {paths[0].parent} overlap: voxels of {', '.join(cut[:5])}"
+            f"{f' and {len(cut) - 5} others' if len(cut) > 5 else ''} that smaller ones also have count there"
+        )
+    return _placed(paths[0].parent, first, labels, affine, shape, warnings), warnings
+
+
+def _placed(
+    path: Path,
+    image: nib.Nifti1Image,
+    labels: np.ndarray,
+    affine: np.ndarray,
+    shape: tuple[int, ...],
+    warnings: list[str],
+) -> np.ndarray:
+    """Labels with the position of ``image`` in the voxels of the image they are for."""
     if states_orientation(image.header):
         turned = _reoriented(labels, image.affine, affine)
         if turned.shape != shape or not same_grid(turned.affine, affine, shape):
+            found = _resampled(path, labels, image.affine, affine, shape)
+            if labels.any() and not found.any():
+                raise DataError(
+                    f"{path} has no region where the image lies: it looks like another space, session or "
+                    "part of the body; give the segmentation in the space of the run"
+                )
             warnings.append(f"{path.name} lies on another grid and was brought to that of the image")
-            return _resampled(path, labels, image.affine, affine, shape), warnings
-    return _on_grid(path, image, labels, affine, shape, warnings), warnings
+            return found
+    return _on_grid(path, image, labels, affine, shape, warnings)
 
 
 def _resampled(

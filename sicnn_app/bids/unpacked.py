@@ -20,6 +20,9 @@ MAX_EXPANSION = 1032
 
 GZIP_MAGIC = b"\x1f\x8b"
 
+COMPRESSED = (".gz", ".mgz")
+"""Ends of the names of files that are compressed with gzip."""
+
 _digests: ContextVar[dict[Path, str] | None] = ContextVar("digests", default=None)
 
 
@@ -44,7 +47,7 @@ def note_read(path: Path, digest: str) -> None:
 
 
 class Unpacked:
-    """Content of a regular file, unpacked when its name ends in .gz; can be gone through once.
+    """Content of a regular file, unpacked when its name ends as :data:`COMPRESSED`; can be gone through once.
 
     Going through it raises ``OSError``, ``EOFError`` or ``zlib.error`` for a file that cannot be read.
 
@@ -67,7 +70,7 @@ class Unpacked:
                 digest.update(data)
                 return data
 
-            yield from self._members(read) if self._path.name.endswith(".gz") else iter(read, b"")
+            yield from self._members(read) if self._path.name.endswith(COMPRESSED) else iter(read, b"")
             while read():
                 # What follows the gzip stream is part of the file all the same.
                 pass

@@ -275,6 +275,10 @@ def regions_sidecar(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
     return {
         "Description": "Regions of the segmentations of --derivatives: one row per region",
         "Sources": _sources(result, roots),
+        "Segmentations": {
+            measured.name: {"RecognisedAs": measured.program, "Source": roots.uri(measured.path)}
+            for measured in result.regions
+        },
         **{column.name: column.words() for column in COLUMNS},
         "BValues": plain(result.averaged.bvals),
         # In the order of the rows, units of the source image.

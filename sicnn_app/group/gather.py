@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,8 @@ class RunState:
 class GatheredRun:
     """One run in the tables: a row per region, and warnings on segmentations, files named by BIDS URIs.
 
-    The rows of a run that is ``reused`` were taken from the last table.
+    The rows of a run that is ``reused`` were taken from the last table; ``recognised`` has the programs as
+    by which its segmentations are laid out, by their names.
     """
 
     run: DwiRun
@@ -65,6 +66,7 @@ class GatheredRun:
     rows: list[Row]
     warnings: list[str]
     reused: bool = False
+    recognised: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,15 @@ class Gathered:
 
     runs: list[GatheredRun]
     left_out: list[tuple[DwiRun, SicnnAppError]]
+
+    @property
+    def recognised(self) -> dict[str, list[str]]:
+        """Programs as by which segmentations are laid out, by the names of these."""
+        found: dict[str, set[str]] = {}
+        for run in self.runs:
+            for name, program in run.recognised.items():
+                found.setdefault(name, set()).add(program)
+        return {name: sorted(found[name]) for name in sorted(found)}
 
     @property
     def reused(self) -> int:
@@ -174,12 +185,14 @@ def _gather_run(
     ambiguous = [f"{run.name}: {roots.portable(text)}" for text in warnings]
     look = partial(_look, output_dir, run, found, ambiguous, roots)
     state = look()
+    recognised = {item.name: item.program for item in found}
     if known is not None and known.key == state.key:
-        return GatheredRun(run, state, known.rows, known.warnings, reused=True)
+        return GatheredRun(run, state, known.rows, known.warnings, reused=True, recognised=recognised)
     rows, warnings = _measure(output_dir, run, found)
     if look() != state:
         raise MissingInputError(f"{run.name} changed while it was read: repeat this command")
-    return GatheredRun(run, state, rows, [*ambiguous, *map(roots.portable, warnings)])
+    said = [*ambiguous, *map(roots.portable, warnings)]
+    return GatheredRun(run, state, rows, said, recognised=recognised)
 
 
 def _look(
@@ -198,7 +211,7 @@ def _look(
         "table": _hash(marker.path.with_suffix(".tsv"), output_dir),
         "sizes": {path.name: _size(path) for path in marker.outputs},
         "segmentations": [
-            [item.name, roots.uri(item.path), hash_file(item.path), hash_file(item.lookup)]
+            [item.name, roots.uri(item.path), *map(hash_file, item.files), hash_file(item.lookup)]
             for item in segmentations
         ],
         "ambiguous": list(ambiguous),

@@ -161,6 +161,9 @@ def _table_sidecar(
         **table_columns(),
         "Selection": {"ChosenBy": chosen.by or None, "RunsNotChosen": chosen.others},
         "Ratings": {"Files": ratings.files, "LeftOut": ratings.told()},
+        "Segmentations": {
+            name: {"RecognisedAs": ", ".join(programs)} for name, programs in gathered.recognised.items()
+        },
         "OutlierRule": OUTLIER_RULE,
         "Distributions": [distribution_record(item) for item in measured],
         "LeftOut": [{"Run": run.name, "Reason": str(error)} for run, error in gathered.left_out],

@@ -55,6 +55,8 @@ class MeasuredRegions:
     name : str
         Of the segmentation, as ``rois:organs``.
     path : Path
+    program : str
+        By whose layout it was recognised.
     mean, deviation : ndarray, shape (R, B), units of the source image
         Mean and standard deviation (n - 1) over the voxels of a region of the averaged signals; NaN where it
         has too few inside the mask.
@@ -65,13 +67,16 @@ class MeasuredRegions:
 
     name: str
     path: Path
+    program: str
     regions: Regions
     mean: np.ndarray
     deviation: np.ndarray
     fit: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, name: str, path: Path, regions: Regions, signals: np.ndarray) -> MeasuredRegions:
+    def of(
+        cls, name: str, path: Path, program: str, regions: Regions, signals: np.ndarray
+    ) -> MeasuredRegions:
         """Regions with the signals of the voxels of the mask, shape (M, B)."""
         mean, deviation = np.full((2, len(regions.names), signals.shape[1]), np.nan)
         for position, members in enumerate(regions.members):
@@ -80,4 +85,4 @@ class MeasuredRegions:
                 mean[position] = inside.mean(axis=0)
             if members.size > 1:
                 deviation[position] = inside.std(axis=0, ddof=1)
-        return cls(name, path, regions, mean, deviation)
+        return cls(name, path, program, regions, mean, deviation)

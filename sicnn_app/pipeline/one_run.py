@@ -11,8 +11,8 @@ import numpy as np
 
 from sicnn_app.bids.discover import NO_MASK
 from sicnn_app.bids.load import LoadedRun, load_run, series_size
-from sicnn_app.bids.masks import load_labels, load_mask
-from sicnn_app.bids.segmentations import Segmentation, Segmentations, load_regions, read_lookup
+from sicnn_app.bids.masks import load_mask
+from sicnn_app.bids.segmentations import Segmentation, Segmentations, load_regions
 from sicnn_app.bids.unpacked import digests_of_reads
 from sicnn_app.derivatives.names import run_unit
 from sicnn_app.derivatives.write import require_room, write_run
@@ -227,8 +227,8 @@ def _regions(item: DwiRun, settings: Settings, loaded: LoadedRun) -> tuple[np.nd
         for found in Segmentations(settings.inputs.derivatives).of(item.entities)[0]:
             shape = loaded.series.signals.shape[:3]
             with suppress(SicnnAppError):
-                labels, _ = load_labels(found.path, loaded.series.affine, shape=shape)
-                return labels, {} if found.lookup is None else read_lookup(found.lookup)
+                labels, _ = found.labels(loaded.series.affine, shape)
+                return labels, found.names()
     return None
 
 
@@ -274,6 +274,8 @@ def _estimate_run(item: DwiRun, job: Job, checkpoint: TrainingCheckpoint, *, scr
                 "the noise is not known and none could be added for the ensemble: its standard deviations "
                 "tell of initial weights only"
             )
+    for segmentation, found in ready.regions:
+        console.line(f"{item.name}: {len(found.names)} regions of {segmentation.described}")
     for text in warnings:
         console.warning(f"{item.name}: {text}")
     with job.progress(item) as progress:
@@ -423,7 +425,7 @@ def measure_regions(
     """
     signals = averaged.signals[averaged.mask] if regions else np.empty((0, averaged.bvals.size))
     measured = [
-        MeasuredRegions.of(segmentation.name, segmentation.path, found, signals)
+        MeasuredRegions.of(segmentation.name, segmentation.path, segmentation.program, found, signals)
         for segmentation, found in regions
     ]
     means = [one.mean for one in measured]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from sicnn_app.bids.derivative_datasets import require_derivatives
+from sicnn_app.bids.segmentations import unrecognised
 from sicnn_app.bids.select import Selection
 from sicnn_app.derivatives import names, provenance
 from sicnn_app.derivatives.atomic import StagedFiles, scratch_folder
@@ -120,6 +121,8 @@ def process_group(settings: Settings, console: Console) -> int:
         console.warning(
             f"--ratings: rated, but not among these runs: {', '.join(unmatched[:MAX_WARNINGS])}{more}"
         )
+    for text in unrecognised(settings.inputs.derivatives, [run.entities for run in runs]):
+        console.warning(text)
     targets = names.group_outputs(settings.output_dir)
     foreign = WrittenRecord(settings.output_dir, names.GROUP_UNIT).foreign(targets)
     if settings.dry_run:
@@ -146,6 +149,8 @@ def process_group(settings: Settings, console: Console) -> int:
                 caught=partial(caught, log=log),
                 progress=progress,
             )
+        for name, programs in gathered.recognised.items():
+            console.line(f"regions of {name}, recognised as laid out by {', '.join(programs)}")
         warnings = [text for item in gathered.runs for text in item.warnings]
         for text in warnings[:MAX_WARNINGS]:
             console.warning(text)

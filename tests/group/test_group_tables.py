@@ -26,7 +26,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from validator import validator_errors
 
-from sicnn_app.bids.segmentations import Segmentation, load_regions, read_lookup
+from sicnn_app.bids.label_names import read_lookup
+from sicnn_app.bids.segmentations import Segmentation, load_regions
 from sicnn_app.derivatives.dataset import prepare_output
 from sicnn_app.errors import DataError, MissingInputError
 from sicnn_app.formats import tsv_bytes

@@ -232,7 +232,9 @@ def test_the_conventional_fit_and_bounds_stand_beside(tmp_path):
     result = make_result(tmp_path, comparison=True)
     mask = result.averaged.mask
     regions = Regions(("all",), np.zeros(int(mask.sum()), dtype=int), np.array([mask.sum()]), ((1,),))
-    measured = MeasuredRegions.of("rois", tmp_path / "x.nii.gz", regions, result.averaged.signals[mask])
+    measured = MeasuredRegions.of(
+        "rois", tmp_path / "x.nii.gz", "BIDS", regions, result.averaged.signals[mask]
+    )
     result = replace(result, regions=[measured])
     (row,) = region_rows(result)
     for label in ("f", "d", "dstar"):
