@@ -232,8 +232,9 @@ class InputSettings:
     derivatives: dict[str, Path] = field(
         default_factory=dict,
         metadata=row(
-            "derivative datasets whose masks and preprocessed images are used; at the level group "
-            "their segmentations, as regions (default: none)",
+            "derivative datasets whose masks, preprocessed images and segmentations are used, also folders "
+            "of TotalSegmentator, FreeSurfer, FastSurfer and SynthSeg; at the level group the "
+            "segmentations alone (default: none)",
             flags=("-d", "--derivatives"),
             several=True,
             metavar="[NAME=]PATH",

@@ -265,7 +265,7 @@ def test_what_is_no_table_names_nothing(tmp_path, image, text):
 
 @given(st.binary(max_size=60), st.sampled_from([352, 368, 400]))
 def test_any_bytes_behind_a_header_are_no_error(tmp_path_factory, text, start):
-    path = tmp_path_factory.mktemp("any") / "sub-01.nii"
+    path = tmp_path_factory.getbasetemp() / "any.nii"
     header = nib.Nifti1Header()
     header["vox_offset"] = start
     header["magic"] = b"n+1"
@@ -285,30 +285,36 @@ def test_nothing_recognised_says_what_would_be(tmp_path):
 # The app
 
 
-def test_regions_of_other_programs_are_in_the_tables_of_run_and_group(tmp_path, capsys, monkeypatch):
+def test_regions_of_other_programs_are_in_the_tables_and_volumes_are_judged_by_them(
+    tmp_path, capsys, monkeypatch
+):
+    """One volume has lost its signal in the liver."""
     leave_out_figures(monkeypatch)
     app, out = App(capsys), tmp_path / "out"
-    made = Dataset(tmp_path / "bids")
-    add_run(made, "sub-01")
-    put(tmp_path / "ts/sub-01/liver.nii.gz", (labels(1, 1) > 0).astype(np.uint8))
-    put(tmp_path / "ts/sub-01/spleen.nii.gz", (labels(0, 0, 1) > 0).astype(np.uint8))
-    put(tmp_path / "fs/sub-01/mri/aseg.mgz", labels(10, 49))
+    shape, bvals = (40, 36, 6), tuple(np.repeat([0.0, 20, 50, 100, 200, 400, 800], 3).tolist())
+    data = body(shape, bvals=bvals)
+    liver, spleen = np.zeros((2, *shape), dtype=np.uint8)
+    liver[8:14, 6:14, 1:5], spleen[20:24, 6:14, 1:5] = 1, 1
+    data[liver > 0, 4] *= 0.3
+    add_run(made := Dataset(tmp_path / "bids"), "sub-01", data=data, bvals=bvals)
+    put(tmp_path / "ts/sub-01/liver.nii.gz", liver)
+    put(tmp_path / "ts/sub-01/spleen.nii.gz", spleen)
+    put(tmp_path / "fs/sub-01/mri/aseg.mgz", 10 * liver + 49 * spleen)
     away = AFFINE.copy()
     away[:3, 3] = 500
-    lost = put(tmp_path / "lost/sub-01.nii.gz", labels(1), affine=away)
+    lost = put(tmp_path / "lost/sub-01.nii.gz", liver, affine=away)
     (tmp_path / "empty").mkdir()
     datasets = ["-d", *(f"{name}={tmp_path / name}" for name in ("ts", "fs", "lost", "empty"))]
     call = app.quick(made, out, *datasets)
     assert call.code == 0, call.text
-    assert (
-        f"2 regions of ts, recognised as laid out by TotalSegmentator: {tmp_path / 'ts/sub-01'}" in call.out
-    )
+    assert f"2 regions of ts, recognised as laid out by TotalSegmentator: {tmp_path}/ts/sub-01" in call.out
     assert f"a segmentation is left out: {lost}" in call.err
     assert f"recognised in the derivative dataset empty ({tmp_path / 'empty'})" in call.err
+    sizes = [str(liver.sum()), str(spleen.sum())]
     expected = [
-        ("ts", "liver", "24"), ("ts", "spleen", "12"),
-        ("fs:aseg", "Left-Thalamus", "12"), ("fs:aseg", "Right-Thalamus", "12"),
-    ]  # fmt: skip
+        *zip(["ts"] * 2, ["liver", "spleen"], sizes, strict=True),
+        *zip(["fs:aseg"] * 2, ["Left-Thalamus", "Right-Thalamus"], sizes, strict=True),
+    ]
     table = out / "sub-01/dwi/sub-01_desc-regions_qc.tsv"
     rows = list(csv.DictReader(table.open(), delimiter="\t"))
     assert [(row["segmentation"], row["name"], row["voxels"]) for row in rows] == expected
@@ -316,6 +322,8 @@ def test_regions_of_other_programs_are_in_the_tables_of_run_and_group(tmp_path, 
         "ts": {"RecognisedAs": "TotalSegmentator", "Source": "bids:ts:sub-01"},
         "fs:aseg": {"RecognisedAs": "FreeSurfer", "Source": "bids:fs:sub-01/mri/aseg.mgz"},
     }
+    volumes = csv.DictReader((out / "sub-01/dwi/sub-01_desc-volumes_qc.tsv").open(), delimiter="\t")
+    assert [row["volume"] for row in volumes if "liver" in row["fell_out_regions"]] == ["4"]
 
     call = app.raw(tmp_path / "none", out, "group", *datasets)
     assert call.code == 0, call.text
@@ -325,23 +333,5 @@ def test_regions_of_other_programs_are_in_the_tables_of_run_and_group(tmp_path, 
     recorded = json.loads((out / "group_ivim.json").read_text())["Segmentations"]
     assert recorded["ts"] == {"RecognisedAs": "TotalSegmentator"}
     assert "1 of them unchanged" in app.raw(tmp_path / "none", out, "group", *datasets).out
-    put(tmp_path / "ts/sub-01/spleen.nii.gz", (labels(0, 0, 1, 1) > 0).astype(np.uint8))
+    put(tmp_path / "ts/sub-01/spleen.nii.gz", liver)
     assert "0 of them unchanged" in app.raw(tmp_path / "none", out, "group", *datasets).out
-
-
-def test_volumes_are_judged_by_the_regions_of_other_programs(tmp_path, capsys, monkeypatch):
-    """A volume whose signal falls out in one structure names it."""
-    leave_out_figures(monkeypatch)
-    shape = (24, 20, 6)
-    bvals = (0.0, 0.0, 20.0, 20.0, 50.0, 50.0, 100.0, 100.0, 200.0, 200.0, 400.0, 400.0, 800.0, 800.0)
-    data = body(shape, bvals=bvals)
-    data[8:14, 6:14, 1:5, 9] *= 0.3
-    add_run(made := Dataset(tmp_path / "bids"), "sub-01", data=data, bvals=bvals)
-    structure = np.zeros(shape, dtype=np.uint8)
-    structure[8:14, 6:14, 1:5] = 1
-    put(tmp_path / "ts/sub-01/liver.nii.gz", structure)
-    call = App(capsys).quick(made, tmp_path / "out", "-d", f"ts={tmp_path / 'ts'}")
-    assert call.code == 0, call.text
-    table = tmp_path / "out/sub-01/dwi/sub-01_desc-volumes_qc.tsv"
-    rows = list(csv.DictReader(table.open(), delimiter="\t"))
-    assert [number for number, row in enumerate(rows) if "liver" in "".join(row.values())] == [9]
