@@ -132,8 +132,11 @@ def provenance(result: RunResult) -> dict[str, Any]:
 def model(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
     """The ``Model`` object: equation, references and every number the estimation used."""
     averaged = result.averaged
+    members = result.estimate.parameters.get("ensemble", 1)
     parameters = {
         **result.estimate.parameters,
+        # Of BEP016: realisations that mean and standard deviation are of.
+        **({"Samples": members} if members > 1 else {}),
         "BValuesUsed": averaged.bvals,
         "BValueRepeats": averaged.repeats,
         "BValueDirections": None if result.series.bvecs is None else averaged.directions,
@@ -185,12 +188,22 @@ def map_sidecar(
         "Sources": sources(result, roots),
         "SkullStripped": True,
         "Units": spec.unit,
+        **_of_the_draft(spec, desc),
         **result.run.times,
         "Model": model(result, roots),
         "EstimationAlgorithm": result.estimate.algorithm,
         "EstimationReference": [_LE_BIHAN, *METHODS[method_name(result)].cited_as],
         **reference(result, roots),
         **provenance(result),
+    }
+
+
+def _of_the_draft(spec: MapSpec, desc: str | None) -> dict[str, Any]:
+    """Fields of BEP016 for a parameter; ``BootstrapAxis`` is of realisations, which are not written."""
+    return {
+        **({"ParameterURL": IVIM_URL} if spec.of_tissue else {}),
+        # Every estimate is held within these bounds.
+        **({"NonNegativity": "constrained"} if spec.bounds is not None and desc != SPREAD else {}),
     }
 
 
