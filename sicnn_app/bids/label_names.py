@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -101,6 +102,16 @@ def read_label_table(path: Path) -> dict[int, str] | None:
 
     None for an image without such a table, or one that cannot be read.
     """
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return _label_table(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _label_table(path: Path, _changed: int, _size: int) -> dict[int, str] | None:
+    # Asked for again and again, and the first bytes of a mask unfold to most of it.
     try:
         for content in _extensions(path):
             # Entities, which may unfold to any size, are declared in a DOCTYPE; the form has none.

@@ -249,7 +249,7 @@ class Tree:
         return self._listings[folder]
 
     def units(self, subject: str) -> Iterator[Unit]:
-        """What is named for a participant: at the top, or in its folder or one of its sessions."""
+        """What is named for a participant or lies in its folder, with its sessions and datatypes."""
         waiting: list[tuple[Path, dict[str, str]]] = [(self.root, {})]
         for folder, around in waiting:
             for path in self._listing(folder):
@@ -257,13 +257,12 @@ class Tree:
                     continue
                 inside = around if path.name in DATATYPES else {}
                 entities, rest = _split(_stem(path))
-                unit = Unit(path, {**around, **entities}, rest)
+                unit = Unit(path, {**around, **entities}, "" if inside else rest)
                 if not (entities or inside) or unit.entities.get("sub") != subject:
                     continue
                 if not unit.is_image and not path.is_dir():
                     continue
-                if entities:
-                    yield unit
+                yield unit
                 # The list that is gone through grows by it.
                 if not unit.is_image and not rest and set(unit.entities) <= set(OF_A_SESSION):
                     if unit.entities != around:

@@ -126,6 +126,7 @@ MULTI_LABEL = [
     ("sub-01/ses-1/sub-01_ses-1_total.nii.gz", "rois:total"),
     ("sub-01/dwi/sub-01_desc-total_dseg.nii.gz", "rois:total"),
     ("sub-01/ses-1/dwi/sub-01_ses-1_dseg.nii.gz", "rois"),
+    ("sub-01/ses-1/anat/sub-01_ses-1_acq-fine_desc-total_dseg.nii.gz", "rois:total"),
 ]
 
 
@@ -145,7 +146,9 @@ def test_a_lookup_table_counts_more_than_the_header(tmp_path, image):
     assert found(tmp_path / "ts", image)["rois"][1] == {"of the table": 12}
 
 
-@pytest.mark.parametrize("folder", ["sub-01", "sub-01/segmentations", "sub-01/ses-1", "sub-01_ses-1"])
+@pytest.mark.parametrize(
+    "folder", ["sub-01", "sub-01/segmentations", "sub-01/ses-1/segmentations", "sub-01_ses-1", "sub-01/dwi"]
+)
 def test_a_folder_of_masks_is_one_segmentation(tmp_path, image, folder):
     root = tmp_path / "ts"
     put(root / folder / "liver.nii.gz", (labels(0, 1) > 0).astype(np.uint8))
