@@ -157,6 +157,11 @@ def find_mask(datasets: Iterable[Path], entities: dict[str, str], *, desc: str |
     return files[0].path
 
 
+def holds_images(dataset: Path, entities: dict[str, str]) -> bool:
+    """True when a dataset has a mask or a DWI of a run; raises DataError for a folder that cannot be read."""
+    return any(_derivative_files([dataset], entities, suffix) for suffix in ("mask", "dwi"))
+
+
 def mask_label(run: DwiRun, anatomy: str) -> str:
     """``desc`` of the mask that is written for a run: that of the mask given, else ``anatomy``."""
     given = parse_name(run.mask.name) if run.mask else None

@@ -16,6 +16,7 @@ from sicnn_app.bids.derivative_datasets import (
     PREPROCESSED,
     find_mask,
     find_preprocessed,
+    holds_images,
     require_derivatives,
     unused_preprocessed,
 )
@@ -136,14 +137,17 @@ def _add_mask(run: DwiRun, inputs: InputSettings, warnings: list[str]) -> DwiRun
     return replace(run, mask=mask)
 
 
-def _unused(runs: Iterable[DwiRun], datasets: Mapping[str, Path]) -> list[str]:
-    """A warning per dataset of ``-d`` that nothing is taken from."""
-    runs = list(runs)
-    used = [path for run in runs for path in (run.mask, *(part.image for part in run.parts)) if path]
-    others = {
-        name: root for name, root in datasets.items() if not any(path.is_relative_to(root) for path in used)
-    }
-    return unrecognised(others, [run.entities for run in runs])
+def _unrecognised(runs: Iterable[DwiRun], datasets: Mapping[str, Path]) -> list[str]:
+    """A warning per dataset of ``-d`` that holds nothing of any of the runs that could be used."""
+    entities = [run.entities for run in runs]
+
+    def holds(root: Path) -> bool:
+        try:
+            return any(holds_images(root, one) for one in entities)
+        except DataError:
+            return True
+
+    return unrecognised({name: root for name, root in datasets.items() if not holds(root)}, entities)
 
 
 def _links_out(runs: Iterable[DwiRun], roots: Iterable[Path]) -> list[str]:
@@ -308,7 +312,7 @@ def discover(
             images.skipped.append((name, reason))
             problems.pop(name, None)
             del named[name]
-    collector.warnings += _unused(named.values(), inputs.derivatives)
+    collector.warnings += _unrecognised(named.values(), inputs.derivatives)
     collector.warnings += _mixed_times(named.values())
     collector.warnings += _links_out(named.values(), collector.associators)
     ordered = sorted(named, key=natural_key)
