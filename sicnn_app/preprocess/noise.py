@@ -208,6 +208,8 @@ def noise_after_denoising(denoising: Denoising, final: DwiSeries, average: Repea
     left, seen, shares = _tried_out(denoising, average, np.sqrt(thermal_noise) * level, level)
 
     factors = average.groups.noise_factors
+    # Variation of a b-value is let through where thermal noise is.
+    passed = left / max(left.mean(), SMALLEST)
     for slab in _slabs(mask):
         averaged = _cut_average(average, slab)
         thermal = thermal_noise[:, :, slab][averaged.mask]
@@ -215,7 +217,7 @@ def noise_after_denoising(denoising: Denoising, final: DwiSeries, average: Repea
         relative = _variation(spread.moments, seen, thermal)
         signals_here = _relative(averaged, level)
         floor, small = _of_magnitudes(signals_here, thermal)
-        variation = relative[:, None] * (signals_here * factors) ** 2
+        variation = relative[:, None] * (signals_here * factors) ** 2 * passed
         for (b, of_mean), share in zip(_of_means(spread, averaged, level), seen, strict=False):
             variation[:, b] = np.maximum(of_mean - share * thermal * factors[b] ** 2, 0.0)
         found.add(slab, thermal, thermal[:, None] * small * left, variation, floor)
@@ -235,8 +237,9 @@ def _parts(series: DwiSeries, average: RepeatAverage, level: float) -> tuple[np.
     variance = of_volumes + relative[:, None] * (signals * factors) ** 2
     for b, of_mean in _of_means(spread, average, level):
         variance[:, b] = of_mean
-    left = np.minimum(of_volumes, variance)
-    return thermal, left, variance - left, _of_magnitudes(signals, thermal)[0]
+    left = np.minimum(of_volumes, variance, out=of_volumes)
+    variance -= left
+    return thermal, left, variance, _of_magnitudes(signals, thermal)[0]
 
 
 class _Collected:
@@ -319,11 +322,14 @@ def _of_magnitudes(signals: np.ndarray, thermal: np.ndarray) -> tuple[np.ndarray
     mean of several volumes is a mean magnitude, whose signal is known; a single one is taken for its mean.
     Signals below 0 are no magnitudes.
     """
-    if (signals < 0).any():
-        return np.zeros_like(signals), np.ones_like(signals)
-    sigma = np.sqrt(np.maximum(thermal, SMALLEST))[:, None]
-    without = signal_of_mean(signals / sigma)
-    return np.square(signals - sigma * without), magnitude_variance(without)
+    lift, share = np.zeros_like(signals), np.ones_like(signals)
+    if (signals >= 0).all():
+        sigma = np.sqrt(np.maximum(thermal, SMALLEST))
+        for b, signal in enumerate(signals.T):
+            without = signal_of_mean(signal / sigma)
+            lift[:, b] = np.square(signal - sigma * without)
+            share[:, b] = magnitude_variance(without)
+    return lift, share
 
 
 def _repeats(series: DwiSeries, average: RepeatAverage) -> Iterator[list[np.ndarray]]:
