@@ -103,18 +103,31 @@ def ivim_mri_bayesian(signals: np.ndarray, bvals: np.ndarray, bounds: np.ndarray
     return f, d, dstar + Db, seconds
 
 
-def _ivim_mri(signals: np.ndarray, bvals: np.ndarray, fit) -> tuple:
+def ivim_mri_spatial(
+    signals: np.ndarray, bvals: np.ndarray, bounds: np.ndarray, seed: int, mask: np.ndarray
+) -> tuple:
+    """The same with its prior that four neighbours in the slice are alike."""
+    from ivim.constants import Db
+    from ivim.fit import bayes
+
+    np.random.seed(seed)
+    f, d, dstar, seconds = _ivim_mri(signals, bvals, bayes, mask, spatial_prior=True)
+    return f, d, dstar + Db, seconds
+
+
+def _ivim_mri(
+    signals: np.ndarray, bvals: np.ndarray, fit, mask: np.ndarray | None = None, **options: bool
+) -> tuple:
     import nibabel as nib
 
-    rows = -(-len(signals) // ROW)
-    image = np.ones((rows * ROW, len(bvals)))
-    image[: len(signals)] = signals
-    roi = np.zeros(rows * ROW)
-    roi[: len(signals)] = 1
+    if mask is None:
+        mask = np.arange(-(-len(signals) // ROW) * ROW).reshape(ROW, -1, 1) < len(signals)
+    image = np.ones((*mask.shape, len(bvals)))
+    image[mask] = signals
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        nib.save(nib.Nifti1Image(image.reshape(ROW, rows, 1, -1), np.eye(4)), folder / "image.nii.gz")
-        nib.save(nib.Nifti1Image(roi.reshape(ROW, rows, 1), np.eye(4)), folder / "roi.nii.gz")
+        nib.save(nib.Nifti1Image(image, np.eye(4)), folder / "image.nii.gz")
+        nib.save(nib.Nifti1Image(mask.astype(np.float64), np.eye(4)), folder / "roi.nii.gz")
         np.savetxt(folder / "image.bval", bvals[None])
         start = time.process_time()
         fit(
@@ -123,10 +136,11 @@ def _ivim_mri(signals: np.ndarray, bvals: np.ndarray, fit) -> tuple:
             "diffusive",
             roi_file=f"{folder}/roi.nii.gz",
             outbase=f"{folder}/map",
+            **options,
         )
         seconds = time.process_time() - start
         maps = [nib.load(folder / f"map_{label}.nii.gz").get_fdata() for label in ("f", "D", "Dstar")]
-    return *(values.reshape(-1)[: len(signals)] for values in maps), seconds
+    return *(values[mask] for values in maps), seconds
 
 
 def ivimnet_optim(
@@ -170,6 +184,7 @@ FITS = {
     "dipy-varpro": dipy_variable_projection,
     "ivim-mri-seg": ivim_mri_segmented,
     "ivim-mri-bayes": ivim_mri_bayesian,
+    "ivim-mri-spatial": ivim_mri_spatial,
     "ivimnet": ivimnet_optim,
     "ivimnet-patient": ivimnet_patient,
 }
@@ -195,7 +210,8 @@ def main() -> None:
     with np.load(problem) as held:
         signals, bvals, bounds = (held[name].astype(np.float64) for name in ("signals", "bvals", "bounds"))
         seed = int(held["seed"])
-    f, d, dstar, seconds = FITS[method](signals, bvals, bounds, seed)
+        place = {"mask": held["mask"]} if method == "ivim-mri-spatial" else {}
+    f, d, dstar, seconds = FITS[method](signals, bvals, bounds, seed, **place)
     np.savez(result, f=f, d=d, dstar=dstar, seconds=seconds, voxels=len(signals))
 
 

@@ -13,8 +13,9 @@ defaults. A stopped benchmark goes on where it was; a peer that is missing or fa
 - dipy-trr, dipy-trr-200: dipy's IvimModel by trust region, the second with D started from b = 200 s/mm^2 on.
 - dipy-varpro: the same model by variable projection. S0 has no bounds, and a first search is fixed to D* of
   0.005 to 0.01 and D of 0.0001 to 0.001 mm^2/s.
-- ivim-mri-seg, ivim-mri-bayes: segmented and Bayesian fits of ivim-mri, in its diffusive regime. Their bounds
-  cannot be changed: D to 0.003, D* 0.003 to 0.1 and 0 to 1 mm^2/s.
+- ivim-mri-seg, ivim-mri-bayes, ivim-mri-spatial: segmented and Bayesian fits of ivim-mri, in its diffusive
+  regime, and the latter with its prior that neighbours in the slice are alike. Their bounds are fixed:
+  D to 0.003, D* 0.003 to 0.1 and 0 to 1 mm^2/s.
 - ivimnet, ivimnet-patient: IVIM-NET optim trained on all voxels of the mask, with the stop of its package, or
   with a stop that waits for as many steps as that means with large data. F, D and D* have the common bounds,
   S0 only a largest amplitude; 1,000 epochs are its limit. Voxels that it takes for implausible it leaves at
@@ -44,6 +45,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.common.arms import Estimable
 from benchmarks.common.cells import (
     Cells,
     comma_separated,
@@ -104,6 +106,7 @@ PEERS = {
     "dipy-varpro": Peer(("dipy", "cvxpy"), slow=True, quick=False),
     "ivim-mri-seg": Peer(("ivim-mri",)),
     "ivim-mri-bayes": Peer(("ivim-mri",)),
+    "ivim-mri-spatial": Peer(("ivim-mri",), quick=False),
     "ivimnet": Peer(("IVIMNET", "torch")),
     "ivimnet-patient": Peer(("IVIMNET", "torch"), quick=False),
 }
@@ -181,12 +184,19 @@ def fit_own(method: str, measured: Measurement, seed: int, *, epochs: int | None
     return Fit(estimate.maps, seconds, int(measured.mask.sum()), epochs_of(estimate))
 
 
-def fit_peer(python: Path, name: str, measured: Measurement, voxels: np.ndarray, seed: int) -> Fit:
+def fit_peer(python: Path, name: str, measured: Estimable, voxels: np.ndarray, seed: int) -> Fit:
     """A peer, in a process of its own, on some voxels (shape (X, Y, Z), bool); raises PeerError."""
     bounds = np.array(list(asdict(Bounds()).values()))
     with tempfile.TemporaryDirectory() as folder:
         problem, result = Path(folder, "problem.npz"), Path(folder, "result.npz")
-        np.savez(problem, signals=measured.signals[voxels], bvals=measured.bvals, bounds=bounds, seed=seed)
+        np.savez(
+            problem,
+            signals=measured.signals[voxels],
+            bvals=measured.bvals,
+            bounds=bounds,
+            seed=seed,
+            mask=voxels,
+        )
         _worker(python, name, problem, result)
         with np.load(result) as found:
             maps = {label: np.full(voxels.shape, np.nan) for label in LABELS}

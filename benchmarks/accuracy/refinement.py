@@ -36,7 +36,7 @@ from benchmarks.common.metrics import LABELS, map_errors, voxels_of
 from benchmarks.common.truths import TRUTHS
 from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.precision import signal_derivatives
-from sicnn_app.ivim.series import AveragedSignals, DwiSeries
+from sicnn_app.ivim.series import AveragedSignals, DwiSeries, Evidence
 from sicnn_app.phantoms.acquire import DEFAULT_BVALS, acquire_series
 from sicnn_app.phantoms.phantom import Phantom, make_phantom
 from sicnn_app.preprocess.steps import Prepared, prepare
@@ -53,10 +53,11 @@ SHARE_BINS = (1, 2, 4, 8, 16, 32, 64, 1000)
 
 @dataclass(frozen=True)
 class Found:
-    """One measurement: averaged signals without and with MP-PCA, and every estimate of it by its name."""
+    """One measurement: averaged signals without and with MP-PCA, evidence, and estimates by their names."""
 
     plain: AveragedSignals
     denoised: AveragedSignals
+    evidence: Evidence
     maps: dict[str, Estimate]
 
     @property
@@ -82,6 +83,7 @@ def estimates(series: DwiSeries, mask: np.ndarray, *, anatomy: str, seed: int, a
     return Found(
         plain,
         given,
+        evidence,
         {
             "lsq": fitted(plain),
             "MP-PCA + lsq": fitted(given),

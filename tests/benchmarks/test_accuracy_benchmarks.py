@@ -10,14 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.accuracy import ablation, targets
+from benchmarks.accuracy import ablation, controls, targets
+from benchmarks.accuracy.averages import fitted
 from benchmarks.accuracy.deformable import aligned, breathing_series
+from benchmarks.accuracy.refinement import Found, prepared_of
 from benchmarks.accuracy.repeatability import variation
 from benchmarks.common.arms import Arm, treated
 from benchmarks.common.cells import Cells
 from benchmarks.common.metrics import boundary_band, map_errors, voxels_of
 from benchmarks.common.scenarios import HELD_OUT_SEEDS, SCHEMES, TUNING_SEEDS, Scenario, measure
-from sicnn_app.settings import EstimationSettings
+from sicnn_app.ivim.series import DwiSeries, Evidence
+from sicnn_app.settings import EstimationSettings, Threshold
 
 SMALL = Scenario(20.0, 0, shape=(24, 20, 1))
 
@@ -151,3 +154,39 @@ def test_deformable_registration_takes_back_motion_and_leaves_noise_alone(arm):
         for images in (moved, aligned(moved, still.bvals, arm), aligned(wanted, still.bvals, arm))
     )
     assert after < 0.8 * before and cost < 0.1 * before
+
+
+def test_means_of_similar_voxels_without_a_network_are_nearer_to_the_truth_than_single_ones():
+    scenario = measure(SMALL)
+    phantom, mask = scenario.phantom, scenario.mask
+    series = DwiSeries(scenario.signals, scenario.bvals, None, np.eye(4))
+    given = prepared_of(series, mask, "none", anatomy="body", average="arithmetic").averaged
+    found = Found(given, given, Evidence(given.signals, given.noise, ""), {"MP-PCA + lsq": fitted(given)})
+    averaged = controls.averaged_without_network(found, Threshold.parse("2sigma"))
+    before, after = (
+        np.array(controls.errors(phantom, found.mask, one.maps))
+        for one in (found.maps["MP-PCA + lsq"], averaged)
+    )
+    assert (after < 0.9 * before).all()
+    assert averaged.neighbour_count is not None and averaged.neighbour_count[found.mask].mean() > 5
+    alone = controls.averaged_without_network(found, Threshold.parse("0sigma"))
+    assert (alone.neighbour_count[found.mask] == 1).all()
+
+
+def test_the_row_of_controls_takes_the_best_other_method_of_each_parameter():
+    found = {
+        "lsq": [0.1, 1e-4, 0.01, 0.5],
+        "MP-PCA + lsq": [0.05, 2e-4, 0.02, 0.4],
+        "cnn": [0.02, 2e-4, 0.01, 0.6],
+        "a peer": [0.04, 1e-4, 0.005],
+        "si-cnn": [0.01, 5e-5, 0.01, 0.3],
+    }
+    assert controls.row(found) == [
+        "0.1 / 1 / 10",
+        "0.05 / 2 / 20",
+        "0.40 / 2.00 / 1.00",
+        "0.80 / 1.00 / 0.50",
+        "0.20 / 0.50 / 1.00",
+        "0.50 / 0.50 / 2.00",
+        "0.40 / 0.30",
+    ]

@@ -1,0 +1,177 @@
+"""SI-CNN on every truth beside what a user could do instead with the same denoised signals.
+
+    python -m benchmarks.accuracy.controls --seeds 31
+    python -m benchmarks.accuracy.controls --python ~/peers/bin/python --snr 10 50 --volumes 3
+
+Root mean square errors of F / D (1e-4 mm^2/s) / D* (1e-3 mm^2/s) of least squares with and without MP-PCA, as
+in :mod:`benchmarks.accuracy.refinement`; those of all others, after MP-PCA, relative to the better of these
+two, each parameter for itself:
+
+- averaging: least squares of the means of similar voxels, which are found from the curves of least squares as
+  SI-CNN finds them from the network's, with its threshold; three passes. "refined": the refinement of SI-CNN
+  with these maps as the prior, so that only the network is missing.
+- cnn: the network without rewriting and refinement, for as many epochs as SI-CNN.
+- constant: the median of least squares after MP-PCA everywhere.
+- published fits, with ``--python`` (see :mod:`benchmarks.accuracy.peers` for the environment, and for how
+  values outside of the bounds are treated).
+- si-cnn: at the app's defaults. "to the best": relative to the best of all others, which is another one for
+  every parameter and truth, and which nobody without the truth knows.
+
+The last column is the root mean square error of predicted signals, least squares after MP-PCA (or, if better,
+without) and SI-CNN, in units of the noise of the averaged signals. A minute or two per truth; a stopped one
+goes on where it was, and ``--python`` adds its fits to what is there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.accuracy.averages import fitted
+from benchmarks.accuracy.peers import fit_peer, usable_peers, within_bounds
+from benchmarks.accuracy.refinement import Found, measured, prepared_of, simulated
+from benchmarks.common.arms import estimated
+from benchmarks.common.cells import Cells, markdown, parser_of
+from benchmarks.common.methods import epochs_of
+from benchmarks.common.metrics import LABELS, SCALES, voxels_of
+from benchmarks.common.truths import TRUTHS
+from sicnn_app.ivim.maps import Estimate
+from sicnn_app.ivim.signal import ivim_signal_maps
+from sicnn_app.phantoms.phantom import Phantom
+from sicnn_app.settings import EstimationSettings, Threshold
+from sicnn_app.sicnn.cropping import Box, training_data
+from sicnn_app.sicnn.network import Parameters
+from sicnn_app.sicnn.posterior import refined
+from sicnn_app.sicnn.rewrite import neighbour_mean, threshold_map
+
+PASSES = 3
+PEERS = ("ivim-mri-seg", "ivim-mri-bayes", "ivim-mri-spatial", "ivimnet")
+BASES = ("lsq", "MP-PCA + lsq")
+OURS = "si-cnn"
+
+
+def averaged_without_network(found: Found, threshold: Threshold) -> Estimate:
+    """Least squares of the means of similar voxels, found from the maps of least squares."""
+    given, estimate = found.denoised, found.maps["MP-PCA + lsq"]
+    box = Box.around(given.mask)
+    data, scale = training_data(given.signals, box, given.sigma, given.noise)
+    bvals = torch.tensor(given.bvals, dtype=torch.float32)
+    limit = threshold_map(threshold, data.noise.square().mean(dim=1).sqrt())
+    for _ in range(PASSES):
+        maps = (torch.from_numpy(box.cut(estimate.maps[label])).movedim(2, 0) for label in (*LABELS, "s0"))
+        f, d, dstar, s0 = (values.float().nan_to_num() for values in maps)
+        pilot = Parameters(f, d, dstar, torch.where(data.mask, s0 / scale.clamp_min(1e-6), 1.0))
+        means, count, _ = neighbour_mean(
+            pilot, data, bvals, limit, torch.ones(len(bvals)), EstimationSettings()
+        )
+        signals = box.put_back((means * scale[:, None]).movedim(1, -1), 0.0, np.float32)
+        estimate = replace(
+            fitted(replace(given, signals=signals)), neighbour_count=box.put_back(count, 0, np.int32)
+        )
+    return estimate
+
+
+def own_errors(name: str, snr: float, seed: int, volumes: int) -> dict[str, list[float]]:
+    """Errors of F, D, D* and signals by method, of all that needs no other environment."""
+    phantom, found = simulated(name, snr, seed, volumes)
+    given, network = found.denoised, found.maps["MP-PCA + network"]
+    averaged = averaged_without_network(found, Threshold.parse(network.parameters["neighbour_threshold"]))
+    bounds = EstimationSettings().bounds
+    again = refined(averaged, given.signals, given.mask, given.bvals, found.evidence, bounds=bounds)
+    plain = EstimationSettings(method="cnn", random_seed=seed, epochs=epochs_of(network))
+    fit = found.maps["MP-PCA + lsq"].maps
+    medians = {label: np.median(fit[label][given.mask]) for label in (*LABELS, "s0")}
+    maps = {
+        **{base: found.maps[base].maps for base in BASES},
+        "averaging": averaged.maps,
+        "averaging, refined": again.maps,
+        "cnn": estimated(given, plain, volumes=given.repeats).maps,
+        "constant": {label: np.full(given.mask.shape, value) for label, value in medians.items()},
+        OURS: found.maps["MP-PCA + network, refined"].maps,
+    }
+    return {
+        method: [*errors(phantom, found.mask, one), signal_error(phantom, found, one)]
+        for method, one in maps.items()
+    }
+
+
+def peer_errors(
+    peer: str, python: Path, name: str, snr: float, seed: int, volumes: int
+) -> dict[str, list[float]]:
+    """Errors of F, D and D* of a published fit of the denoised signals, under its name."""
+    phantom, series, options = measured(name, snr, seed, volumes)
+    plain, given = (
+        prepared_of(series, phantom.mask, denoise, **options).averaged for denoise in ("none", "mppca")
+    )
+    maps, _ = within_bounds(fit_peer(python, peer, given, given.mask, seed).maps)
+    return {peer: errors(phantom, plain.mask & given.mask, maps)}
+
+
+def errors(phantom: Phantom, mask: np.ndarray, maps: dict[str, np.ndarray]) -> list[float]:
+    """Root mean square errors of F, D and D* where each has a meaning."""
+    return [
+        float(np.sqrt(np.mean(np.square(maps[label][where] - getattr(phantom, label)[where]))))
+        for label, where in voxels_of(phantom, mask).items()
+    ]
+
+
+def signal_error(phantom: Phantom, found: Found, maps: dict[str, np.ndarray]) -> float:
+    """Root mean square error of the predicted signals in units of the noise of the averaged ones."""
+    plain, mask = found.plain, found.mask
+    predicted = ivim_signal_maps(plain.bvals, *(maps[label][mask] for label in (*LABELS, "s0")))
+    noise = np.broadcast_to(plain.noise, plain.signals.shape)[mask]
+    return float(np.sqrt(np.mean(np.square((predicted - phantom.signals(plain.bvals)[mask]) / noise))))
+
+
+def row(found: dict[str, list[float]]) -> list[str]:
+    """Cells of one measurement from the errors of all methods."""
+    of_maps = {name: np.array(values[:3]) for name, values in found.items()}
+    fits = [of_maps.pop(name) for name in BASES]
+    ours, base = of_maps.pop(OURS), np.minimum(*fits)
+    best = np.min([base, *of_maps.values()], axis=0)
+    scales = [SCALES[label] for label in LABELS]
+    ratios = [other / base for other in (*of_maps.values(), ours)]
+    return [
+        *(triple(fit * scales, ".3g") for fit in fits),
+        *(triple(ratio, ".2f") for ratio in (*ratios, ours / best)),
+        f"{min(found[name][3] for name in BASES):.2f} / {found[OURS][3]:.2f}",
+    ]
+
+
+def triple(values: np.ndarray, form: str) -> str:
+    """F / D / D*."""
+    return " / ".join(format(value, form) for value in values)
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--python", type=Path, help="interpreter of the peers' environment")
+    parser.add_argument("--truths", nargs="+", choices=TRUTHS, default=tuple(TRUTHS))
+    parser.add_argument("--snr", type=float, nargs="+", default=(20.0,))
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0,))
+    parser.add_argument("--volumes", type=int, default=1, help="per b-value")
+    parser.add_argument("--out", type=Path, default=Path("out/controls"), help="for cells.jsonl")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    peers, versions, missing = usable_peers(options.python, options.peers)
+    print("\n".join([*missing, *(f"{name} {version}" for name, version in versions.items()), ""]))
+    cells = Cells(options.out / "cells.jsonl")
+    rivals = ["averaging", "averaging, refined", "cnn", "constant", *peers]
+    print(markdown(["truth", "SNR", "seed", *BASES, *rivals, OURS, "to the best", "signals"], []))
+    for name, snr, seed in product(options.truths, options.snr, options.seeds):
+        which = {"name": name, "snr": snr, "seed": seed, "volumes": options.volumes}
+        found = cells.get(which, partial(own_errors, **which))
+        for peer in peers:
+            fit = partial(peer_errors, peer, options.python, **which)
+            found = {**found, **cells.get({**which, "peer": peer, "versions": versions}, fit)}
+        print("| " + " | ".join([name, f"{snr:g}", str(seed), *row(found)]) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
