@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from sicnn_app.cli.main import main as run_app
@@ -20,10 +21,11 @@ DATASET = ROOT / "bids_examples" / "abdomen"
 TARGET = ROOT / "docs" / "images" / "maps.png"
 SLICE = 1
 SHOWN = (
-    ("f", "F (%)", 100, 50, "magma"),
-    ("d", "D (10⁻³ mm²/s)", 1e3, 3, "viridis"),
-    ("dstar", "D* (10⁻³ mm²/s)", 1e3, 100, "plasma"),
+    ("f", "F (%)", 100, Normalize(0, 50), "magma"),
+    ("d", "D (10⁻³ mm²/s)", 1e3, Normalize(0, 3), "viridis"),
+    ("dstar", "D* (10⁻³ mm²/s)", 1e3, LogNorm(5, 200), "plasma"),
 )
+"""With the ranges of the report of a body."""
 
 
 def maps_of(folder: Path) -> list[np.ndarray]:
@@ -50,8 +52,8 @@ def main() -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), len(SHOWN))
     for line, (title, maps) in zip(axes, rows.items(), strict=True):
-        for place, values, (_, label, _, top, colours) in zip(line, maps, SHOWN, strict=True):
-            shown = place.imshow(values, vmin=0, vmax=top, cmap=colours, interpolation="nearest")
+        for place, values, (_, label, _, scale, colours) in zip(line, maps, SHOWN, strict=True):
+            shown = place.imshow(values, norm=scale, cmap=colours, interpolation="nearest")
             place.set_facecolor("black")
             place.set(xticks=[], yticks=[])
             if title == "truth":
