@@ -499,7 +499,11 @@ function prepareTable() {
 // A report leads to the row of its run.
 function pinNamed() {
   const run = runs.find(({ row }) => `#${row.id}` === decodeURIComponent(location.hash));
-  if (run && run !== state.pinned) pin(run);
+  if (!run) return;
+  if (run !== state.pinned) pin(run);
+  // Where a row lies is known once the rows are laid out.
+  byId("runs").style.contentVisibility = "visible";
+  run.row.scrollIntoView({ block: "center" });
 }
 
 function redraw() {
