@@ -143,6 +143,10 @@ def _high_bvals(evidence: Evidence) -> Check:
     return Check("High b-values", value, verdict, meaning, {"high_b_values": count})
 
 
+def _nothing_known(evidence: Evidence) -> tuple[str, str, str]:
+    return NO_PERFUSION if evidence.noise_known else NOISE_UNKNOWN
+
+
 def _relative_bounds(evidence: Evidence, tissue: Tissue) -> dict[str, float]:
     """Smallest standard deviation of a voxel of this tissue by itself over the values, by label."""
     values = (tissue.f, tissue.d, tissue.dstar)
@@ -161,7 +165,7 @@ def _precision(label: str, symbol: str) -> Callable[[Evidence], Check]:
     def check(evidence: Evidence) -> Check:
         tissue = evidence.tissue
         if not evidence.noise_known or tissue is None:
-            return Check(name, *(NO_PERFUSION if evidence.noise_known else NOISE_UNKNOWN), {column: None})
+            return Check(name, *_nothing_known(evidence), {column: None})
         relative = _relative_bounds(evidence, tissue)[label]
         verdict = precision_verdict(relative)
         if not np.isfinite(relative):
@@ -183,8 +187,7 @@ def _precision(label: str, symbol: str) -> Callable[[Evidence], Check]:
 def _network(evidence: Evidence) -> Check:
     name, tissue = "Worth of a network", evidence.tissue
     if not evidence.noise_known or tissue is None:
-        nothing = NO_PERFUSION if evidence.noise_known else NOISE_UNKNOWN
-        return Check(name, *nothing, {"snr_averaged": None})
+        return Check(name, *_nothing_known(evidence), {"snr_averaged": None})
     ratio = float(evidence.signal[0] / np.sqrt(np.mean(np.square(evidence.sigma_per_bval))))
     bounds = _relative_bounds(evidence, tissue)
     gains = {SPECS[label].symbol: spread / bounds[label] for label, spread in tissue.spread.items()}

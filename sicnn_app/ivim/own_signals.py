@@ -9,6 +9,7 @@ from scipy.stats import chi2
 
 from sicnn_app.ivim.parameters import PARAMETERS
 from sicnn_app.ivim.precision import signal_derivatives
+from sicnn_app.ivim.signal import ivim_signal_maps
 
 FALSE_ALARMS = 1e-3
 """Share of voxels whose noise alone makes one of the two appear."""
@@ -66,9 +67,19 @@ def objections(
     Rao, Proc Camb Phil Soc 1948;44:50-57.
     """
     own, spread = signals[mask], np.broadcast_to(noise, signals.shape)[mask]
-    misfit, gain = _all_chi_squares(own, spread, bvals, maps, mask)
-    if prior is not None:
-        _, gain = _all_chi_squares(own, spread, bvals, prior, mask)
+    misfit, gain = np.empty((2, len(own)))
+    described, asked = (
+        np.stack([one[label][mask] for label in PARAMETERS], axis=1).astype(np.float64)
+        for one in (maps, maps if prior is None else prior)
+    )
+    for start in range(0, len(own), VOXELS_AT_ONCE):
+        part = slice(start, start + VOXELS_AT_ONCE)
+        known = np.all(spread[part] > 0, axis=1, keepdims=True)
+        scale = np.where(known, spread[part], np.inf)
+        misfit[part] = np.square((own[part] - ivim_signal_maps(bvals, *described[part].T)) / scale).sum(
+            axis=1
+        )
+        gain[part] = _gain(own[part], scale, bvals, asked[part])
     freedom = len(bvals) - len(PARAMETERS)
     unlikely = [
         chi2.isf(FALSE_ALARMS, count) if count > 0 else np.inf for count in (freedom, len(PARAMETERS))
@@ -81,23 +92,8 @@ def objections(
     return Objections(*found)
 
 
-def _all_chi_squares(
-    own: np.ndarray, noise: np.ndarray, bvals: np.ndarray, maps: dict[str, np.ndarray], mask: np.ndarray
-) -> np.ndarray:
-    values = np.stack([maps[label][mask] for label in PARAMETERS], axis=1).astype(np.float64)
-    found = np.empty((2, len(values)))
-    for start in range(0, len(values), VOXELS_AT_ONCE):
-        part = slice(start, start + VOXELS_AT_ONCE)
-        found[:, part] = _chi_squares(own[part], noise[part], bvals, values[part])
-    return found
-
-
-def _chi_squares(
-    signals: np.ndarray, noise: np.ndarray, bvals: np.ndarray, values: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of the residuals, and what the best step of the four values takes off, shape (V,) each."""
-    known = np.all(noise > 0, axis=1, keepdims=True)
-    scale = np.where(known, noise, np.inf)
+def _gain(signals: np.ndarray, scale: np.ndarray, bvals: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Chi-square that the best step of the four values takes off, shape (V,)."""
     slopes = signal_derivatives(bvals, *values.T)
     residual = (signals - slopes[..., -1] * values[:, -1:]) / scale
     slopes /= scale[..., None]
@@ -106,4 +102,4 @@ def _chi_squares(
     pull = np.einsum("vbi,vb->vi", slopes, residual)
     normal = np.swapaxes(slopes, 1, 2) @ slopes + NOT_SEEN * np.eye(len(PARAMETERS))
     step = np.linalg.solve(normal, pull[..., None])[..., 0]
-    return np.square(residual).sum(axis=1), (pull * step).sum(axis=1)
+    return (pull * step).sum(axis=1)
