@@ -31,6 +31,7 @@ def cylinder(shape: tuple[int, int, int], rng: np.random.Generator) -> RunDeriva
     measured = MeasuredSignals(
         bvals=np.linspace(0.0, 800.0, BVALUES),
         volumes=np.ones(BVALUES, dtype=int),
+        fitted=True,
         in_mask=rng.uniform(0.1, 1.0, (BVALUES, int(mask.sum()))).astype(np.float32),
         baseline=np.ones(shape, dtype=np.float32),
         slices=np.ones((BVALUES, *shape[:2]), dtype=np.float32),

@@ -14,6 +14,7 @@ from sicnn_app.bids.geometry import placement
 from sicnn_app.bids.text_files import read_json, read_table
 from sicnn_app.derivatives.facts import Facts, in_words
 from sicnn_app.derivatives.names import (
+    AVERAGED,
     CONVENTIONAL,
     MOTION,
     QUALITY,
@@ -179,8 +180,8 @@ def collect_run(
     name : str
         One of :func:`sicnn_app.derivatives.names.run_names`.
     series : bool
-        Also read the preprocessed series, the one large file, and the pictures drawn with the run; without it
-        ``measured`` is None.
+        Also read the preprocessed series, the one large file, its averages, and the pictures drawn with the
+        run; without it ``measured`` is None.
     conventional : bool
         Also read the maps of the conventional fit; without them ``conventional`` is empty.
     """
@@ -248,8 +249,8 @@ def collect_run(
     )
     if not run.has_voxels or not series:
         return run
-    used = Facts(run.parameters).numbers("BValuesUsed")
-    measured = measure_signals(files, beside(SERIES), mask, used)
+    used, repeats = (Facts(run.parameters).numbers(name) for name in ("BValuesUsed", "BValueRepeats"))
+    measured = measure_signals(files, beside(AVERAGED), beside(SERIES), mask, used, repeats)
     pictures = {
         label: content
         for label, path in kept_pictures_of(name, output_dir, subject).items()

@@ -42,6 +42,9 @@ BIDSIGNORE: tuple[str, ...] = (
     # without the image it would miss the owner of the sidecar.
     "*_desc-preproc_dwi.nii.gz",
     "*_desc-preproc_dwi.json",
+    # Averages over directions have none.
+    "*_desc-averaged_dwi.nii.gz",
+    "*_desc-averaged_dwi.json",
     "*_qc.*",
     "group_*",
     "CITATION.md",
@@ -54,6 +57,7 @@ BIDSIGNORE: tuple[str, ...] = (
 
 DESCRIPTIONS: dict[str, str] = {
     "preproc": "Diffusion-weighted series after preprocessing, before averaging over repeats and directions",
+    "averaged": "Averages of that series, one per b-value, inside the mask: the signals that were fitted",
     "body": "Mask of the body inside which the maps hold numbers",
     "brain": "Mask of the brain inside which the maps hold numbers",
     "ivim": "Quality measures of one run",

@@ -20,6 +20,7 @@ from sicnn_app.steps import STEPS
 
 FLAGS = "desc-ivimflags_dseg"
 SERIES = f"desc-{PREPROCESSED}_dwi"
+AVERAGED = "desc-averaged_dwi"
 QUALITY = "desc-ivim_qc"
 TRAINING = "desc-training_qc"
 MOTION = "desc-motion_qc"
@@ -123,10 +124,10 @@ def expected_outputs(
     maps.sort(key=lambda pair: (None, CONVENTIONAL, SPREAD).index(pair[1]))
     images = [map_ending(spec.label, desc) for spec, desc in maps]
     segmentations = [FLAGS, *([REGION_CODES] if regions else [])]
-    images += [*segmentations, SERIES, mask_ending(mask_label(run, anatomy))]
+    images += [*segmentations, SERIES, AVERAGED, mask_ending(mask_label(run, anatomy))]
     endings = [f"{image}{extension}" for image in images for extension in (".nii.gz", ".json")]
     endings += [f"{name}.tsv" for name in segmentations]
-    endings += [f"{SERIES}.bval", *([f"{SERIES}.bvec"] if with_bvecs else [])]
+    endings += [f"{SERIES}.bval", f"{AVERAGED}.bval", *([f"{SERIES}.bvec"] if with_bvecs else [])]
     tables = [VOLUMES, *([REGIONS] if regions else []), *([MOTION] if motion else []), TRAINING, QUALITY]
     endings += [f"{name}{extension}" for name in tables for extension in (".tsv", ".json")]
     return [output_path(run, output_dir, ending) for ending in endings]

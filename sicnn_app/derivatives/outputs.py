@@ -10,7 +10,7 @@ import io
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,7 +32,7 @@ from sicnn_app.bids.images import (
 from sicnn_app.bids.text_files import Boundary, read_bytes
 from sicnn_app.errors import DataError, SicnnAppError, complaint, one_line
 from sicnn_app.formats import printable
-from sicnn_app.ivim.bvalues import bvalue_tolerance, group_bvalues
+from sicnn_app.ivim.bvalues import bvalue_tolerance, group_bvalues, same_bvalues
 
 _T = TypeVar("_T")
 
@@ -41,6 +41,9 @@ MAX_BVALUE = 1e6
 
 MAX_PIXELS = 1 << 24
 """Of a picture; ours have a tenth of that."""
+
+MAX_VOLUMES = 100_000
+"""In an average."""
 
 MAX_SIGNALS = 1 << 29
 """Averages over voxels and b-values, two gigabytes of them: ten million voxels at 50 b-values."""
@@ -133,13 +136,16 @@ def read_picture(path: Path) -> bytes:
 
 @dataclass(frozen=True)
 class MeasuredSignals:
-    """The preprocessed series, averaged per nominal b-value.
+    """Signals and images of a run per nominal b-value.
 
     Attributes
     ----------
     bvals : ndarray, shape (B,), s/mm^2, ascending
     volumes : ndarray, shape (B,), int, volumes averaged
-    in_mask : ndarray, shape (B, M), float32, arithmetic means of the M voxels of the mask
+    in_mask : ndarray, shape (B, M), float32, signals of the M voxels of the mask
+    fitted : bool
+        They are the averages that were fitted; else arithmetic means of the preprocessed volumes, which lie
+        lower where volumes lost signal.
     baseline : ndarray, shape (X, Y, Z), float32, mean of the volumes of the lowest b-value
     slices : ndarray, shape (B, X, Y), float32, the slice ``slice_index`` at every b-value
     slice_index : int
@@ -148,24 +154,57 @@ class MeasuredSignals:
     bvals: np.ndarray
     volumes: np.ndarray
     in_mask: np.ndarray
+    fitted: bool
     baseline: np.ndarray
     slices: np.ndarray
     slice_index: int
 
+    @property
+    def words(self) -> str:
+        """Words on ``in_mask``."""
+        if self.fitted:
+            return "averages of the volumes that were fitted"
+        return "arithmetic means of the volumes, as this run has no file of the averages that were fitted"
+
 
 def measure_signals(
-    files: Files, stem: Path, mask: np.ndarray, used: Sequence[float]
+    files: Files,
+    averaged: Path,
+    series: Path,
+    mask: np.ndarray,
+    used: Sequence[float],
+    volumes: Sequence[float],
 ) -> MeasuredSignals | None:
-    """Averages of a series; None when it or its b-values are missing or cannot be read.
+    """Signals as they were fitted and images of the series, of what there is of both; None of neither.
+
+    Outputs of versions before 0.11 have the series alone: its arithmetic means take the place of the signals.
+    Where only the averages are left they are the images, too.
 
     Parameters
     ----------
-    stem : Path
-        The path of the series without its endings.
+    averaged, series : Path
+        The paths of the averages and of the preprocessed series, without their endings.
     mask : ndarray, shape (X, Y, Z), bool
     used : sequence of float, s/mm^2
         b-values that the estimation used; all of them count when there are none.
+    volumes : sequence of float
+        Volumes in each of the averages; one each where their number is another.
     """
+    signals, images = (_measured(files, stem, mask, used) for stem in (averaged, series))
+    if signals is None:
+        return images
+    if len(volumes) == signals.bvals.size:
+        signals = replace(signals, volumes=np.clip(volumes, 1, MAX_VOLUMES).astype(int))
+    if images is None:
+        return replace(signals, fitted=True)
+    if not same_bvalues(signals.bvals, images.bvals):
+        files.problems.append(f"{averaged.name}.bval has other b-values than the preprocessed series")
+        return images
+    return replace(signals, fitted=True, baseline=images.baseline, slices=images.slices)
+
+
+def _measured(files: Files, stem: Path, mask: np.ndarray, used: Sequence[float]) -> MeasuredSignals | None:
+    """Arithmetic means of a series; None when it or its b-values are missing or cannot be read."""
     image_path, bval_path = stem.with_name(f"{stem.name}.nii.gz"), stem.with_name(f"{stem.name}.bval")
     series = files.get(_open_series, image_path, None)
     bvals = files.get(_read_bvals, bval_path, None)
@@ -213,6 +252,7 @@ def _averages(
         bvals=nominal[wanted],
         volumes=counts,
         in_mask=in_mask[wanted] / counts[:, None],
+        fitted=False,
         baseline=baseline / counts[0],
         slices=slices[wanted] / counts[:, None, None],
         slice_index=slice_index,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sicnn_app.bids.derivative_datasets import mask_label
-from sicnn_app.derivatives.names import CONVENTIONAL, SPREAD
+from sicnn_app.derivatives.names import CONVENTIONAL, SERIES, SPREAD, mask_ending, output_path
 from sicnn_app.derivatives.personal import harmless
 from sicnn_app.derivatives.provenance import device_name, software_versions
 from sicnn_app.ivim.flags import FLAGS
@@ -260,6 +260,25 @@ def series_sidecar(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
         "PreprocessingSteps": portable_json(result.steps, roots),
         "SourceVolumes": plain(result.series.source_volumes),
         **reference(result, roots),
+    }
+
+
+def averaged_sidecar(result: RunResult, roots: DatasetRoots) -> dict[str, Any]:
+    """Sidecar of the averaged signals, which are made from files of the run beside it."""
+    averaged = result.averaged
+    made_of = (SERIES, mask_ending(mask_label(result.run, result.anatomy)))
+    files = [output_path(result.run, Path(), f"{ending}.nii.gz") for ending in made_of]
+    return {
+        "Description": "Signals that were fitted: one average of the preprocessed volumes per b-value; 0 "
+        "outside the mask",
+        "Sources": [f"bids::{file.as_posix()}" for file in files],
+        "SkullStripped": True,
+        "Average": averaged.average,
+        "VolumesPerBValue": plain(averaged.repeats),
+        "NoiseSigmaPerBValue": plain(averaged.sigma_per_bval),
+        "PreprocessingSteps": portable_json(result.steps, roots),
+        **reference(result, roots),
+        **provenance(result),
     }
 
 

@@ -17,6 +17,7 @@ from sicnn_app.bids.geometry import POSITION_FIELDS
 from sicnn_app.derivatives import qc, regions, sidecar
 from sicnn_app.derivatives.atomic import StagedFiles, scratch_folder
 from sicnn_app.derivatives.names import (
+    AVERAGED,
     CONVENTIONAL,
     MARKER,
     MOTION,
@@ -69,7 +70,7 @@ GEOMETRY_FIELDS = (
 
 
 def estimated_size(
-    shape: tuple[int, int, int, int], *, spread: bool = False, conventional: bool = False
+    shape: tuple[int, int, int, int], *, bvals: int, spread: bool = False, conventional: bool = False
 ) -> int:
     """Bytes that the outputs of a run take at most; float32 noise hardly compresses.
 
@@ -77,11 +78,13 @@ def estimated_size(
     ----------
     shape : tuple of int
         (X, Y, Z, N) of the series.
+    bvals : int
+        Distinct b-values.
     spread, conventional : bool
         See :func:`~sicnn_app.derivatives.names.expected_outputs`.
     """
     voxels = int(np.prod(shape[:3], dtype=object))
-    images = shape[3] + len(all_maps()) + len(TISSUE_LABELS) * spread + len(PARAMETERS) * conventional
+    images = shape[3] + bvals + len(all_maps()) + len(TISSUE_LABELS) * spread + len(PARAMETERS) * conventional
     return voxels * (4 * images + 4) + TEXT_BYTES
 
 
@@ -90,6 +93,7 @@ def require_room(
     output_dir: Path,
     shape: tuple[int, int, int, int],
     *,
+    bvals: int,
     spread: bool = False,
     conventional: bool = False,
     work: Iterable[tuple[Path, int]] = (),
@@ -117,7 +121,7 @@ def require_room(
             f"{run.name} is too long a name: those of its outputs would have {longest} characters "
             f"and {MAX_NAME} are possible; shorten a label"
         )
-    size = estimated_size(shape, spread=spread, conventional=conventional)
+    size = estimated_size(shape, bvals=bvals, spread=spread, conventional=conventional)
     require_space([(Path(output_dir), size), *work])
 
 
@@ -261,6 +265,10 @@ def _stage_series(files: _RunFiles) -> None:
         # A direction without a value belongs to a volume without diffusion weighting.
         directions = np.nan_to_num(series.bvecs.T, nan=0.0, posinf=0.0, neginf=0.0)
         files.staged.add_bytes(files.path(f"{SERIES}.bvec"), _numbers(directions, "%.8g"))
+    averaged = files.result.averaged
+    words = sidecar.averaged_sidecar(files.result, files.roots)
+    files.image(AVERAGED, averaged.signals.astype(np.float32, copy=False), words)
+    files.staged.add_bytes(files.path(f"{AVERAGED}.bval"), _numbers(averaged.bvals[None], "%.10g"))
 
 
 def _stage_tables(files: _RunFiles) -> None:

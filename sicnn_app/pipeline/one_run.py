@@ -465,6 +465,7 @@ def _plan(item: DwiRun, anatomy: str, settings: Settings, scratch: Path) -> Memo
         item,
         settings.output_dir,
         shape,
+        bvals=bvals,
         spread=settings.estimation.gives_spread,
         conventional=settings.estimation.described.trains,
         work=[(scratch, plan.disk)],

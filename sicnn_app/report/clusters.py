@@ -117,9 +117,10 @@ def cluster_files(run: RunDerivatives, found: TissueClusters | None) -> list[tup
         return []
     words = "Voxels without a flag, grouped by their maps"
     signals = "Signals of the clusters, relative to S0"
+    columns = decay_columns(run.measured.words) if run.measured else decay_columns()
     return [
         *table_files(run, "clusters", words, cluster_columns(), found.rows),
-        *table_files(run, "clusterdecay", signals, decay_columns(), decay_rows(found)),
+        *table_files(run, "clusterdecay", signals, columns, decay_rows(found)),
     ]
 
 
@@ -153,9 +154,9 @@ def cluster_columns() -> dict[str, dict[str, str]]:
     }
 
 
-def decay_columns() -> dict[str, dict[str, str]]:
-    """``Description`` and ``Units`` of the table of signals."""
-    over = "over its voxels of the arithmetic mean of the volumes relative to S0"
+def decay_columns(measured: str = "signals") -> dict[str, dict[str, str]]:
+    """``Description`` and ``Units`` of the table of signals, with words on what was measured."""
+    over = f"over its voxels, relative to S0, of the {measured}"
     return {
         "cluster": {"Description": "Number of the cluster"},
         "b_value": {"Description": "Nominal b-value", "Units": "s/mm^2"},

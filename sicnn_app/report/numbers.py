@@ -43,21 +43,21 @@ _MAP_COLUMNS = {
     },
 }
 
-_BVALUE_COLUMNS = {
-    "b_value": described("b-value", "Nominal b-value", "s/mm^2"),
-    "volumes": described("Volumes", "Volumes of the preprocessed series"),
-    "mean_signal": described(
-        "Mean signal",
-        "Mean over the mask of the arithmetic means of the volumes, units of the source image",
-        "arbitrary",
-    ),
-    **{
-        f"signal_{name}": described(
-            f"Signal over S0, {title}", "Over the voxels inside the mask with a positive S0"
-        )
-        for name, title in _TITLES.items()
-    },
-}
+
+def _bvalue_columns(signals: str) -> dict[str, Any]:
+    return {
+        "b_value": described("b-value", "Nominal b-value", "s/mm^2"),
+        "volumes": described("Volumes", "Volumes of the preprocessed series"),
+        "mean_signal": described(
+            "Mean signal", f"Mean over the mask of the {signals}; units of the source image", "arbitrary"
+        ),
+        **{
+            f"signal_{name}": described(
+                f"Signal over S0, {title}", "Over the voxels inside the mask with a positive S0"
+            )
+            for name, title in _TITLES.items()
+        },
+    }
 
 
 def table_files(
@@ -81,7 +81,8 @@ def number_files(run: RunDerivatives) -> list[tuple[str, bytes]]:
     files = table_files(run, "statistics", "Maps inside the mask", _MAP_COLUMNS, _map_rows(run))
     if run.measured is not None and "s0" in run.maps:
         words = "Signals inside the mask by b-value"
-        files += table_files(run, "signals", words, _BVALUE_COLUMNS, _bvalue_rows(run))
+        columns = _bvalue_columns(run.measured.words)
+        files += table_files(run, "signals", words, columns, _bvalue_rows(run))
     return files
 
 

@@ -164,8 +164,7 @@ def _signals(run: RunDerivatives, display: Display) -> Iterator[Picture]:
         content=decay_chart(decay),
         title="Signal decay",
         caption="Signal relative to S0 of each voxel: points are the median over the mask with the "
-        "quartiles, from the arithmetic mean of the volumes; the line is the median of what the maps "
-        "predict.",
+        f"quartiles, of {measured.words}; the line is the median of what the maps predict.",
         alt="Measured signal over the b-value, with the signal predicted by the maps.",
     )
 

@@ -67,7 +67,7 @@ def voxel_page(
         report=report,
         version=version,
         convention=display.convention,
-        has_signals=run.measured is not None,
+        measured=run.measured,
         own_method=method_of(run),
         conventional=CONVENTIONAL if run.conventional else None,
         spread=bool(run.spread),

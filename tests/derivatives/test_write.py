@@ -116,7 +116,7 @@ def test_every_image_has_the_geometry_of_the_source(tmp_path: Path, sform_code: 
     result = make_result(tmp_path, shape=shape, header=header)
     source = nib.load(result.run.parts[0].image)
     images = [path for name, path in write(result, tmp_path).items() if name.endswith(".nii.gz")]
-    assert len(images) == 8
+    assert len(images) == 9
     for path in images:
         image = nib.load(path)
         np.testing.assert_array_equal(image.affine, source.affine)
@@ -125,8 +125,8 @@ def test_every_image_has_the_geometry_of_the_source(tmp_path: Path, sform_code: 
             np.testing.assert_array_equal(image.header[field], source.header[field], err_msg=field)
         assert int(image.header["sform_code"]) == sform_code
         assert int(image.header["qform_code"]) == qform_code
-        is_series = "desc-preproc" in path.name
-        assert image.shape == ((*shape, 12) if is_series else shape)
+        volumes = {"preproc": (12,), "averaged": (6,)}
+        assert image.shape == (*shape, *next((volumes[desc] for desc in volumes if desc in path.name), ()))
         assert image.header.get_zooms() == source.header.get_zooms()[: image.ndim]
         assert image.dataobj.slope == 1 and image.dataobj.inter == 0
 
@@ -238,6 +238,11 @@ def test_series_mask_and_flags_come_back(tmp_path: Path):
     np.testing.assert_array_equal(bvals, result.series.bvals[None])
     bvecs = np.loadtxt(written["desc-preproc_dwi.bvec"])
     np.testing.assert_allclose(bvecs, result.series.bvecs.T, rtol=1e-7)
+    averaged = nib.load(written["desc-averaged_dwi.nii.gz"])
+    assert averaged.get_data_dtype() == np.float32
+    np.testing.assert_array_equal(np.asarray(averaged.dataobj), result.averaged.signals)
+    bvals = np.loadtxt(written["desc-averaged_dwi.bval"], ndmin=2)
+    np.testing.assert_array_equal(bvals, result.averaged.bvals[None])
     mask = nib.load(written["desc-brain_mask.nii.gz"])
     assert mask.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(np.asarray(mask.dataobj) == 1, result.averaged.mask)
@@ -344,6 +349,19 @@ def test_series_sidecar_keeps_the_acquisition(tmp_path: Path):
     assert content["Sources"][0] == "bids:raw:sub-01/dwi/sub-01_dwi.nii.gz"
     assert content["SourceVolumes"] == list(range(12))
     assert content["PreprocessingSteps"] == result.steps
+
+
+def test_sidecar_of_the_averages_says_of_what_and_how_they_are_made(tmp_path: Path):
+    result = make_result(tmp_path, entities={"sub": "03", "ses": "a", "acq": "T100"})
+    content = sidecar(write(result, tmp_path)["desc-averaged_dwi.json"])
+    assert content["Average"] == result.averaged.average
+    assert content["VolumesPerBValue"] == [2] * 6 and content["SkullStripped"] is True
+    assert content["PreprocessingSteps"] == result.steps
+    assert content["Sources"] == [
+        f"bids::sub-03/ses-a/dwi/sub-03_ses-a_acq-T100_desc-{made_of}.nii.gz"
+        for made_of in ("preproc_dwi", "body_mask")
+    ]
+    assert all((tmp_path / "out" / source.removeprefix("bids::")).exists() for source in content["Sources"])
 
 
 # Quality tables

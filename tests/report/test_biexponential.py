@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import subprocess
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import pytest
+from voxel_pages import PROGRAM, fits_of_the_page, needs_node
 
-import sicnn_app.report
 from sicnn_app.ivim.flags import NEGLIGIBLE_F
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.lsq.estimate import estimate_lsq
 from sicnn_app.lsq.fit import DEFAULT_BOUNDS
 from sicnn_app.settings import Bounds
 
-PROGRAM = Path(sicnn_app.report.__file__).parent / "templates" / "biexponential.js"
 NARROW = Bounds(f=(0.05, 0.3), d=(5e-4, 2e-3), dstar=(0.01, 0.1), s0=(0.9, 1.1))
 SCHEMES = (
     [0, 10, 20, 30, 50, 80, 100, 200, 400, 600, 800],
@@ -26,17 +22,7 @@ SCHEMES = (
     [0, 25, 50, 100, 250, 500],
 )
 
-pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="no node, which runs the page's program")
-
-
-def fits_of_the_page(cases: list[tuple], bounds: Bounds) -> list[dict | None]:
-    plain = [[np.asarray(part, dtype=float).tolist() for part in case] for case in cases]
-    script = f"""{PROGRAM.read_text(encoding="utf-8")}
-    const fits = {json.dumps(plain)}.map((one) => fitWeighed(...one, {json.dumps(asdict(bounds))}));
-    console.log(JSON.stringify(fits));
-    """
-    said = subprocess.run(["node"], input=script, check=True, capture_output=True, text=True).stdout
-    return json.loads(said)
+pytestmark = needs_node
 
 
 def decays(scheme: list[int], count: int, seed: int = 0) -> tuple[np.ndarray, ...]:
@@ -68,7 +54,7 @@ def test_both_find_the_same_within_a_thousandth(scheme, bounds, known):
     ).maps
     own = zip(*(maps[label][0, 0].tolist() for label in ("f", "d", "dstar", "s0")), strict=True)
     drawn = [(bvals, one, noise, volumes) for one, noise in zip(signals, sigma, strict=True)]
-    for (f, d, dstar, s0), found in zip(own, fits_of_the_page(drawn, bounds), strict=True):
+    for (f, d, dstar, s0), found in zip(own, fits_of_the_page(drawn, asdict(bounds)), strict=True):
         assert found["s0"] == pytest.approx(s0, rel=1e-3)
         assert found["f"] == pytest.approx(f, abs=1e-3)
         if f <= 1 - NEGLIGIBLE_F:
@@ -81,7 +67,8 @@ def test_what_cannot_be_fitted_has_no_fit():
     bvals, (signals,), (sigma,), volumes = decays(SCHEMES[0], 1)
     dark, broken = signals.copy(), signals.copy()
     dark[bvals.argmin()], broken[-1] = 0, -1
-    fits = fits_of_the_page([(bvals, dark, sigma, volumes), (bvals, broken, sigma, volumes)], DEFAULT_BOUNDS)
+    cases = [(bvals, dark, sigma, volumes), (bvals, broken, sigma, volumes)]
+    fits = fits_of_the_page(cases, asdict(DEFAULT_BOUNDS))
     assert fits[0] is None and 0 <= fits[1]["f"] <= 1
     script = f"{PROGRAM.read_text(encoding='utf-8')} console.log(fitBiexponential([0, 9], [1, NaN], [1, 1]))"
     assert subprocess.run(["node"], input=script, capture_output=True, text=True).stdout == "null\n"

@@ -396,6 +396,8 @@ def test_series_read_volume_by_volume_gives_the_true_means(tmp_path):
     from sicnn_app.derivatives.collect import collect_run
 
     out = write(tmp_path)
+    for path in outputs(out, "averaged_dwi.nii.gz"):
+        path.unlink()
     run = collect_run(out, "01", None, "sub-01")
     series = nib.load(outputs(out, "preproc_dwi.nii.gz")[0]).get_fdata()
     expected = series[run.mask].reshape(-1, 6, 2).mean(axis=2).T

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
-import json
-import math
 import re
 from pathlib import Path
 
@@ -16,6 +12,7 @@ from factories import make_result
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from voxel_pages import array_index, content, unpack
 
 from sicnn_app import __version__
 from sicnn_app.cli.main import main
@@ -43,39 +40,6 @@ def out(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def run(out) -> RunDerivatives:
     return collect_run(out, "01", None, "sub-01")
-
-
-def content(page: bytes) -> dict:
-    """What the program of a page reads."""
-    (text,) = re.findall(rb'<script type="application/json" id="run">(.*?)</script>', page, flags=re.DOTALL)
-    return json.loads(text)
-
-
-def unpack(run: dict) -> tuple[np.ndarray, list[np.ndarray], dict[str, np.ndarray]]:
-    """Places of the voxels in the box, shape (M, 3), their codes and their numbers."""
-    data = gzip.decompress(base64.b64decode(run["packed"]))
-    places = math.prod(run["shape"])
-    bits = -(-places // 8)
-    inside = np.unpackbits(np.frombuffer(data[:bits], np.uint8))[:places].astype(bool)
-    voxels = int(inside.sum())
-    rest = np.frombuffer(data[bits + places :], np.uint8).reshape(-1, voxels)
-    codes, halves = list(rest[:3]), rest[3:].reshape(len(run["fields"]), 2, voxels)
-    numbers = {
-        field["name"]: np.ascontiguousarray(pair.T).view("<f2")[:, 0].astype(float) * field["unit"]
-        for field, pair in zip(run["fields"], halves, strict=True)
-    }
-    # The first axis of the box runs fastest, and so does the last one of numpy.
-    places_inside = np.argwhere(inside.reshape(run["shape"][::-1]))[:, ::-1]
-    return places_inside, codes, numbers
-
-
-def array_index(run: dict, place: np.ndarray) -> tuple[int, ...]:
-    """Index in the file of a place in the box."""
-    turned = [
-        run["shape"][axis] - 1 - place[axis] if flipped else place[axis]
-        for axis, flipped in zip(run["axes"], run["flipped"], strict=True)
-    ]
-    return tuple(int(start + inside) for start, inside in zip(run["origin"], turned, strict=True))
 
 
 @given(
