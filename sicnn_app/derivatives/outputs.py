@@ -164,7 +164,7 @@ class MeasuredSignals:
         """Words on ``in_mask``."""
         if self.fitted:
             return "averages of the volumes that were fitted"
-        return "arithmetic means of the volumes, as this run has no file of the averages that were fitted"
+        return "arithmetic means of the volumes, as this run has no usable file of those that were fitted"
 
 
 def measure_signals(

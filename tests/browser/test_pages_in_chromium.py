@@ -20,6 +20,7 @@ import pytest
 from bids_datasets import Dataset
 from factories import BVALS, SIGMA, make_result
 from PIL import Image
+from voxel_pages import run_with_lost_signals
 
 from benchmarks.pictures.pages import WITHOUT_GRAPHICS_CARD, find_chromium
 from sicnn_app.cli.main import main
@@ -586,6 +587,14 @@ def test_a_region_drawn_by_hand_has_the_fit_of_its_mean_signal(out, visit):
         factor * maps[label].item() for label, factor in (("f", 100), ("d", 1e3), ("dstar", 1e3), ("s0", 1))
     ]
     np.testing.assert_allclose(shown, truth, rtol=1e-2)
+    # The address leads back to all of it, and what is drawn then adds to it.
+    page.wait_for_url(re.compile("region=[^&]"))
+    again = VoxelPage(visit(voxels_of(out), place=page.evaluate("location.hash")))
+    assert again.page.inner_text("#region-title") == "Region of 5 voxels"
+    assert again.table("region-numbers") == rows
+    again.page.get_by_role("button", name="Brush").click()
+    again.click(7, 6)
+    assert again.page.inner_text("#region-title") == "Region of 6 voxels"
     assert float(rows["F (%)"][1]) == pytest.approx(
         100 * float(np.median(a_map(out, "f")[members])), rel=6e-3
     )
@@ -593,6 +602,45 @@ def test_a_region_drawn_by_hand_has_the_fit_of_its_mean_signal(out, visit):
     assert page.inner_text("#region-title") == "Region of 4 voxels"
     page.get_by_role("button", name="Clear").click()
     assert not page.locator("#region").is_visible()
+
+
+@pytest.mark.parametrize(
+    ("written", "voxels"),
+    [("3,4,1,2;5,7,2,1", 3), ("3,4,1,9999999999", 8), ("0,0,0,2", 0), ("99,4,1,3;3,4", 0), ("x", 0)],
+    ids=["two rows", "more than there are", "outside the mask", "outside the image", "none"],
+)
+def test_a_region_in_the_address_is_taken_as_far_as_it_lies_in_the_mask(out, visit, written, voxels):
+    visited = visit(voxels_of(out), place=f"#maps=f&region={written}")
+    page = VoxelPage(visited).page
+    expected = f"Region of {voxels} voxel{'s' * (voxels != 1)}" if voxels else ""
+    assert page.locator("#region-title").text_content() == expected and visited.complaints == []
+
+
+@pytest.fixture(scope="module")
+def lost(chromium, tmp_path_factory) -> Path:
+    return run_with_lost_signals(tmp_path_factory.mktemp("lost"))
+
+
+def test_a_region_too_large_for_the_address_says_so(lost, visit):
+    inside = np.argwhere(volume(lost, "desc-body_mask") > 0)
+    chequered = [place for place in inside.tolist() if sum(place) % 2]
+    written = ";".join(f"{i},{j},{k},1" for i, j, k in chequered)
+    page = VoxelPage(visit(voxels_of(lost), place=f"#maps=f&region={written}")).page
+    assert page.inner_text("#region-title") == f"Region of {len(chequered)} voxels"
+    assert "no room for this region" in page.inner_text("#region-words")
+    page.wait_for_url(re.compile("region=&"))
+
+
+def test_a_whole_region_has_the_fit_of_the_report(lost, visit):
+    rows = pd.read_csv(lost / "sub-01/dwi/sub-01_desc-regions_qc.tsv", sep="\t")
+    codes = volume(lost, "desc-regions_dseg")
+    for name in ("liver", "kidney_cortex", "pancreas"):
+        (row,) = rows.index[rows["name"] == name]
+        i, j, k = np.argwhere(codes == row + 1)[0]
+        voxels = VoxelPage(visit(voxels_of(lost), place=f"#maps=f&voxel={i},{j},{k}"))
+        voxels.page.get_by_role("button", name=f"Take {name}").click()
+        fitted = float(voxels.table("region-numbers")["F (%)"][0])
+        assert fitted == pytest.approx(100 * rows["mean_signal_f"][row], abs=0.2)
 
 
 def test_zoom_and_planes_keep_the_voxel_and_wheels_change_slices(out, visit):

@@ -279,6 +279,7 @@ class Panel {
     viewer.drawLut = niivue.cmapper.makeDrawLut(penColours());
     viewer.drawOpacity = 1;
     viewer.refreshColormaps();
+    this.mark(bitmap());
     viewer.onLocationChange = ({ vox }) => this.moved([...vox]);
     ["mousemove", "touchmove", "mouseup", "touchend"].forEach((kind) => this.canvas.addEventListener(kind, () => this.sharePan()));
     this.canvas.addEventListener("mouseup", (event) => { if (event.button === 0) takeDrawing(this); });
@@ -501,7 +502,8 @@ function showRegion(region) {
   byId("region").hidden = !region;
   if (!region) return;
   byId("region-title").textContent = `Region of ${region.voxels} voxel${region.voxels === 1 ? "" : "s"}`;
-  byId("region-words").textContent = region.fit ? "In the colour of the region in the chart." : "The mean signal cannot be fitted.";
+  const fitted = region.fit ? "In the colour of the region in the chart." : "The mean signal cannot be fitted.";
+  byId("region-words").textContent = `${fitted}${regionWritten() ? "" : " The address of the page has no room for this region."}`;
   byId("region-numbers").replaceChildren(...run.quantities.map(({ label, symbol, unit, factor }) => {
     const [median, low, high] = region.quartiles[label].map((value) => inWords(value * factor));
     // Without perfusion any D* fits as well.
@@ -705,10 +707,41 @@ function mapsPicture() {
 
 // ---- The address ----
 
+// Longer ones are cut by programs that pass addresses on.
+const MOST_LETTERS = 1500;
+
+// Rows of the region along the first axis of the box: where each begins, by its indices in the file, and its voxels.
+// "" where they are too many.
+function regionWritten() {
+  const rows = [];
+  for (let place = 0; place < state.region.length; place++) {
+    if (!state.region[place]) continue;
+    const [start, width] = [place, run.shape[0]];
+    while (state.region[place + 1] && (place + 1) % width) place++;
+    const at = [start % width, Math.floor(start / width) % run.shape[1], Math.floor(start / width / run.shape[1])];
+    rows.push([...fileIndex(at), place - start + 1].join());
+  }
+  const written = rows.join(";");
+  return written.length > MOST_LETTERS ? "" : written;
+}
+
+// What lies outside the box or the mask, as a region of a page made before may, is left out.
+function readRegion(written) {
+  for (const [, row, count] of (written ?? "").matchAll(/(\d+,\d+,\d+),(\d+)/g)) {
+    const [[first, y, z]] = indicesIn(row);
+    if (fileIndex([first, y, z]).join() !== row) continue;
+    for (let x = first; x < Math.min(first + Number(count), run.shape[0]); x++) {
+      const place = placeOf([x, y, z]);
+      if (voxels.at[place] >= 0) state.region[place] = 1;
+    }
+  }
+}
+
 function address() {
   const parts = {
     voxel: fileIndex(state.at).join(),
     pins: state.pins.map((at) => fileIndex(at).join()).join(";"),
+    ...(run.signals ? { region: regionWritten() } : {}),
     maps: state.shown.join(),
     plane: state.plane,
     axis: state.axis,
@@ -732,6 +765,7 @@ function readAddress() {
   const wanted = there((parts.get("maps") ?? "").split(","));
   [state.at] = [...indicesIn(parts.get("voxel")), boxIndex(run.first)];
   state.pins = (parts.get("pins") ?? "").split(";").flatMap(indicesIn).filter((at) => voxelAt(at) >= 0).slice(0, MOST_PINS);
+  if (run.signals) readRegion(parts.get("region"));
   state.shown = wanted.length ? wanted : there(usual).length ? there(usual) : [allViews[0].field];
   state.plane = /^[012]$/.test(parts.get("plane")) ? Number(parts.get("plane")) : acquired;
   state.axis = parts.get("axis") in AXES ? parts.get("axis") : "linear";
