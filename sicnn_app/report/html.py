@@ -12,7 +12,7 @@ from sicnn_app.derivatives.names import figures_folder, report_path, run_names
 from sicnn_app.derivatives.ratings import MAX_NOTE, MAX_REVIEWER, RATINGS, REASONS
 from sicnn_app.errors import SicnnAppError
 from sicnn_app.report.adequacy import shown_adequacy
-from sicnn_app.report.answers import answer
+from sicnn_app.report.answers.lines import answer
 from sicnn_app.report.carpet import undrawn_words
 from sicnn_app.report.clusters import cluster_files, cluster_rows, cluster_words
 from sicnn_app.report.comparison import comparison_rows, floor_words, method_of

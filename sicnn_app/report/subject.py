@@ -15,7 +15,7 @@ from sicnn_app.ivim.adequacy_inputs import DOUBTFUL, POOR, UNKNOWN, VERDICTS
 from sicnn_app.ivim.flags import BOUND_MARGIN, FLAGS, left_out
 from sicnn_app.ivim.parameters import BOUNDS, TISSUE_LABELS
 from sicnn_app.ivim.summary import spread
-from sicnn_app.report.answers import FLUID_D, VESSEL_F, RunAnswers, Tissue
+from sicnn_app.report.answers.inputs import FLUID_D, VESSEL_F, RunAnswers, Tissue
 from sicnn_app.report.clusters import TissueClusters
 from sicnn_app.report.tables import fallen_places, in_question, method_name
 

@@ -14,16 +14,11 @@ from hypothesis import strategies as st
 
 from sicnn_app.derivatives.collect import collect_run
 from sicnn_app.derivatives.write import write_run
-from sicnn_app.report.answers import (
-    LEAST_VOXELS,
-    RunAnswers,
-    Tissue,
-    answer,
-    best_run,
-    differences,
-    judge_dstar,
-    trust_in_dstar,
-)
+from sicnn_app.report.answers.between_runs import differences
+from sicnn_app.report.answers.dstar import judge_dstar, trust_in_dstar
+from sicnn_app.report.answers.inputs import LEAST_VOXELS, RunAnswers, Tissue
+from sicnn_app.report.answers.lines import answer
+from sicnn_app.report.answers.perfusion import best_run
 from sicnn_app.report.clusters import find_clusters
 from sicnn_app.report.html import build_report
 from sicnn_app.report.subject import answers_of
