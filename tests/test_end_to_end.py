@@ -156,7 +156,7 @@ def test_least_squares_gives_the_same_bytes_again(outputs, tmp_path):
     call = execute(EXAMPLES / "brain", tmp_path / "out", "participant", *QUICK, "--session-id", "ses-2")
     assert call.code == 0
     again = map_bytes(tmp_path / "out")
-    assert len(again) == 8
+    assert len(again) == 9
     assert again == {name: content for name, content in map_bytes(before).items() if "ses-2" in name}
 
 

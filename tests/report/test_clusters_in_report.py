@@ -50,6 +50,7 @@ def write(tmp_path: Path, **options) -> Path:
     result = replace(
         result,
         series=replace(result.series, signals=signals),
+        averaged=replace(result.averaged, signals=np.where(inside[..., None], signals[..., ::2], 0)),
         estimate=replace(result.estimate, maps={**result.estimate.maps, **maps}),
         conventional=result.conventional
         and replace(result.conventional, maps={**result.conventional.maps, **fit}),
@@ -168,10 +169,11 @@ def test_everything_comes_back_from_the_derivatives(out, html):
     assert {path.name: path.read_bytes() for path in figures.iterdir()} == before
 
 
-@pytest.mark.parametrize("missing", ["preproc_dwi.nii.gz", "param-s0_dwimap.nii.gz"])
-def test_without_series_or_s0_there_is_the_picture_but_no_chart(tmp_path, missing):
+@pytest.mark.parametrize("missing", ["desc-*_dwi.nii.gz", "param-s0_dwimap.nii.gz"])
+def test_without_signals_or_s0_there_is_the_picture_but_no_chart(tmp_path, missing):
     out = write(tmp_path)
-    next((out / "sub-01" / "dwi").glob(f"*{missing}")).unlink()
+    for path in (out / "sub-01" / "dwi").glob(f"*{missing}"):
+        path.unlink()
     run = collect_run(out, "01", None, "sub-01")
     found = find_clusters(run)
     (picture,) = cluster_pictures(run, found, plan_display(run.mask, run.affine, run.zooms))

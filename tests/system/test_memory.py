@@ -378,7 +378,7 @@ def test_maps_are_the_same_from_disk_and_from_memory(tmp_path, app, monkeypatch,
     # The series as loaded, and as denoising, unringing and motion correction make it.
     assert [shape for shape in used if shape[3] == 8] == [(20, 18, 3, 8)] * (1 if steps == STEPS else 4)
     images = sorted(path.relative_to(tmp_path / "memory") for path in (tmp_path / "memory").rglob("*.nii.gz"))
-    assert len(images) == 8
+    assert len(images) == 9
     for image in images:
         assert (tmp_path / "disk" / image).read_bytes() == (tmp_path / "memory" / image).read_bytes()
     table = (tmp_path / "disk/sub-01/dwi/sub-01_desc-ivim_qc.tsv").read_text().splitlines()
@@ -413,6 +413,6 @@ def test_the_limit_is_kept_and_the_maps_are_the_same(tmp_path):
     assert peak_of(tmp_path / "ds", tmp_path / "free") > limit + 0.1
     assert peak_of(tmp_path / "ds", tmp_path / "limited", "--mem", f"{limit}") < limit
     images = sorted(path.relative_to(tmp_path / "free") for path in (tmp_path / "free").rglob("*.nii.gz"))
-    assert len(images) == 8
+    assert len(images) == 9
     for image in images:
         assert (tmp_path / "limited" / image).read_bytes() == (tmp_path / "free" / image).read_bytes()
