@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 
 from sicnn_app.ivim.local_mean import local_mean
 from sicnn_app.ivim.maps import Estimate
@@ -121,6 +122,10 @@ def refine(
     of this tissue, h W of the prior's error is the noise of the evidence; the covariance of x is then
     C + h (2 W - W G Sigma - Sigma G W), G the inverse of the covariance of the voxel's own fit around mu.
 
+    Noise that neighbours have in common, such as pulsation, lost signal or a misfit of the model, no average
+    over them lowers: prior and evidence err alike. Where residuals around a voxel agree more than independent
+    ones would, s W is added, s the share of the noise that they have in common.
+
     Parameters
     ----------
     signals : ndarray, shape (V, B)
@@ -197,19 +202,26 @@ def refine(
     tissue = np.diag(np.square(DEPARTURE) * ([LEAST_TISSUE**2] * _FREE + [1.0]))
     tissue[:_FREE, :_FREE] += np.cov(mean[:, :_FREE].T, bias=True)
     values_known = np.linalg.inv(tissue)
-    spread = np.empty((len(signals), _FREE))
+    variances, alone = np.empty((2, len(signals), _FREE))
+    residual, decided = np.empty(signals.shape, dtype=np.float32), np.empty(len(signals))
 
     def last(part: slice) -> None:
         around = _whole(departure[part])
         precision = np.linalg.inv(around)
+        data = work.data(part, mean)
         found[part], _, seen = _towards_mode(
-            work.data(part, mean), work.bvals, precision, found[part], damping[part], steps=LAST_STEPS
+            data, work.bvals, precision, found[part], damping[part], steps=LAST_STEPS
         )
+        residual[part] = _residual(found[part], data, work.bvals)
         own = 1.0 / (OWN_SHARE[0] + OWN_SHARE[1] * np.maximum(neighbours[part], 1))
-        spread[part] = np.sqrt(_variances(seen.information, around, precision, values_known, own))
+        variances[part], alone[part], decided[part] = _variances(
+            seen.information, around, precision, values_known, own
+        )
 
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         list(threads.map(last, _parts(len(signals))))
+    common = _in_common(residual, len(work.bvals) - decided, mask)
+    spread = np.sqrt(variances + common[:, None] * alone)
     spread *= np.where(_LOGARITHMIC[:_FREE], np.exp(found[:, :_FREE]), 1.0)
     diagonal = departure[:, row == column]
     return Posterior(
@@ -351,20 +363,50 @@ def _towards_mode(
     return x, damping, seen
 
 
+def _residual(x: np.ndarray, data: _Data, bvals: np.ndarray) -> np.ndarray:
+    """Signals less those of the model, in their noise, shape (V, B)."""
+    modelled = ivim_signal_maps(bvals, *np.where(_LOGARITHMIC, np.exp(x), x).T)
+    return (data.signals - np.hypot(modelled, data.floor)) * np.sqrt(data.weights)
+
+
+def _in_common(residual: np.ndarray, freedom: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Share of the noise that neighbours have in common, shape (V,).
+
+    By how much more than by chance the local means of residuals, shape (V, B), differ from 0, over what they
+    would come to if all noise were in common and each voxel had ``freedom`` b-values more than parameters.
+    """
+
+    def around(values: np.ndarray | float, width: float = WIDTH) -> np.ndarray:
+        volume = np.zeros(mask.shape, dtype=np.float32)
+        volume[mask] = values
+        return gaussian_filter(volume, (width, width, 0))[mask]
+
+    # Of sums of independent values: the square of a Gaussian is one of half its variance.
+    chance = around(np.square(residual).sum(axis=1), WIDTH / np.sqrt(2)) / (4 * np.pi * WIDTH**2)
+    excess = (sum(np.square(around(one)) for one in residual.T) - chance) / np.square(around(1.0))
+    return np.maximum(around(excess), 0.0) / around(np.maximum(freedom, 1.0))
+
+
 def _variances(
     information: np.ndarray, around: np.ndarray, precision: np.ndarray, tissue: np.ndarray, own: np.ndarray
-) -> np.ndarray:
-    """Variances of F, log D and log D*, shape (V, 3): the formula of :func:`refine`."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Variances of F, log D and log D* by the formula of :func:`refine`, and of its W, each of shape (V, 3).
+
+    The last is how many of the four values the voxel's signals alone decide, shape (V,).
+    """
     covariance = np.linalg.inv(information + precision)
     alone = np.linalg.inv(information + tissue)
+    decided = np.einsum("vij,vji->v", information, alone)
     # The prior's S0 is not used, and so has no share.
     alone[:, -1] = alone[:, :, -1] = 0.0
     inverse = information - information @ covariance @ information
     mixed = alone @ inverse @ around
     both = 2 * alone - mixed - np.swapaxes(mixed, 1, 2)
-    variances = np.diagonal(covariance + own[:, None, None] * both, axis1=1, axis2=2)
-    least = np.diagonal(covariance, axis1=1, axis2=2)
-    return np.maximum(variances, least)[:, :_FREE]
+    variances, least, of_own = (
+        np.diagonal(of, axis1=1, axis2=2)[:, :_FREE]
+        for of in (covariance + own[:, None, None] * both, covariance, alone)
+    )
+    return np.maximum(variances, least), of_own, decided
 
 
 def refined(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
 from sicnn_app.errors import UsageError
 from sicnn_app.ivim.maps import Estimate
@@ -113,6 +114,21 @@ def test_noise_that_prior_and_signals_share_widens_the_deviations():
         medians = [float(np.median(one.std[label])) for one in found]
         assert medians == sorted(medians, reverse=True) and medians[0] > 1.2 * medians[-1], label
         np.testing.assert_array_equal(found[0].maps[label], found[-1].maps[label])
+
+
+def test_noise_that_neighbours_share_widens_the_deviations():
+    rng = np.random.default_rng(3)
+    truth = tissue(rng)
+    clean = signals_of(truth, 0.0, rng)
+    thermal, other = rng.standard_normal((2, *clean.shape))
+    smooth = gaussian_filter(rng.standard_normal((*SHAPE, BVALS.size)), (8, 8, 0, 0))[MASK]
+    sigma = LEVEL / 20
+    alone, shared = (
+        refinement(clean + sigma * np.sqrt(0.5) * (thermal + more), sigma, truth)
+        for more in (other, smooth / smooth.std())
+    )
+    for label in LABELS:
+        assert np.median(shared.std[label]) > 1.2 * np.median(alone.std[label]), label
 
 
 def test_one_wrong_region_does_not_loosen_the_others():
