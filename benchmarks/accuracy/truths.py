@@ -43,7 +43,7 @@ def misfit(phantom: Phantom, voxels: np.ndarray) -> list[float]:
             signals,
             voxels & (signals[..., 0] > 0),
             bvals,
-            sigma_per_bval=np.full(bvals.size, nearly_none),
+            noise=np.full(bvals.size, nearly_none),
             sigma=nearly_none,
             settings=EstimationSettings(method="lsq"),
         )
