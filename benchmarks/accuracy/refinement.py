@@ -1,19 +1,25 @@
 """What the refinement adds to the network's maps, and whether its standard deviations hold.
 
-    python -m benchmarks.accuracy.refinement --parts phantom share
+    python -m benchmarks.accuracy.refinement --seeds 10 11 12
+    python -m benchmarks.accuracy.refinement --parts share ensemble --truths organs brain
     python -m benchmarks.accuracy.refinement --parts denoising
     python -m benchmarks.accuracy.refinement --parts halves
 
 Phantom: root mean square errors of F, D and D* on the truths of ``benchmarks.common.truths``, of the network
 after MP-PCA as the app trains it, and of the same refined with the signals before denoising. Both relative to
-the better of least squares with and without MP-PCA, and the share of the voxels whose error is within one and
-two standard deviations. Share: the regression of the errors of the network's F, log D and log D* on
+the better of least squares with and without MP-PCA; the share of the voxels whose error is within one and
+two standard deviations, and of those of a single tissue within one; and the mean continuous ranked
+probability score of normal distributions of F, log D and log D* (a standard deviation of D over D is that of
+log D), in the unit of F and of natural logarithms. Ensemble: the same of the mean maps of five networks
+without refinement (``--ensemble 5 --refinement none``), its noise drawn and denoised as in the app, and the
+score above relative to its. Share: the regression of the errors of the network's F, log D and log D* on
 the noise of each voxel's own fit around the truth, by the number of similar neighbours: what
-``sicnn_app.sicnn.posterior.OWN_SHARE`` was taken from. Denoising: errors of the refined maps, and of least
-squares, after MP-PCA relative to those of the same method without.
+``sicnn_app.sicnn.posterior.OWN_SHARE`` was taken from. With several seeds their means follow. Denoising:
+errors of the refined maps, and of least squares, after MP-PCA relative to those of the same method without.
 
 Halves: as in ``benchmarks.accuracy.averages``, all in the ways the app averages; the differences between the
-maps of both halves over their standard deviations as well. A minute per truth, two per half of a run.
+maps of both halves over their standard deviations as well. Half a minute per truth, two more for its
+ensemble, two per half of a run; a stopped table of truths goes on where it was.
 """
 
 from __future__ import annotations
@@ -24,14 +30,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import norm
 
 from benchmarks.accuracy.averages import Agreement, fitted, foreground, measured_halves
 from benchmarks.accuracy.retest import DATA, RUNS, require_files
 from benchmarks.common.arms import RMSE, estimated
-from benchmarks.common.cells import markdown, parser_of
+from benchmarks.common.cells import Cells, markdown, parser_of
 from benchmarks.common.metrics import LABELS, map_errors, voxels_of
 from benchmarks.common.truths import TRUTHS
 from sicnn_app.ivim.maps import Estimate
@@ -39,6 +47,7 @@ from sicnn_app.ivim.precision import signal_derivatives
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries, Evidence
 from sicnn_app.phantoms.acquire import DEFAULT_BVALS, acquire_series
 from sicnn_app.phantoms.phantom import Phantom, make_phantom
+from sicnn_app.preprocess.resample import Resampling
 from sicnn_app.preprocess.steps import Prepared, prepare
 from sicnn_app.settings import EstimationSettings, PreprocessingSettings
 from sicnn_app.sicnn.posterior import refined
@@ -49,6 +58,9 @@ LESIONS = 20
 
 SHARE_BINS = (1, 2, 4, 8, 16, 32, 64, 1000)
 """Similar neighbours."""
+
+MEMBERS = 5
+"""Networks of an ensemble."""
 
 
 @dataclass(frozen=True)
@@ -136,33 +148,94 @@ def denoising_table(names: Sequence[str], snrs: Sequence[float], seeds: Sequence
         print("| " + " | ".join(map(str, [name, volumes, f"{snr:g}", seed, *ratios])) + " |", flush=True)
 
 
-def within(phantom: Phantom, found: Found, times: float) -> list[float]:
-    """Share of the voxels whose error is at most so many standard deviations; F, D, D*."""
-    maps, where = found.maps["MP-PCA + network, refined"].maps, voxels_of(phantom, found.mask)
-    return [
-        float(
-            np.mean(
-                np.abs(maps[label] - getattr(phantom, label))[where[label]]
-                <= times * maps[f"{label}_std"][where[label]]
-            )
-        )
-        for label in LABELS
-    ]
+def crps(errors: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Continuous ranked probability score of normal predictions, in the unit of the errors; 0 is best.
+
+    Gneiting and Raftery, J Am Stat Assoc 2007;102:359-378.
+    """
+    z = errors / spread
+    return spread * (z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - 1 / np.sqrt(np.pi))
 
 
-def phantom_row(phantom: Phantom, found: Found) -> list[str]:
-    """Errors relative to the better least squares, and shares within the standard deviations."""
-    errors = {
-        name: np.array([map_errors(phantom, found.mask, one.maps)[label] for label in RMSE])
-        for name, one in found.maps.items()
+def errors_of(phantom: Phantom, mask: np.ndarray, maps: dict[str, np.ndarray]) -> list[float]:
+    """Root mean square errors of F, D and D*."""
+    found = map_errors(phantom, mask, maps)
+    return [found[label] for label in RMSE]
+
+
+def sureness(phantom: Phantom, mask: np.ndarray, maps: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    """What standard deviations are worth, each for F, D and D*.
+
+    Returns
+    -------
+    dict of str to list of float
+        ``one`` and ``two``, shares of the voxels whose error is at most so many standard deviations, %;
+        ``pure``, the first over voxels of a single tissue; ``crps``, means of those of F, log D and log D*.
+    """
+    found: dict[str, list[float]] = {name: [] for name in ("one", "two", "pure", "crps")}
+    pure = phantom.purity == 1
+    for label, where in voxels_of(phantom, mask).items():
+        value, spread = (maps[name][where].astype(np.float64) for name in (label, f"{label}_std"))
+        spread, truth = np.maximum(spread, np.finfo(np.float32).tiny), getattr(phantom, label)[where]
+        quotients = np.abs(value - truth) / spread
+        found["one"].append(100 * float(np.mean(quotients <= 1)))
+        found["two"].append(100 * float(np.mean(quotients <= 2)))
+        found["pure"].append(100 * float(np.mean(quotients[pure[where]] <= 1)))
+        if label != "f":
+            value, spread, truth = np.log(value), spread / value, np.log(truth)
+        found["crps"].append(float(np.mean(crps(value - truth, spread))))
+    return found
+
+
+def simulation(name: str, snr: float, seed: int, volumes: int) -> dict[str, Any]:
+    """Errors by method, worth of the standard deviations, and sums of the regression of every bin."""
+    phantom, found = simulated(name, snr, seed, volumes)
+    count, products, squares = own_noise(phantom, found)
+    place = np.digitize(count, SHARE_BINS[1:])
+    return {
+        "errors": {name: errors_of(phantom, found.mask, one.maps) for name, one in found.maps.items()},
+        **sureness(phantom, found.mask, found.maps["MP-PCA + network, refined"].maps),
+        "share": [np.bincount(place, one, len(SHARE_BINS)).tolist() for one in (products, squares)],
     }
+
+
+def of_ensemble(name: str, snr: float, seed: int, volumes: int) -> dict[str, Any]:
+    """Errors and worth of the means over an ensemble, after MP-PCA, its noise drawn as in the app."""
+    phantom, series, options = measured(name, snr, seed, volumes)
+    found = prepared_of(series, phantom.mask, "mppca", **options)
+    given = found.averaged
+    settings = EstimationSettings(random_seed=seed, ensemble=MEMBERS, refinement="none")
+    resampling = Resampling.of(found.series, given, found.denoising)
+    maps = estimated(
+        given, settings, volumes=given.repeats, evidence=found.evidence, resample=resampling
+    ).maps
+    return {"errors": errors_of(phantom, given.mask, maps), **sureness(phantom, given.mask, maps)}
+
+
+COLUMNS = ("network", "refined", "within 1 SD, %", "within 2 SD, %", "1 SD, unmixed, %", "CRPS")
+OF_ENSEMBLE = ("ensemble", "within 1 SD, %", "within 2 SD, %", "its CRPS", "CRPS to its")
+
+
+def numbers(found: dict[str, Any], ensemble: dict[str, Any] | None) -> np.ndarray:
+    """Triples of a row, shape (columns, 3); errors relative to the better least squares."""
+    errors = {name: np.array(one) for name, one in found["errors"].items()}
     best = np.minimum(errors["lsq"], errors["MP-PCA + lsq"])
-    ratios = [
-        " / ".join(f"{ratio:.2f}" for ratio in errors[name] / best)
-        for name in ("MP-PCA + network", "MP-PCA + network, refined")
+    rows = [errors[name] / best for name in ("MP-PCA + network", "MP-PCA + network, refined")]
+    rows += [np.array(found[name]) for name in ("one", "two", "pure", "crps")]
+    if ensemble is not None:
+        rows += [np.array(ensemble["errors"]) / best]
+        rows += [np.array(ensemble[name]) for name in ("one", "two", "crps")]
+        rows += [rows[5] / rows[-1]]
+    return np.array(rows)
+
+
+def written(triples: np.ndarray) -> list[str]:
+    """Cells of F / D / D*: shares without decimals, ratios with two, scores with three digits."""
+    names = [*COLUMNS, *OF_ENSEMBLE][: len(triples)]
+    forms = [".0f" if "%" in name else "#.3g" if name.endswith("CRPS") else ".2f" for name in names]
+    return [
+        " / ".join(format(one, form) for one in triple) for form, triple in zip(forms, triples, strict=True)
     ]
-    shares = [" / ".join(f"{100 * share:.0f}" for share in within(phantom, found, times)) for times in (1, 2)]
-    return [*ratios, *shares]
 
 
 def own_noise(phantom: Phantom, found: Found) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -190,28 +263,40 @@ def own_noise(phantom: Phantom, found: Found) -> tuple[np.ndarray, np.ndarray, n
 
 
 def simulations(
-    names: Sequence[str], snrs: Sequence[float], seeds: Sequence[int], volumes: int, *, share: bool
+    cells: Cells,
+    names: Sequence[str],
+    snrs: Sequence[float],
+    seeds: Sequence[int],
+    volumes: int,
+    *,
+    share: bool,
+    ensemble: bool,
 ) -> None:
-    """Print the table of every truth and, with ``share``, that of their own noise in the network's maps."""
-    columns = ["truth", "SNR", "seed", "network", "refined", "within 1 SD, %", "within 2 SD, %"]
+    """Print a row per truth, SNR and seed, the means over seeds, and with ``share`` the regression."""
+    columns = ["truth", "SNR", "seed", *COLUMNS, *(OF_ENSEMBLE if ensemble else ())]
     print(markdown(columns, []))
-    regressions = []
-    for name in names:
-        for snr in snrs:
-            for seed in seeds:
-                phantom, found = simulated(name, snr, seed, volumes)
-                row = [name, f"{snr:g}", seed, *phantom_row(phantom, found)]
-                print("| " + " | ".join(map(str, row)) + " |", flush=True)
-                regressions.append(own_noise(phantom, found))
+    means, sums = [], np.zeros((2, len(SHARE_BINS)))
+    for name, snr in product(names, snrs):
+        rows = []
+        for seed in seeds:
+            which = {"name": name, "snr": snr, "seed": seed, "volumes": volumes}
+            found = cells.get(which, partial(simulation, **which))
+            several = (
+                cells.get({**which, "ensemble": MEMBERS}, partial(of_ensemble, **which)) if ensemble else None
+            )
+            rows.append(numbers(found, several))
+            sums += found["share"]
+            print("| " + " | ".join([name, f"{snr:g}", str(seed), *written(rows[-1])]) + " |", flush=True)
+        means.append([name, f"{snr:g}", f"mean of {len(rows)}", *written(np.mean(rows, axis=0))])
+    if len(seeds) > 1:
+        print("\n" + markdown(columns, means))
     if share:
-        count, products, squares = (np.concatenate(one) for one in zip(*regressions, strict=True))
-        place = np.digitize(count, SHARE_BINS[1:])
-        rows = [
-            [f"{low} to {high - 1}", f"{products[place == index].sum() / squares[place == index].sum():.2f}"]
-            for index, (low, high) in enumerate(pairwise(SHARE_BINS))
-            if (place == index).any()
+        shares = [
+            [f"{low} to {high - 1}", f"{product / square:.2f}"]
+            for (low, high), product, square in zip(pairwise(SHARE_BINS), *sums[:, :-1], strict=True)
+            if square
         ]
-        print("\n" + markdown(["similar neighbours", "share of a voxel's own noise"], rows))
+        print("\n" + markdown(["similar neighbours", "share of a voxel's own noise"], shares))
 
 
 def halves_table(data: Path, runs: Sequence[str], seed: int) -> None:
@@ -245,12 +330,16 @@ def halves_table(data: Path, runs: Sequence[str], seed: int) -> None:
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument(
-        "--parts", nargs="+", choices=("phantom", "share", "denoising", "halves"), default=("phantom",)
+        "--parts",
+        nargs="+",
+        choices=("phantom", "share", "ensemble", "denoising", "halves"),
+        default=("phantom",),
     )
     parser.add_argument("--truths", nargs="+", choices=TRUTHS, default=tuple(TRUTHS))
     parser.add_argument("--snr", type=float, nargs="+", default=(20.0,))
     parser.add_argument("--seeds", type=int, nargs="+", default=(0,))
     parser.add_argument("--volumes", type=int, default=1, help="per b-value")
+    parser.add_argument("--out", type=Path, default=Path("out/refinement"), help="for cells.jsonl")
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=RUNS, help="of the halves")
     options = parser.parse_args()
@@ -260,9 +349,16 @@ def main() -> None:
         halves_table(options.data, options.runs, options.seeds[0])
     if "denoising" in options.parts:
         denoising_table(options.truths, options.snr, options.seeds, options.volumes)
-    if {"phantom", "share"} & set(options.parts):
-        share = "share" in options.parts
-        simulations(options.truths, options.snr, options.seeds, options.volumes, share=share)
+    if {"phantom", "share", "ensemble"} & set(options.parts):
+        simulations(
+            Cells(options.out / "cells.jsonl"),
+            options.truths,
+            options.snr,
+            options.seeds,
+            options.volumes,
+            share="share" in options.parts,
+            ensemble="ensemble" in options.parts,
+        )
 
 
 if __name__ == "__main__":

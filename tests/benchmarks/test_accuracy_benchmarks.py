@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from benchmarks.accuracy import ablation, controls, targets
 from benchmarks.accuracy.averages import fitted
 from benchmarks.accuracy.deformable import aligned, breathing_series
-from benchmarks.accuracy.refinement import Found, prepared_of
+from benchmarks.accuracy.refinement import Found, crps, prepared_of
 from benchmarks.accuracy.repeatability import variation
 from benchmarks.common.arms import Arm, treated
 from benchmarks.common.cells import Cells
@@ -63,6 +64,15 @@ def test_the_boundary_band_is_where_tissues_meet():
     for x, y, z in zip(*np.nonzero(phantom.mask), strict=True):
         around = labels[x : x + 3, y : y + 3, z]
         assert band[x, y, z] == (around != phantom.labels[x, y, z]).any()
+
+
+@given(st.floats(-3.0, 3.0), st.floats(0.1, 10.0))
+def test_the_ranked_probability_score_is_the_distance_to_draws_less_half_of_that_between_them(error, spread):
+    draws = norm.ppf((np.arange(400) + 0.5) / 400) * spread
+    between = np.abs(draws[:, None] - draws).mean()
+    assert crps(np.array(error), np.array(spread)) == pytest.approx(
+        np.abs(draws - error).mean() - between / 2, abs=0.01 * spread
+    )
 
 
 @given(st.integers(0, 100), st.floats(0.1, 10.0))
