@@ -34,7 +34,7 @@ import torch
 
 from benchmarks.accuracy.averages import fitted
 from benchmarks.accuracy.peers import fit_peer, usable_peers, within_bounds
-from benchmarks.accuracy.refinement import Found, measured, prepared_of, simulated
+from benchmarks.accuracy.refinement import Found, measured, prepared_of, refined_of, simulated
 from benchmarks.common.arms import estimated
 from benchmarks.common.cells import Cells, markdown, parser_of
 from benchmarks.common.methods import epochs_of
@@ -44,10 +44,7 @@ from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.phantoms.phantom import Phantom
 from sicnn_app.settings import EstimationSettings, Threshold
-from sicnn_app.sicnn.cropping import Box, training_data
-from sicnn_app.sicnn.network import Parameters
-from sicnn_app.sicnn.posterior import refined
-from sicnn_app.sicnn.rewrite import neighbour_mean, threshold_map
+from sicnn_app.sicnn.similar_means import similar_means
 
 PASSES = 3
 PEERS = ("ivim-mri-seg", "ivim-mri-bayes", "ivim-mri-spatial", "ivimnet")
@@ -58,21 +55,18 @@ OURS = "si-cnn"
 def averaged_without_network(found: Found, threshold: Threshold) -> Estimate:
     """Least squares of the means of similar voxels, found from the maps of least squares."""
     given, estimate = found.denoised, found.maps["MP-PCA + lsq"]
-    box = Box.around(given.mask)
-    data, scale = training_data(given.signals, box, given.sigma, given.noise)
-    bvals = torch.tensor(given.bvals, dtype=torch.float32)
-    limit = threshold_map(threshold, data.noise.square().mean(dim=1).sqrt())
+    settings = EstimationSettings(neighbour_threshold=threshold)
     for _ in range(PASSES):
-        maps = (torch.from_numpy(box.cut(estimate.maps[label])).movedim(2, 0) for label in (*LABELS, "s0"))
-        f, d, dstar, s0 = (values.float().nan_to_num() for values in maps)
-        pilot = Parameters(f, d, dstar, torch.where(data.mask, s0 / scale.clamp_min(1e-6), 1.0))
-        means, count, _ = neighbour_mean(
-            pilot, data, bvals, limit, torch.ones(len(bvals)), EstimationSettings()
+        signals, _, count = similar_means(
+            estimate.maps,
+            given.signals,
+            given.mask,
+            given.bvals,
+            sigma=given.sigma,
+            noise=given.noise,
+            settings=settings,
         )
-        signals = box.put_back((means * scale[:, None]).movedim(1, -1), 0.0, np.float32)
-        estimate = replace(
-            fitted(replace(given, signals=signals)), neighbour_count=box.put_back(count, 0, np.int32)
-        )
+        estimate = replace(fitted(replace(given, signals=signals)), neighbour_count=count)
     return estimate
 
 
@@ -80,9 +74,9 @@ def own_errors(name: str, snr: float, seed: int, volumes: int) -> dict[str, list
     """Errors of F, D, D* and signals by method, of all that needs no other environment."""
     phantom, found = simulated(name, snr, seed, volumes)
     given, network = found.denoised, found.maps["MP-PCA + network"]
-    averaged = averaged_without_network(found, Threshold.parse(network.parameters["neighbour_threshold"]))
-    bounds = EstimationSettings().bounds
-    again = refined(averaged, given.signals, given.mask, given.bvals, found.evidence, bounds=bounds)
+    threshold = network.parameters["neighbour_threshold"]
+    averaged = averaged_without_network(found, Threshold.parse(threshold))
+    again = refined_of(averaged, given, found.evidence, threshold)
     plain = EstimationSettings(method="cnn", random_seed=seed, epochs=epochs_of(network))
     fit = found.maps["MP-PCA + lsq"].maps
     medians = {label: np.median(fit[label][given.mask]) for label in (*LABELS, "s0")}

@@ -34,7 +34,7 @@ import torch
 
 from benchmarks.accuracy.averages import fitted
 from benchmarks.accuracy.controls import averaged_without_network, triple
-from benchmarks.accuracy.refinement import Found, errors_of, measured, prepared_of
+from benchmarks.accuracy.refinement import Found, errors_of, measured, prepared_of, refined_of
 from benchmarks.common.arms import estimated
 from benchmarks.common.cells import (
     Cells,
@@ -52,7 +52,6 @@ from sicnn_app.ivim.maps import Estimate
 from sicnn_app.preprocess.steps import Prepared
 from sicnn_app.settings import EstimationSettings, NetworkSettings, Threshold
 from sicnn_app.sicnn.iterate import FIRST_PERIOD_STEPS, PERIOD_STEPS
-from sicnn_app.sicnn.posterior import refined
 from sicnn_app.sicnn.whitening import Whitening
 
 CHOSEN = ("organs", "continuous, 3 voxels", "low perfusion", "brain")
@@ -79,8 +78,7 @@ class Measurement:
         """The maps of another prior, refined as those of the network."""
         given, evidence = self.denoised.averaged, self.denoised.evidence
         assert evidence is not None
-        bounds = EstimationSettings().bounds
-        return refined(estimate, given.signals, given.mask, given.bvals, evidence, bounds=bounds)
+        return refined_of(estimate, given, evidence, self.usual["neighbour_threshold"])
 
     def found(self) -> Found:
         """Least squares, as the averaging without a network begins with."""

@@ -49,8 +49,8 @@ from sicnn_app.phantoms.acquire import DEFAULT_BVALS, acquire_series
 from sicnn_app.phantoms.phantom import Phantom, make_phantom
 from sicnn_app.preprocess.resample import Resampling
 from sicnn_app.preprocess.steps import Prepared, prepare
-from sicnn_app.settings import EstimationSettings, PreprocessingSettings
-from sicnn_app.sicnn.posterior import refined
+from sicnn_app.settings import EstimationSettings, PreprocessingSettings, Threshold
+from sicnn_app.sicnn.estimate import refined_maps
 
 SHAPE = (48, 44, 2)
 LESIONS = 20
@@ -100,15 +100,25 @@ def estimates(series: DwiSeries, mask: np.ndarray, *, anatomy: str, seed: int, a
             "lsq": fitted(plain),
             "MP-PCA + lsq": fitted(given),
             "MP-PCA + network": network,
-            "MP-PCA + network, refined": refined(
-                network,
-                given.signals,
-                given.mask,
-                given.bvals,
-                evidence,
-                bounds=EstimationSettings().bounds,
-            ),
+            "MP-PCA + network, refined": refined_of(network, given, evidence),
         },
+    )
+
+
+def refined_of(
+    estimate: Estimate, given: AveragedSignals, evidence: Evidence, threshold: str | None = None
+) -> Estimate:
+    """An estimate refined as the app refines that of the network, by default with its own threshold."""
+    limit = Threshold.parse(threshold or estimate.parameters["neighbour_threshold"])
+    return refined_maps(
+        estimate,
+        given.signals,
+        given.mask,
+        given.bvals,
+        given.noise,
+        given.sigma,
+        settings=EstimationSettings(neighbour_threshold=limit),
+        evidence=evidence,
     )
 
 

@@ -313,12 +313,16 @@ def _refinement(facts: Facts) -> str:
         return ""
     evidence, rounds = facts.get("refinement_evidence"), facts.number("refinement_rounds")
     signals = "" if evidence is None else f" ({in_words(evidence)})"
+    similar = (
+        ", moved by a fit of the mean signals of similar voxels," if facts.get("refinement_prior") else ""
+    )
+    maps = f"The network's maps{similar}"
     many = "" if rounds is None else f", {count_of(int(rounds), 'round')}"
     departure = facts.get("refinement_departure_median")
     known = isinstance(departure, Mapping) and (as_number(departure.get("f")) is not None)
     wide = f", in the median by {format_number(departure['f'])} in F" if known else ""
     return (
-        "The network's maps were then refined: they are the prior of a Bayesian estimate from each voxel's "
+        f"{maps} were then refined: they are the prior of a Bayesian estimate from each voxel's "
         f"own signals{signals}. How far tissue departs from the prior around every voxel was found by "
         f"expectation maximisation (Dempster et al., 1977{many}){wide}. The maps are the modes of the "
         "posterior, and its standard deviations, which reckon with the noise that prior and signals have in "

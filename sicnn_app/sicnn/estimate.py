@@ -23,13 +23,14 @@ from sicnn_app.sicnn.memory_fallback import Attempt, needed_bytes, train_what_fi
 from sicnn_app.sicnn.network import NetworkConfig, Parameters
 from sicnn_app.sicnn.posterior import refined
 from sicnn_app.sicnn.reproducible import reproducible, threads_for
+from sicnn_app.sicnn.similar_means import similar_means
 from sicnn_app.sicnn.stacked_networks import build_network
 from sicnn_app.sicnn.study_network import StudyNetwork, scope_parameters
 from sicnn_app.sicnn.train import EMA_DECAY, Trainer, TrainingData
 from sicnn_app.sicnn.whitening import Whitening
 from sicnn_app.system.checkpoints import TrainingCheckpoint
 
-__all__ = ["estimate", "needed_bytes"]
+__all__ = ["estimate", "needed_bytes", "refined_maps"]
 
 _REWRITING = (
     "{}, reconstructed from the supplement: unsupervised convolutional network whose training signals of "
@@ -43,6 +44,8 @@ ALGORITHM = {
 }
 """One sentence per update rule."""
 
+
+REFINEMENT_PRIOR = "the network's maps, refined by the mean signals of similar voxels"
 
 LEAST_LEFT = 1e-3
 """Of noise; less was all of it."""
@@ -162,16 +165,39 @@ def estimate(
     found = replace(found, parameters={**found.parameters, **left})
     if settings.resolved_refinement == "none":
         return found
-    return refined(
-        found,
-        signals,
-        mask,
-        np.asarray(bvals, dtype=np.float64),
-        evidence,
-        bounds=settings.bounds,
-        floor=sigma if settings.rician else 0.0,
-        progress=progress,
+    return refined_maps(
+        found, signals, mask, bvals, noise, sigma, settings=settings, evidence=evidence, progress=progress
     )
+
+
+def refined_maps(
+    found: Estimate,
+    signals: np.ndarray,
+    mask: np.ndarray,
+    bvals: np.ndarray,
+    noise: np.ndarray,
+    sigma: float,
+    *,
+    settings: EstimationSettings,
+    evidence: Evidence,
+    progress: Progress | None = None,
+) -> Estimate:
+    """Maps refined by the mean signals of the voxels that they find similar, then by each voxel's own.
+
+    A network is slow to learn what changes signals little, as F and D* of small structures do; the mean of
+    their voxels shows it. Parameters are those of :func:`estimate`.
+    """
+    bvals = np.asarray(bvals, dtype=np.float64)
+    means, left, _ = similar_means(
+        found.maps, signals, mask, bvals, sigma=sigma, noise=noise, settings=settings
+    )
+    similar = Evidence(means, left, "mean signals of similar voxels")
+    # Of the means the floor was taken off.
+    for each, floor in ((similar, 0.0), (evidence, sigma if settings.rician else 0.0)):
+        found = refined(
+            found, signals, mask, bvals, each, bounds=settings.bounds, floor=floor, progress=progress
+        )
+    return replace(found, parameters={**found.parameters, "refinement_prior": REFINEMENT_PRIOR})
 
 
 def _by_networks(

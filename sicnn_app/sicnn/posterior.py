@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
-from sicnn_app.ivim.local_mean import local_mean
+from sicnn_app.ivim.local_mean import local_mean, local_sum
 from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.parameters import PARAMETERS, TISSUE_LABELS
 from sicnn_app.ivim.precision import signal_derivatives
@@ -31,15 +31,28 @@ WIDTH = 3.0
 """Voxels: standard deviation of the Gaussian in the slice, within the mask, over which departures are
 averaged. Between 2.5 and 6 errors change by less than 1 %."""
 
-DEPARTURE = (0.03, 0.1, 0.5, 1.0)
+DEPARTURE = (0.03, 0.1, 0.3, 1.0)
 """Standard deviations of F, log D, log D* and log S0 around the prior to begin with. What signals say nothing
 about stays there: D* where F is near 0. That of S0 always stays, so that the prior does not decide on S0,
-which belongs to coils rather than tissue, and of which the network follows the voxel's own noise."""
+which belongs to coils rather than tissue, and of which the network follows the voxel's own noise. What a
+region departs by in common goes no farther than this."""
+
+SHIFT_WIDTH = 1.5
+"""Voxels: standard deviation of the Gaussian over which departures have a mean in common."""
+
+SHIFT_SPREAD = 3.0
+"""Voxels: of the Gaussian over which the squares of these means are averaged."""
+
+SHIFTS_FROM = 3
+"""Rounds before departures have a mean in common: where signals say little, first steps are large."""
 
 OWN_SHARE = (1.6, 0.11)
 """a and c of 1 / (a + c n): share of a voxel's own noise that the network's maps hold after n similar voxels,
 itself included, were averaged. From regressions of errors on noise over twelve kinds of truth: .55 for n of
 1 or 2, .45 for 3, .29 for 12, .14 for 48 (benchmarks/accuracy/refinement.py)."""
+
+LEAST_SHIFT = 1e-3
+"""Spread of what departures have in common, relative to :data:`DEPARTURE`, below which it counts as none."""
 
 LEAST_TISSUE = 0.1
 """Spread of values over the mask, relative to :data:`DEPARTURE`, that is added to what the prior shows."""
@@ -117,6 +130,9 @@ def refine(
     (x - mu)(x - mu)' + C. Where the prior is right Sigma falls and the maps stay the prior's; where it
     smoothes structure away, or noise is low, they go to the voxel's own fit.
 
+    What neighbours depart by in common moves mu: by its mean under their own fits, drawn to 0 by the spread
+    of such means around, which is found in the same rounds. Several voxels show what one alone cannot.
+
     The prior holds a share h of the voxel's own noise (:data:`OWN_SHARE`), so that the two agree better than
     they should, and C is too small. With W, the covariance that the voxel's signals alone leave of the values
     of this tissue, h W of the prior's error is the noise of the evidence; the covariance of x is then
@@ -154,10 +170,12 @@ def refine(
     # Kept as the six numbers of each symmetric matrix: whole ones of large images would take much memory.
     row, column = np.tril_indices(_FREE)
     sample, every = _sample(mask)
-    grid, width = mask[::every, ::every], WIDTH / every
+    grid = mask[::every, ::every]
     first = np.diag(np.square(DEPARTURE[:_FREE]))[row, column]
     departure = np.tile(first, (len(sample), 1))
-    moments = np.empty_like(departure)
+    moments, evidence = np.empty((2, *departure.shape))
+    scores, shift = np.zeros((2, len(sample), _FREE))
+    centre, spread_of_shifts = mean.copy(), departure.copy()
     parts = _parts(len(sample))
     known: list[_Seen | None] = [None] * len(parts)
 
@@ -165,7 +183,7 @@ def refine(
         voxels, part = sample[parts[index]], parts[index]
         precision = np.linalg.inv(_whole(departure[part]))
         found[voxels], damping[voxels], seen = _towards_mode(
-            work.data(voxels, mean),
+            work.data(voxels, centre),
             work.bvals,
             precision,
             found[voxels],
@@ -173,30 +191,47 @@ def refine(
             known[index],
             steps=1,
         )
-        apart = found[voxels] - mean[voxels]
-        moment = apart[:, :, None] * apart[:, None] + np.linalg.inv(seen.information + precision)
+        apart = found[voxels] - centre[voxels]
+        covariance = np.linalg.inv(seen.information + precision)
+        moment = apart[:, :, None] * apart[:, None] + covariance
         moments[part], known[index] = moment[:, row, column], seen
+        # Information of the own fit on the mean of departures, and its score of a mean of 0.
+        around = precision[:, :_FREE, :_FREE]
+        own = around - around @ covariance[:, :_FREE, :_FREE] @ around
+        evidence[part] = own[:, row, column]
+        scores[part] = (around @ apart[:, :_FREE, None] + own @ shift[part, :, None])[..., 0]
 
-    def averaged(index: int) -> None:
-        volume = np.zeros(grid.shape)
-        volume[grid] = moments[:, index]
-        departure[:, index] = local_mean(volume, grid, width)
+    def around_each(values: np.ndarray, width: float, mean_of: Callable[..., np.ndarray]) -> np.ndarray:
+        def one(of: np.ndarray) -> np.ndarray:
+            volume = np.zeros(grid.shape)
+            volume[grid] = of
+            return mean_of(volume, grid, width / every)
+
+        return np.stack(list(threads.map(one, values.T)), axis=1)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         for done in range(ROUNDS):
-            for work_at, times in ((one_round, len(parts)), (averaged, len(row))):
-                list(threads.map(work_at, range(times)))
+            list(threads.map(one_round, range(len(parts))))
+            departure[:] = around_each(moments, WIDTH, local_mean)
+            if done >= SHIFTS_FROM:
+                shift[:], second = _shifts(
+                    around_each(evidence, SHIFT_WIDTH, local_sum),
+                    around_each(scores, SHIFT_WIDTH, local_sum),
+                    spread_of_shifts,
+                )
+                spread_of_shifts[:] = around_each(second, SHIFT_SPREAD, local_mean)
+                centre[sample, :_FREE] = mean[sample, :_FREE] + shift
             if progress is not None:
                 progress(done + 1, ROUNDS)
     known.clear()
     if every > 1:
-        departure = np.empty((len(signals), len(row)))
-        for index, values in enumerate(moments.T):
-            volume = np.full(mask.shape, np.nan)
-            volume[::every, ::every][grid] = values
-            departure[:, index] = local_mean(volume, mask, WIDTH)
+        departure, moved = (
+            np.stack([_between(values, grid, mask, every, wide) for values in of.T], axis=1)
+            for of, wide in ((moments, WIDTH), (shift, SHIFT_WIDTH))
+        )
         # Voxels far from all others that lie between those of the sample.
         departure[departure[:, 0] == 0] = first
+        centre[:, :_FREE] = mean[:, :_FREE] + moved
 
     # The second part is for maps that are constant, and for a single voxel.
     tissue = np.diag(np.square(DEPARTURE) * ([LEAST_TISSUE**2] * _FREE + [1.0]))
@@ -208,7 +243,7 @@ def refine(
     def last(part: slice) -> None:
         around = _whole(departure[part])
         precision = np.linalg.inv(around)
-        data = work.data(part, mean)
+        data = work.data(part, centre)
         found[part], _, seen = _towards_mode(
             data, work.bvals, precision, found[part], damping[part], steps=LAST_STEPS
         )
@@ -282,15 +317,43 @@ def _sample(mask: np.ndarray) -> tuple[np.ndarray, int]:
     return np.flatnonzero((x % every == 0) & (y % every == 0)), every
 
 
+def _between(values: np.ndarray, grid: np.ndarray, mask: np.ndarray, every: int, width: float) -> np.ndarray:
+    """Local means, in all voxels of the mask, of what is known in those of the sample."""
+    volume = np.full(mask.shape, np.nan)
+    volume[::every, ::every][grid] = values
+    return local_mean(volume, mask, width)
+
+
+def _shifts(evidence: np.ndarray, scores: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean departures of F, log D and log D* around voxels, shape (V, 3), and their second moments, (V, 6).
+
+    The information on them and its scores are sums around the voxels; the prior has mean 0 and ``spread``.
+    Matrices are lower triangles, as in :func:`refine`.
+    """
+    row, column = np.tril_indices(_FREE)
+    least = np.eye(_FREE) * np.square(LEAST_SHIFT * np.array(DEPARTURE[:_FREE]))
+    covariance = np.linalg.inv(_symmetric(evidence) + np.linalg.inv(_symmetric(spread) + least))
+    most = np.array(DEPARTURE[:_FREE])
+    shift = np.clip((covariance @ scores[..., None])[..., 0], -most, most)
+    return shift, (shift[:, :, None] * shift[:, None] + covariance)[:, row, column]
+
+
+def _symmetric(lower: np.ndarray) -> np.ndarray:
+    """Matrices of shape (V, 3, 3) from their lower triangles, (V, 6)."""
+    row, column = np.tril_indices(_FREE)
+    whole = np.empty((len(lower), _FREE, _FREE))
+    whole[:, row, column] = whole[:, column, row] = lower
+    return whole
+
+
 def _parts(count: int) -> list[slice]:
     return [slice(start, start + VOXELS_AT_ONCE) for start in range(0, count, VOXELS_AT_ONCE)]
 
 
 def _whole(lower: np.ndarray) -> np.ndarray:
     """Covariances of all four, shape (V, 4, 4), from the lower triangles of those of F, D and D*, (V, 6)."""
-    row, column = np.tril_indices(_FREE)
     whole = np.zeros((len(lower), len(PARAMETERS), len(PARAMETERS)))
-    whole[:, row, column] = whole[:, column, row] = lower
+    whole[:, :_FREE, :_FREE] = _symmetric(lower)
     whole[:, -1, -1] = DEPARTURE[-1] ** 2
     return whole
 

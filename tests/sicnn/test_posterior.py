@@ -124,7 +124,7 @@ def test_noise_that_neighbours_share_widens_the_deviations():
     smooth = gaussian_filter(rng.standard_normal((*SHAPE, BVALS.size)), (8, 8, 0, 0))[MASK]
     sigma = LEVEL / 20
     alone, shared = (
-        refinement(clean + sigma * np.sqrt(0.5) * (thermal + more), sigma, truth)
+        refinement(clean + sigma * (0.6 * thermal + 0.8 * more), sigma, truth)
         for more in (other, smooth / smooth.std())
     )
     for label in LABELS:
