@@ -128,11 +128,13 @@ def simulated(name: str, snr: float, seed: int, volumes: int) -> tuple[Phantom, 
     return phantom, estimates(acquired, phantom.mask, seed=seed, **options)
 
 
-def measured(name: str, snr: float, seed: int, volumes: int) -> tuple[Phantom, DwiSeries, dict[str, str]]:
+def measured(
+    name: str, snr: float, seed: int, volumes: int, shape: tuple[int, int, int] = SHAPE
+) -> tuple[Phantom, DwiSeries, dict[str, str]]:
     """A truth by its name, a measurement of it, and how it is prepared."""
     preset, truth, disturbances = TRUTHS[name]
     truth = replace(truth, lesions=min(truth.lesions, LESIONS))
-    phantom = make_phantom(preset, SHAPE, seed=seed, tissue_variation=0.05, truth=truth)
+    phantom = make_phantom(preset, shape, seed=seed, tissue_variation=0.05, truth=truth)
     bvals = np.repeat(DEFAULT_BVALS[preset], volumes)
     acquired = acquire_series(phantom, bvals, snr=snr, seed=seed + 100_000, disturbances=disturbances)
     anatomy = "brain" if preset == "brain" else "body"
