@@ -4,9 +4,9 @@
     python -m benchmarks.accuracy.contrast --snr 20 --seeds 41 42
 
 Medians of F in deep grey, cortical grey and white matter, true 7 to 8, 6 and 4 to 5 %, and the area under
-the curve by which a voxel's F tells deep grey from white matter: .5 by chance, 1 without error. Brain with its
-own contrasts (docs/truths.md), one volume per b-value; means over the seeds, and in how many of them the order
-of the medians is the true one. A minute or two per seed.
+the curve by which a voxel's F tells deep grey from white matter: .5 by chance, 1 without error. Brain with
+its own contrasts (docs/truths.md), one volume per b-value; means over the seeds, and in how many of them the
+order of the medians is the true one. A minute or two per seed.
 """
 
 from __future__ import annotations
