@@ -171,7 +171,7 @@ class NetworkSettings:
     width: int = 32
     depth: int = 3
     kernel_size: int = field(default=3, metadata=row(allowed=Limit("odd", lambda size: size % 2 == 1)))
-    normalisation: str = field(default="channels", metadata=row(allowed=NORMALISATIONS))
+    normalisation: str = field(default="none", metadata=row(allowed=NORMALISATIONS))
 
     def __post_init__(self) -> None:
         _expect(min(self.width, self.depth) >= 1, "the network needs at least one channel and one layer")
@@ -398,6 +398,8 @@ class EstimationSettings:
         below it: norms over all voxels and b-values. In sigma also where tissue changes everywhere.
     delta : float
         Training within a data iteration stops when its relative improvement falls below it.
+    period_share : float
+        Length of the periods by which convergence is judged, relative to those of the supplement's presets.
     max_iterations : int
         Most data iterations after the first training.
     learning_rate, dropout : float
@@ -493,6 +495,7 @@ class EstimationSettings:
     delta: float = field(
         default=0.02, metadata=row("relative improvement of the loss that ends a training", SHARE, in_text=5)
     )
+    period_share: float = field(default=0.5, metadata=row(allowed=POSITIVE))
     max_iterations: int = field(default=4, metadata=row("most data iterations", AT_LEAST_0))
     learning_rate: float = field(default=3e-3, metadata=row("of the optimiser Adam", POSITIVE, in_text=1))
     batch_size: int = field(default=1, metadata=row("tiles per optimiser step", AT_LEAST_1, in_text=2))
@@ -884,8 +887,10 @@ def preset_settings(name: str) -> dict[str, Any]:
         "fitting_threshold": Threshold(fitting, "absolute"),
         "neighbour_threshold": Threshold(neighbour, "absolute"),
         "similarity": SimilaritySettings("root-mean-square", "equal", None),
+        "network": NetworkSettings(normalisation="channels"),
         "weigh_bvals": False,
         "lambda_": Threshold(0.01, "absolute"),
+        "period_share": 1.0,
         "delta": 0.05,
         "learning_rate": 1e-4,
         "dropout": 0.01,

@@ -395,6 +395,7 @@ def _describe(
         "restart_network": settings.restart_network if rewriting else None,
         "lambda": str(settings.lambda_) if rewriting else None,
         "delta": settings.delta if rewriting else None,
+        "period_share": settings.period_share,
         "max_iterations": settings.max_iterations,
         "learning_rate": settings.learning_rate,
         "batch_size": attempt.batch_size,

@@ -18,7 +18,8 @@ MIN_EPOCHS = 10
 """The supplement's metrics settle after epoch 10."""
 
 FIRST_PERIOD_STEPS = 300
-"""Optimiser steps per period of the first training: rewriting an underfitted network locks its bias in."""
+"""Optimiser steps per period of the first training at a ``period_share`` of 1: rewriting an underfitted
+network locks its bias in, but for what the refinement takes back."""
 
 PERIOD_STEPS = 200
 """Optimiser steps per period of every later training, which starts from a converged network."""
@@ -106,8 +107,10 @@ def iterate(
     is within its threshold and the replacement elsewhere; T is built afresh from n each time, unless the
     fitting error is taken against T.
     """
-    first_period = epochs_per_period(trainer, data, FIRST_PERIOD_STEPS)
-    period = epochs_per_period(trainer, data, PERIOD_STEPS)
+    first_period, period = (
+        epochs_per_period(trainer, data, math.ceil(settings.period_share * steps))
+        for steps in (FIRST_PERIOD_STEPS, PERIOD_STEPS)
+    )
     rewriting = settings.resolved_update_rule is not None
     target = data.signals
     history: list[dict[str, Any]] = []
