@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import kendalltau
 
 from sicnn_app.ivim.bvalues import group_bvalues
 from sicnn_app.ivim.series import DwiSeries
@@ -372,6 +371,9 @@ def find_unequal_groups(
             continue
         if nominal[b] <= LOW:
             others = [one[3] for c, one in spreads.items() if c != b and nominal[c] <= LOW]
+            # Takes half a second to load, and tables are seldom wrong.
+            from scipy.stats import kendalltau
+
             in_order = volumes.size >= 4 and abs(kendalltau(volumes, level).statistic) > 0.8
             if not (in_order or spread > 2 * max(others, default=0.0)):
                 continue

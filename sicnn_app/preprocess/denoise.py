@@ -1,4 +1,4 @@
-"""Remove noise that repeats nowhere: MP-PCA and Patch2Self of dipy."""
+"""Remove noise that repeats nowhere: MP-PCA as in dipy, and its Patch2Self."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from dipy.segment.mask import median_otsu
 from dipy.segment.threshold import otsu
 from scipy import ndimage
 
@@ -153,6 +152,9 @@ def brain_mask(
     When the result is empty or implausibly small the body mask is used instead, with a warning.
     Parameters as in :func:`body_mask`.
     """
+    # Takes half a second to load, and a body needs none.
+    from dipy.segment.mask import median_otsu
+
     across = find_slice_axis(low.shape, slice_axis)
     radius = int(np.clip(np.delete(low.shape, across).min() // 24, 1, MAX_MEDIAN_RADIUS))
     image = _not_negative(low)

@@ -16,8 +16,7 @@ VOXELS_PER_THREAD = 8192
 def reproducible(device: torch.device, seed: int) -> Iterator[None]:
     """Seeded generators and, on the CPU, deterministic algorithms; both as before afterwards."""
     on_cuda = device.type == "cuda"
-    algorithms = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    algorithms = torch.get_deterministic_debug_mode()
     # A module that gives its flag a property, of which its types know nothing.
     memory: Any = torch.utils.deterministic
     filled = memory.fill_uninitialized_memory
@@ -27,14 +26,15 @@ def reproducible(device: torch.device, seed: int) -> Iterator[None]:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         else:
-            torch.use_deterministic_algorithms(True)
+            # Its newer door, use_deterministic_algorithms, loads torch's compiler.
+            torch.set_deterministic_debug_mode("error")
             # Nothing here reads memory that it has not written, so nobody need fill it.
             memory.fill_uninitialized_memory = False
         try:
             yield
         finally:
             memory.fill_uninitialized_memory = filled
-            torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+            torch.set_deterministic_debug_mode(algorithms)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sicnn_app.sicnn.adam import Adam
 from sicnn_app.sicnn.loss import ForwardModel, mean_squared_difference
 from sicnn_app.sicnn.network import IvimNetwork, Parameters
 from sicnn_app.sicnn.stacked_networks import Members, build_network, clip_gradients
@@ -145,9 +146,7 @@ class Trainer:
         self._buffers = list(zip(self.averaged.buffers(), self.network.buffers(), strict=True))
         # On a GPU one kernel instead of many; on the CPU it would change the last bits of every map.
         fused = self._device().type == "cuda"
-        self.optimiser = torch.optim.Adam(
-            self._weights, lr=self.learning_rate, foreach=not fused, fused=fused
-        )
+        self.optimiser = Adam(self._weights, self.learning_rate, fused=fused)
         self.steps_done = 0
 
     def start_anew(self) -> None:
@@ -163,7 +162,7 @@ class Trainer:
         for signals, wanted, sigma, weight in self._batches(data, network_input, target):
             predicted = self.forward_model(self.network(signals), sigma)
             losses = mean_squared_difference(predicted, wanted, weight, self.bval_weight, self.members)
-            self.optimiser.zero_grad(set_to_none=True)
+            self.optimiser.zero_grad()
             torch.autograd.backward(losses.sum())
             clip_gradients(self._weights, self.members, MAX_GRADIENT_NORM)
             self.optimiser.step()

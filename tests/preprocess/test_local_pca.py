@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from dipy.denoise.localpca import mppca
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,7 +40,7 @@ def test_parts_of_any_image_give_the_same_bits(shape, processes, seed):
     radius = np.ones(3, dtype=int)
     whole = denoise_patches(signals, mask, radius)
     with pytest.MonkeyPatch.context() as patch, helpers(processes - 1):
-        patch.setattr(local_pca, "LEAST_PATCHES", 10)
+        patch.setattr(local_pca, "LEAST_VALUES", 60)
         # Here, without other processes: what is tried is where an image is cut.
         patch.setattr(local_pca, "shared_out", lambda _, work, parts: [work(*part) for part in parts])
         assert_same(denoise_patches(signals, mask, radius), whole)
@@ -49,7 +50,7 @@ def test_another_process_gives_the_same_bits(monkeypatch):
     signals, mask = noisy((30, 12, 6), 12)
     radius = np.ones(3, dtype=int)
     whole = denoise_patches(signals, mask, radius)
-    monkeypatch.setattr(local_pca, "LEAST_PATCHES", 100)
+    monkeypatch.setattr(local_pca, "LEAST_VALUES", 1200)
     started = []
     start = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(start(*a, **k)) or started[-1])
@@ -85,3 +86,22 @@ def test_nobody_helps_unless_it_is_allowed():
     with helpers(3):
         assert helpers_allowed() == 3
     assert helpers_allowed() == 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    radius=st.lists(st.integers(0, 2), min_size=3, max_size=3).filter(any),
+    room=st.lists(st.integers(0, 5), min_size=3, max_size=3),
+    volumes=st.integers(2, 30),
+    kind=st.sampled_from([np.float32, np.float64]),
+    seed=st.integers(0, 99),
+)
+def test_the_bits_are_those_of_dipy(radius, room, volumes, kind, seed):
+    half = np.array(radius)
+    signals, mask = noisy(tuple(2 * half + 1 + room), volumes, seed)
+    signals = np.maximum(signals, 0).astype(kind)
+    # Without any noise, and without signals.
+    signals[: half[0] + seed % 3] = 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        expected = mppca(signals, mask=mask, patch_radius=half, return_sigma=True, suppress_warning=True)
+    assert_same(denoise_patches(signals, mask, half), expected)
