@@ -14,7 +14,7 @@ from sicnn_app.cli.arguments import PROGRAM, parse
 from sicnn_app.errors import InternalError, SicnnAppError, TryAgainError, one_line
 from sicnn_app.system.caches import limit_library_threads
 from sicnn_app.system.streams import complain, outlive_streams
-from sicnn_app.system.surroundings import restart_with_docstrings, undisturbed
+from sicnn_app.system.surroundings import loading, restart_with_docstrings, undisturbed
 
 INTERRUPTED = 130
 
@@ -94,8 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             settings = parse(arguments).with_absolute_paths()
             with undisturbed(dask=settings.resources.dask_scheduler is not None):
                 limit_library_threads(settings.resources.omp_nthreads)
-                from sicnn_app.pipeline import dispatch as workflow
-                from sicnn_app.system.console import Console
+                with loading():
+                    from sicnn_app.pipeline import dispatch as workflow
+                    from sicnn_app.system.console import Console
 
                 return workflow.run(settings, Console(settings.verbosity))
     except SicnnAppError as error:

@@ -29,6 +29,7 @@ from sicnn_app.settings import ResourceSettings, Settings
 from sicnn_app.system.cgroups import below_memory_limit, memory_limit
 from sicnn_app.system.console import Console
 from sicnn_app.system.locks.shared import HeldElsewhere
+from sicnn_app.system.surroundings import loading
 
 
 def process(settings: Settings, discovery: Discovery, study: Study, console: Console) -> int:
@@ -75,7 +76,8 @@ def begin(settings: Settings, console: Console) -> tuple[Settings, str]:
         return settings, "cpu"
     resources = below_memory_limit(settings.resources, memory_limit())
     # Loaded when there is room for it.
-    from sicnn_app.system.device import choose_device, limit_threads
+    with loading():
+        from sicnn_app.system.device import choose_device, limit_threads
 
     device, reason = choose_device(resources.device)
     limit_threads(resources.omp_nthreads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -42,7 +43,10 @@ def prepare_folder(settings: Settings, runs: Sequence[DwiRun] = ()) -> None:
 
 @contextmanager
 def at_work(settings: Settings, console: Console) -> Iterator[None]:
-    """Context with caches in the work directory, from which the remains of killed processes go first."""
+    """Context with caches in the work directory, from which the remains of killed processes go first.
+
+    What is loaded by then is not looked through for garbage in it: that would be a twentieth of a short call.
+    """
     folders = {settings.work_dir, settings.output_dir / WORK_FOLDER}
     for folder in folders:
         require_folder(folder)
@@ -52,6 +56,8 @@ def at_work(settings: Settings, console: Console) -> Iterator[None]:
         for text in remove_leftovers(folder, checkpoints=settings.clean_workdir):
             console.warning(text)
     with ExitStack() as stack:
+        gc.freeze()
+        stack.callback(gc.unfreeze)
         try:
             folder = stack.enter_context(owned_folder(settings.work_dir, "caches"))
             stack.enter_context(private_caches(folder))

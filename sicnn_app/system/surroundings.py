@@ -7,6 +7,7 @@ import may fail by it.
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import sys
@@ -46,6 +47,19 @@ def undisturbed(*, dask: bool) -> Iterator[None]:
             if folder is not None:
                 with suppress(OSError):
                     os.chdir(folder)
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Context in which large libraries are imported: nothing they make is garbage, and looking takes as long
+    as a quarter of the import."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def restart_with_docstrings() -> None:
