@@ -51,8 +51,10 @@ def undisturbed(*, dask: bool) -> Iterator[None]:
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Context in which large libraries are imported: nothing they make is garbage, and looking takes as long
-    as a quarter of the import."""
+    """Context in which large libraries are imported.
+
+    Nothing they make is garbage, and looking for some takes as long as a quarter of the import.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
