@@ -122,10 +122,9 @@ def without_peaks(out: Path) -> dict[str, bytes]:
 
 
 def children_of(process: subprocess.Popen) -> list[psutil.Process]:
-    """Processes of participants below a process."""
-    return [
-        child for child in psutil.Process(process.pid).children(recursive=True) if CHILD in child.cmdline()
-    ]
+    """Processes of participants below a process, which are forks of one that serves them."""
+    below = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in below if CHILD in child.cmdline() and CHILD in child.parent().cmdline()]
 
 
 def part_of(*subjects: str, **changes) -> Part:

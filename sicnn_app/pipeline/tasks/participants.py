@@ -11,7 +11,7 @@ from functools import partial
 
 from sicnn_app.formats import rough_time
 from sicnn_app.pipeline.tasks.part import Outcome, Part, PartResult, counted
-from sicnn_app.pipeline.tasks.processes import process_here
+from sicnn_app.pipeline.tasks.processes import fork_server, process_here
 from sicnn_app.settings import ResourceSettings
 from sicnn_app.system.console import Console
 from sicnn_app.system.locks.mark import STALE
@@ -69,7 +69,8 @@ def _workers(
             f"{at_a_time} participants at a time with --omp-nthreads {threads} share {available} CPUs: fewer "
             "of either may be faster"
         )
-    yield partial(process_here, at_a_time=at_a_time, devices=devices)
+    with fork_server(threads) as server:
+        yield partial(process_here, at_a_time=at_a_time, devices=devices, server=server)
 
 
 def _process(workers: Workers, parts: Sequence[Part], console: Console, done: int) -> list[Outcome]:
