@@ -123,22 +123,26 @@ def _fitted(chunks: Sequence[Chunk], fit_chunk: Callable[[Chunk], LsqFit]) -> It
 
 def _fit_chunk(chunk: Chunk, b: Tensor, bounds: Bounds) -> LsqFit:
     y, weights = chunk
-    lower, upper = limits(bounds, y)
-    points = torch.cat((segmented_start(y, b, bounds)[None], grid_starts(y, b, bounds)))
+    lower, upper = (limit[:, None] for limit in limits(bounds, y))
+    points = torch.cat((segmented_start(y, b, bounds)[None], grid_starts(y, b, bounds))).movedim(2, 0).float()
+    y, weights = y.T.contiguous(), None if weights is None else weights.T.contiguous()
+    # Which start is best, and where it leads to for the time being, shows in single precision.
+    rough, rough_weights = y.float(), None if weights is None else weights.float()
     for steps, survivors in ROUNDS:
-        count, voxels, columns = points.shape
+        _, count, voxels = points.shape
         race = minimise(
-            y.repeat(count, 1),
-            b,
-            points.view(-1, columns),
-            lower,
-            upper,
+            rough.repeat(1, count),
+            b.float(),
+            points.reshape(4, -1),
+            lower.float(),
+            upper.float(),
             max_iterations=steps,
-            weights=None if weights is None else weights.repeat(count, 1),
+            weights=None if rough_weights is None else rough_weights.repeat(1, count),
         )
         ranks = race.rss.view(count, voxels).argsort(dim=0, stable=True)[:survivors]
-        points = torch.take_along_dim(race.parameters.view(points.shape), ranks[:, :, None], dim=0)
-    final = minimise(y, b, points[0], lower, upper, max_iterations=MAX_ITERATIONS, weights=weights)
-    s0, f, d, dstar = final.parameters.unbind(dim=1)
+        points = torch.take_along_dim(race.parameters.view(points.shape), ranks[None], dim=1)
+    start = points[:, 0].double().clamp(lower, upper)
+    final = minimise(y, b, start, lower, upper, max_iterations=MAX_ITERATIONS, weights=weights)
+    s0, f, d, dstar = final.parameters
     iterations = final.iterations + sum(steps for steps, _ in ROUNDS)
     return LsqFit(f, d, dstar, s0, final.rss, final.converged, iterations)

@@ -60,8 +60,8 @@ def test_pairs_are_those_that_a_search_one_by_one_finds(size_x, size_y, radius):
 
 def test_products_of_least_squares_are_those_of_the_formula():
     bvals = torch.linspace(0, 800, 9, dtype=torch.float64)
-    signals = torch.rand(30, 9, dtype=torch.float64)
-    start = torch.tensor([1.0, 0.2, 0.001, 0.02], dtype=torch.float64).repeat(30, 1)
+    signals = torch.rand(9, 30, dtype=torch.float64)
+    start = torch.tensor([[1.0, 0.2, 0.001, 0.02]], dtype=torch.float64).T.repeat(1, 30)
     work = count(lambda: expand(signals, bvals, start))
     assert work.products == expansion_products(30, 9)
     assert work.elements >= signals.numel() and work.calls > 10

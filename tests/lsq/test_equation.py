@@ -37,8 +37,18 @@ def rss(values: np.ndarray) -> float:
 
 
 def expanded(values: np.ndarray):
-    found = expand(torch.from_numpy(SIGNALS)[None], torch.from_numpy(BVALS), torch.from_numpy(values)[None])
-    return [part[0].numpy() for part in found]
+    signals, bvals, point = map(torch.from_numpy, (SIGNALS, BVALS, values))
+    rss, gradient, *matrices = (
+        part[..., 0].numpy() for part in expand(signals[:, None], bvals, point[:, None])
+    )
+    return rss, gradient, *map(whole, matrices)
+
+
+def whole(entries: np.ndarray) -> np.ndarray:
+    """The symmetric matrix, shape (4, 4), of its upper triangle by rows, shape (10,)."""
+    upper = np.zeros((4, 4))
+    upper[np.triu_indices(4)] = entries
+    return upper + np.triu(upper, 1).T
 
 
 @given(unknowns)

@@ -235,14 +235,21 @@ def test_progress_counts_every_voxel():
 def test_the_iteration_limit_is_reported_as_not_converged():
     signals, _ = simulate(50, 10, seed=10)
     y, b = torch.from_numpy(signals), torch.from_numpy(MANY)
-    lower, upper = limits(BOUNDS, y)
-    start = y.new_tensor([1.0, 0.5, 0.003, 0.1]).repeat(len(y), 1)
+    lower, upper = (limit[:, None] for limit in limits(BOUNDS, y))
+    y, start = y.T, y.new_tensor([[1.0, 0.5, 0.003, 0.1]]).T.repeat(1, len(y))
     stopped = minimise(y, b, start, lower, upper, max_iterations=2)
     assert not stopped.converged.any()
     assert (stopped.iterations == 2).all()
     assert (stopped.rss <= expand(y, b, start).rss).all()
     ended = minimise(y, b, start, lower, upper, max_iterations=200)
     assert ended.converged.all()
+
+
+def whole(entries: torch.Tensor) -> torch.Tensor:
+    """The symmetric matrix, shape (4, 4), of a voxel from its upper triangle by rows, shape (10, 1)."""
+    upper = torch.zeros(4, 4, dtype=entries.dtype)
+    upper[tuple(torch.triu_indices(4, 4))] = entries[:, 0]
+    return upper + upper.triu(1).T
 
 
 @settings(max_examples=30, deadline=None)
@@ -266,21 +273,18 @@ def test_derivatives_equal_automatic_and_finite_differences(f, d, dstar, s0, see
     def half_rss(scaled: torch.Tensor) -> torch.Tensor:
         return (signal(scaled) - y[0]).square().sum() / 2
 
-    here = expand(y, b, point[None])
+    here = expand(y.T, b, point[:, None])
     jacobian = torch.autograd.functional.jacobian(signal, point / scale)
+    gradient, normal, hessian = here.gradient[:, 0], whole(here.normal), whole(here.hessian)
     torch.testing.assert_close(here.rss[0], 2 * half_rss(point / scale))
+    torch.testing.assert_close(gradient, jacobian.T @ (signal(point / scale) - y[0]), rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(normal, jacobian.T @ jacobian, rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(
-        here.gradient[0], jacobian.T @ (signal(point / scale) - y[0]), rtol=1e-9, atol=1e-10
+        hessian, torch.autograd.functional.hessian(half_rss, point / scale), rtol=1e-9, atol=1e-10
     )
-    torch.testing.assert_close(here.normal[0], jacobian.T @ jacobian, rtol=1e-9, atol=1e-10)
-    torch.testing.assert_close(
-        here.hessian[0], torch.autograd.functional.hessian(half_rss, point / scale), rtol=1e-9, atol=1e-10
-    )
-    step = 1e-5 * torch.eye(4, dtype=torch.float64) * scale
-    differences = (
-        expand(y.repeat(4, 1), b, point + step).rss - expand(y.repeat(4, 1), b, point - step).rss
-    ) / 4e-5
-    torch.testing.assert_close(here.gradient[0], differences, rtol=1e-5, atol=1e-7)
+    step, four = 1e-5 * torch.eye(4, dtype=torch.float64) * scale, y.T.repeat(1, 4)
+    ahead, behind = (expand(four, b, point[:, None] + way * step) for way in (1, -1))
+    torch.testing.assert_close(gradient, (ahead.rss - behind.rss) / 4e-5, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
