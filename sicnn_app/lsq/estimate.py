@@ -38,7 +38,7 @@ PREDICTED_AT_ONCE = 2**15
 FIXED_BYTES = 25_000_000
 """Libraries that the fit loads."""
 
-CHUNK_VOXEL_BYTES = 13_300
+CHUNK_VOXEL_BYTES = 7_000
 """Per voxel of those that a thread fits at once: the grid of starts, and gradients and Hessians from several
 of them."""
 

@@ -333,3 +333,11 @@ def test_an_error_while_chunks_are_fitted_side_by_side_ends_the_fit(monkeypatch)
     finally:
         torch.set_num_threads(before)
     assert seen == [10]
+
+
+def test_signals_beyond_single_precision_are_fitted_inside_the_bounds():
+    signals = simulate(8, 20, seed=3)[0] * np.array([1.0, 1e10, 1e25, 1e60, 1e-30, -1e25, 0.0, 1.0])[:, None]
+    found = fit_biexponential(torch.from_numpy(signals), torch.from_numpy(MANY))
+    for label in ("f", "d", "dstar", "s0"):
+        low, high = getattr(BOUNDS, label)
+        assert ((getattr(found, label) >= low) & (getattr(found, label) <= high)).all()
