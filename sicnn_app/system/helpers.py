@@ -14,8 +14,8 @@ from typing import IO
 
 import numpy as np
 
-HELPER_BYTES = 80_000_000
-"""Resident memory of a helper, without what it is given: numpy and the part of DIPY it works with."""
+HELPER_BYTES = 60_000_000
+"""Resident memory of a helper, without what it is given: numpy and scipy's linear algebra."""
 
 PR_SET_PDEATHSIG = 1
 """Of prctl(2)."""

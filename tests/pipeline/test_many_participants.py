@@ -414,6 +414,20 @@ def test_a_participant_whose_process_is_killed_goes_on_in_another(tmp_path, made
     assert remains(out) == []
 
 
+@pytest.mark.slow
+def test_participants_go_on_without_the_process_that_they_were_forks_of(tmp_path, made, whole, slow_children):
+    out = tmp_path / "out"
+    with started(*call(made, out, *train("--nprocs", "2"))) as process:
+        wait_until(lambda: lock_of(out, "sub-02"), process)
+        server = psutil.Process(lock_of(out, "sub-02")).parent()
+        assert server.ppid() == process.pid
+        server.kill()
+        done = finish(process)
+    assert done.code == 0, done.text
+    assert results(out) == whole
+    assert remains(out) == []
+
+
 @contextmanager
 def dask_processes(
     folder: Path, host: str = "127.0.0.1"
