@@ -78,13 +78,21 @@ class Forked:
 
     def __init__(self, server: ForkServer, number: int, told: int) -> None:
         self._server, self._number, self._told = server, number, told
+        self._lock = threading.Lock()
+        self._code: int | None = None
 
     def wait(self) -> int:
-        """Wait for the exit code, which is minus the number of a signal that ended the process; once."""
-        with os.fdopen(self._told, "rb") as stream:
-            code = stream.read()
-        # The processes of a server that was killed were killed with it.
-        return int(code) if code else -signal.SIGKILL
+        """Wait for the exit code, which is minus the number of a signal that ended the process.
+
+        Several threads may wait, and again.
+        """
+        with self._lock:
+            if self._code is None:
+                with os.fdopen(self._told, "rb") as stream:
+                    code = stream.read()
+                # The processes of a server that was killed were killed with it.
+                self._code = int(code) if code else -signal.SIGKILL
+            return self._code
 
     def terminate(self) -> None:
         """Send SIGTERM to the process, which may have ended."""

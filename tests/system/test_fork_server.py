@@ -100,7 +100,11 @@ def test_one_is_stopped_and_the_others_are_not(server):
         stopped, kept = server.fork("sleep", [one.fileno()]), server.fork("sleep", [other.fileno()])
         wait_for_text(one)
         pid = wait_for_text(other)
+        waiting = threading.Thread(target=stopped.wait)
+        waiting.start()
         stopped.terminate()
+        assert stopped.wait() == -signal.SIGTERM
+        waiting.join()
         assert stopped.wait() == -signal.SIGTERM
         assert psutil.pid_exists(pid)
         # Nobody is left to be stopped.
