@@ -1,7 +1,7 @@
 """SI-CNN on every truth beside what a user could do instead with the same denoised signals.
 
     python -m benchmarks.accuracy.controls --seeds 31
-    python -m benchmarks.accuracy.controls --python ~/peers/bin/python --snr 10 50 --volumes 3
+    python -m benchmarks.accuracy.controls --peers ivim-mri-seg ivim-mri-spatial --snr 10 50 --volumes 3
 
 Root mean square errors of F / D (1e-4 mm^2/s) / D* (1e-3 mm^2/s) of least squares with and without MP-PCA, as
 in :mod:`benchmarks.accuracy.refinement`; those of all others, after MP-PCA, relative to the better of these
@@ -12,14 +12,13 @@ two, each parameter for itself:
   with these maps as the prior, so that only the network is missing.
 - cnn: the network without rewriting and refinement, for as many epochs as SI-CNN.
 - constant: the median of least squares after MP-PCA everywhere.
-- published fits, with ``--python`` (see :mod:`benchmarks.accuracy.peers` for the environment, and for how
-  values outside of the bounds are treated).
+- published fits, with ``--peers``, as in :mod:`benchmarks.peers`, which has a table of all of them.
 - si-cnn: at the app's defaults. "to the best": relative to the best of all others, which is another one for
   every parameter and truth, and which nobody without the truth knows.
 
 The last column is the root mean square error of predicted signals, least squares after MP-PCA (or, if better,
 without) and SI-CNN, in units of the noise of the averaged signals. A minute or two per truth; a stopped one
-goes on where it was, and ``--python`` adds its fits to what is there.
+goes on where it was, and ``--peers`` adds its fits to what is there.
 """
 
 from __future__ import annotations
@@ -33,13 +32,14 @@ import numpy as np
 import torch
 
 from benchmarks.accuracy.averages import fitted
-from benchmarks.accuracy.peers import fit_peer, usable_peers, within_bounds
 from benchmarks.accuracy.refinement import Found, measured, prepared_of, refined_of, simulated
 from benchmarks.common.arms import estimated
 from benchmarks.common.cells import Cells, markdown, parser_of
 from benchmarks.common.methods import epochs_of
 from benchmarks.common.metrics import LABELS, SCALES, voxels_of
 from benchmarks.common.truths import TRUTHS
+from benchmarks.peers.environments import ENVIRONMENTS, environments_of
+from benchmarks.peers.fits import PUBLISHED, fit_peer, within_bounds
 from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.phantoms.phantom import Phantom
@@ -47,7 +47,6 @@ from sicnn_app.settings import EstimationSettings, Threshold
 from sicnn_app.sicnn.similar_means import similar_means
 
 PASSES = 3
-PEERS = ("ivim-mri-seg", "ivim-mri-bayes", "ivim-mri-spatial", "ivimnet")
 BASES = ("lsq", "MP-PCA + lsq")
 OURS = "si-cnn"
 
@@ -95,15 +94,14 @@ def own_errors(name: str, snr: float, seed: int, volumes: int) -> dict[str, list
 
 
 def peer_errors(
-    peer: str, python: Path, name: str, snr: float, seed: int, volumes: int
+    peer: str, python: Path, name: str, snr: float, seed: int, volumes: int, *, kept: str
 ) -> dict[str, list[float]]:
     """Errors of F, D and D* of a published fit of the denoised signals, under its name."""
     phantom, series, options = measured(name, snr, seed, volumes)
-    plain, given = (
-        prepared_of(series, phantom.mask, denoise, **options).averaged for denoise in ("none", "mppca")
-    )
-    maps, _ = within_bounds(fit_peer(python, peer, given, given.mask, seed).maps)
-    return {peer: errors(phantom, plain.mask & given.mask, maps)}
+    plain, given = (prepared_of(series, phantom.mask, denoise, **options) for denoise in ("none", "mppca"))
+    mask = plain.averaged.mask & given.averaged.mask
+    fit = fit_peer(python, peer, given.averaged, mask, seed, evidence=given.evidence, kept=kept)
+    return {peer: errors(phantom, mask, within_bounds(fit.maps)[0])}
 
 
 def errors(phantom: Phantom, mask: np.ndarray, maps: dict[str, np.ndarray]) -> list[float]:
@@ -144,26 +142,28 @@ def triple(values: np.ndarray, form: str) -> str:
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--python", type=Path, help="interpreter of the peers' environment")
     parser.add_argument("--truths", nargs="+", choices=TRUTHS, default=tuple(TRUTHS))
     parser.add_argument("--snr", type=float, nargs="+", default=(20.0,))
     parser.add_argument("--seeds", type=int, nargs="+", default=(0,))
     parser.add_argument("--volumes", type=int, default=1, help="per b-value")
     parser.add_argument("--out", type=Path, default=Path("out/controls"), help="for cells.jsonl")
-    parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS)
+    parser.add_argument("--peers", nargs="*", choices=PUBLISHED, default=(), help="published fits")
+    parser.add_argument("--environments", type=Path, default=ENVIRONMENTS, help="of the published fits")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    peers, versions, missing = usable_peers(options.python, options.peers)
+    environments, missing = environments_of(options.peers, options.environments)
+    versions = {name: version for one in environments.values() for name, version in one.versions.items()}
     print("\n".join([*missing, *(f"{name} {version}" for name, version in versions.items()), ""]))
     cells = Cells(options.out / "cells.jsonl")
-    rivals = ["averaging", "averaging, refined", "cnn", "constant", *peers]
+    rivals = ["averaging", "averaging, refined", "cnn", "constant", *environments]
     print(markdown(["truth", "SNR", "seed", *BASES, *rivals, OURS, "to the best", "signals"], []))
     for name, snr, seed in product(options.truths, options.snr, options.seeds):
         which = {"name": name, "snr": snr, "seed": seed, "volumes": options.volumes}
         found = cells.get(which, partial(own_errors, **which))
-        for peer in peers:
-            fit = partial(peer_errors, peer, options.python, **which)
-            found = {**found, **cells.get({**which, "peer": peer, "versions": versions}, fit)}
+        for peer, environment in environments.items():
+            fit = partial(peer_errors, peer, environment.python, kept=str(options.out / "networks"), **which)
+            spec = {**which, "peer": peer, "versions": environment.versions}
+            found = {**found, **cells.get(spec, fit)}
         print("| " + " | ".join([name, f"{snr:g}", str(seed), *row(found)]) + " |", flush=True)
 
 

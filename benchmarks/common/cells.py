@@ -105,18 +105,11 @@ def provenance(command: str, *, device: str | None = None) -> str:
     )
 
 
-def command_line(hidden: Path | None = None) -> str:
-    """The command that this process was started with, without the path of Python.
-
-    Parameters
-    ----------
-    hidden : Path, optional
-        Interpreter of another environment: where that lies says nothing about a result.
-    """
+def command_line() -> str:
+    """The command that this process was started with, without the path of Python."""
     waiting = [f"{name}={os.environ[name]}" for name in WAITING if name in os.environ]
     module = getattr(sys.modules["__main__"].__spec__, "name", "benchmarks").removesuffix(".__main__")
-    given = ["PYTHON" if argument == str(hidden) else argument for argument in sys.argv[1:]]
-    return " ".join([*waiting, shlex.join(["python", "-m", module, *given])])
+    return " ".join([*waiting, shlex.join(["python", "-m", module, *sys.argv[1:]])])
 
 
 def parser_of(text: str) -> argparse.ArgumentParser:

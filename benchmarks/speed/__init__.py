@@ -1,4 +1,4 @@
 """How long the app takes, what the machine would allow, and a guard against slower code.
 
-May import ``common`` and ``accuracy``, whose peers are timed.
+May import ``common`` and ``peers``, which are timed.
 """

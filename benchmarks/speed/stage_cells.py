@@ -15,10 +15,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from benchmarks.accuracy.peers import fit_peer, stratified_sample, within_bounds
 from benchmarks.common.clocks import MEASURES
 from benchmarks.common.metrics import LABELS, map_errors
 from benchmarks.common.scenarios import Measurement, Scenario, measure
+from benchmarks.peers.fits import fit_peer, stratified_sample, within_bounds
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.lsq.estimate import estimate_lsq
 from sicnn_app.settings import Bounds, ResourceSettings

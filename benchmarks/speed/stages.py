@@ -1,6 +1,6 @@
 """How long the app takes, stage by stage, beside published fits: ratios, memory, and accuracy beside times.
 
-    python -m benchmarks.speed.stages --python ~/peers/bin/python --out docs/speed
+    python -m benchmarks.speed.stages --out docs/speed
     python -m benchmarks.speed.stages --sizes medium --arms app ensemble --device cuda --out docs/speed
 
 Simulated abdomen with 12 b-values at SNR 20 (a held-out seed of benchmarks/common/scenarios.py), in three
@@ -12,8 +12,8 @@ Results of other code of the app, another device or another torch are not mixed.
 - lsq: the same with ``--method lsq``.
 - ensemble: the estimator alone on the signals as measured, with the true noise, for every ``--ensemble``.
 - help: ``sicnn-app --help``.
-- dipy-trr, dipy-varpro, ivim-mri-seg, ivim-mri-bayes, ivimnet: see benchmarks/accuracy/peers.py for how they
-  are called and for their environment. They are given the signals as measured, run on one thread of the CPU,
+- dipy-trr, dipy-varpro, ivim-mri-seg, ivim-mri-bayes, ivimnet: see benchmarks/peers for how they are called
+  and for their environments. They are given the signals as measured, run on one thread of the CPU,
   and fit a sample of the mask with every tissue in proportion: 2,000 voxels, 200 for variable projection.
   IVIM-NET is trained on the whole mask, at the settings of its package, until it stops by itself.
 
@@ -27,17 +27,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.accuracy.peers import PeerError, usable_peers
 from benchmarks.common.cells import Cells, command_line, parser_of, provenance, write_tables
 from benchmarks.common.clocks import code_digest, device_name
 from benchmarks.common.scenarios import HELD_OUT_SEEDS, Scenario
+from benchmarks.peers.environments import ENVIRONMENTS, environments_of
+from benchmarks.peers.fits import PeerError
 from benchmarks.speed.stage_cells import (
     OWN,
     PEER_SAMPLES,
@@ -68,14 +69,14 @@ class Surroundings:
         ``cpu`` or ``cuda:N``.
     snr : float
     seed : int
-    python : Path, optional
-        Of the peers' environment.
+    pythons : dict of str to Path
+        Interpreter of every published fit that can be run.
     """
 
     device: str
     snr: float
     seed: int
-    python: Path | None = None
+    pythons: dict[str, Path] = field(default_factory=dict)
 
     def scenario(self, cell: Cell) -> Scenario:
         return Scenario(self.snr, self.seed, shape=SIZES[cell.size])
@@ -91,7 +92,7 @@ class Surroundings:
         if cell.arm == "help":
             return run_help()
         if cell.arm in PEER_SAMPLES:
-            return run_peer(self.scenario(cell), self.python, cell.arm, PEER_SAMPLES[cell.arm])
+            return run_peer(self.scenario(cell), self.pythons[cell.arm], cell.arm, PEER_SAMPLES[cell.arm])
         if cell.arm == "ensemble":
             return run_estimator(self.scenario(cell), self.device, {"ensemble": cell.members})
         options = ("--method", "lsq") if cell.arm == "lsq" else ()
@@ -146,7 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--ensemble", type=int, nargs="+", default=list(ENSEMBLES), help="members")
     parser.add_argument("--repeats", type=int, choices=range(1, MOST_REPEATS + 1), default=1, metavar="N")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    parser.add_argument("--python", type=Path, help="interpreter of the peers' environment")
+    parser.add_argument("--environments", type=Path, default=ENVIRONMENTS, help="of the published fits")
     parser.add_argument("--snr", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=HELD_OUT_SEEDS[0])
     return parser
@@ -158,9 +159,11 @@ def main() -> None:
         device, _ = choose_device(options.device)
     except DeviceError as error:
         raise SystemExit(str(error)) from error
-    surroundings = Surroundings(device, options.snr, options.seed, options.python)
     asked = [arm for arm in options.arms if arm in PEER_SAMPLES]
-    usable, versions, missing = usable_peers(options.python, asked)
+    usable, missing = environments_of(asked, options.environments)
+    pythons = {name: one.python for name, one in usable.items()}
+    versions = {name: version for one in usable.values() for name, version in one.versions.items()}
+    surroundings = Surroundings(device, options.snr, options.seed, pythons)
     wanted = [
         cell
         for arm in options.arms
@@ -170,8 +173,8 @@ def main() -> None:
     cells = Cells(options.out / "cells.jsonl")
     failures = collect(wanted, surroundings, cells, lambda text: print(text, file=sys.stderr, flush=True))
     found = gathered(surroundings, cells, sorted({*ENSEMBLES, *options.ensemble}))
-    installed = ", ".join(f"{name} {version}" for name, version in versions.items() if version is not None)
-    source = provenance(command_line(options.python), device=_name(device))
+    installed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    source = provenance(command_line(), device=_name(device))
     source += f", torch {torch.__version__}, SNR {options.snr:g}; peers: {installed or 'not asked for'}"
     text = page(found, device, source, [*missing, *failures])
     stem = "speed" if device == "cpu" else "speed_cuda"
