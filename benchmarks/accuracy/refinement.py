@@ -29,6 +29,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise, product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ from sicnn_app.sicnn.estimate import refined_maps
 
 SHAPE = (48, 44, 2)
 LESIONS = 20
-"""As many as have room in so small an image."""
+"""As many as have room in so small an image; fewer in smaller ones, in proportion."""
 
 SHARE_BINS = (1, 2, 4, 8, 16, 32, 64, 1000)
 """Similar neighbours."""
@@ -133,7 +134,7 @@ def measured(
 ) -> tuple[Phantom, DwiSeries, dict[str, str]]:
     """A truth by its name, a measurement of it, and how it is prepared."""
     preset, truth, disturbances = TRUTHS[name]
-    truth = replace(truth, lesions=min(truth.lesions, LESIONS))
+    truth = replace(truth, lesions=min(truth.lesions, LESIONS * prod(shape) // prod(SHAPE)))
     phantom = make_phantom(preset, shape, seed=seed, tissue_variation=0.05, truth=truth)
     bvals = np.repeat(DEFAULT_BVALS[preset], volumes)
     acquired = acquire_series(phantom, bvals, snr=snr, seed=seed + 100_000, disturbances=disturbances)

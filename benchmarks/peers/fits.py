@@ -234,7 +234,7 @@ def stratified_sample(strata: np.ndarray, mask: np.ndarray, count: int, seed: in
     strata : ndarray of int, shape (X, Y, Z)
     mask : ndarray, shape (X, Y, Z), bool
     count : int
-        Voxels in all; the whole mask when it has fewer.
+        Voxels in all; the whole mask when it has fewer, more when every stratum's least are more.
     seed : int
 
     Returns
@@ -248,9 +248,7 @@ def stratified_sample(strata: np.ndarray, mask: np.ndarray, count: int, seed: in
     codes, sizes = np.unique(strata[mask], return_counts=True)
     shares = np.round(sizes * count / sizes.sum()).astype(int)
     shares = np.minimum(np.maximum(shares, LEAST_VOXELS), sizes)
-    shares[sizes.argmax()] += count - shares.sum()
-    if shares.min() < 1:
-        raise ValueError(f"{count} voxels are too few for {len(codes)} tissues")
+    shares[sizes.argmax()] = max(LEAST_VOXELS, shares[sizes.argmax()] + count - shares.sum())
     chosen = np.zeros(mask.shape, dtype=bool)
     for code, share in zip(codes, shares, strict=True):
         chosen.flat[rng.choice(np.flatnonzero(mask & (strata == code)), share, replace=False)] = True
