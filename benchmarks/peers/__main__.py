@@ -71,6 +71,11 @@ BASE = "lsq"
 
 QUICK_SHAPE = (32, 30, 1)
 
+LEAD = """Root mean square errors of F / D / D\\*, where each has a meaning, relative to the better of least
+squares with and without MP-PCA. All fits had the same signals, mask and bounds; how each is called, and where
+its bounds differ: `python -m benchmarks.peers --help`."""
+"""What the page says before its tables."""
+
 Fits = dict[tuple[str, str, Simulation], dict[str, Any]]
 """Results by fit, signals and measurement."""
 
@@ -186,6 +191,7 @@ def summary(
     columns = [
         "fit",
         "signals",
+        "truths",
         "F / D / D\\*, geometric mean",
         "worst truth",
         "outside (%)",
@@ -213,6 +219,8 @@ def summary(
             [
                 f"{peer} (sample)" if PEERS[peer].slow else peer,
                 kind,
+                # Fewer than of others where some failed: such means are not to be held against theirs.
+                str(len({one.truth for one in cells})),
                 triple(gmean(ratios), ".2f"),
                 triple(np.max(ratios, axis=0), ".2f"),
                 f"{100 * np.mean([cell['outside'] for cell in cells.values()]):.1f}",
@@ -283,7 +291,7 @@ def page_of(
     source: str,
 ) -> str:
     """Markdown page of all tables."""
-    parts = ["# Published fits side by side", source, "\n".join(f"- {note}" for note in notes)]
+    parts = ["# Published fits side by side", source, LEAD, "\n".join(f"- {note}" for note in notes)]
     for snr in dict.fromkeys(one.snr for _, _, one in found):
         ones = {one for _, _, one in found if one.snr == snr}
         seeds, truths = ({getattr(one, name) for one in ones} for name in ("seed", "truth"))
@@ -332,6 +340,8 @@ def main() -> None:
             halves, notes = {**halves, **agreed}, [*notes, *failed]
     if runs:
         notes.append(f"halves of {', '.join(runs)}")
+    if any(PEERS[peer].slow for peer in environments):
+        notes.append(f"sample: {options.sample} voxels, every tissue in proportion, for least squares too")
     versions = {name: version for one in environments.values() for name, version in one.versions.items()}
     installed = ", ".join(f"{name} {version}" for name, version in versions.items())
     shape = " x ".join(map(str, options.shape))
