@@ -1,12 +1,12 @@
 """A small run and the conventional fit, now and before a change, in turn on the same machine.
 
     git worktree add --detach BEFORE COMMIT
-    python -m benchmarks.speed.compared --before BEFORE --python PYTHON --out docs/speed
+    python -m benchmarks.speed.compared --before BEFORE --out docs/speed
 
 The whole app at its defaults on a simulated abdomen of 64 x 64 x 8 voxels, with a comparison of every image,
 bit for bit; and least squares on twelve slices of one of 128 x 128 x 24, plain and weighted as with
-``--method lsq``, on one thread. With ``--python``, the interpreter of the peers, ivim-mri's segmented fit of
-the same signals takes its turn. Medians of ``--repeats`` turns: about eight minutes.
+``--method lsq``, on one thread; ivim-mri's segmented fit of the same signals takes its turn, in an
+environment that is made when it is not there. Medians of ``--repeats`` turns: about eight minutes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -30,6 +31,8 @@ from benchmarks.common.cells import (
     write_tables,
 )
 from benchmarks.common.processes import measured
+from benchmarks.peers.environments import ENVIRONMENTS, environment_of
+from benchmarks.peers.fits import fit_peer
 from benchmarks.scaling.participants import images_of
 from sicnn_app.cli.simulate import main as simulate
 
@@ -55,8 +58,7 @@ np.save(sys.argv[2], fit_biexponential(*(torch.from_numpy(held[name]) for name i
 """
 """Processor time (ms) per 1,000 voxels and residuals, of whichever version is imported."""
 
-BOUNDS = ((0.0, 1.0), (0.0, 0.005), (0.005, 0.2), (0.5, 1.5))
-"""Of F, D, D* and S0, in the form of :mod:`benchmarks.accuracy.peer_fits`, which ivim-mri cannot be given."""
+PEER = "ivim-mri-seg"
 
 
 def simulated(folder: Path, shape: tuple[int, int, int]) -> Path:
@@ -67,30 +69,22 @@ def simulated(folder: Path, shape: tuple[int, int, int]) -> Path:
     return folder
 
 
-def make_problem(dataset: Path, path: Path) -> None:
-    """Twelve slices as an image with its mask, and as signals for the peers."""
+def middle_slices(dataset: Path) -> SimpleNamespace:
+    """Twelve slices of a dataset of one volume per b-value."""
     (image,) = dataset.glob("sub-*/dwi/*_dwi.nii.gz")
     bvals = np.loadtxt(image.with_name(image.name.replace(".nii.gz", ".bval")))
     values = nib.load(image).get_fdata(dtype=np.float32)[:, :, 6:18]
     mask = values[..., 0] > 0.15 * np.percentile(values[..., 0], 99)
-    signals = values[mask].astype(np.float64)
-    noise = np.full(bvals.size, np.median(values[mask][:, 0]) / 20)
-    np.savez(
-        path,
-        image=values,
-        mask=mask,
-        bvals=bvals,
-        noise=noise,
-        signals=signals / signals[:, :1],
-        bounds=BOUNDS,
-        seed=0,
+    sigma = float(np.median(values[mask][:, 0])) / 20
+    return SimpleNamespace(
+        signals=values, mask=mask, bvals=bvals, sigma=sigma, noise=np.full(bvals.size, sigma)
     )
 
 
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--before", type=Path, required=True, help="checkout of the version before")
-    parser.add_argument("--python", type=Path, help="interpreter of the peers' environment")
+    parser.add_argument("--environments", type=Path, default=ENVIRONMENTS, help="folder of the peers'")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, required=True, help="folder of the tables")
     given = parser.parse_args()
@@ -98,7 +92,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         small, problem = simulated(folder / "small", (64, 64, 8)), folder / "problem.npz"
-        make_problem(simulated(folder / "medium", (128, 128, 24)), problem)
+        slices = middle_slices(simulated(folder / "medium", (128, 128, 24)))
+        inside = slices.signals[slices.mask].astype(np.float64)
+        relative = inside / inside[:, :1]
+        held = {"image": slices.signals, "mask": slices.mask, "bvals": slices.bvals, "noise": slices.noise}
+        np.savez(problem, **held, signals=relative)
+        peer = environment_of(PEER, given.environments)
         images = {}
         for turn in range(given.repeats):
             for version, checkout in (("before", given.before.resolve()), ("now", HERE)):
@@ -114,14 +113,9 @@ def main() -> None:
                 for way, value in json.loads(told.stdout).items():
                     row = f"least squares, {way} (ms of the processor per 1,000 voxels)"
                     found.setdefault((row, version), []).append(value)
-            if given.python is not None:
-                peer, result = HERE / "benchmarks" / "accuracy" / "peer_fits.py", folder / "result.npz"
-                single = ["env", "OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1", str(given.python)]
-                words = [*single, str(peer), "ivim-mri-seg", str(problem), str(result)]
-                subprocess.run(words, check=True, cwd=folder)
-                told = np.load(result)
-                row = "ivim-mri's segmented fit (ms of the processor per 1,000 voxels)"
-                found.setdefault((row, "now"), []).append(1e6 * float(told["seconds"] / told["voxels"]))
+            told = fit_peer(peer.python, PEER, slices, slices.mask, 0)
+            row = "ivim-mri's segmented fit (ms of the processor per 1,000 voxels)"
+            found.setdefault((row, "now"), []).append(1e6 * told.seconds / told.voxels)
         before, now = (np.load(folder / f"{version}.npy") for version in ("before", "now"))
     medians = {key: statistics.median(values) for key, values in found.items()}
     worse = f"{100 * np.mean(now > 1.001 * before):.3f} % of {before.size} voxels"
@@ -133,7 +127,7 @@ def main() -> None:
         )
     others = sorted(name for name, bits in images["before"].items() if images["now"].get(name) != bits)
     columns = ("what", "before", "now", "now to before")
-    source = provenance(command_line(given.python).replace(str(given.before), "BEFORE"))
+    source = provenance(command_line().replace(str(given.before), "BEFORE"))
     count, named = len(images["before"]), ", ".join(others) or "none"
     page = f"{source}\n\nOf {count} images not the same in every bit: {named}.\n\n"
     page += f"The residual of least squares is more than 0.1 % higher than before in {worse}.\n\n"

@@ -130,7 +130,8 @@ def _noise_level(powers: np.ndarray, voxels: int) -> np.ndarray:
         wide = wide[width - 4 * np.sqrt((last + 1.0) / voxels) * level[wide] > 0]
         if not wide.size:
             break
-        level[wide] = powers[wide, :last].mean(axis=1)
+        # Rounding leaves less than nothing of patches that are the same in every voxel.
+        level[wide] = powers[wide, :last].mean(axis=1) if last else np.nan
     return level
 
 
