@@ -18,7 +18,8 @@ two, each parameter for itself:
 
 The last column is the root mean square error of predicted signals, least squares after MP-PCA (or, if better,
 without) and SI-CNN, in units of the noise of the averaged signals. A minute or two per truth; a stopped one
-goes on where it was, and ``--peers`` adds its fits to what is there.
+goes on where it was, and ``--peers`` adds its fits to what is there. Several seeds are followed by a table
+over all of them.
 """
 
 from __future__ import annotations
@@ -135,6 +136,13 @@ def row(found: dict[str, list[float]]) -> list[str]:
     ]
 
 
+def over_seeds(found: list[dict[str, list[float]]]) -> dict[str, list[float]]:
+    """Root mean square errors over all seeds of a truth, by method."""
+    return {
+        name: np.sqrt(np.mean(np.square([one[name] for one in found]), axis=0)).tolist() for name in found[0]
+    }
+
+
 def triple(values: np.ndarray, form: str) -> str:
     """F / D / D*."""
     return " / ".join(format(value, form) for value in values)
@@ -156,7 +164,9 @@ def main() -> None:
     print("\n".join([*missing, *(f"{name} {version}" for name, version in versions.items()), ""]))
     cells = Cells(options.out / "cells.jsonl")
     rivals = ["averaging", "averaging, refined", "cnn", "constant", *environments]
-    print(markdown(["truth", "SNR", "seed", *BASES, *rivals, OURS, "to the best", "signals"], []))
+    columns = ["truth", "SNR", "seed", *BASES, *rivals, OURS, "to the best", "signals"]
+    print(markdown(columns, []))
+    of_truths: dict[tuple[str, float], list[dict[str, list[float]]]] = {}
     for name, snr, seed in product(options.truths, options.snr, options.seeds):
         which = {"name": name, "snr": snr, "seed": seed, "volumes": options.volumes}
         found = cells.get(which, partial(own_errors, **which))
@@ -164,7 +174,12 @@ def main() -> None:
             fit = partial(peer_errors, peer, environment.python, kept=str(options.out / "networks"), **which)
             spec = {**which, "peer": peer, "versions": environment.versions}
             found = {**found, **cells.get(spec, fit)}
+        of_truths.setdefault((name, snr), []).append(found)
         print("| " + " | ".join([name, f"{snr:g}", str(seed), *row(found)]) + " |", flush=True)
+    if len(options.seeds) > 1:
+        seeds = f"{len(options.seeds)} together"
+        rows = [[name, f"{snr:g}", seeds, *row(over_seeds(of))] for (name, snr), of in of_truths.items()]
+        print("\n" + markdown(columns, rows))
 
 
 if __name__ == "__main__":
