@@ -6,9 +6,10 @@ Root mean square errors of F, D and D* of the maps, relative to those of the def
 the estimation, as well; on truths of ``benchmarks.common.truths``, 48 x 44 x 2 voxels, one volume per
 b-value, after MP-PCA. Means over seeds of these ratios. What is taken away, or put on top:
 
-- refinement: the network's maps as they are. MP-PCA: signals as acquired. All other rows are refined.
+- refinement: the network's maps as they are; similar voxels in it: refined by each voxel's own signals alone.
+  MP-PCA: signals as acquired. All other rows are refined.
 - rewriting: a network trained on the noisy signals for as many epochs (cnn). Similar voxels: signals are
-  replaced by the network's own predictions (di-cnn).
+  replaced by the network's own predictions (di-cnn), and none are averaged in the refinement.
 - network: least squares of the means of similar voxels (:mod:`benchmarks.accuracy.controls`) is what is
   refined; network and similar voxels: least squares is.
 - choices of the network, of its loss and of when it stops.
@@ -51,7 +52,7 @@ from benchmarks.common.truths import TRUTHS
 from sicnn_app.ivim.maps import Estimate
 from sicnn_app.preprocess.steps import Prepared
 from sicnn_app.settings import EstimationSettings, NetworkSettings, Threshold
-from sicnn_app.sicnn.iterate import FIRST_PERIOD_STEPS, PERIOD_STEPS
+from sicnn_app.sicnn.posterior import refined
 from sicnn_app.sicnn.whitening import Whitening
 
 CHOSEN = ("organs", "continuous, 3 voxels", "low perfusion", "brain")
@@ -74,11 +75,14 @@ class Measurement:
     def plain(self) -> Prepared:
         return prepared_of(self.series, self.phantom.mask, "none", **self.options)
 
-    def refined(self, estimate: Estimate) -> Estimate:
-        """The maps of another prior, refined as those of the network."""
+    def refined(self, estimate: Estimate, *, by_similar: bool = True) -> Estimate:
+        """The maps of another prior, refined as those of the network, or by each voxel's own signals alone."""
         given, evidence = self.denoised.averaged, self.denoised.evidence
         assert evidence is not None
-        return refined_of(estimate, given, evidence, self.usual["neighbour_threshold"])
+        if by_similar:
+            return refined_of(estimate, given, evidence, self.usual["neighbour_threshold"])
+        bounds = EstimationSettings().bounds
+        return refined(estimate, given.signals, given.mask, given.bvals, evidence, bounds=bounds)
 
     def found(self) -> Found:
         """Least squares, as the averaging without a network begins with."""
@@ -110,7 +114,11 @@ def _without_rewriting(given: Measurement) -> Estimate:
 
 
 def _without_similar_voxels(given: Measurement) -> Estimate:
-    return given.refined(trained(method="di-cnn")(given))
+    return given.refined(trained(method="di-cnn")(given), by_similar=False)
+
+
+def _without_similar_voxels_in_refinement(given: Measurement) -> Estimate:
+    return given.refined(trained(refinement="none")(given), by_similar=False)
 
 
 def _without_network(given: Measurement) -> Estimate:
@@ -131,11 +139,6 @@ def _alike(normaliser: torch.Tensor) -> torch.Tensor:
     return (normaliser > 0).float()
 
 
-HALF = {
-    "iterate.FIRST_PERIOD_STEPS": FIRST_PERIOD_STEPS // 2,
-    "iterate.PERIOD_STEPS": PERIOD_STEPS // 2,
-}
-
 PARTS: dict[str, Part] = {
     DEFAULTS: trained(),
     "refinement": trained(refinement="none"),
@@ -143,13 +146,15 @@ PARTS: dict[str, Part] = {
     "network": _without_network,
     "rewriting": _without_rewriting,
     "similar voxels": _without_similar_voxels,
+    "similar voxels in the refinement": _without_similar_voxels_in_refinement,
     "MP-PCA": trained(denoise="plain"),
     "convolution over space": trained(network=NetworkSettings(kernel_size=1)),
-    "half of the epochs": trained(HALF),
+    "half of the epochs": trained(period_share=EstimationSettings().period_share / 2),
+    "with twice the epochs": trained(period_share=EstimationSettings().period_share * 2),
     "whitening of the input": trained({"whitening.Whitening.of": _centred}),
     "averaged weights": trained({"train.EMA_DECAY": 0.0}),
     "stop where tissue is a continuum": trained({"iterate.CONTINUUM": math.inf}),
-    "normalisation over channels": trained(network=NetworkSettings(normalisation="none")),
+    "with normalisation over channels": trained(network=NetworkSettings(normalisation="channels")),
     "two of three layers": trained(network=NetworkSettings(depth=1)),
     "half of the channels": trained(network=NetworkSettings(width=16)),
     "weights of voxels": trained({"cropping.voxel_weights": _alike}),
