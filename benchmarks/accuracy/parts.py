@@ -76,7 +76,7 @@ class Measurement:
         return prepared_of(self.series, self.phantom.mask, "none", **self.options)
 
     def refined(self, estimate: Estimate, *, by_similar: bool = True) -> Estimate:
-        """The maps of another prior, refined as those of the network, or by each voxel's own signals alone."""
+        """Maps of another prior, refined as those of the network, or by the voxels' own signals alone."""
         given, evidence = self.denoised.averaged, self.denoised.evidence
         assert evidence is not None
         if by_similar:
