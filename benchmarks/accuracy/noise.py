@@ -8,8 +8,8 @@ mask and the seeds, at the b-value where it is lowest, on average, and where it 
 errors within one and two of the stated standard deviations; and the thermal noise of one volume against the
 true one. Pulsation has a standard deviation of 5 % of the signal, and the g-factor is 2 in the middle.
 
-Halves: the volumes of every measured run, split as in :mod:`benchmarks.accuracy.retest` and in two other
-ways; the ratio of the difference between the averaged signals to what the noise of both lets expect, root
+Halves: the volumes of every measured run, split as in :mod:`benchmarks.accuracy.retest` and in all ways
+there are; the ratio of the difference between the averaged signals to what the noise of both lets expect, root
 mean squares over the voxels of all organs and runs, b-value by b-value. Shared: the same of two simulated
 measurements, of which the true error is known beside it: halves do not see what is wrong in both.
 """
@@ -17,6 +17,7 @@ measurements, of which the true error is known beside it: halves do not see what
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +38,20 @@ DISTURBED = {
     "g-factor": Disturbances(g_factor=2.0),
     "both": Disturbances(pulsation=0.05, g_factor=2.0),
 }
+DIRECTIONS = 6
+"""Of every b-value of the measured runs."""
+
 HALF_BVALS = (0, 10, 25, 50, 100, 200, 300, 400, 500)
 """s/mm^2; those of the measured runs, whose halves have three volumes of each."""
 
-SPLITS = {"that agrees best": None, "0, 1, 2": (0, 1, 2), "0, 2, 4": (0, 2, 4)}
-"""Directions of the first half."""
+SPLITS = {
+    "that agrees best": None,
+    **{
+        ", ".join(map(str, (0, *others))): (0, *others)
+        for others in combinations(range(1, DIRECTIONS), DIRECTIONS // 2 - 1)
+    },
+}
+"""Directions of the first half: every way to split them, and of these the one whose halves agree best."""
 
 
 def phantom_table(
@@ -126,6 +136,7 @@ def shared_table(snrs: Sequence[float], seeds: Sequence[int], shape: tuple[int, 
 def halves_table(data: Path, denoising: Sequence[str]) -> None:
     """Print how the scatter between halves compares with the stated noise."""
     bvals, rows = None, []
+    of_splits: dict[str, list[np.ndarray]] = {denoise: [] for denoise in denoising}
     for split, first in SPLITS.items():
         found: dict[str, list[np.ndarray]] = {denoise: [] for denoise in denoising}
         for halves, organs in measured_halves(data, first):
@@ -141,13 +152,24 @@ def halves_table(data: Path, denoising: Sequence[str]) -> None:
                 bvals = pair[0].bvals
         for denoise, parts in found.items():
             rms = np.sqrt(np.square(np.concatenate(parts, axis=1), dtype=np.float64).mean(axis=1))
-            ratios = " | ".join(f"{value:.2f}" for value in rms[0] / rms[1])
-            above = statistics.root_mean_square(rms[0, 1:]) / statistics.root_mean_square(rms[1, 1:])
-            rows.append(f"| {split} | {denoise} | {ratios} | {above:.2f} |")
+            rows.append(halves_row(split, denoise, rms))
+            if SPLITS[split] is not None:
+                of_splits[denoise].append(rms)
+    rows += [
+        halves_row(f"all {len(of)} together", denoise, np.sqrt(np.square(of).mean(axis=0)))
+        for denoise, of in of_splits.items()
+    ]
     assert bvals is not None
     columns = " | ".join(f"b = {bval:g}" for bval in bvals)
     print(f"| split | denoising | {columns} | all b > 0 |\n{'|---' * (bvals.size + 3)}|")
     print("\n".join(rows))
+
+
+def halves_row(split: str, denoise: str, rms: np.ndarray) -> str:
+    """Of root mean squares of scatter and stated noise, shape (2, B)."""
+    ratios = " | ".join(f"{value:.2f}" for value in rms[0] / rms[1])
+    above = statistics.root_mean_square(rms[0, 1:]) / statistics.root_mean_square(rms[1, 1:])
+    return f"| {split} | {denoise} | {ratios} | {above:.2f} |"
 
 
 def main() -> None:
