@@ -9,9 +9,9 @@ errors within one and two of the stated standard deviations; and the thermal noi
 true one. Pulsation has a standard deviation of 5 % of the signal, and the g-factor is 2 in the middle.
 
 Halves: the volumes of every measured run, split as in :mod:`benchmarks.accuracy.retest` and in all ways
-there are; the ratio of the difference between the averaged signals to what the noise of both lets expect, root
-mean squares over the voxels of all organs and runs, b-value by b-value. Shared: the same of two simulated
-measurements, of which the true error is known beside it: halves do not see what is wrong in both.
+there are; the ratio of the difference between the averaged signals to what the noise of both lets expect,
+root mean squares over the voxels of all organs and runs, b-value by b-value. Shared: the same of two
+simulated measurements, of which the true error is known beside it: halves do not see what is wrong in both.
 """
 
 from __future__ import annotations
