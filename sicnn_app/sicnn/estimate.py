@@ -21,7 +21,7 @@ from sicnn_app.sicnn.iterate import IterationResult, Observe, Progress, Save, it
 from sicnn_app.sicnn.loss import ForwardModel, bval_weights, held_out_patches, noise_free_model, rician_model
 from sicnn_app.sicnn.memory_fallback import Attempt, needed_bytes, train_what_fits, within_limit
 from sicnn_app.sicnn.network import NetworkConfig, Parameters
-from sicnn_app.sicnn.posterior import refined
+from sicnn_app.sicnn.posterior import noise_in_common, refined
 from sicnn_app.sicnn.reproducible import reproducible, threads_for
 from sicnn_app.sicnn.similar_means import similar_means
 from sicnn_app.sicnn.stacked_networks import build_network
@@ -188,12 +188,20 @@ def refined_maps(
     their voxels shows it. Parameters are those of :func:`estimate`.
     """
     bvals = np.asarray(bvals, dtype=np.float64)
+    own_floor = sigma if settings.rician else 0.0
     means, left, _ = similar_means(
-        found.maps, signals, mask, bvals, sigma=sigma, noise=noise, settings=settings
+        found.maps,
+        signals,
+        mask,
+        bvals,
+        sigma=sigma,
+        noise=noise,
+        settings=settings,
+        in_common=noise_in_common(found.maps, evidence, mask, bvals, own_floor),
     )
     similar = Evidence(means, left, "mean signals of similar voxels")
     # Of the means the floor was taken off.
-    for each, floor in ((similar, 0.0), (evidence, sigma if settings.rician else 0.0)):
+    for each, floor in ((similar, 0.0), (evidence, own_floor)):
         found = refined(
             found, signals, mask, bvals, each, bounds=settings.bounds, floor=floor, progress=progress
         )

@@ -63,6 +63,9 @@ LEAST_NOISE = 1e-3
 LEAST_LOGARITHM = 1e-3
 """Of the upper bound: where the lower bound of a parameter with a logarithm is at most this, its end."""
 
+SMALLEST = float(np.finfo(np.float32).tiny)
+"""Of numbers that are divided by."""
+
 SETTLED = 0.002
 """Standard deviations of the posterior: after a shorter step there is no other."""
 
@@ -131,7 +134,8 @@ def refine(
     smoothes structure away, or noise is low, they go to the voxel's own fit.
 
     What neighbours depart by in common moves mu: by its mean under their own fits, drawn to 0 by the spread
-    of such means around, which is found in the same rounds. Several voxels show what one alone cannot.
+    of such means around, which is found in the same rounds. Several voxels show what one alone cannot, unless
+    they have noise in common.
 
     The prior holds a share h of the voxel's own noise (:data:`OWN_SHARE`), so that the two agree better than
     they should, and C is too small. With W, the covariance that the voxel's signals alone leave of the values
@@ -140,7 +144,8 @@ def refine(
 
     Noise that neighbours have in common, such as pulsation, lost signal or a misfit of the model, no average
     over them lowers: prior and evidence err alike. Where residuals around a voxel agree more than independent
-    ones would, s W is added, s the share of the noise that they have in common.
+    ones would, s W is added, s the share of the noise that they have in common; what N voxels say of mu
+    counts as 1 / (1 + N s) of that.
 
     Parameters
     ----------
@@ -176,6 +181,15 @@ def refine(
     moments, evidence = np.empty((2, *departure.shape))
     scores, shift = np.zeros((2, len(sample), _FREE))
     centre, spread_of_shifts = mean.copy(), departure.copy()
+    residual = np.empty(signals.shape, dtype=np.float32)
+
+    def at_prior(part: slice) -> None:
+        residual[part] = _residual(mean[part], work.data(part, mean), work.bvals)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        list(threads.map(at_prior, _parts(len(signals))))
+    together = in_common(residual, len(work.bvals) - len(PARAMETERS), mask)[sample]
+    counted = 1.0 / (1.0 + 2 * np.pi * SHIFT_WIDTH**2 * together[:, None])
     parts = _parts(len(sample))
     known: list[_Seen | None] = [None] * len(parts)
 
@@ -215,8 +229,8 @@ def refine(
             departure[:] = around_each(moments, WIDTH, local_mean)
             if done >= SHIFTS_FROM:
                 shift[:], second = _shifts(
-                    around_each(evidence, SHIFT_WIDTH, local_sum),
-                    around_each(scores, SHIFT_WIDTH, local_sum),
+                    counted * around_each(evidence, SHIFT_WIDTH, local_sum),
+                    counted * around_each(scores, SHIFT_WIDTH, local_sum),
                     spread_of_shifts,
                 )
                 spread_of_shifts[:] = around_each(second, SHIFT_SPREAD, local_mean)
@@ -238,7 +252,7 @@ def refine(
     tissue[:_FREE, :_FREE] += np.cov(mean[:, :_FREE].T, bias=True)
     values_known = np.linalg.inv(tissue)
     variances, alone = np.empty((2, len(signals), _FREE))
-    residual, decided = np.empty(signals.shape, dtype=np.float32), np.empty(len(signals))
+    decided = np.empty(len(signals))
 
     def last(part: slice) -> None:
         around = _whole(departure[part])
@@ -255,7 +269,7 @@ def refine(
 
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         list(threads.map(last, _parts(len(signals))))
-    common = _in_common(residual, len(work.bvals) - decided, mask)
+    common = in_common(residual, len(work.bvals) - decided, mask)
     spread = np.sqrt(variances + common[:, None] * alone)
     spread *= np.where(_LOGARITHMIC[:_FREE], np.exp(found[:, :_FREE]), 1.0)
     diagonal = departure[:, row == column]
@@ -432,8 +446,8 @@ def _residual(x: np.ndarray, data: _Data, bvals: np.ndarray) -> np.ndarray:
     return (data.signals - np.hypot(modelled, data.floor)) * np.sqrt(data.weights)
 
 
-def _in_common(residual: np.ndarray, freedom: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Share of the noise that neighbours have in common, shape (V,).
+def in_common(residual: np.ndarray, freedom: np.ndarray | float, mask: np.ndarray) -> np.ndarray:
+    """Share of the variance of their noise that neighbours have in common, shape (V,).
 
     By how much more than by chance the local means of residuals, shape (V, B), differ from 0, over what they
     would come to if all noise were in common and each voxel had ``freedom`` b-values more than parameters.
@@ -448,6 +462,22 @@ def _in_common(residual: np.ndarray, freedom: np.ndarray, mask: np.ndarray) -> n
     chance = around(np.square(residual).sum(axis=1), WIDTH / np.sqrt(2)) / (4 * np.pi * WIDTH**2)
     excess = (sum(np.square(around(one)) for one in residual.T) - chance) / np.square(around(1.0))
     return np.maximum(around(excess), 0.0) / around(np.maximum(freedom, 1.0))
+
+
+def noise_in_common(
+    maps: dict[str, np.ndarray], evidence: Evidence, mask: np.ndarray, bvals: np.ndarray, floor: float = 0.0
+) -> np.ndarray:
+    """Share of the variance of their noise that neighbours have in common, shape (X, Y, Z), 0 outside.
+
+    By what the signals leave over of the decays of the maps, f, d, dstar and s0 of shape (X, Y, Z).
+    """
+    noise = np.broadcast_to(evidence.noise, evidence.signals.shape)[mask].astype(np.float64)
+    modelled = ivim_signal_maps(bvals, *(maps[label][mask] for label in PARAMETERS))
+    least = np.maximum(LEAST_NOISE * maps["s0"][mask], SMALLEST)[:, None]
+    residual = (evidence.signals[mask] - np.hypot(modelled, floor)) / np.maximum(noise, least)
+    share = np.zeros(mask.shape)
+    share[mask] = in_common(residual, len(bvals) - len(PARAMETERS), mask)
+    return share
 
 
 def _variances(

@@ -11,11 +11,6 @@ from sicnn_app.sicnn.cropping import Box, training_data
 from sicnn_app.sicnn.network import Parameters
 from sicnn_app.sicnn.rewrite import VOXELS_AT_ONCE, neighbour_mean, threshold_map
 
-IN_COMMON = 0.02
-"""Share of the variance of their noise that similar voxels have in common, by pulsation or by what denoising
-left: no mean lowers it. Of 0 to .1, .01 to .03 lose little of what means bring where noise is thermal, and
-half of what they spoil where it is not (docs/method.md)."""
-
 
 def similar_means(
     maps: dict[str, np.ndarray],
@@ -26,6 +21,7 @@ def similar_means(
     sigma: float,
     noise: np.ndarray,
     settings: EstimationSettings,
+    in_common: np.ndarray | float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean signals of similar voxels, in every voxel's own scale.
 
@@ -41,6 +37,8 @@ def similar_means(
     noise : ndarray, shape (X, Y, Z, B) or (B,)
     settings : EstimationSettings
         Its neighbour threshold, radius and similarity, as :func:`sicnn_app.sicnn.rewrite.neighbour_mean`.
+    in_common : ndarray, shape (X, Y, Z), or float
+        Share of the variance of their noise that neighbours have in common: no mean lowers it.
 
     Returns
     -------
@@ -71,7 +69,8 @@ def similar_means(
             weight,
             settings,
         )
-    left = (1.0 / count.clamp_min(1.0) + IN_COMMON).sqrt()
+    common = torch.from_numpy(box.cut(np.broadcast_to(np.float32(in_common), mask.shape))).movedim(2, 0)
+    left = (1.0 / count.clamp_min(1.0) + common).sqrt()
     averaged, remaining = (
         box.put_back((values * scale[:, None]).movedim(1, -1), 0.0, np.float32)
         for values in (means, data.noise * left[:, None])
