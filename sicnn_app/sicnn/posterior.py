@@ -75,6 +75,9 @@ SAMPLED_FROM = 2**15
 """Voxels from which on departures are found in every second voxel along both axes of the slice: still about
 28 of them are averaged around every voxel, in a third of the time."""
 
+LEAST_SAMPLE = 1 / 8
+"""Of the voxels, half of what a sample holds usually: with a smaller one departures are found everywhere."""
+
 DAMPING = 1e-3
 """Of the diagonal of the Hessian, to begin with; a step that lowers nothing is not taken and raises it."""
 
@@ -326,9 +329,12 @@ class _Work:
 
 def _sample(mask: np.ndarray) -> tuple[np.ndarray, int]:
     """Voxels in which departures are found, indices among those of the mask; every so many along an axis."""
-    every = 1 if np.count_nonzero(mask) < SAMPLED_FROM else 2
     x, y, _ = np.nonzero(mask)
-    return np.flatnonzero((x % every == 0) & (y % every == 0)), every
+    sample = np.flatnonzero((x % 2 == 0) & (y % 2 == 0))
+    # One column of a volume, or lines of it, may hold few of these, or none.
+    if len(x) < SAMPLED_FROM or len(sample) < LEAST_SAMPLE * len(x):
+        return np.arange(len(x)), 1
+    return sample, 2
 
 
 def _between(values: np.ndarray, grid: np.ndarray, mask: np.ndarray, every: int, width: float) -> np.ndarray:

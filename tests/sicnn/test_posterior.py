@@ -306,3 +306,29 @@ def test_voxels_of_a_large_image_that_no_sample_is_near_are_refined_like_others(
     for label in LABELS:
         assert np.isfinite(found.maps[label]).all()
         assert (found.std[label] > 0).all()
+
+
+def test_a_large_mask_that_has_no_voxel_of_the_sample_is_refined_by_all_of_its_voxels(monkeypatch):
+    mask = np.zeros((3, 60, 40), dtype=bool)
+    mask[1] = True
+    rng = np.random.default_rng(6)
+    truth = {label: values[: mask.sum()] for label, values in tissue(rng).items()}
+    signals = signals_of(truth, LEVEL / 20, rng)
+
+    def found() -> Posterior:
+        return refine(
+            signals,
+            np.full(signals.shape, LEVEL / 20),
+            BVALS,
+            {label: values[: mask.sum()] for label, values in flat(truth["s0"]).items()},
+            mask,
+            neighbours=np.full(mask.sum(), 50.0),
+            normaliser=signals[:, 0],
+            bounds=Bounds(),
+        )
+
+    everywhere = found()
+    monkeypatch.setattr(module, "SAMPLED_FROM", 1)
+    sampled = found()
+    for label in LABELS:
+        np.testing.assert_array_equal(sampled.maps[label], everywhere.maps[label])
