@@ -42,7 +42,7 @@ sys.stdin.readline()
 """
 """Prelude: everything is imported, then the process waits for a line."""
 
-SHORT = {"FIRST_PERIOD_STEPS": 32, "PERIOD_STEPS": 16}
+SHORT = {"FIRST_PERIOD_STEPS": 64, "PERIOD_STEPS": 32}
 """Optimiser steps where the app takes hundreds; the same in the processes and in that of the tests."""
 
 SLOWLY = f"""

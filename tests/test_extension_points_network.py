@@ -110,7 +110,7 @@ def test_the_memory_plan_grows_with_the_network(more):
 
 def test_another_default_shape_does_not_change_what_a_shape_takes(monkeypatch):
     shape, deeper = (128, 128, 4), EstimationSettings(network=NetworkSettings(depth=5, kernel_size=5))
-    monkeypatch.setattr(NetworkSettings.__init__, "__defaults__", (32, 5, 5, "channels"))
+    monkeypatch.setattr(NetworkSettings.__init__, "__defaults__", (32, 5, 5, "none"))
     assert NetworkSettings() == deeper.network
     plan = ModuleType("plan_of_another_default")
     monkeypatch.setitem(sys.modules, plan.__name__, plan)

@@ -131,7 +131,7 @@ VARIANTS = (
     Variant("noise", "Rician forward model", with_fields(rician=True, rician_way="model")),
     Variant("noise", "told 0.7 of the noise", with_fields(), sigma_factor=0.7),
     Variant("noise", "told 1.4 times the noise", with_fields(), sigma_factor=1.4),
-    Variant("network", "no normalisation", network(normalisation="none")),
+    Variant("network", "normalisation over channels", network(normalisation="channels")),
     Variant("network", "batch normalisation", network(normalisation="batch")),
     Variant("network", "group normalisation", network(normalisation="group")),
     Variant("network", "10 % held out for validation", with_fields(validation_share=0.1)),

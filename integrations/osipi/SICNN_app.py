@@ -98,7 +98,7 @@ class SICNN_app(OsipiBase):
             better = guessed.rss < fit.rss
             for name in found:
                 column = PARAMETERS[name]
-                other = guessed.parameters[:, COLUMNS.index(column)]
+                other = guessed.parameters[COLUMNS.index(column)]
                 found[name][usable] = torch.where(better, other, getattr(fit, column)).numpy()
         return {name: values[0] if np.ndim(signals) == 1 else values for name, values in found.items()}
 
@@ -144,8 +144,9 @@ class SICNN_app(OsipiBase):
         guess = GUESS | (self.initial_guess or {})
         lower, upper = limits(self._app_bounds(), y)
         by_column = {column: guess[name] for name, column in PARAMETERS.items()}
-        start = y.new_tensor([by_column[column] for column in COLUMNS]).clamp(lower, upper)
-        return minimise(y, b, start.repeat(len(y), 1), lower, upper, max_iterations=MAX_ITERATIONS)
+        start = y.new_tensor([by_column[column] for column in COLUMNS]).clamp(lower, upper)[:, None]
+        start = start.repeat(1, len(y))
+        return minimise(y.T, b, start, lower[:, None], upper[:, None], max_iterations=MAX_ITERATIONS)
 
 
 def _baseline(signals, b):

@@ -28,15 +28,15 @@ SMALLER_TILES = (32, 16)
 MEASURED = NetworkSettings(width=32, depth=3, kernel_size=3)
 """The network whose memory the numbers below were measured with, whatever the default one is."""
 
-FIXED_BYTES = 110_000_000
+FIXED_BYTES = 35_000_000
 """Libraries that the first convolution loads, and what the allocator keeps."""
 
 VALUE = 4
 """Bytes of a float32."""
 
-SIGNAL_COPIES = 8
+SIGNAL_COPIES = 12
 """Arrays of the size of all signals in the box at once: signals, their noise, training signals, predictions,
-tiles ..."""
+tiles, and at the end means of similar voxels and residuals ..."""
 
 VOXEL_COPIES = 12
 """Arrays of one value per voxel: mask, weight, noise, normaliser, maps, counts."""
@@ -48,7 +48,7 @@ STEP_COPIES = {"width": 11, "bvals": 19, "rician": 11}
 """Values per voxel of a batch that one optimiser step keeps: times the channels of a hidden layer, and
 times the b-values; the Rician model adds to the latter."""
 
-FURTHER_COPIES = {"layer": 10, "channel": 8}
+FURTHER_COPIES = {"layer": 8, "channel": 6}
 """The same for the channels of every layer that a network has more than the measured one, and for every
 channel that its layers are wider."""
 

@@ -465,7 +465,8 @@ def in_common(residual: np.ndarray, freedom: np.ndarray | float, mask: np.ndarra
         return gaussian_filter(volume, (width, width, 0))[mask]
 
     # Of sums of independent values: the square of a Gaussian is one of half its variance.
-    chance = around(np.square(residual).sum(axis=1), WIDTH / np.sqrt(2)) / (4 * np.pi * WIDTH**2)
+    squares = np.einsum("vb,vb->v", residual, residual)
+    chance = around(squares, WIDTH / np.sqrt(2)) / (4 * np.pi * WIDTH**2)
     excess = (sum(np.square(around(one)) for one in residual.T) - chance) / np.square(around(1.0))
     return np.maximum(around(excess), 0.0) / around(np.maximum(freedom, 1.0))
 
@@ -477,10 +478,14 @@ def noise_in_common(
 
     By what the signals leave over of the decays of the maps, f, d, dstar and s0 of shape (X, Y, Z).
     """
-    noise = np.broadcast_to(evidence.noise, evidence.signals.shape)[mask].astype(np.float64)
-    modelled = ivim_signal_maps(bvals, *(maps[label][mask] for label in PARAMETERS))
-    least = np.maximum(LEAST_NOISE * maps["s0"][mask], SMALLEST)[:, None]
-    residual = (evidence.signals[mask] - np.hypot(modelled, floor)) / np.maximum(noise, least)
+    noise = np.broadcast_to(evidence.noise, evidence.signals.shape)[mask]
+    residual = evidence.signals[mask]
+    given = [maps[label][mask].astype(np.float64) for label in PARAMETERS]
+    for part in _parts(len(residual)):
+        modelled = np.hypot(ivim_signal_maps(bvals, *(values[part] for values in given)), floor)
+        least = np.maximum(LEAST_NOISE * given[-1][part], SMALLEST)[:, None]
+        residual[part] = (residual[part] - modelled) / np.maximum(noise[part], least)
+    del noise
     share = np.zeros(mask.shape)
     share[mask] = in_common(residual, len(bvals) - len(PARAMETERS), mask)
     return share

@@ -71,8 +71,12 @@ def similar_means(
         )
     common = torch.from_numpy(box.cut(np.broadcast_to(np.float32(in_common), mask.shape))).movedim(2, 0)
     left = (1.0 / count.clamp_min(1.0) + common).sqrt()
-    averaged, remaining = (
-        box.put_back((values * scale[:, None]).movedim(1, -1), 0.0, np.float32)
-        for values in (means, data.noise * left[:, None])
+    # In place: whole images of all b-values are large.
+    means *= scale[:, None]
+    remaining = data.noise.mul_((left * scale)[:, None])
+    del data, part
+    return (
+        box.put_back(means.movedim(1, -1), 0.0, np.float32),
+        box.put_back(remaining.movedim(1, -1), 0.0, np.float32),
+        box.put_back(count, 0, np.int32),
     )
-    return averaged, remaining, box.put_back(count, 0, np.int32)

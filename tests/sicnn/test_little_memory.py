@@ -210,8 +210,8 @@ def test_a_limit_makes_batches_smaller_beforehand_and_is_told(monkeypatch):
 
 
 def test_a_limit_that_is_too_low_is_told_with_numbers():
-    with pytest.raises(TryAgainError, match=r"at least about 0\.\d+ GB.*0\.05 are left.*--mem") as caught:
-        run(memory_limit=50_000_000)
+    with pytest.raises(TryAgainError, match=r"at least about 0\.\d+ GB.*0\.03 are left.*--mem") as caught:
+        run(memory_limit=30_000_000)
     assert caught.value.exit_code == 75
 
 
