@@ -569,7 +569,10 @@ def test_a_region_drawn_by_hand_has_the_fit_of_its_mean_signal(out, visit):
     assert page.inner_text("#region-title") == "Region of 4 voxels"
     # It shows in the other maps, too.
     page.get_by_role("button", name="Brush").click()
+    page.wait_for_url(re.compile("region=[^&]"))
     voxels.click(5, 7, "d")
+    page.wait_for_url(re.compile("voxel=5,7,1"))
+    of_four = page.evaluate("location.hash")
     page.keyboard.press("Space")
     assert page.inner_text("#region-title") == "Region of 5 voxels"
     members = tuple(np.array([*((i, 4, 1) for i in range(3, 7)), (5, 7, 1)]).T)
@@ -588,7 +591,7 @@ def test_a_region_drawn_by_hand_has_the_fit_of_its_mean_signal(out, visit):
     ]
     np.testing.assert_allclose(shown, truth, rtol=1e-2)
     # The address leads back to all of it, and what is drawn then adds to it.
-    page.wait_for_url(re.compile("region=[^&]"))
+    page.wait_for_function("before => location.hash !== before", arg=of_four)
     again = VoxelPage(visit(voxels_of(out), place=page.evaluate("location.hash")))
     assert again.page.inner_text("#region-title") == "Region of 5 voxels"
     assert again.table("region-numbers") == rows
