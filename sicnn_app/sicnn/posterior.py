@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter
 
 from sicnn_app.ivim.local_mean import local_mean, local_sum
 from sicnn_app.ivim.maps import Estimate
@@ -351,9 +350,9 @@ def _shifts(evidence: np.ndarray, scores: np.ndarray, spread: np.ndarray) -> tup
     Matrices are lower triangles, as in :func:`refine`.
     """
     row, column = np.tril_indices(_FREE)
-    least = np.eye(_FREE) * np.square(LEAST_SHIFT * np.array(DEPARTURE[:_FREE]))
-    covariance = np.linalg.inv(_symmetric(evidence) + np.linalg.inv(_symmetric(spread) + least))
     most = np.array(DEPARTURE[:_FREE])
+    least = np.diag(np.square(LEAST_SHIFT * most))
+    covariance = np.linalg.inv(_symmetric(evidence) + np.linalg.inv(_symmetric(spread) + least))
     shift = np.clip((covariance @ scores[..., None])[..., 0], -most, most)
     return shift, (shift[:, :, None] * shift[:, None] + covariance)[:, row, column]
 
@@ -462,11 +461,10 @@ def in_common(residual: np.ndarray, freedom: np.ndarray | float, mask: np.ndarra
     def around(values: np.ndarray | float, width: float = WIDTH) -> np.ndarray:
         volume = np.zeros(mask.shape, dtype=np.float32)
         volume[mask] = values
-        return gaussian_filter(volume, (width, width, 0))[mask]
+        return local_sum(volume, mask, width)
 
     # Of sums of independent values: the square of a Gaussian is one of half its variance.
-    squares = np.einsum("vb,vb->v", residual, residual)
-    chance = around(squares, WIDTH / np.sqrt(2)) / (4 * np.pi * WIDTH**2)
+    chance = around(np.einsum("vb,vb->v", residual, residual), WIDTH / np.sqrt(2))
     excess = (sum(np.square(around(one)) for one in residual.T) - chance) / np.square(around(1.0))
     return np.maximum(around(excess), 0.0) / around(np.maximum(freedom, 1.0))
 

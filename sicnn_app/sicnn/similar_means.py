@@ -57,14 +57,14 @@ def similar_means(
     given["s0"] = torch.where(data.mask, given["s0"] / scale.clamp_min(torch.finfo(scale.dtype).tiny), 1.0)
     means, count = torch.empty_like(data.signals), torch.empty_like(data.sigma)
     at_once = max(1, VOXELS_AT_ONCE // data.mask[0].numel())
-    weight = torch.ones(len(bvals))
+    b, weight = torch.tensor(bvals, dtype=torch.float32), torch.ones(len(bvals))
     for start in range(0, len(data.mask), at_once):
         some = slice(start, start + at_once)
         part = data.slices(some)
         means[some], count[some], _ = neighbour_mean(
             Parameters(**{label: values[some] for label, values in given.items()}),
             part,
-            torch.tensor(bvals, dtype=torch.float32),
+            b,
             threshold_map(settings.resolved_neighbour_threshold, part.noise.square().mean(dim=1).sqrt()),
             weight,
             settings,

@@ -286,14 +286,12 @@ def test_large_images_find_departures_in_a_part_of_their_voxels(monkeypatch):
         assert np.median(sampled.std[label] / everywhere.std[label]) == pytest.approx(1.0, abs=0.15)
 
 
-def test_voxels_of_a_large_image_that_no_sample_is_near_are_refined_like_others(monkeypatch):
-    monkeypatch.setattr(module, "SAMPLED_FROM", 1)
-    mask = np.zeros((60, 40, 3), dtype=bool)
-    mask[:20, :20, 0] = mask[45, 39, 0] = mask[1, 1, 2] = True
-    rng = np.random.default_rng(5)
+def refined_in(mask: np.ndarray, seed: int) -> Posterior:
+    """Posterior of tissue around a prior without contrast, in the voxels of a mask."""
+    rng = np.random.default_rng(seed)
     truth = {label: values[: mask.sum()] for label, values in tissue(rng).items()}
     signals = signals_of(truth, LEVEL / 20, rng)
-    found = refine(
+    return refine(
         signals,
         np.full(signals.shape, LEVEL / 20),
         BVALS,
@@ -303,6 +301,13 @@ def test_voxels_of_a_large_image_that_no_sample_is_near_are_refined_like_others(
         normaliser=signals[:, 0],
         bounds=Bounds(),
     )
+
+
+def test_voxels_of_a_large_image_that_no_sample_is_near_are_refined_like_others(monkeypatch):
+    monkeypatch.setattr(module, "SAMPLED_FROM", 1)
+    mask = np.zeros((60, 40, 3), dtype=bool)
+    mask[:20, :20, 0] = mask[45, 39, 0] = mask[1, 1, 2] = True
+    found = refined_in(mask, 5)
     for label in LABELS:
         assert np.isfinite(found.maps[label]).all()
         assert (found.std[label] > 0).all()
@@ -311,24 +316,8 @@ def test_voxels_of_a_large_image_that_no_sample_is_near_are_refined_like_others(
 def test_a_large_mask_that_has_no_voxel_of_the_sample_is_refined_by_all_of_its_voxels(monkeypatch):
     mask = np.zeros((3, 60, 40), dtype=bool)
     mask[1] = True
-    rng = np.random.default_rng(6)
-    truth = {label: values[: mask.sum()] for label, values in tissue(rng).items()}
-    signals = signals_of(truth, LEVEL / 20, rng)
-
-    def found() -> Posterior:
-        return refine(
-            signals,
-            np.full(signals.shape, LEVEL / 20),
-            BVALS,
-            {label: values[: mask.sum()] for label, values in flat(truth["s0"]).items()},
-            mask,
-            neighbours=np.full(mask.sum(), 50.0),
-            normaliser=signals[:, 0],
-            bounds=Bounds(),
-        )
-
-    everywhere = found()
+    everywhere = refined_in(mask, 6)
     monkeypatch.setattr(module, "SAMPLED_FROM", 1)
-    sampled = found()
+    sampled = refined_in(mask, 6)
     for label in LABELS:
         np.testing.assert_array_equal(sampled.maps[label], everywhere.maps[label])
