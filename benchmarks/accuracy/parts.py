@@ -52,7 +52,7 @@ from benchmarks.common.truths import TRUTHS
 from sicnn_app.ivim.maps import Estimate
 from sicnn_app.preprocess.steps import Prepared
 from sicnn_app.settings import EstimationSettings, NetworkSettings, Threshold
-from sicnn_app.sicnn.posterior import refined
+from sicnn_app.sicnn.refinement import refined
 from sicnn_app.sicnn.whitening import Whitening
 
 CHOSEN = ("organs", "continuous, 3 voxels", "low perfusion", "brain")

@@ -51,7 +51,7 @@ from sicnn_app.phantoms.phantom import Phantom, make_phantom
 from sicnn_app.preprocess.resample import Resampling
 from sicnn_app.preprocess.steps import Prepared, prepare
 from sicnn_app.settings import EstimationSettings, PreprocessingSettings, Threshold
-from sicnn_app.sicnn.estimate import refined_maps
+from sicnn_app.sicnn.refinement import refined_maps
 
 SHAPE = (48, 44, 2)
 LESIONS = 20

@@ -21,16 +21,15 @@ from sicnn_app.sicnn.iterate import IterationResult, Observe, Progress, Save, it
 from sicnn_app.sicnn.loss import ForwardModel, bval_weights, held_out_patches, noise_free_model, rician_model
 from sicnn_app.sicnn.memory_fallback import Attempt, needed_bytes, train_what_fits, within_limit
 from sicnn_app.sicnn.network import NetworkConfig, Parameters
-from sicnn_app.sicnn.posterior import noise_in_common, refined
+from sicnn_app.sicnn.refinement import refined_maps
 from sicnn_app.sicnn.reproducible import reproducible, threads_for
-from sicnn_app.sicnn.similar_means import similar_means
 from sicnn_app.sicnn.stacked_networks import build_network
 from sicnn_app.sicnn.study_network import StudyNetwork, scope_parameters
 from sicnn_app.sicnn.train import EMA_DECAY, Trainer, TrainingData
 from sicnn_app.sicnn.whitening import Whitening
 from sicnn_app.system.checkpoints import TrainingCheckpoint
 
-__all__ = ["estimate", "needed_bytes", "refined_maps"]
+__all__ = ["estimate", "needed_bytes"]
 
 _REWRITING = (
     "{}, reconstructed from the supplement: unsupervised convolutional network whose training signals of "
@@ -43,9 +42,6 @@ ALGORITHM = {
     None: "Unsupervised convolutional network without rewriting of training signals",
 }
 """One sentence per update rule."""
-
-
-REFINEMENT_PRIOR = "the network's maps, refined by the mean signals of similar voxels"
 
 LEAST_LEFT = 1e-3
 """Of noise; less was all of it."""
@@ -168,44 +164,6 @@ def estimate(
     return refined_maps(
         found, signals, mask, bvals, noise, sigma, settings=settings, evidence=evidence, progress=progress
     )
-
-
-def refined_maps(
-    found: Estimate,
-    signals: np.ndarray,
-    mask: np.ndarray,
-    bvals: np.ndarray,
-    noise: np.ndarray,
-    sigma: float,
-    *,
-    settings: EstimationSettings,
-    evidence: Evidence,
-    progress: Progress | None = None,
-) -> Estimate:
-    """Maps refined by the mean signals of the voxels that they find similar, then by each voxel's own.
-
-    A network is slow to learn what changes signals little, as F and D* of small structures do; the mean of
-    their voxels shows it. Parameters are those of :func:`estimate`.
-    """
-    bvals = np.asarray(bvals, dtype=np.float64)
-    own_floor = sigma if settings.rician else 0.0
-    means, left, _ = similar_means(
-        found.maps,
-        signals,
-        mask,
-        bvals,
-        sigma=sigma,
-        noise=noise,
-        settings=settings,
-        in_common=noise_in_common(found.maps, evidence, mask, bvals, own_floor),
-    )
-    similar = Evidence(means, left, "mean signals of similar voxels")
-    # Of the means the floor was taken off.
-    for each, floor in ((similar, 0.0), (evidence, own_floor)):
-        found = refined(
-            found, signals, mask, bvals, each, bounds=settings.bounds, floor=floor, progress=progress
-        )
-    return replace(found, parameters={**found.parameters, "refinement_prior": REFINEMENT_PRIOR})
 
 
 def _by_networks(

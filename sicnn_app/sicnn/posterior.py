@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from sicnn_app.ivim.local_mean import local_mean, local_sum
-from sicnn_app.ivim.maps import Estimate
+from sicnn_app.ivim.local_mean import local_sum
 from sicnn_app.ivim.parameters import PARAMETERS, TISSUE_LABELS
 from sicnn_app.ivim.precision import signal_derivatives
 from sicnn_app.ivim.series import Evidence
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.settings import Bounds
+from sicnn_app.sicnn.surroundings import Surroundings
 
 ROUNDS = 20
 """Of estimating how far tissue departs from the prior. On smooth tissue D* is 16 % worse than a prior that is
@@ -35,6 +34,9 @@ DEPARTURE = (0.03, 0.1, 0.3, 1.0)
 about stays there: D* where F is near 0. That of S0 always stays, so that the prior does not decide on S0,
 which belongs to coils rather than tissue, and of which the network follows the voxel's own noise. What a
 region departs by in common goes no farther than this."""
+
+_LOGARITHMIC = np.array([label != "f" for label in PARAMETERS])
+_FREE = len(TISSUE_LABELS)
 
 SHIFT_WIDTH = 1.5
 """Voxels: standard deviation of the Gaussian over which departures have a mean in common."""
@@ -70,18 +72,8 @@ SETTLED = 0.002
 
 VOXELS_AT_ONCE = 2**13
 
-SAMPLED_FROM = 2**15
-"""Voxels from which on departures are found in every second voxel along both axes of the slice: still about
-28 of them are averaged around every voxel, in a third of the time."""
-
-LEAST_SAMPLE = 1 / 8
-"""Of the voxels, half of what a sample holds usually: with a smaller one departures are found everywhere."""
-
 DAMPING = 1e-3
 """Of the diagonal of the Hessian, to begin with; a step that lowers nothing is not taken and raises it."""
-
-_LOGARITHMIC = np.array([label != "f" for label in PARAMETERS])
-_FREE = len(TISSUE_LABELS)
 
 
 @dataclass(frozen=True)
@@ -124,6 +116,8 @@ def refine(
     neighbours: np.ndarray,
     normaliser: np.ndarray,
     bounds: Bounds,
+    tissue: np.ndarray | None = None,
+    first: tuple[float, ...] = DEPARTURE[:_FREE],
     floor: float = 0.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Posterior:
@@ -163,6 +157,10 @@ def refine(
         Similar voxels that were averaged for the prior of each, itself included.
     normaliser : ndarray, shape (V,)
         What S0 is held against its bounds by; units of the signals.
+    tissue : ndarray, shape (V,), int, optional
+        Number of the tissue of each voxel, of which departures are averaged around it; by default of all.
+    first : tuple of three floats
+        Departures of F, log D and log D* to begin with, and the farthest that a region departs in common.
     floor : float
         Noise of one channel of magnitude images, whose floor is to be reckoned with; units of the signals.
     progress : callable (done, total), optional
@@ -172,25 +170,40 @@ def refine(
     Expectation maximisation for hierarchical models: Dempster, Laird and Rubin, J R Stat Soc B 1977;39:1-38.
     """
     work = _Work(signals, noise, np.asarray(bvals), prior, normaliser, bounds, floor)
-    mean = work.prior()
-    found, damping = mean.copy(), np.full(len(signals), DAMPING)
+    of_all = np.zeros(len(signals), dtype=int)
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        around = Surroundings(mask, of_all if tissue is None else tissue, threads.map)
+        return _modes(
+            work, mask, neighbours, _departures(work, around, np.array(first), progress), threads.map
+        )
+
+
+class _Departures(NamedTuple):
+    """Where the rounds of :func:`refine` ended: values and the damping of their steps, centre, departure.
+
+    Shapes (V, 4), (V,), (V, 4) and (V, 6), the lower triangles of Sigma.
+    """
+
+    found: np.ndarray
+    damping: np.ndarray
+    centre: np.ndarray
+    departure: np.ndarray
+
+
+def _departures(
+    work: _Work, around: Surroundings, first: np.ndarray, progress: Callable[[int, int], None] | None
+) -> _Departures:
+    """How far tissue departs from the prior: what :func:`refine` repeats."""
+    mean, sample = work.prior(), around.sample
+    found, damping = mean.copy(), np.full(len(mean), DAMPING)
     # Kept as the six numbers of each symmetric matrix: whole ones of large images would take much memory.
     row, column = np.tril_indices(_FREE)
-    sample, every = _sample(mask)
-    grid = mask[::every, ::every]
-    first = np.diag(np.square(DEPARTURE[:_FREE]))[row, column]
-    departure = np.tile(first, (len(sample), 1))
+    begin = np.diag(np.square(first))[row, column]
+    departure = np.tile(begin, (len(sample), 1))
     moments, evidence = np.empty((2, *departure.shape))
     scores, shift = np.zeros((2, len(sample), _FREE))
     centre, spread_of_shifts = mean.copy(), departure.copy()
-    residual = np.empty(signals.shape, dtype=np.float32)
-
-    def at_prior(part: slice) -> None:
-        residual[part] = _residual(mean[part], work.data(part, mean), work.bvals)
-
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        list(threads.map(at_prior, _parts(len(signals))))
-    together = in_common(residual, len(work.bvals) - len(PARAMETERS), mask)[sample]
+    together = _in_common_at(work, mean, around)[sample]
     counted = 1.0 / (1.0 + 2 * np.pi * SHIFT_WIDTH**2 * together[:, None])
     parts = _parts(len(sample))
     known: list[_Seen | None] = [None] * len(parts)
@@ -212,49 +225,61 @@ def refine(
         moment = apart[:, :, None] * apart[:, None] + covariance
         moments[part], known[index] = moment[:, row, column], seen
         # Information of the own fit on the mean of departures, and its score of a mean of 0.
-        around = precision[:, :_FREE, :_FREE]
-        own = around - around @ covariance[:, :_FREE, :_FREE] @ around
+        prior_of = precision[:, :_FREE, :_FREE]
+        own = prior_of - prior_of @ covariance[:, :_FREE, :_FREE] @ prior_of
         evidence[part] = own[:, row, column]
-        scores[part] = (around @ apart[:, :_FREE, None] + own @ shift[part, :, None])[..., 0]
+        scores[part] = (prior_of @ apart[:, :_FREE, None] + own @ shift[part, :, None])[..., 0]
 
-    def around_each(values: np.ndarray, width: float, mean_of: Callable[..., np.ndarray]) -> np.ndarray:
-        def one(of: np.ndarray) -> np.ndarray:
-            volume = np.zeros(grid.shape)
-            volume[grid] = of
-            return mean_of(volume, grid, width / every)
-
-        return np.stack(list(threads.map(one, values.T)), axis=1)
-
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        for done in range(ROUNDS):
-            list(threads.map(one_round, range(len(parts))))
-            departure[:] = around_each(moments, WIDTH, local_mean)
-            if done >= SHIFTS_FROM:
-                shift[:], second = _shifts(
-                    counted * around_each(evidence, SHIFT_WIDTH, local_sum),
-                    counted * around_each(scores, SHIFT_WIDTH, local_sum),
-                    spread_of_shifts,
-                )
-                spread_of_shifts[:] = around_each(second, SHIFT_SPREAD, local_mean)
-                centre[sample, :_FREE] = mean[sample, :_FREE] + shift
-            if progress is not None:
-                progress(done + 1, ROUNDS)
-    known.clear()
-    if every > 1:
-        departure, moved = (
-            np.stack([_between(values, grid, mask, every, wide) for values in of.T], axis=1)
-            for of, wide in ((moments, WIDTH), (shift, SHIFT_WIDTH))
-        )
+    for done in range(ROUNDS):
+        list(around.over(one_round, range(len(parts))))
+        departure[:] = around.mean_of_tissue(moments, WIDTH)
+        if done >= SHIFTS_FROM:
+            shift[:], second = _shifts(
+                counted * around.total(evidence, SHIFT_WIDTH),
+                counted * around.total(scores, SHIFT_WIDTH),
+                spread_of_shifts,
+                first,
+            )
+            spread_of_shifts[:] = around.mean(second, SHIFT_SPREAD)
+            centre[sample, :_FREE] = mean[sample, :_FREE] + shift
+        if progress is not None:
+            progress(done + 1, ROUNDS)
+    if around.every > 1:
+        departure = around.mean_of_tissue(moments, WIDTH, everywhere=True)
         # Voxels far from all others that lie between those of the sample.
-        departure[departure[:, 0] == 0] = first
-        centre[:, :_FREE] = mean[:, :_FREE] + moved
+        departure[departure[:, 0] == 0] = begin
+        centre[:, :_FREE] = mean[:, :_FREE] + around.mean(shift, SHIFT_WIDTH, everywhere=True)
+    return _Departures(found, damping, centre, departure)
 
+
+def _in_common_at(work: _Work, x: np.ndarray, around: Surroundings) -> np.ndarray:
+    """Share of noise in common, shape (V,), by what x leaves over of the signals."""
+    residual = np.empty(work.signals.shape, dtype=np.float32)
+
+    def of(part: slice) -> None:
+        residual[part] = _residual(x[part], work.data(part, x), work.bvals)
+
+    list(around.over(of, _parts(len(x))))
+    return in_common(residual, len(work.bvals) - len(PARAMETERS), around.mask)
+
+
+def _modes(
+    work: _Work,
+    mask: np.ndarray,
+    neighbours: np.ndarray,
+    rounds: _Departures,
+    over: Callable[..., Iterable[None]],
+) -> Posterior:
+    """Modes of the posterior and their standard deviations, as :func:`refine` says."""
+    found, damping, centre, departure = rounds
+    mean = work.prior()
     # The second part is for maps that are constant, and for a single voxel.
     tissue = np.diag(np.square(DEPARTURE) * ([LEAST_TISSUE**2] * _FREE + [1.0]))
     tissue[:_FREE, :_FREE] += np.cov(mean[:, :_FREE].T, bias=True)
     values_known = np.linalg.inv(tissue)
-    variances, alone = np.empty((2, len(signals), _FREE))
-    decided = np.empty(len(signals))
+    variances, alone = np.empty((2, len(found), _FREE))
+    decided = np.empty(len(found))
+    residual = np.empty(work.signals.shape, dtype=np.float32)
 
     def last(part: slice) -> None:
         around = _whole(departure[part])
@@ -269,12 +294,11 @@ def refine(
             seen.information, around, precision, values_known, own
         )
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        list(threads.map(last, _parts(len(signals))))
+    list(over(last, _parts(len(found))))
     common = in_common(residual, len(work.bvals) - decided, mask)
     spread = np.sqrt(variances + common[:, None] * alone)
     spread *= np.where(_LOGARITHMIC[:_FREE], np.exp(found[:, :_FREE]), 1.0)
-    diagonal = departure[:, row == column]
+    diagonal = departure[:, np.equal(*np.tril_indices(_FREE))]
     return Posterior(
         work.maps(found),
         {label: spread[:, index] for index, label in enumerate(TISSUE_LABELS)},
@@ -326,31 +350,15 @@ class _Work:
         return {**maps, "s0": values[-1] * self.given["s0"]}
 
 
-def _sample(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """Voxels in which departures are found, indices among those of the mask; every so many along an axis."""
-    x, y, _ = np.nonzero(mask)
-    sample = np.flatnonzero((x % 2 == 0) & (y % 2 == 0))
-    # One column of a volume, or lines of it, may hold few of these, or none.
-    if len(x) < SAMPLED_FROM or len(sample) < LEAST_SAMPLE * len(x):
-        return np.arange(len(x)), 1
-    return sample, 2
-
-
-def _between(values: np.ndarray, grid: np.ndarray, mask: np.ndarray, every: int, width: float) -> np.ndarray:
-    """Local means, in all voxels of the mask, of what is known in those of the sample."""
-    volume = np.full(mask.shape, np.nan)
-    volume[::every, ::every][grid] = values
-    return local_mean(volume, mask, width)
-
-
-def _shifts(evidence: np.ndarray, scores: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _shifts(
+    evidence: np.ndarray, scores: np.ndarray, spread: np.ndarray, most: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean departures of F, log D and log D* around voxels, shape (V, 3), and their second moments, (V, 6).
 
-    The information on them and its scores are sums around the voxels; the prior has mean 0 and ``spread``.
-    Matrices are lower triangles, as in :func:`refine`.
+    The information on them and its scores are sums around the voxels; the prior has mean 0 and ``spread``,
+    and nothing departs by more than ``most``. Matrices are lower triangles, as in :func:`refine`.
     """
     row, column = np.tril_indices(_FREE)
-    most = np.array(DEPARTURE[:_FREE])
     least = np.diag(np.square(LEAST_SHIFT * most))
     covariance = np.linalg.inv(_symmetric(evidence) + np.linalg.inv(_symmetric(spread) + least))
     shift = np.clip((covariance @ scores[..., None])[..., 0], -most, most)
@@ -509,62 +517,3 @@ def _variances(
         for of in (covariance + own[:, None, None] * both, covariance, alone)
     )
     return np.maximum(variances, least), of_own, decided
-
-
-def refined(
-    estimate: Estimate,
-    signals: np.ndarray,
-    mask: np.ndarray,
-    bvals: np.ndarray,
-    evidence: Evidence,
-    *,
-    bounds: Bounds,
-    floor: float = 0.0,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> Estimate:
-    """An estimate whose maps were refined, with standard deviations; its sidecar says how.
-
-    Parameters
-    ----------
-    signals : ndarray, shape (X, Y, Z, B), units of the source image
-        What the estimate was made of: residuals are those from them.
-    floor : float
-        As for :func:`refine`.
-    """
-    neighbours = estimate.neighbour_count
-    noise = np.broadcast_to(evidence.noise, evidence.signals.shape)
-    found = refine(
-        evidence.signals[mask],
-        noise[mask],
-        bvals,
-        {label: estimate.maps[label][mask] for label in PARAMETERS},
-        mask,
-        neighbours=np.ones(int(mask.sum())) if neighbours is None else neighbours[mask],
-        normaliser=signals[mask][:, 0],
-        bounds=bounds,
-        floor=floor,
-        progress=progress and partial(progress, "refinement"),
-    )
-    values = {**found.maps, **{f"{label}_std": spread for label, spread in found.std.items()}}
-    predicted = np.zeros_like(estimate.predicted)
-    predicted[mask] = ivim_signal_maps(bvals, *(found.maps[label] for label in PARAMETERS))
-    residual = (np.hypot(predicted[mask], floor) if floor else predicted[mask]) - signals[mask]
-    values["rmse"] = np.sqrt(np.square(residual, dtype=np.float64).mean(axis=1)) / found.maps["s0"]
-    maps = {}
-    for label, one in values.items():
-        maps[label] = np.full(mask.shape, np.nan, dtype=np.float32)
-        maps[label][mask] = one
-    departure = dict(zip(("f", "log_d", "log_dstar"), found.departure.tolist(), strict=True))
-    record: dict[str, Any] = {
-        "refinement_evidence": evidence.source,
-        "refinement_rounds": ROUNDS,
-        "refinement_departure_median": departure,
-    }
-    return replace(
-        estimate,
-        maps={**{label: maps[label] for label in estimate.maps if label in maps}, **maps},
-        predicted=predicted,
-        prior={label: estimate.maps[label] for label in PARAMETERS},
-        members_at_bound=None,
-        parameters={**estimate.parameters, **record},
-    )

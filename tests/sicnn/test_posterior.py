@@ -21,7 +21,9 @@ from sicnn_app.phantoms.phantom import make_phantom
 from sicnn_app.preprocess.steps import prepare
 from sicnn_app.settings import Bounds, EstimationSettings, PreprocessingSettings, preset_settings
 from sicnn_app.sicnn import posterior as module
-from sicnn_app.sicnn.posterior import Posterior, refine, refined
+from sicnn_app.sicnn import surroundings
+from sicnn_app.sicnn.posterior import Posterior, refine
+from sicnn_app.sicnn.refinement import refined
 
 BVALS = np.array(DEFAULT_BVALS["abdomen"], dtype=np.float64)
 LABELS = ("f", "d", "dstar")
@@ -278,7 +280,7 @@ def test_large_images_find_departures_in_a_part_of_their_voxels(monkeypatch):
     truth = tissue(rng)
     signals = signals_of(truth, LEVEL / 30, rng)
     everywhere = refinement(signals, LEVEL / 30, flat(truth["s0"]))
-    monkeypatch.setattr(module, "SAMPLED_FROM", 1)
+    monkeypatch.setattr(surroundings, "SAMPLED_FROM", 1)
     sampled = refinement(signals, LEVEL / 30, flat(truth["s0"]))
     for label in LABELS:
         assert np.isfinite(sampled.maps[label]).all()
@@ -304,7 +306,7 @@ def refined_in(mask: np.ndarray, seed: int) -> Posterior:
 
 
 def test_voxels_of_a_large_image_that_no_sample_is_near_are_refined_like_others(monkeypatch):
-    monkeypatch.setattr(module, "SAMPLED_FROM", 1)
+    monkeypatch.setattr(surroundings, "SAMPLED_FROM", 1)
     mask = np.zeros((60, 40, 3), dtype=bool)
     mask[:20, :20, 0] = mask[45, 39, 0] = mask[1, 1, 2] = True
     found = refined_in(mask, 5)
@@ -317,7 +319,7 @@ def test_a_large_mask_that_has_no_voxel_of_the_sample_is_refined_by_all_of_its_v
     mask = np.zeros((3, 60, 40), dtype=bool)
     mask[1] = True
     everywhere = refined_in(mask, 6)
-    monkeypatch.setattr(module, "SAMPLED_FROM", 1)
+    monkeypatch.setattr(surroundings, "SAMPLED_FROM", 1)
     sampled = refined_in(mask, 6)
     for label in LABELS:
         np.testing.assert_array_equal(sampled.maps[label], everywhere.maps[label])
