@@ -117,7 +117,7 @@ def _without_similar_voxels(given: Measurement) -> Estimate:
     return given.refined(trained(method="di-cnn")(given), by_similar=False)
 
 
-def _without_similar_voxels_in_refinement(given: Measurement) -> Estimate:
+def _without_first_estimates(given: Measurement) -> Estimate:
     return given.refined(trained(refinement="none")(given), by_similar=False)
 
 
@@ -135,6 +135,14 @@ def _centred(signals: torch.Tensor, weight: torch.Tensor) -> Whitening:
     return replace(whitening, matrix=torch.eye(signals.shape[1]))
 
 
+def _first_of_two(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return first
+
+
+def _one_tissue(f: np.ndarray, d: np.ndarray, dstar: np.ndarray) -> np.ndarray:
+    return np.zeros(len(f), dtype=int)
+
+
 def _alike(normaliser: torch.Tensor) -> torch.Tensor:
     return (normaliser > 0).float()
 
@@ -146,7 +154,9 @@ PARTS: dict[str, Part] = {
     "network": _without_network,
     "rewriting": _without_rewriting,
     "similar voxels": _without_similar_voxels,
-    "similar voxels in the refinement": _without_similar_voxels_in_refinement,
+    "both first estimates of the refinement": _without_first_estimates,
+    "second prior": trained({"refinement._meeting": _first_of_two}),
+    "departures by tissue": trained({"refinement.cluster_voxels": _one_tissue}),
     "MP-PCA": trained(denoise="plain"),
     "convolution over space": trained(network=NetworkSettings(kernel_size=1)),
     "half of the epochs": trained(period_share=EstimationSettings().period_share / 2),

@@ -253,7 +253,7 @@ def written(triples: np.ndarray) -> list[str]:
 
 def own_noise(phantom: Phantom, found: Found) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Per voxel: neighbours, product of error and noise of the signal's shape, and square of the noise."""
-    network, plain = found.maps["MP-PCA + network"], found.plain
+    refined, plain = found.maps["MP-PCA + network, refined"], found.plain
     known = found.mask & (phantom.f > 0.03) & (phantom.f < 0.6) & (phantom.dstar > 0.006)
     truth = np.stack([getattr(phantom, label)[known] for label in LABELS], axis=1)
     level = phantom.s0[known, None]
@@ -264,15 +264,16 @@ def own_noise(phantom: Phantom, found: Found) -> tuple[np.ndarray, np.ndarray, n
     noise = (plain.signals[known] - phantom.signals(plain.bvals)[known]) / plain.noise[known]
     covariance = np.linalg.inv(np.swapaxes(slopes, 1, 2) @ slopes + 1e-9 * np.eye(4))
     own = (covariance @ (np.swapaxes(slopes, 1, 2) @ noise[..., None]))[:, :3, 0]
-    maps = np.stack([network.maps[label][known] for label in LABELS], axis=1)
+    assert refined.prior is not None
+    maps = np.stack([refined.prior[label][known] for label in LABELS], axis=1)
     apart = np.hstack([maps[:, :1] - truth[:, :1], np.log(np.maximum(maps[:, 1:], 1e-5) / truth[:, 1:])])
     information = np.linalg.inv(covariance[:, :3, :3])
-    assert network.neighbour_count is not None
+    assert refined.neighbour_count is not None
 
     def matched(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         return np.einsum("vi,vij,vj->v", first, information, second)
 
-    return network.neighbour_count[known], matched(apart, own), matched(own, own)
+    return refined.neighbour_count[known], matched(apart, own), matched(own, own)
 
 
 def simulations(
