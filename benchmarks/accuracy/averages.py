@@ -3,7 +3,7 @@
     python -m benchmarks.accuracy.averages
     python -m benchmarks.accuracy.averages --parts phantom --snr 5 50 --volumes 2 6 --denoising none
 
-Halves: the volumes of every measured run, split as in :mod:`benchmarks.accuracy.retest`, averaged in each of
+Halves: the volumes of every measured run, split as in :mod:`benchmarks.common.halves`, averaged in each of
 the ways and fitted by least squares; wCV over the voxels of all organs and runs, and the mean absolute
 difference between the prediction and the single volumes of the other half, relative to the signal at b = 0,
 which does not reward following a volume that lost its signal.
@@ -21,12 +21,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.accuracy import retest_statistics as statistics
-from benchmarks.accuracy.methods import errors
-from benchmarks.accuracy.retest import DATA, RUNS, files_of, require_files
-from benchmarks.accuracy.roi_medians import MIN_VOXELS, ORGANS, values_of
 from benchmarks.common.cells import parser_of
-from benchmarks.common.metrics import LABELS
+from benchmarks.common.halves import (
+    DATA,
+    MIN_VOXELS,
+    ORGANS,
+    RUNS,
+    best_split,
+    files_of,
+    labels_of,
+    require_files,
+    volumes_of_halves,
+    within_subject_cv,
+)
+from benchmarks.common.metrics import LABELS, errors_of
 from sicnn_app.bids.load import load_run
 from sicnn_app.bids.masks import load_mask
 from sicnn_app.ivim.maps import Estimate
@@ -87,11 +95,11 @@ def measured_halves(
         source = SourceImage(files["image"], files["bvals"], None)
         series = load_run(DwiRun(entities, (source,)), bvals_file=None).series
         body, _ = load_mask(files["mask"], series.affine, shape=series.signals.shape[:3])
-        labels = values_of(files["organs"]).reshape(body.shape).astype(int)
+        labels = labels_of(data, name, body.shape)
         organs = [labels == code for code in ORGANS if (labels == code).sum() >= MIN_VOXELS]
         means = np.array([series.signals[organ].mean(axis=0) for organ in organs], dtype=np.float64)
-        split = statistics.best_split(means, series.bvals) if first is None else first
-        halves = [series.select(keep) for keep in statistics.halves(series.bvals, split)]
+        split = best_split(means, series.bvals) if first is None else first
+        halves = [series.select(keep) for keep in volumes_of_halves(series.bvals, split)]
         yield halves, labels > 0
 
 
@@ -130,7 +138,7 @@ class Agreement:
     @property
     def numbers(self) -> list[str]:
         """WCV of F, D and D*, and the mean difference to single volumes."""
-        wcv = [statistics.within_subject_cv(*pair) for pair in zip(*self.halves, strict=True)]
+        wcv = [within_subject_cv(*pair) for pair in zip(*self.halves, strict=True)]
         return [*(f"{value:.3f}" for value in wcv), f"{np.concatenate(self._differences).mean():.4f}"]
 
 
@@ -188,7 +196,7 @@ def phantom_table(
                         for series, phantom in made:
                             one = with_directions(series) if average == "geometric" else series
                             signals = averaged(one, phantom.mask, average=average, denoise=denoise)
-                            each.append(errors(phantom, signals.mask, fitted(signals).maps))
+                            each.append(errors_of(phantom, signals.mask, fitted(signals).maps))
                         found[average] = np.sqrt(np.mean(np.square(each), axis=0))
                     for average in WAYS[1:]:
                         ratios = " | ".join(f"{r:.2f}" for r in found[average] / found[WAYS[0]])

@@ -34,9 +34,9 @@ from dipy.align.metrics import CCMetric, SSDMetric
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from benchmarks.accuracy.averages import Agreement, fitted, foreground, measured_halves
-from benchmarks.accuracy.methods import errors
-from benchmarks.accuracy.retest import DATA, RUNS, require_files
 from benchmarks.common.cells import parser_of
+from benchmarks.common.halves import DATA, RUNS, require_files
+from benchmarks.common.metrics import errors_of
 from sicnn_app.ivim.bvalues import group_bvalues
 from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 from sicnn_app.ivim.signal import ivim_signal_maps
@@ -234,7 +234,7 @@ def breathing_table(
                     each = []
                     for series, phantom in made:
                         signals = prepared(series, phantom.mask, arm, denoise)
-                        each.append(errors(phantom, signals.mask, fitted(signals).maps))
+                        each.append(errors_of(phantom, signals.mask, fitted(signals).maps))
                     f, d, dstar = np.sqrt(np.mean(np.square(each), axis=0))
                     numbers = f"{f:.4f} | {1e4 * d:.2f} | {1e3 * dstar:.1f}"
                     print(f"| {most:g} | {snr:g} | {denoise} | {arm} | {numbers} |", flush=True)

@@ -17,8 +17,8 @@ import time
 import numpy as np
 import torch
 
-from benchmarks.accuracy.methods import errors
 from benchmarks.common.cells import parser_of
+from benchmarks.common.metrics import errors_of
 from sicnn_app.ivim.series import DwiSeries
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.methods import estimator
@@ -73,7 +73,7 @@ def measure(
             sigma=noise.sigma,
             settings=EstimationSettings(method=method, random_seed=seed),
         )
-        found[method] = (*errors(phantom, average.mask, estimate.maps), left, stated)
+        found[method] = (*errors_of(phantom, average.mask, estimate.maps), left, stated)
     return found
 
 

@@ -8,7 +8,7 @@ mask and the seeds, at the b-value where it is lowest, on average, and where it 
 errors within one and two of the stated standard deviations; and the thermal noise of one volume against the
 true one. Pulsation has a standard deviation of 5 % of the signal, and the g-factor is 2 in the middle.
 
-Halves: the volumes of every measured run, split as in :mod:`benchmarks.accuracy.retest` and in all ways
+Halves: the volumes of every measured run, split as in :mod:`benchmarks.common.halves` and in all ways
 there are; the ratio of the difference between the averaged signals to what the noise of both lets expect,
 root mean squares over the voxels of all organs and runs, b-value by b-value. Shared: the same of two
 simulated measurements, of which the true error is known beside it: halves do not see what is wrong in both.
@@ -23,10 +23,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.accuracy import retest_statistics as statistics
 from benchmarks.accuracy.averages import DENOISING, averaged, foreground, measured_halves
-from benchmarks.accuracy.retest import DATA, RUNS, require_files
 from benchmarks.common.cells import parser_of
+from benchmarks.common.halves import DATA, RUNS, require_files, root_mean_square
 from benchmarks.common.truths import TRUTHS
 from sicnn_app.phantoms.acquire import DEFAULT_BVALS, acquire_series
 from sicnn_app.phantoms.disturbances import Disturbances
@@ -168,7 +167,7 @@ def halves_table(data: Path, denoising: Sequence[str]) -> None:
 def halves_row(split: str, denoise: str, rms: np.ndarray) -> str:
     """Of root mean squares of scatter and stated noise, shape (2, B)."""
     ratios = " | ".join(f"{value:.2f}" for value in rms[0] / rms[1])
-    above = statistics.root_mean_square(rms[0, 1:]) / statistics.root_mean_square(rms[1, 1:])
+    above = root_mean_square(rms[0, 1:]) / root_mean_square(rms[1, 1:])
     return f"| {split} | {denoise} | {ratios} | {above:.2f} |"
 
 

@@ -35,7 +35,7 @@ import torch
 
 from benchmarks.accuracy.averages import fitted
 from benchmarks.accuracy.controls import averaged_without_network, triple
-from benchmarks.accuracy.refinement import Found, errors_of, measured, prepared_of, refined_of
+from benchmarks.accuracy.refinement import Found, measured, prepared_of, refined_of
 from benchmarks.common.arms import estimated
 from benchmarks.common.cells import (
     Cells,
@@ -47,7 +47,7 @@ from benchmarks.common.cells import (
     write_tables,
 )
 from benchmarks.common.methods import epochs_of
-from benchmarks.common.metrics import LABELS, SCALES
+from benchmarks.common.metrics import LABELS, SCALES, errors_of
 from benchmarks.common.truths import TRUTHS
 from sicnn_app.ivim.maps import Estimate
 from sicnn_app.preprocess.steps import Prepared

@@ -10,21 +10,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
 
 from benchmarks.common.cells import parser_of
+from benchmarks.common.halves import MIN_VOXELS, ORGANS, values_of
 from sicnn_app.lsq.fit import fit_biexponential
-
-ORGANS = {2: "liver", 3: "kidney", 4: "spleen", 1: "pancreas"}
-"""Labels of the dataset's own segmentation."""
-
-MIN_VOXELS = 5
-
-
-def values_of(path: Path) -> np.ndarray:
-    return np.asarray(nib.load(path).dataobj, dtype=np.float64)
 
 
 def mean_signal_fit(signals: np.ndarray, bvals: np.ndarray, organ: np.ndarray) -> tuple[float, float, float]:

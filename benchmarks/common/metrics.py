@@ -31,6 +31,14 @@ def voxels_of(phantom: Phantom, mask: np.ndarray) -> dict[str, np.ndarray]:
     return {"f": mask, "d": mask & ~np.isin(phantom.labels, vessels), "dstar": mask & (phantom.f > LEAST_F)}
 
 
+def errors_of(phantom: Phantom, mask: np.ndarray, maps: dict[str, np.ndarray]) -> list[float]:
+    """Root mean square errors of F, D and D*, each where it has a meaning."""
+    return [
+        float(np.sqrt(np.mean(np.square(maps[label][where] - getattr(phantom, label)[where]))))
+        for label, where in voxels_of(phantom, mask).items()
+    ]
+
+
 def boundary_band(phantom: Phantom, mask: np.ndarray) -> np.ndarray:
     """Voxels of the mask with another tissue, or background, among their eight neighbours in the slice."""
     size = (3, 3, 1)

@@ -50,7 +50,6 @@ import torch
 from scipy.stats import gmean
 
 from benchmarks.accuracy.refinement import SHAPE
-from benchmarks.accuracy.retest import DATA, RUNS, require_files
 from benchmarks.common.cells import (
     Cells,
     comma_separated,
@@ -61,6 +60,7 @@ from benchmarks.common.cells import (
     write_tables,
 )
 from benchmarks.common.clocks import code_digest
+from benchmarks.common.halves import DATA, RUNS, require_files
 from benchmarks.common.metrics import LABELS, SCALES
 from benchmarks.common.truths import TRUTHS
 from benchmarks.peers.environments import ENVIRONMENTS, Environment, environments_of

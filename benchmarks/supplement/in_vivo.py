@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.accuracy.retest import files_of
 from benchmarks.common.arms import estimated
+from benchmarks.common.halves import files_of
 from sicnn_app.bids.load import load_run
 from sicnn_app.bids.masks import load_mask
 from sicnn_app.ivim.run import DwiRun, SourceImage

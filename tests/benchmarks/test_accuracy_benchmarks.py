@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from benchmarks.accuracy import ablation, controls, targets
+from benchmarks.accuracy import controls
 from benchmarks.accuracy.averages import fitted
 from benchmarks.accuracy.deformable import aligned, breathing_series
 from benchmarks.accuracy.refinement import Found, crps, prepared_of
 from benchmarks.accuracy.repeatability import variation
-from benchmarks.common.arms import Arm, treated
+from benchmarks.common.arms import Arm
 from benchmarks.common.cells import Cells
 from benchmarks.common.metrics import boundary_band, map_errors, voxels_of
 from benchmarks.common.scenarios import HELD_OUT_SEEDS, SCHEMES, TUNING_SEEDS, Scenario, measure
@@ -80,65 +80,6 @@ def test_the_coefficient_of_variation_knows_no_unit(seed, scale):
     maps = np.random.default_rng(seed).uniform(1.0, 2.0, (5, 40))
     assert variation(scale * maps) == pytest.approx(variation(maps))
     assert variation(np.repeat(maps[:1], 5, axis=0)) == pytest.approx(0.0, abs=1e-12)
-
-
-def comparison(si: float, cnn: float, best: float, lsq: float, continued: float | None = None) -> dict:
-    names = ("rmse_f", "rmse_d", "rmse_dstar", "edge_f")
-    found = {
-        method: dict.fromkeys(names, value)
-        for method, value in (("si-cnn", si), ("cnn", cnn), ("cnn, best epoch", best), ("lsq", lsq))
-    }
-    if continued is not None:
-        found["si-cnn, continued"] = dict.fromkeys(names, continued)
-    return found
-
-
-def test_verdicts_follow_the_ratios_of_the_means():
-    low = list(targets.verdicts(15.0, [comparison(0.4, 1.0, 0.5, 2.0)]))
-    met = {what: ok for what, _, _, ok in low}
-    assert met["rmse_f of cnn's"] and met["rmse_f of lsq's"] and met["edge_f of cnn's"]
-    assert not met["rmse_f of cnn, best epoch's"] and met["rmse_dstar of cnn, best epoch's"]
-    high = {what: ok for what, _, _, ok in targets.verdicts(50.0, [comparison(0.9, 1.0, 0.8, 0.8)])}
-    assert not high["rmse_d of the better of cnn and lsq"]
-
-
-@pytest.mark.parametrize(("continued", "met"), [(1.04, True), (1.06, False), (0.94, False)])
-def test_an_error_that_moves_when_training_goes_on_is_a_miss(continued, met):
-    found = {what: ok for what, *_, ok in targets.verdicts(50.0, [comparison(1.0, 2, 2, 2, continued)])}
-    assert found["rmse_f with twice the epochs"] is met
-
-
-def test_every_variant_of_the_ablation_departs_from_the_defaults():
-    names = [variant.name for variant in ablation.VARIANTS]
-    assert len(names) == len(set(names))
-    base = EstimationSettings()
-    for variant in ablation.VARIANTS:
-        changed = variant.change(base) != base or variant.sigma_factor != 1.0
-        assert changed is (variant.name != ablation.DEFAULTS), variant.name
-
-
-@pytest.mark.parametrize("given", ["blurred", "nlmeans"])
-def test_the_smoothing_controls_lower_the_noise_of_a_flat_image(given):
-    measured = measure(Scenario(15.0, 0, shape=(24, 20, 2)))
-    noise = np.random.default_rng(0).normal(0.0, measured.sigma, measured.signals.shape)
-    flat = replace(measured, signals=(1000.0 + noise).astype(np.float32))
-    smooth = treated(flat, given)
-    assert (smooth[flat.mask] - 1000.0).std() < 0.6 * measured.sigma
-    assert (smooth[~flat.mask] == 0).all()
-
-
-@pytest.mark.parametrize("slices", [1, 2, 7])
-def test_non_local_means_see_nothing_but_the_image(slices):
-    whole = measure(Scenario(15.0, 0, shape=(24, 20, slices)))
-    measured = replace(whole, signals=whole.signals[..., :1], sigma_per_bval=whole.sigma_per_bval[:1])
-    smooth = []
-    for content in (0.0, np.nan):
-        # Memory that is free again, and that whoever reads beyond an image finds.
-        freed = [np.full(200 + 37 * size, content) for size in range(50)]
-        del freed
-        smooth.append(treated(measured, "nlmeans"))
-    assert np.isfinite(smooth[0]).all()
-    np.testing.assert_array_equal(*smooth)
 
 
 def test_an_arm_is_computed_once_and_survives_a_cut_line(tmp_path):
