@@ -11,16 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from benchmarks.accuracy import controls
+from benchmarks.accuracy import controls, floor
 from benchmarks.accuracy.averages import fitted
 from benchmarks.accuracy.deformable import aligned, breathing_series
-from benchmarks.accuracy.refinement import Found, crps, prepared_of
+from benchmarks.accuracy.refinement import Found, crps, organ_medians, prepared_of, spread_of_organs
 from benchmarks.accuracy.repeatability import variation
 from benchmarks.common.arms import Arm
 from benchmarks.common.cells import Cells
 from benchmarks.common.metrics import boundary_band, map_errors, voxels_of
 from benchmarks.common.scenarios import HELD_OUT_SEEDS, SCHEMES, TUNING_SEEDS, Scenario, measure
 from sicnn_app.ivim.series import DwiSeries, Evidence
+from sicnn_app.phantoms.phantom import make_phantom
 from sicnn_app.settings import EstimationSettings, Threshold
 
 SMALL = Scenario(20.0, 0, shape=(24, 20, 1))
@@ -122,6 +123,32 @@ def test_means_of_similar_voxels_without_a_network_are_nearer_to_the_truth_than_
     assert averaged.neighbour_count is not None and averaged.neighbour_count[found.mask].mean() > 5
     alone = controls.averaged_without_network(found, Threshold.parse("0sigma"))
     assert (alone.neighbour_count[found.mask] == 1).all()
+
+
+def test_means_of_true_similar_voxels_are_of_one_tissue():
+    phantom = make_phantom("abdomen", (24, 20, 1), texture=0.0)
+    bvals = measure(SMALL).bvals
+    signals = phantom.signals(bvals).astype(np.float32)
+    noisy = np.random.default_rng(0).normal(signals, 20.0).astype(np.float32)
+    series = DwiSeries(noisy, bvals, None, np.eye(4))
+    given = prepared_of(series, phantom.mask, "none", anatomy="body", average="arithmetic").averaged
+    means, count = floor.true_similar_means(phantom, given, signals, Threshold.parse("1000sigma"), 24)
+    np.testing.assert_allclose(means.signals[given.mask], signals[given.mask], rtol=1e-3)
+    sizes = np.bincount(phantom.labels[given.mask])[phantom.labels[given.mask]]
+    assert np.array_equal(count[given.mask], sizes)
+    alone, count = floor.true_similar_means(phantom, given, noisy, Threshold.parse("0sigma"), 24)
+    np.testing.assert_allclose(alone.signals[given.mask], noisy[given.mask], rtol=1e-3, atol=1e-2)
+    assert (count[given.mask] == 1).all()
+
+
+@pytest.mark.parametrize("kept", [0.5, 1.0, 1.5])
+def test_organs_that_a_method_draws_together_have_a_smaller_spread(kept):
+    labels = np.repeat([1, 2, 3, 4, 0], 8)
+    maps = {label: np.random.default_rng(5).uniform(1.0, 2.0, 5)[labels] for label in ("f", "d", "dstar")}
+    drawn = {**maps, "d": 1.5 + kept * (maps["d"] - 1.5)}
+    reference, found = (organ_medians([one, one], labels) for one in (maps, drawn))
+    assert reference.shape == (3, 4)
+    assert spread_of_organs([found, found], [reference, reference]) == f"1.00 / {kept:.2f} / 1.00"
 
 
 def test_the_row_of_controls_takes_the_best_other_method_of_each_parameter():
