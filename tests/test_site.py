@@ -125,11 +125,9 @@ def test_the_page_of_flags_has_every_flag_with_its_help(site, build):
 
 
 def test_a_link_named_by_a_file_gets_the_title_of_its_page(site):
-    text = (
-        "see [docs/hpc.md](docs/hpc.md#slurm), [the page](docs/hpc.md), [targets.md](docs/targets/targets.md)"
-    )
+    text = "see [docs/hpc.md](docs/hpc.md#slurm), [the page](docs/hpc.md), [parts.md](docs/ablation/parts.md)"
     assert site.rewritten(text, "README.md", "readme.md") == (
-        "see [On a cluster](hpc.md#slurm), [the page](hpc.md), [targets.md](targets/targets.md)"
+        "see [On a cluster](hpc.md#slurm), [the page](hpc.md), [parts.md](ablation/parts.md)"
     )
 
 
