@@ -18,12 +18,14 @@ two, each parameter for itself:
 
 The last column is the root mean square error of predicted signals, least squares after MP-PCA (or, if better,
 without) and SI-CNN, in units of the noise of the averaged signals. A minute or two per truth; a stopped one
-goes on where it was, and ``--peers`` adds its fits to what is there. Several seeds are followed by a table
-over all of them.
+goes on where it was, and ``--peers`` adds its fits to what is there. They are kept in ``fits`` by what they
+were given: any version of the app with the same signals finds them. One that fails is NaN in its row. Several
+seeds are followed by a table over all of them.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -40,7 +42,7 @@ from benchmarks.common.methods import epochs_of
 from benchmarks.common.metrics import LABELS, SCALES, voxels_of
 from benchmarks.common.truths import TRUTHS
 from benchmarks.peers.environments import ENVIRONMENTS, environments_of
-from benchmarks.peers.fits import PUBLISHED, fit_peer, within_bounds
+from benchmarks.peers.fits import PUBLISHED, Environment, PeerError, fit_peer, within_bounds
 from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.phantoms.phantom import Phantom
@@ -94,15 +96,24 @@ def own_errors(name: str, snr: float, seed: int, volumes: int) -> dict[str, list
     }
 
 
-def peer_errors(
-    peer: str, python: Path, name: str, snr: float, seed: int, volumes: int, *, kept: str
+def peers_errors(
+    environments: dict[str, Environment], name: str, snr: float, seed: int, volumes: int, *, kept: Path
 ) -> dict[str, list[float]]:
-    """Errors of F, D and D* of a published fit of the denoised signals, under its name."""
+    """Errors of F, D and D* of published fits of the denoised signals; NaN of those that fail."""
+    if not environments:
+        return {}
     phantom, series, options = measured(name, snr, seed, volumes)
     plain, given = (prepared_of(series, phantom.mask, denoise, **options) for denoise in ("none", "mppca"))
     mask = plain.averaged.mask & given.averaged.mask
-    fit = fit_peer(python, peer, given.averaged, mask, seed, evidence=given.evidence, kept=kept)
-    return {peer: errors(phantom, mask, within_bounds(fit.maps)[0])}
+    found = {}
+    for peer, environment in environments.items():
+        try:
+            fit = fit_peer(environment, peer, given.averaged, mask, seed, evidence=given.evidence, kept=kept)
+            found[peer] = errors(phantom, mask, within_bounds(fit.maps)[0])
+        except PeerError as error:
+            print(f"{name}, SNR {snr:g}, seed {seed}, {peer}: {error}", file=sys.stderr, flush=True)
+            found[peer] = [np.nan] * 3
+    return found
 
 
 def errors(phantom: Phantom, mask: np.ndarray, maps: dict[str, np.ndarray]) -> list[float]:
@@ -126,7 +137,7 @@ def row(found: dict[str, list[float]]) -> list[str]:
     of_maps = {name: np.array(values[:3]) for name, values in found.items()}
     fits = [of_maps.pop(name) for name in BASES]
     ours, base = of_maps.pop(OURS), np.minimum(*fits)
-    best = np.min([base, *of_maps.values()], axis=0)
+    best = np.nanmin([base, *of_maps.values()], axis=0)
     scales = [SCALES[label] for label in LABELS]
     ratios = [other / base for other in (*of_maps.values(), ours)]
     return [
@@ -169,11 +180,10 @@ def main() -> None:
     of_truths: dict[tuple[str, float], list[dict[str, list[float]]]] = {}
     for name, snr, seed in product(options.truths, options.snr, options.seeds):
         which = {"name": name, "snr": snr, "seed": seed, "volumes": options.volumes}
-        found = cells.get(which, partial(own_errors, **which))
-        for peer, environment in environments.items():
-            fit = partial(peer_errors, peer, environment.python, kept=str(options.out / "networks"), **which)
-            spec = {**which, "peer": peer, "versions": environment.versions}
-            found = {**found, **cells.get(spec, fit)}
+        found = {
+            **cells.get(which, partial(own_errors, **which)),
+            **peers_errors(environments, **which, kept=options.out / "fits"),
+        }
         of_truths.setdefault((name, snr), []).append(found)
         print("| " + " | ".join([name, f"{snr:g}", str(seed), *row(found)]) + " |", flush=True)
     if len(options.seeds) > 1:

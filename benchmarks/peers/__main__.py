@@ -7,7 +7,8 @@
 Every published fit is installed from a pinned list (``benchmarks/peers/requirements``) into an environment of
 its own, with uv where that is there and with venv and pip otherwise, once; every fit runs in a process of its
 own on one thread of the CPU and, except for what is said here, at the defaults of its package. A stopped run
-goes on where it was; what cannot be installed or fails has a line below the table that says why.
+goes on where it was; what cannot be installed or fails has a line below the table that says why. Published
+fits are kept in ``fits`` by what they were given: any version of the app with the same signals finds them.
 
 - lsq, si-cnn, cnn: this app with its defaults; cnn is the plain network for as many epochs as si-cnn.
 - dipy-trr, dipy-trr-200: dipy's IvimModel by trust region, the second with D started from b = 200 s/mm^2 on.
@@ -38,7 +39,7 @@ and SI-CNN; a network of super-ivim-dc takes ten minutes more.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import product
@@ -63,8 +64,8 @@ from benchmarks.common.clocks import code_digest
 from benchmarks.common.halves import DATA, RUNS, require_files
 from benchmarks.common.metrics import LABELS, SCALES
 from benchmarks.common.truths import TRUTHS
-from benchmarks.peers.environments import ENVIRONMENTS, Environment, environments_of
-from benchmarks.peers.fits import OWN, PEERS, PeerError
+from benchmarks.peers.environments import ENVIRONMENTS, environments_of
+from benchmarks.peers.fits import OWN, PEERS, Environment, PeerError
 from benchmarks.peers.measurements import SIGNALS, TABLES, Simulation, fit_halves, fit_truth
 
 BASE = "lsq"
@@ -108,7 +109,7 @@ def collect(
     cells: Cells,
     *,
     sample: int,
-    kept: str,
+    kept: Path,
 ) -> tuple[Fits, list[str]]:
     """Every fit on every measurement with one kind of signals, and a line for every one that failed."""
     found: Fits = {}
@@ -119,9 +120,9 @@ def collect(
         if peer == "cnn" and ("si-cnn", kind, one) in found:
             own["epochs"] = found["si-cnn", kind, one]["epochs"]
         spec = {"simulation": asdict(one), "signals": kind, "sample": sample, **own}
-        work = partial(fit_truth, peer, environment.python, one, kind, sample, kept=kept, **own)
+        work = partial(fit_truth, peer, environment, one, kind, sample, kept=kept, **own)
         try:
-            cell = cells.get({**spec, **_of(peer, environment)}, work)
+            cell = _found(peer, environment, cells, spec, work)
         except PeerError as error:
             failures.append(f"{peer}, {one.truth}, SNR {one.snr:g}, seed {one.seed}, {kind}: {error}")
             continue
@@ -138,7 +139,7 @@ def collect_halves(
     *,
     data: Path,
     seed: int,
-    kept: str,
+    kept: Path,
 ) -> tuple[Halves, list[str]]:
     """The same on both halves of all runs."""
     found: Halves = {}
@@ -147,9 +148,9 @@ def collect_halves(
     for peer, environment in environments.items():
         own: dict[str, Any] = {"epochs": epochs} if peer == "cnn" and epochs else {}
         spec = {"halves": list(runs), "seed": seed, "signals": kind, **own}
-        work = partial(fit_halves, peer, environment.python, data, runs, kind, seed, kept=kept, **own)
+        work = partial(fit_halves, peer, environment, data, runs, kind, seed, kept=kept, **own)
         try:
-            cell = cells.get({**spec, **_of(peer, environment)}, work)
+            cell = _found(peer, environment, cells, spec, work)
         except PeerError as error:
             failures.append(f"{peer}, halves, {kind}: {error}")
             continue
@@ -159,10 +160,18 @@ def collect_halves(
     return found, failures
 
 
-def _of(peer: str, environment: Environment) -> dict[str, Any]:
-    """What decides the result of a fit besides the signals: the app's code decides only its own."""
-    code = {"code": code_digest()} if peer in OWN else {}
-    return {"peer": peer, "versions": environment.versions, **code}
+def _found(
+    peer: str,
+    environment: Environment,
+    cells: Cells,
+    spec: dict[str, Any],
+    work: Callable[[], dict[str, Any]],
+) -> dict[str, Any]:
+    """The result of one of the app's methods from its cell; published fits are kept where they are made."""
+    if peer not in OWN:
+        return work()
+    spec = {**spec, "peer": peer, "versions": environment.versions, "code": code_digest()}
+    return cells.get(spec, work)
 
 
 def _say(text: str) -> None:
@@ -325,7 +334,7 @@ def main() -> None:
         for snr, seed, truth in product(options.snr, options.seeds, options.truths)
     ]
     cells = Cells(options.out / "cells.jsonl")
-    kept = str(options.out / "networks")
+    kept = options.out / "fits"
     found: Fits = {}
     halves: Halves = {}
     for kind in SIGNALS:

@@ -7,37 +7,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from benchmarks.peers.fits import PEERS, PeerError, versions_in
+from benchmarks.peers.fits import PEERS, Environment, PeerError, versions_in
 
 ENVIRONMENTS = Path("out/environments")
 """Where they lie unless asked for elsewhere."""
 
 REQUIREMENTS = Path(__file__).with_name("requirements")
-
-
-@dataclass(frozen=True)
-class Environment:
-    """What a fit runs in.
-
-    Attributes
-    ----------
-    python : Path
-        Interpreter.
-    versions : dict of str to str or None
-        Of Python and of what the fit needs.
-    size : float
-        GB of the files that were installed.
-    """
-
-    python: Path
-    versions: dict[str, str | None]
-    size: float
 
 
 def environment_of(peer: str, folder: Path) -> Environment:
@@ -49,16 +29,18 @@ def environment_of(peer: str, folder: Path) -> Environment:
         When it cannot be made, or lacks what the fit needs.
     """
     fit = PEERS[peer]
+    requirements = ""
     if fit.environment is None:
         python, size = Path(sys.executable), _size_of_distributions(fit.needs)
     else:
-        place = folder / fit.environment
-        python, size = _made(REQUIREMENTS / f"{fit.environment}.txt", place), _size_of_files(place)
+        listed, place = REQUIREMENTS / f"{fit.environment}.txt", folder / fit.environment
+        python, size = _made(listed, place), _size_of_files(place)
+        requirements = listed.read_text(encoding="utf-8")
     versions = versions_in(python, peer)
     missing = [name for name in fit.needs if versions[name] is None]
     if missing:
         raise PeerError(f"{' and '.join(missing)} not installed in {python}")
-    return Environment(python, versions, size)
+    return Environment(python, versions, size, requirements)
 
 
 def environments_of(peers: Iterable[str], folder: Path) -> tuple[dict[str, Environment], list[str]]:

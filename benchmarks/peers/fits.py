@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -19,6 +20,9 @@ from sicnn_app.ivim.series import Evidence
 from sicnn_app.settings import Bounds
 
 WORKER = Path(__file__).with_name("worker.py")
+
+APP = Path(__file__).with_name("app.py")
+"""Worker of the app's own methods."""
 
 LEAST_VOXELS = 5
 """Of a tissue in a sample; all of a smaller one."""
@@ -53,6 +57,8 @@ class Peer:
         Whether only a sample is fitted; voxelwise ones.
     quick : bool
         Whether a quick run has it.
+    noise : bool
+        Whether it is told the noise, and the signals before denoising.
     worker : Path
         Script that fits.
     """
@@ -62,13 +68,14 @@ class Peer:
     voxelwise: bool = False
     slow: bool = False
     quick: bool = True
+    noise: bool = False
     worker: Path = WORKER
 
 
 PEERS = {
-    "lsq": Peer(("sicnn-app",)),
-    "si-cnn": Peer(("sicnn-app",)),
-    "cnn": Peer(("sicnn-app",), quick=False),
+    "lsq": Peer(("sicnn-app",), noise=True, worker=APP),
+    "si-cnn": Peer(("sicnn-app",), noise=True, worker=APP),
+    "cnn": Peer(("sicnn-app",), quick=False, noise=True, worker=APP),
     "dipy-trr": Peer(("dipy",), "dipy", voxelwise=True),
     "dipy-trr-200": Peer(("dipy",), "dipy", voxelwise=True, quick=False),
     "dipy-varpro": Peer(("dipy", "cvxpy"), "dipy", voxelwise=True, slow=True, quick=False),
@@ -77,7 +84,7 @@ PEERS = {
     "ivim-mri-spatial": Peer(("ivim-mri",), "ivim-mri", quick=False),
     "ivimnet": Peer(("IVIMNET", "torch"), "ivimnet"),
     "ivimnet-patient": Peer(("IVIMNET", "torch"), "ivimnet", quick=False),
-    "super-ivim-dc": Peer(("super-ivim-dc", "torch"), "super-ivim-dc", quick=False),
+    "super-ivim-dc": Peer(("super-ivim-dc", "torch"), "super-ivim-dc", quick=False, noise=True),
 }
 """Name to fit; si-cnn before cnn, which takes over its number of epochs."""
 
@@ -88,6 +95,28 @@ PUBLISHED = tuple(name for name in PEERS if name not in OWN)
 
 class PeerError(Exception):
     """A fit that could not be run; the message says why."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What a fit runs in.
+
+    Attributes
+    ----------
+    python : Path
+        Interpreter.
+    versions : dict of str to str or None
+        Of Python and of what the fit needs.
+    size : float
+        GB of the files that were installed.
+    requirements : str
+        List of all that was installed; empty for the environment of the app.
+    """
+
+    python: Path
+    versions: dict[str, str | None]
+    size: float
+    requirements: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,21 +148,21 @@ class Fit:
 
 
 def fit_peer(
-    python: Path,
+    environment: Environment,
     name: str,
     given: Estimable,
     voxels: np.ndarray,
     seed: int,
     *,
     evidence: Evidence | None = None,
+    kept: Path | None = None,
     **others: Any,
 ) -> Fit:
     """A fit in a process of its own.
 
     Parameters
     ----------
-    python : Path
-        Interpreter of its environment.
+    environment : Environment
     name : str
         Key of :data:`PEERS`.
     given : Estimable
@@ -143,51 +172,81 @@ def fit_peer(
     seed : int
     evidence : Evidence, optional
         Signals before denoising, which SI-CNN is refined with.
+    kept : Path, optional
+        Folder for what may be used again: results of published fits, by all that they were given, their
+        environment and their worker; and networks for the same b-values.
     **others
-        More of the problem: ``volumes`` (shape (B,)) averaged per b-value, ``epochs`` of the plain network,
-        ``kept``, a folder for what may be used again by another fit of the same b-values.
+        More of the problem for the app's methods: ``volumes`` (shape (B,)) averaged per b-value, ``epochs``
+        of the plain network.
 
     Raises
     ------
     PeerError
         When the worker fails, or what it gives is no value of every parameter for every voxel.
     """
-    problem = {
+    peer = PEERS[name]
+    problem: dict[str, Any] = {
         "signals": given.signals[voxels].astype(np.float64),
-        "noise": np.broadcast_to(given.noise, given.signals.shape)[voxels].astype(np.float64),
-        "sigma": given.sigma,
         "bvals": np.asarray(given.bvals, dtype=np.float64),
         "bounds": np.array(list(asdict(Bounds()).values())),
         "mask": voxels,
         "seed": seed,
-        **others,
     }
-    if evidence is not None:
+    if peer.noise:
+        problem["noise"] = np.broadcast_to(given.noise, given.signals.shape)[voxels].astype(np.float64)
+        problem.update(sigma=given.sigma, **others)
+    if peer.noise and evidence is not None:
         shape = evidence.signals.shape
         problem["evidence_signals"] = evidence.signals[voxels]
         problem["evidence_noise"] = np.broadcast_to(evidence.noise, shape)[voxels]
         problem["left"], problem["left_in_shape"] = evidence.left, evidence.left_in_shape
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
     count = int(voxels.sum())
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=kept) as folder:
         paths = Path(folder, "problem.npz"), Path(folder, "result.npz")
-        np.savez(paths[0], **problem)
-        _run(python, PEERS[name].worker, name, *paths)
-        try:
-            with np.load(paths[1]) as held:
-                found = {key: held[key].astype(np.float64) for key in held}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise PeerError(f"its result cannot be read: {error}") from error
+        held = paths[1]
+        if kept is not None and name not in OWN:
+            held = kept / f"{name}-{_digest(problem, environment, peer.worker)}.npz"
+        if held.exists():
+            found = _result(held, count)
+        else:
+            np.savez(paths[0], **problem, **({} if kept is None else {"kept": str(kept)}))
+            _run(environment.python, peer.worker, name, *paths)
+            found = _result(paths[1], count)
+            paths[1].replace(held)
     maps = {}
     for label in LABELS:
-        if label not in found or found[label].shape != (count,):
-            shape = found[label].shape if label in found else "none"
-            raise PeerError(f"{count} values of {label} were due, of shape {(count,)}, and {shape} came")
         maps[label] = np.full(voxels.shape, np.nan)
         maps[label][voxels] = found[label]
     seconds, training, memory, epochs = (
         float(found.get(key, np.nan)) for key in ("seconds", "training", "memory", "epochs")
     )
     return Fit(maps, seconds, training, memory, count, int(epochs))
+
+
+def _digest(problem: dict[str, Any], environment: Environment, worker: Path) -> str:
+    """Short hash of all that decides a published fit's result, the app's code by the signals only."""
+    found = hashlib.sha256(worker.read_bytes())
+    found.update(json.dumps([environment.versions, environment.requirements], sort_keys=True).encode())
+    for name, value in sorted(problem.items()):
+        array = np.ascontiguousarray(value)
+        found.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return found.hexdigest()[:16]
+
+
+def _result(path: Path, count: int) -> dict[str, np.ndarray]:
+    """What a worker wrote for so many voxels; raises PeerError."""
+    try:
+        with np.load(path) as held:
+            found = {key: held[key].astype(np.float64) for key in held}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise PeerError(f"its result cannot be read: {error}") from error
+    for label in LABELS:
+        if label not in found or found[label].shape != (count,):
+            shape = found[label].shape if label in found else "none"
+            raise PeerError(f"{count} values of {label} were due, of shape {(count,)}, and {shape} came")
+    return found
 
 
 def versions_in(python: Path, name: str) -> dict[str, str | None]:

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.accuracy.averages import Agreement, foreground, measured_halves
 from benchmarks.accuracy.refinement import measured, prepared_of
 from benchmarks.common.metrics import LABELS, map_errors
-from benchmarks.peers.fits import PEERS, Fit, fit_peer, stratified_sample, within_bounds
+from benchmarks.peers.fits import PEERS, Environment, Fit, fit_peer, stratified_sample, within_bounds
 from sicnn_app.ivim.series import DwiSeries
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.phantoms.phantom import Phantom
@@ -58,13 +58,14 @@ def prepared_truth(one: Simulation) -> tuple[Phantom, np.ndarray, dict[str, Prep
 
 
 def fit_truth(
-    peer: str, python: Path, one: Simulation, signals: str, sample: int, **others: Any
+    peer: str, environment: Environment, one: Simulation, signals: str, sample: int, **others: Any
 ) -> dict[str, Any]:
     """Root mean square errors of F, D and D* in every table that the fitted voxels cover, and costs."""
     phantom, mask, found = prepared_truth(one)
     voxels = {"all": mask, "sample": stratified_sample(phantom.labels, mask, sample, one.seed)}
     slow = PEERS[peer].slow
-    fit = fit_prepared(peer, python, found[signals], voxels["sample" if slow else "all"], one.seed, **others)
+    chosen = voxels["sample" if slow else "all"]
+    fit = fit_prepared(peer, environment, found[signals], chosen, one.seed, **others)
     maps, outside = within_bounds(fit.maps)
     tables = TABLES[1:] if slow else TABLES
     errors = {name: map_errors(phantom, mask, maps, only=voxels[name]) for name in tables}
@@ -82,12 +83,12 @@ def costs_of(fit: Fit) -> dict[str, float]:
 
 
 def fit_prepared(
-    peer: str, python: Path, given: Prepared, voxels: np.ndarray, seed: int, **others: Any
+    peer: str, environment: Environment, given: Prepared, voxels: np.ndarray, seed: int, **others: Any
 ) -> Fit:
     """A fit of prepared signals, with those before denoising for whom they help."""
     averaged = given.averaged
     return fit_peer(
-        python, peer, averaged, voxels, seed, evidence=given.evidence, volumes=averaged.repeats, **others
+        environment, peer, averaged, voxels, seed, evidence=given.evidence, volumes=averaged.repeats, **others
     )
 
 
@@ -107,14 +108,14 @@ def prepared_halves(
 
 def fit_halves(
     peer: str,
-    python: Path,
+    environment: Environment,
     data: Path,
     runs: Sequence[str],
     signals: str,
     seed: int,
     *,
     epochs: Sequence[int] | None = None,
-    kept: str,
+    kept: Path,
 ) -> dict[str, Any]:
     """wCV of F, D and D* over the organs of all runs, and the difference to single volumes of the other half.
 
@@ -128,7 +129,7 @@ def fit_halves(
         voxels, both = organs if PEERS[peer].voxelwise else mask, []
         for each in found:
             others: dict[str, Any] = {"epochs": next(given_epochs)} if epochs else {}
-            fit = fit_prepared(peer, python, each, voxels, seed, kept=kept, **others)
+            fit = fit_prepared(peer, environment, each, voxels, seed, kept=kept, **others)
             taken.append(fit.epochs)
             maps, _ = within_bounds(fit.maps)
             both.append({**maps, "s0": least_squares_s0(maps, each)})

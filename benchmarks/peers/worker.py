@@ -6,7 +6,7 @@
 What the problem holds is said by :func:`benchmarks.peers.fits.fit_peer`. The result has ``f``, ``d`` and
 ``dstar`` (shape (V,)) as the fit returned them, ``seconds`` of the processor without imports, those of a
 ``training`` that needs none of these signals, ``epochs`` of a network of the app, and the highest ``memory``
-of the process, GB. Only the app's own methods import it: other environments do not have it.
+of the process, GB. Environments here do not have the app, whose methods are in ``app.py``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from importlib import metadata
 from pathlib import Path
@@ -34,64 +35,6 @@ ROW = 100
 
 SNRS = (10, 20, 50, 100)
 """Signal-to-noise ratios that a network is trained for on simulations: the nearest of them is taken."""
-
-
-def own(problem: SimpleNamespace, method: str) -> dict:
-    """A method of this app at its defaults, refined with the signals before denoising."""
-    # What the methods import when they are used is imported before the clock runs.
-    import sicnn_app.lsq.estimate
-    import sicnn_app.sicnn.estimate  # noqa: F401
-    from sicnn_app.ivim.series import Evidence
-    from sicnn_app.methods import estimator
-    from sicnn_app.settings import EstimationSettings
-
-    def volume(values: np.ndarray) -> np.ndarray:
-        image = np.zeros((*problem.mask.shape, values.shape[1]), dtype=np.float32)
-        image[problem.mask] = values
-        return image
-
-    evidence = None
-    if hasattr(problem, "evidence_signals"):
-        evidence = Evidence(
-            volume(problem.evidence_signals),
-            volume(problem.evidence_noise),
-            "before denoising",
-            left=problem.left,
-            left_in_shape=problem.left_in_shape,
-        )
-    epochs = problem.epochs if method == "cnn" and hasattr(problem, "epochs") else None
-    settings = EstimationSettings(method=method, random_seed=problem.seed, epochs=epochs)
-    signals, noise = volume(problem.signals), volume(problem.noise)
-    start = time.process_time()
-    estimate = estimator(method).estimate(
-        signals,
-        problem.mask,
-        problem.bvals,
-        noise=noise,
-        volumes=problem.volumes if hasattr(problem, "volumes") else None,
-        sigma=problem.sigma,
-        settings=settings,
-        evidence=evidence,
-    )
-    seconds = time.process_time() - start
-    maps = {label: estimate.maps[label][problem.mask] for label in ("f", "d", "dstar")}
-    taken = sum(row.get("epochs", row.get("iterations", 0)) for row in estimate.history)
-    return {**maps, "seconds": seconds, "epochs": taken}
-
-
-def least_squares(problem: SimpleNamespace) -> dict:
-    """Least squares of this app."""
-    return own(problem, "lsq")
-
-
-def plain_network(problem: SimpleNamespace) -> dict:
-    """The network of this app alone, for the ``epochs`` of SI-CNN where they are known."""
-    return own(problem, "cnn")
-
-
-def si_cnn(problem: SimpleNamespace) -> dict:
-    """SI-CNN at the defaults of the app."""
-    return own(problem, "si-cnn")
 
 
 def dipy_trust_region(problem: SimpleNamespace, **options: float) -> dict:
@@ -269,9 +212,6 @@ def super_ivim_dc(problem: SimpleNamespace) -> dict:
 
 
 FITS = {
-    "lsq": least_squares,
-    "cnn": plain_network,
-    "si-cnn": si_cnn,
     "dipy-trr": dipy_trust_region,
     "dipy-trr-200": dipy_trust_region_split_200,
     "dipy-varpro": dipy_variable_projection,
@@ -308,7 +248,7 @@ def peak_memory() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def main() -> None:
+def main(fits: dict[str, Callable[[SimpleNamespace], dict]]) -> None:
     if sys.argv[1] == "versions":
         print(json.dumps(versions(sys.argv[2:])))
         return
@@ -321,9 +261,9 @@ def main() -> None:
         )
     np.random.seed(given.seed)
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
-        found = FITS[method](given)
+        found = fits[method](given)
     np.savez(result, **{"training": 0.0, "epochs": 0, "memory": peak_memory(), **found})
 
 
 if __name__ == "__main__":
-    main()
+    main(FITS)

@@ -113,7 +113,7 @@ def main() -> None:
                 for way, value in json.loads(told.stdout).items():
                     row = f"least squares, {way} (ms of the processor per 1,000 voxels)"
                     found.setdefault((row, version), []).append(value)
-            told = fit_peer(peer.python, PEER, slices, slices.mask, 0)
+            told = fit_peer(peer, PEER, slices, slices.mask, 0)
             row = "ivim-mri's segmented fit (ms of the processor per 1,000 voxels)"
             found.setdefault((row, "now"), []).append(1e6 * told.seconds / told.voxels)
         before, now = (np.load(folder / f"{version}.npy") for version in ("before", "now"))

@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.common.clocks import MEASURES
 from benchmarks.common.metrics import LABELS, map_errors
 from benchmarks.common.scenarios import Measurement, Scenario, measure
-from benchmarks.peers.fits import fit_peer, stratified_sample, within_bounds
+from benchmarks.peers.fits import Environment, fit_peer, stratified_sample, within_bounds
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.lsq.estimate import estimate_lsq
 from sicnn_app.settings import Bounds, ResourceSettings
@@ -168,7 +168,7 @@ def run_help() -> dict[str, Any]:
     return {"stages": {START: {**dict.fromkeys(MEASURES, 0.0), "wall": wall, "cpu": cpu}}}
 
 
-def run_peer(scenario: Scenario, python: Path, name: str, sample: int | None) -> dict[str, Any]:
+def run_peer(scenario: Scenario, environment: Environment, name: str, sample: int | None) -> dict[str, Any]:
     """A published fit on a sample with every tissue in proportion, or on the whole mask.
 
     Returns
@@ -181,7 +181,7 @@ def run_peer(scenario: Scenario, python: Path, name: str, sample: int | None) ->
     voxels = measured.mask
     if sample is not None:
         voxels = stratified_sample(measured.phantom.labels, measured.mask, sample, scenario.seed)
-    fit = fit_peer(python, name, measured, voxels, scenario.seed)
+    fit = fit_peer(environment, name, measured, voxels, scenario.seed)
     maps, outside = within_bounds(fit.maps)
     found = {
         "cpu": fit.seconds,

@@ -38,7 +38,7 @@ from benchmarks.common.cells import Cells, command_line, parser_of, provenance, 
 from benchmarks.common.clocks import code_digest, device_name
 from benchmarks.common.scenarios import HELD_OUT_SEEDS, Scenario
 from benchmarks.peers.environments import ENVIRONMENTS, environments_of
-from benchmarks.peers.fits import PeerError
+from benchmarks.peers.fits import Environment, PeerError
 from benchmarks.speed.stage_cells import (
     OWN,
     PEER_SAMPLES,
@@ -69,14 +69,14 @@ class Surroundings:
         ``cpu`` or ``cuda:N``.
     snr : float
     seed : int
-    pythons : dict of str to Path
-        Interpreter of every published fit that can be run.
+    environments : dict of str to Environment
+        Of every published fit that can be run.
     """
 
     device: str
     snr: float
     seed: int
-    pythons: dict[str, Path] = field(default_factory=dict)
+    environments: dict[str, Environment] = field(default_factory=dict)
 
     def scenario(self, cell: Cell) -> Scenario:
         return Scenario(self.snr, self.seed, shape=SIZES[cell.size])
@@ -92,7 +92,9 @@ class Surroundings:
         if cell.arm == "help":
             return run_help()
         if cell.arm in PEER_SAMPLES:
-            return run_peer(self.scenario(cell), self.pythons[cell.arm], cell.arm, PEER_SAMPLES[cell.arm])
+            return run_peer(
+                self.scenario(cell), self.environments[cell.arm], cell.arm, PEER_SAMPLES[cell.arm]
+            )
         if cell.arm == "ensemble":
             return run_estimator(self.scenario(cell), self.device, {"ensemble": cell.members})
         options = ("--method", "lsq") if cell.arm == "lsq" else ()
@@ -161,9 +163,8 @@ def main() -> None:
         raise SystemExit(str(error)) from error
     asked = [arm for arm in options.arms if arm in PEER_SAMPLES]
     usable, missing = environments_of(asked, options.environments)
-    pythons = {name: one.python for name, one in usable.items()}
     versions = {name: version for one in usable.values() for name, version in one.versions.items()}
-    surroundings = Surroundings(device, options.snr, options.seed, pythons)
+    surroundings = Surroundings(device, options.snr, options.seed, usable)
     wanted = [
         cell
         for arm in options.arms

@@ -157,6 +157,7 @@ def test_the_row_of_controls_takes_the_best_other_method_of_each_parameter():
         "MP-PCA + lsq": [0.05, 2e-4, 0.02, 0.4],
         "cnn": [0.02, 2e-4, 0.01, 0.6],
         "a peer": [0.04, 1e-4, 0.005],
+        "a peer that failed": [np.nan] * 3,
         "si-cnn": [0.01, 5e-5, 0.01, 0.3],
     }
     assert controls.row(found) == [
@@ -164,6 +165,7 @@ def test_the_row_of_controls_takes_the_best_other_method_of_each_parameter():
         "0.05 / 2 / 20",
         "0.40 / 2.00 / 1.00",
         "0.80 / 1.00 / 0.50",
+        "nan / nan / nan",
         "0.20 / 0.50 / 1.00",
         "0.50 / 0.50 / 2.00",
         "0.40 / 0.30",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from benchmarks.accuracy import controls
 from benchmarks.accuracy.refinement import measured
 from benchmarks.peers import __main__ as command
 from benchmarks.peers import environments, measurements
-from benchmarks.peers.fits import PEERS, Peer, PeerError, stratified_sample, within_bounds
+from benchmarks.peers.fits import (
+    PEERS,
+    Environment,
+    Peer,
+    PeerError,
+    fit_peer,
+    stratified_sample,
+    within_bounds,
+)
 from sicnn_app.ivim.signal import ivim_signal
 from sicnn_app.settings import Bounds
 
@@ -24,6 +35,7 @@ WORKER = """
 import sys
 import numpy as np
 name, problem, result = sys.argv[1:]
+open(__file__ + ".calls", "a").write(name + "\\n")
 with np.load(problem) as held:
     count, bounds = len(held["signals"]), held["bounds"]
 maps = dict(zip(("f", "d", "dstar"), np.outer(bounds[:3].mean(axis=1), np.ones(count))))
@@ -64,6 +76,9 @@ else
     fi
 fi
 """
+
+
+HERE = Environment(Path(sys.executable), {"numpy": np.__version__}, 0.0)
 
 
 def called(*arguments: object, monkeypatch) -> None:
@@ -119,6 +134,67 @@ def test_whatever_a_fit_does_the_table_has_the_others_and_a_line_about_it(fakes,
     assert "| middle | denoised |" in again and "astray" not in again.partition("## ")[2]
 
 
+def test_a_fit_is_made_once_of_what_it_is_given_and_again_when_any_of_that_changes(fakes, monkeypatch):
+    _, mask, prepared = measurements.prepared_truth(command.Simulation("organs", 20.0, 31, 1, (24, 20, 1)))
+    averaged, worker = prepared["denoised"].averaged, PEERS["middle"].worker
+    fitted = partial(fit_peer, HERE, "middle", averaged, mask, 31, kept=fakes / "kept")
+
+    def calls() -> int:
+        return len((fakes / "worker.py.calls").read_text().splitlines())
+
+    first = fitted()
+    assert calls() == 1
+    # Neither the app's version nor what this fit is not told of is a reason to make it again.
+    monkeypatch.setattr("benchmarks.common.cells.__version__", "99.0")
+    told = replace(averaged, noise=2 * averaged.noise)
+    again = fit_peer(
+        HERE, "middle", told, mask, 31, evidence=prepared["denoised"].evidence, kept=fakes / "kept"
+    )
+    assert calls() == 1 and again.seconds == first.seconds == 2
+    assert all((again.maps[label][mask] == first.maps[label][mask]).all() for label in first.maps)
+
+    signals, fewer = averaged.signals.copy(), mask.copy()
+    signals[tuple(np.argwhere(mask)[0])] *= 1.001
+    fewer[tuple(np.argwhere(mask)[0])] = False
+    others = [
+        (HERE, "middle", replace(averaged, signals=signals), mask, 31),
+        (HERE, "middle", replace(averaged, bvals=averaged.bvals + (averaged.bvals > 0)), mask, 31),
+        (HERE, "middle", averaged, fewer, 31),
+        (HERE, "middle", averaged, mask, 32),
+        (replace(HERE, versions={"numpy": "0.1"}), "middle", averaged, mask, 31),
+        (replace(HERE, requirements="scipy==1.0"), "middle", averaged, mask, 31),
+        (HERE, "middle-astray", averaged, mask, 31),
+    ]
+    for _ in range(2):
+        for one in others:
+            fit_peer(*one, kept=fakes / "kept")
+        assert calls() == 1 + len(others)
+    worker.write_text(WORKER + "# changed", encoding="utf-8")
+    fitted()
+    assert calls() == 2 + len(others)
+    for _ in range(2):
+        with pytest.raises(PeerError):
+            fit_peer(HERE, "middle-short", averaged, mask, 31, kept=fakes / "kept")
+    assert calls() == 4 + len(others)
+    assert {path.suffix for path in (fakes / "kept").iterdir()} == {".npz"}
+
+
+def test_controls_measure_once_for_all_published_fits_and_one_that_fails_is_not_a_number(
+    fakes, monkeypatch, capsys
+):
+    small = partial(measured, shape=(24, 20, 1))
+    counted = []
+    monkeypatch.setattr(controls, "measured", lambda *given: counted.append(given) or small(*given))
+    found = controls.peers_errors(
+        {"middle-ill": HERE, "middle": HERE}, "organs", 20.0, 31, 1, kept=fakes / "kept"
+    )
+    assert len(counted) == 1 and np.isnan(found["middle-ill"]).all()
+    phantom, mask, _ = measurements.prepared_truth(command.Simulation("organs", 20.0, 31, 1, (24, 20, 1)))
+    expected = np.sqrt(np.mean(np.square(np.mean(Bounds().f) - phantom.f[mask])))
+    assert found["middle"][0] == pytest.approx(expected)
+    assert "middle-ill: RuntimeError: no such luck" in capsys.readouterr().err
+
+
 def test_an_environment_is_made_once_and_again_when_its_list_changes(fakes, monkeypatch):
     uv = fakes / "path" / "uv"
     uv.parent.mkdir()
@@ -151,8 +227,7 @@ def test_halves_with_equal_maps_do_not_vary_and_are_held_against_the_single_volu
     first = np.tile([True, False], series.bvals.size // 2)
     halves = [series.select(keep) for keep in (first, ~first)]
     monkeypatch.setattr(measurements, "measured_halves", lambda *_, runs: [(halves, phantom.mask)])
-    python = Path(sys.executable)
-    found = measurements.fit_halves("middle", python, fakes, ["a run"], "raw", 1, kept=str(fakes))
+    found = measurements.fit_halves("middle", HERE, fakes, ["a run"], "raw", 1, kept=fakes)
     *variation, difference = found["numbers"]
     assert variation == [0, 0, 0] and found["epochs"] == [0, 0]
     _, prepared, organs, _ = measurements.prepared_halves(fakes, "a run", "raw")
