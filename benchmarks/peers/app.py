@@ -10,9 +10,6 @@ from types import SimpleNamespace
 
 import numpy as np
 
-# The folder of a script is the first that Python looks into.
-from worker import main  # type: ignore[import-not-found]
-
 
 def own(problem: SimpleNamespace, method: str) -> dict:
     """A method of this app at its defaults, refined with the signals before denoising."""
@@ -73,4 +70,7 @@ def si_cnn(problem: SimpleNamespace) -> dict:
 
 
 if __name__ == "__main__":
+    # The folder of a script is the first that Python looks into.
+    from worker import main  # type: ignore[import-not-found]
+
     main({"lsq": least_squares, "cnn": plain_network, "si-cnn": si_cnn})
