@@ -35,12 +35,11 @@ CHUNK_SHARES = (1.0, 0.125, 0.015625)
 PREDICTED_AT_ONCE = 2**15
 """Voxels."""
 
-FIXED_BYTES = 25_000_000
-"""Libraries that the fit loads."""
+FIXED_BYTES = 30_000_000
+"""Libraries that the fit loads, and the starts of a part."""
 
-CHUNK_VOXEL_BYTES = 7_000
-"""Per voxel of those that a thread fits at once: the grid of starts, and gradients and Hessians from several
-of them."""
+CHUNK_VOXEL_BYTES = 1_300
+"""Per voxel of those that a thread fits at once: exponentials, gradients and Hessians."""
 
 FITTED_BYTES = 26
 """Per voxel of the mask and b-value: signals and weights in float64, the prediction, and what the allocator
@@ -130,7 +129,7 @@ def needed_bytes(
     voxels = everywhere if voxels is None else voxels
     return (
         FIXED_BYTES
-        + CHUNK_VOXEL_BYTES * min(voxels, torch.get_num_threads() * CHUNK_ELEMENTS["cpu"] // (8 * n_bvals))
+        + CHUNK_VOXEL_BYTES * min(voxels, torch.get_num_threads() * CHUNK_ELEMENTS["cpu"] // n_bvals)
         + FITTED_BYTES * voxels * n_bvals
         + VOXEL_BYTES * voxels
         + np.dtype(np.float32).itemsize * everywhere * (n_bvals + len(MAPS))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sicnn_app.lsq.levenberg_marquardt import minimise
+from sicnn_app.lsq.levenberg_marquardt import descend, minimise
 from sicnn_app.lsq.starts import grid_starts, limits, segmented_start
 from sicnn_app.settings import Bounds
 
@@ -20,7 +20,7 @@ MAX_ITERATIONS = 500
 """Steps per voxel after the rounds that choose its start: noisy voxels need tens, nearly equal exponents
 without noise hundreds."""
 
-ROUNDS = ((3, 2), (3, 1))
+ROUNDS = ((3, 2), (1, 1))
 """(Steps, starts of each voxel that go on). On 48000 simulated voxels (8 and 16 b-values, SNR 10 to 50)
 0.08 % end more than 0.1 % above the residual of all starts carried to the end. They are taken in single
 precision: the steps that follow forget what that rounds off."""
@@ -28,9 +28,12 @@ precision: the steps that follow forget what that rounds off."""
 LARGEST = 1e6
 """Of normalised signals in the rounds, far beyond any S0: their squares must be finite."""
 
-CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**24}
-"""Signals times (about) starts fitted at once: what fits into a cache, for each thread of the CPU, or fills
-some GB of a GPU."""
+CHUNK_ELEMENTS = {"cpu": 2**19, "cuda": 2**23}
+"""Signals fitted at once: some tens of MB for each thread of the CPU, or some GB of a GPU."""
+
+PARTS = 8
+"""Of a chunk, that take turns to find their starts, since several of every voxel must fit into a cache. The steps
+that follow are of the whole, since few voxels need many of them."""
 
 
 class LsqFit(NamedTuple):
@@ -89,12 +92,12 @@ def fit_biexponential(
     """
     y, b = normalised.detach().double(), bvals.to(normalised.device, torch.float64)
     elements = int(chunk_share * CHUNK_ELEMENTS.get(y.device.type, CHUNK_ELEMENTS["cpu"]))
-    size = max(1, elements // (8 * len(b)))
+    size = max(1, elements // len(b))
     signals = torch.split(y, size)
     weighed = [None] * len(signals) if weights is None else torch.split(weights.to(y), size)
     chunks = list(zip(signals, weighed, strict=True))
     parts, done = [], 0
-    for part in _fitted(chunks, partial(_fit_chunk, b=b, bounds=bounds)):
+    for part in _fitted(chunks, partial(_fit_chunk, b=b, bounds=bounds, part=max(1, size // PARTS))):
         parts.append(part)
         done += len(part.f)
         if progress is not None:
@@ -125,31 +128,30 @@ def _fitted(chunks: Sequence[Chunk], fit_chunk: Callable[[Chunk], LsqFit]) -> It
         torch.set_num_threads(before)
 
 
-def _fit_chunk(chunk: Chunk, b: Tensor, bounds: Bounds) -> LsqFit:
-    y, weights = chunk
+def _fit_chunk(chunk: Chunk, b: Tensor, bounds: Bounds, part: int) -> LsqFit:
+    y, weights = (None if values is None else values.T.contiguous() for values in chunk)
     lower, upper = (limit[:, None] for limit in limits(bounds, y))
-    # Which start is best, and where it leads to for the time being, shows in single precision.
-    rough, rough_b = y.clamp(-LARGEST, LARGEST).float(), b.float()
-    rough_weights = None if weights is None else weights.T.float()
-    starts = segmented_start(rough, rough_b, bounds)[None], grid_starts(rough, rough_b, bounds)
-    points = torch.cat(starts).movedim(2, 0)
-    y, weights = y.T.contiguous(), None if weights is None else weights.T.contiguous()
-    rough = rough.T.contiguous()
-    for steps, survivors in ROUNDS:
-        _, count, voxels = points.shape
-        race = minimise(
-            rough.repeat(1, count),
-            rough_b,
-            points.reshape(4, -1),
-            lower.float(),
-            upper.float(),
-            max_iterations=steps,
-            weights=None if rough_weights is None else rough_weights.repeat(1, count),
-        )
-        ranks = race.rss.view(count, voxels).argsort(dim=0, stable=True)[:survivors]
-        points = torch.take_along_dim(race.parameters.view(points.shape), ranks[None], dim=1)
-    start = points[:, 0].double().clamp(lower, upper)
+    signals = y.split(part, dim=1)
+    weighed = [None] * len(signals) if weights is None else weights.split(part, dim=1)
+    starts = [_best_start(*one, b, bounds) for one in zip(signals, weighed, strict=True)]
+    start = torch.cat(starts, dim=1).to(y).clamp(lower, upper)
     final = minimise(y, b, start, lower, upper, max_iterations=MAX_ITERATIONS, weights=weights)
     s0, f, d, dstar = final.parameters
     iterations = final.iterations + sum(steps for steps, _ in ROUNDS)
     return LsqFit(f, d, dstar, s0, final.rss, final.converged, iterations)
+
+
+def _best_start(y: Tensor, weights: Tensor | None, b: Tensor, bounds: Bounds) -> Tensor:
+    """Where the best start of every voxel has led to after the rounds, shape (4, V), float32.
+
+    Which one that is shows in single precision. Signals and weights have the shape (B, V).
+    """
+    y, b = y.clamp(-LARGEST, LARGEST).float(), b.float()
+    lower, upper = (limit[:, None] for limit in limits(bounds, y))
+    points = torch.cat((segmented_start(y.T, b, bounds)[None], grid_starts(y.T, b, bounds))).movedim(2, 0)
+    for steps, survivors in ROUNDS:
+        start, rough = points.reshape(4, -1), None if weights is None else weights.float()
+        places, rss = descend(y, b, start, lower, upper, steps=steps, weights=rough)
+        ranks = rss.view(points.shape[1:]).argsort(dim=0, stable=True)[:survivors]
+        points = torch.take_along_dim(places.view(points.shape), ranks[None], dim=1)
+    return points[:, 0]

@@ -62,8 +62,8 @@ class Minimum(NamedTuple):
 class Expansion(NamedTuple):
     """The residual sum of squares around a point, to second order.
 
-    Symmetric matrices are the ten entries of their upper triangle by rows. Voxels come last, so that every
-    entry of all voxels is one operation on memory in a row.
+    Symmetric matrices are their diagonal and then the six entries above it by rows. Voxels come last, so that
+    every entry of all voxels is one operation on memory in a row.
 
     Attributes
     ----------
@@ -79,15 +79,15 @@ class Expansion(NamedTuple):
     hessian: Tensor
 
 
-ROWS, COLUMNS = (0, 0, 0, 0, 1, 1, 1, 2, 2, 3), (0, 1, 2, 3, 1, 2, 3, 2, 3, 3)
+ROWS, COLUMNS = (0, 1, 2, 3, 0, 0, 0, 1, 1, 2), (0, 1, 2, 3, 1, 2, 3, 2, 3, 3)
 """Of the entries of a symmetric matrix."""
 
-DIAGONAL = (0, 4, 7, 9)
-WHOLE = (0, 1, 2, 3, 1, 4, 5, 6, 2, 5, 7, 8, 3, 6, 8, 9)
+DIAGONAL = slice(4)
+WHOLE = (0, 4, 5, 6, 4, 1, 7, 8, 5, 7, 2, 9, 6, 8, 9, 3)
 """Entries that make the rows of the whole matrix."""
 
 
-def expand(signals: Tensor, bvals: Tensor, parameters: Tensor, weights: Tensor | None = None) -> Expansion:
+def expand(signals: Tensor, bvals: Tensor, parameters: Tensor, roots: Tensor | None = None) -> Expansion:
     """Expand the residual sum of squares of the bi-exponential around ``parameters``.
 
     All derivatives are combinations of 15 sums over b: products of the residual and the two
@@ -98,25 +98,20 @@ def expand(signals: Tensor, bvals: Tensor, parameters: Tensor, weights: Tensor |
     signals : Tensor, shape (B, V)
     bvals : Tensor, shape (B,), s/mm^2
     parameters : Tensor, shape (4, V), rows S0, F, D, D* (mm^2/s)
-        The expansion is in units of :data:`SCALE`.
-    weights : Tensor, shape (B, V), optional
-        Of the squared residuals.
+        Or (4, N V): N points of all voxels, one after the other. The expansion is in units of :data:`SCALE`.
+    roots : Tensor, shape (B, V), optional
+        Of the weights of the squared residuals; ``signals`` are multiplied by them.
     """
-    s0, f, d, dstar = parameters
+    s0, f = parameters[:2]
     g = 1 - f
     u, v = s0 * f, s0 * g
-    blood, tissue = torch.exp(-bvals[:, None] * dstar), torch.exp(-bvals[:, None] * d)
-    residual = torch.addcmul(torch.addcmul(-signals, u, blood), v, tissue)
-    products = blood.new_empty((5, *blood.shape))
-    own = residual, blood, tissue
-    weighted, weighted_blood, weighted_tissue = own if weights is None else (weights * one for one in own)
-    torch.mul(weighted, blood, out=products[0])
-    torch.mul(weighted, tissue, out=products[1])
-    torch.mul(weighted_blood, blood, out=products[2])
-    torch.mul(weighted_blood, tissue, out=products[3])
-    torch.mul(weighted_tissue, tissue, out=products[4])
+    residual, blood, tissue = _residual(signals, bvals, parameters, roots)
+    product = torch.empty_like(blood)
+    rss = torch.mul(residual, residual, out=product).sum(dim=0)
     powers = torch.stack((torch.ones_like(bvals), bvals, bvals.square()))
-    (rb0, rb1, rb2), (rt0, rt1, rt2), (bb0, bb1, bb2), (bt0, bt1, bt2), (tt0, tt1, tt2) = powers @ products
+    pairs = (residual, blood), (residual, tissue), (blood, blood), (blood, tissue), (tissue, tissue)
+    sums = [powers @ torch.mul(*pair, out=product) for pair in pairs]
+    (rb0, rb1, rb2), (rt0, rt1, rt2), (bb0, bb1, bb2), (bt0, bt1, bt2), (tt0, tt1, tt2) = sums
     scale = signals.new_tensor(SCALE)
     outer = (scale[list(ROWS)] * scale[list(COLUMNS)])[:, None]
     # Sums over b of a compartment, or of their difference, times its signal and a power of b.
@@ -125,24 +120,66 @@ def expand(signals: Tensor, bvals: Tensor, parameters: Tensor, weights: Tensor |
     normal = torch.stack(
         (
             f * mixed_blood + g * mixed_tissue,
+            s0 * s0 * (bb0 - 2 * bt0 + tt0),
+            v * v * tt2,
+            u * u * bb2,
             s0 * (mixed_blood - mixed_tissue),
             -v * (f * bt1 + g * tt1),
             -u * (f * bb1 + g * bt1),
-            s0 * s0 * (bb0 - 2 * bt0 + tt0),
             s0 * v * (tt1 - bt1),
             s0 * u * (bt1 - bb1),
-            v * v * tt2,
             v * u * bt2,
-            u * u * bb2,
         )
     )
     normal *= outer
     zero = torch.zeros_like(f)
     curvature = torch.stack(
-        (zero, rb0 - rt0, -g * rt1, -f * rb1, zero, s0 * rt1, -s0 * rb1, v * rt2, zero, u * rb2)
+        (zero, zero, v * rt2, u * rb2, rb0 - rt0, -g * rt1, -f * rb1, s0 * rt1, -s0 * rb1, zero)
     )
-    hessian = torch.addcmul(normal, curvature, outer)
-    return Expansion((weighted * residual).sum(dim=0), gradient, normal, hessian)
+    return Expansion(rss, gradient, normal, torch.addcmul(normal, curvature, outer))
+
+
+def _residual(
+    signals: Tensor, bvals: Tensor, parameters: Tensor, roots: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Residuals and both exponentials, shape (B, N V) each, times ``roots``; see :func:`expand`."""
+    points = len(bvals), parameters.shape[1] // max(1, signals.shape[1]), signals.shape[1]
+    s0, f, d, dstar = parameters
+    u, v = (amplitude.view(points[1:]) for amplitude in (s0 * f, s0 * (1 - f)))
+    blood, tissue = (torch.exp(-bvals[:, None] * rate).view(points) for rate in (dstar, d))
+    if roots is not None:
+        blood, tissue = roots[:, None] * blood, roots[:, None] * tissue
+    residual = torch.addcmul(torch.addcmul(-signals[:, None], u, blood), v, tissue)
+    return residual.flatten(1), blood.flatten(1), tissue.flatten(1)
+
+
+def descend(
+    signals: Tensor,
+    bvals: Tensor,
+    start: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    *,
+    steps: int,
+    weights: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As many steps from every start, whether it has arrived or not: parameters and residual sums of squares.
+
+    As for :func:`minimise`, but ``start`` and what is returned may hold several points of every voxel, shapes
+    (4, N V) and (N V,), see :func:`expand`.
+    """
+    y, roots = _weighed(signals, weights)
+    x, here = start, expand(y, bvals, start, roots)
+    damping = torch.full_like(here.rss, FIRST_DAMPING)
+    for left in reversed(range(steps)):
+        step = _step(x, here, _held(x, here.gradient, lower, upper), damping, lower, upper)
+        trial = _trial(x, step, lower, upper)
+        if not left:
+            rss = _residual(y, bvals, trial, roots)[0].square().sum(dim=0)
+            accepted = rss < here.rss
+            return torch.where(accepted, trial, x), torch.where(accepted, rss, here.rss)
+        x, here, damping = _better(x, here, damping, trial, expand(y, bvals, trial, roots))
+    return x, here.rss
 
 
 def minimise(
@@ -161,7 +198,6 @@ def minimise(
     box, and no voxel ends with more than its residual sum of squares, weighted by ``weights``, shape (B, V),
     where there are any. Steps that are rejected count as iterations.
     """
-    scale = signals.new_tensor(SCALE)[:, None]
     voxels = signals.shape[1]
     result = Minimum(
         parameters=start.clone(),
@@ -171,11 +207,16 @@ def minimise(
     )
     exact = NEGLIGIBLE_RESIDUAL**2 * len(bvals)
     active = torch.arange(voxels, device=signals.device)
-    y, w, x, here = signals, weights, start, expand(signals, bvals, start, weights)
+    y, roots = _weighed(signals, weights)
+    x, here = start, expand(y, bvals, start, roots)
     damping = torch.full_like(here.rss, FIRST_DAMPING)
-    settled = torch.zeros_like(result.converged)
     for iteration in range(max_iterations + 1):
-        done = settled | (here.rss <= exact) | (damping > MAX_DAMPING) | _stationary(x, here, lower, upper)
+        held = _held(x, here.gradient, lower, upper)
+        step = _step(x, here, held, damping, lower, upper)
+        done = (here.rss <= exact) | (damping > MAX_DAMPING) | _stationary(here, held)
+        # Half of what the step should bring, or more: where that is nothing, it need not be tried.
+        gain = -(here.gradient * step).sum(dim=0)
+        done |= (gain <= RELATIVE_DECREASE * here.rss) & (step.abs() <= RELATIVE_STEP).all(dim=0)
         last = iteration == max_iterations
         ended = (torch.ones_like(done) if last else done).nonzero()[:, 0]
         if len(ended):
@@ -187,40 +228,59 @@ def minimise(
             if len(ended) == len(active):
                 break
             keep = (~done).nonzero()[:, 0]
-            active, y, x, damping, *rest = (
-                value.index_select(-1, keep) for value in (active, y, x, damping, *here)
+            active, y, x, step, damping, *rest = (
+                value.index_select(-1, keep) for value in (active, y, x, step, damping, *here)
             )
             here = Expansion(*rest)
-            w = None if w is None else w.index_select(1, keep)
-        trial = x + _step(x, here, damping, lower, upper) * scale
-        trial = torch.minimum(torch.maximum(trial, lower), upper)
-        there = expand(y, bvals, trial, w)
-        accepted = there.rss < here.rss
-        settled = accepted & (here.rss - there.rss <= RELATIVE_DECREASE * here.rss)
-        settled &= ((trial - x).abs() <= RELATIVE_STEP * scale).all(dim=0)
-        damping = torch.where(
-            accepted,
-            (damping * DAMPING_AFTER_SUCCESS).clamp(min=MIN_DAMPING),
-            damping * DAMPING_AFTER_FAILURE,
-        )
-        x = torch.where(accepted, trial, x)
-        here = Expansion(*(torch.where(accepted, new, old) for new, old in zip(there, here, strict=True)))
+            roots = None if roots is None else roots.index_select(1, keep)
+        trial = _trial(x, step, lower, upper)
+        x, here, damping = _better(x, here, damping, trial, expand(y, bvals, trial, roots))
     return result
 
 
-def _step(x: Tensor, here: Expansion, damping: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+def _weighed(signals: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Signals times the roots of their weights, and these."""
+    if weights is None:
+        return signals, None
+    roots = weights.sqrt()
+    return roots * signals, roots
+
+
+def _trial(x: Tensor, step: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    return torch.minimum(torch.maximum(x + step * x.new_tensor(SCALE)[:, None], lower), upper)
+
+
+def _better(
+    x: Tensor, here: Expansion, damping: Tensor, trial: Tensor, there: Expansion
+) -> tuple[Tensor, Expansion, Tensor]:
+    """Where it is better, the trial with less damping; elsewhere ``x`` with more.
+
+    Both are written into ``trial`` and ``there``.
+    """
+    accepted = there.rss < here.rss
+    damping = torch.where(
+        accepted,
+        (damping * DAMPING_AFTER_SUCCESS).clamp(min=MIN_DAMPING),
+        damping * DAMPING_AFTER_FAILURE,
+    )
+    rejected = (~accepted).nonzero()[:, 0]
+    for new, old in zip((trial, *there), (x, *here), strict=True):
+        new[..., rejected] = old[..., rejected]
+    return trial, there, damping
+
+
+def _step(x: Tensor, here: Expansion, held: Tensor, damping: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     """Damped Newton or Gauss-Newton step that stays in the box, shape (4, V), units of SCALE."""
     scale = x.new_tensor(SCALE)[:, None]
     down, up = (lower - x) / scale, (upper - x) / scale
-    held = _held(x, here.gradient, lower, upper)
-    ridge = torch.addcmul(x.new_tensor(DIAGONAL_FLOOR), damping, here.normal[list(DIAGONAL)])
+    ridge = torch.addcmul(x.new_tensor(DIAGONAL_FLOOR), damping, here.normal[DIAGONAL])
     matrix = here.hessian.clone()
-    matrix[list(DIAGONAL)] += ridge
+    matrix[DIAGONAL] += ridge
     step, convex = _solve(matrix, -here.gradient, held)
     other = (~convex).nonzero()[:, 0]
     if len(other):
         plain = here.normal[:, other]
-        plain[list(DIAGONAL)] += ridge[:, other]
+        plain[DIAGONAL] += ridge[:, other]
         matrix[:, other] = plain
         step[:, other], _ = _solve(plain, -here.gradient[:, other], held[:, other])
     cut = torch.minimum(torch.maximum(step, down), up)
@@ -239,13 +299,12 @@ def _step(x: Tensor, here: Expansion, damping: Tensor, lower: Tensor, upper: Ten
 def _solve(matrix: Tensor, right: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
     """Solutions, shape (4, V), 0 where ``fixed``, and whether the rest of the matrix is positive definite.
 
-    By L D L^T, entry by entry: routines for many small matrices take each by itself.
+    By L D L^T, entry by entry: routines for many small matrices take each by itself. Nothing moves what has
+    an infinite entry on the diagonal.
     """
-    free = (~fixed).to(matrix.dtype)
-    matrix = matrix * (free[list(ROWS)] * free[list(COLUMNS)])
-    matrix[list(DIAGONAL)] += 1 - free
-    a00, a01, a02, a03, a11, a12, a13, a22, a23, a33 = matrix
-    r0, r1, r2, r3 = right * free
+    a00, a11, a22, a33 = torch.where(fixed, torch.inf, matrix[DIAGONAL])
+    a01, a02, a03, a12, a13, a23 = matrix[4:]
+    r0, r1, r2, r3 = right
     l1, l2, l3 = a01 / a00, a02 / a00, a03 / a00
     d1, c12, c13 = a11 - l1 * a01, a12 - l1 * a02, a13 - l1 * a03
     m2, m3 = c12 / d1, c13 / d1
@@ -266,8 +325,7 @@ def _held(x: Tensor, gradient: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     return ((x <= lower) & (gradient >= 0)) | ((x >= upper) & (gradient <= 0))
 
 
-def _stationary(x: Tensor, here: Expansion, lower: Tensor, upper: Tensor) -> Tensor:
+def _stationary(here: Expansion, held: Tensor) -> Tensor:
     """True where the residual is orthogonal to every free column of the Jacobian, shape (V,), bool."""
-    norms = (here.normal[list(DIAGONAL)].clamp(min=0.0) * here.rss).sqrt()
-    flat = here.gradient.abs() <= GRADIENT_TOLERANCE * norms
-    return (flat | _held(x, here.gradient, lower, upper)).all(dim=0)
+    norms = (here.normal[DIAGONAL].clamp(min=0.0) * here.rss).sqrt()
+    return ((here.gradient.abs() <= GRADIENT_TOLERANCE * norms) | held).all(dim=0)

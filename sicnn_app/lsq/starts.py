@@ -94,35 +94,35 @@ def grid_starts(signals: Tensor, bvals: Tensor, bounds: Bounds) -> Tensor:
     lower, upper = limits(bounds, signals)
     d_grid, dstar_grid = _logarithmic(lower[2], upper[2]), _logarithmic(lower[3], upper[3])
     tiny = torch.finfo(signals.dtype).tiny
+    # Voxels come last, so that every operation is one on memory in a row.
     blood = torch.exp(-dstar_grid[:, None] * bvals)
-    blood_blood, blood_signal = blood.square().sum(dim=1), signals @ blood.T
-    shape = (len(signals), len(dstar_grid))
+    blood_blood, blood_signal = blood.square().sum(dim=1, keepdim=True), blood @ signals.T
+    shape = blood_signal.shape
     best = signals.new_full(shape, torch.inf)
     best_s0, best_f, best_d = ((lower + upper) / 2)[:3, None, None].expand(3, *shape)
     for d in d_grid:
         tissue = torch.exp(-d * bvals)
-        tissue_tissue, cross = tissue.square().sum(), blood @ tissue
-        tissue_signal = (signals @ tissue)[:, None]
-        # Where the grids meet, D = D* and the two amplitudes cannot be told apart.
-        determinant = (blood_blood * tissue_tissue - cross.square()).clamp(min=1e-12)
-        amplitude_blood = (tissue_tissue * blood_signal - cross * tissue_signal) / determinant
-        amplitude_tissue = (blood_blood * tissue_signal - cross * blood_signal) / determinant
-        total = amplitude_blood + amplitude_tissue
-        f = amplitude_blood / torch.where(total.abs() < tiny, tiny, total)
-        # With a negative amplitude the best point lies on an edge of the allowed F.
-        f = f.clamp(lower[1], upper[1])
-        mix_mix = f.square() * blood_blood + 2 * f * (1 - f) * cross + (1 - f).square() * tissue_tissue
-        mix_signal = f * blood_signal + (1 - f) * tissue_signal
+        tissue_tissue, cross = tissue.square().sum(), (blood @ tissue)[:, None]
+        tissue_signal = signals @ tissue
+        # Both amplitudes times one determinant, which is not negative: F is their ratio.
+        amplitude = tissue_tissue * blood_signal - cross * tissue_signal
+        total = (tissue_tissue - cross) * blood_signal + (blood_blood - cross) * tissue_signal
+        # With a negative amplitude the best point lies on an edge of the allowed F. Where the grids meet,
+        # D = D* and the two amplitudes cannot be told apart.
+        f = (amplitude / torch.where(total.abs() < tiny, tiny, total)).clamp(lower[1], upper[1])
+        apart = cross - tissue_tissue
+        mix_mix = tissue_tissue + f * (2 * apart + f * (blood_blood - cross - apart))
+        mix_signal = torch.addcmul(tissue_signal, f, blood_signal - tissue_signal)
         s0 = (mix_signal / mix_mix).clamp(lower[0], upper[0])
         cost = s0 * (s0 * mix_mix - 2 * mix_signal)
         better = cost < best
         best = torch.where(better, cost, best)
         best_s0, best_f = torch.where(better, s0, best_s0), torch.where(better, f, best_f)
         best_d = torch.where(better, d, best_d)
-    points = torch.stack((best_s0, best_f, best_d, dstar_grid.expand(shape)), dim=2)
-    bands = zip(best.chunk(DSTAR_BANDS, dim=1), points.chunk(DSTAR_BANDS, dim=1), strict=True)
+    points = torch.stack((best_s0, best_f, best_d, dstar_grid[:, None].expand(shape)), dim=2)
+    bands = zip(best.chunk(DSTAR_BANDS), points.chunk(DSTAR_BANDS), strict=True)
     voxels = torch.arange(len(signals), device=signals.device)
-    return torch.stack([candidates[voxels, cost.argmin(dim=1)] for cost, candidates in bands])
+    return torch.stack([candidates[cost.argmin(dim=0), voxels] for cost, candidates in bands])
 
 
 def _logarithmic(lower: Tensor, upper: Tensor) -> Tensor:

@@ -45,9 +45,9 @@ def expanded(values: np.ndarray):
 
 
 def whole(entries: np.ndarray) -> np.ndarray:
-    """The symmetric matrix, shape (4, 4), of its upper triangle by rows, shape (10,)."""
-    upper = np.zeros((4, 4))
-    upper[np.triu_indices(4)] = entries
+    """The symmetric matrix, shape (4, 4), of its diagonal and what is above by rows, shape (10,)."""
+    upper = np.diag(entries[:4])
+    upper[np.triu_indices(4, 1)] = entries[4:]
     return upper + np.triu(upper, 1).T
 
 

@@ -174,11 +174,11 @@ def short_of_memory(monkeypatch, voxels: int) -> list[int]:
 
 
 def test_with_little_memory_fewer_voxels_are_fitted_at_once(monkeypatch):
-    signals = volume((30, 20, 12), snr=20)
+    signals = volume((30, 20, 16), snr=20)
     expected = run_estimate(signals)
-    sizes = short_of_memory(monkeypatch, 10_000)
+    sizes = short_of_memory(monkeypatch, 8_000)
     result = run_estimate(signals)
-    assert sum(size > 10_000 for size in sizes) == 1
+    assert sum(size > 8_000 for size in sizes) == 1
     for label in ("f", "d", "dstar", "s0"):
         np.testing.assert_allclose(result.maps[label], expected.maps[label], rtol=1e-3)
     (text,) = result.parameters["out_of_memory"]
