@@ -32,8 +32,8 @@ CHUNK_ELEMENTS = {"cpu": 2**19, "cuda": 2**23}
 """Signals fitted at once: some tens of MB for each thread of the CPU, or some GB of a GPU."""
 
 PARTS = 8
-"""Of a chunk, that take turns to find their starts, since several of every voxel must fit into a cache. The steps
-that follow are of the whole, since few voxels need many of them."""
+"""Of a chunk, that take turns to find their starts, since several of every voxel must fit into a cache. The
+steps that follow are of the whole, since few voxels need many of them."""
 
 
 class LsqFit(NamedTuple):
