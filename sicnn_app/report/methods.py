@@ -314,7 +314,10 @@ def _refinement(facts: Facts) -> str:
     evidence, rounds = facts.get("refinement_evidence"), facts.number("refinement_rounds")
     signals = "" if evidence is None else f" ({in_words(evidence)})"
     similar = (
-        ", moved by a fit of the mean signals of similar voxels," if facts.get("refinement_prior") else ""
+        ", together with maps estimated without it from one tissue everywhere, both moved by the mean "
+        "signals of similar voxels,"
+        if facts.get("refinement_prior")
+        else ""
     )
     maps = f"The network's maps{similar}"
     many = "" if rounds is None else f", {count_of(int(rounds), 'round')}"

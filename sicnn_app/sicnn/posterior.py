@@ -1,4 +1,4 @@
-"""The refinement: the network's maps as a prior, the voxel's own signals as the evidence."""
+"""Maps as a prior, signals as the evidence: one estimate of the refinement."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SHIFTS_FROM = 3
 """Rounds before departures have a mean in common: where signals say little, first steps are large."""
 
 OWN_SHARE = (1.6, 0.11)
-"""a and c of 1 / (a + c n): share of a voxel's own noise that the network's maps hold after n similar voxels,
+"""a and c of 1 / (a + c n): share of a voxel's own noise that the prior holds after n similar voxels,
 itself included, were averaged. From regressions of errors on noise over twelve kinds of truth: .55 for n of
 1 or 2, .45 for 3, .29 for 12, .14 for 48 (benchmarks/accuracy/refinement.py)."""
 
