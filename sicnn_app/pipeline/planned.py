@@ -15,7 +15,8 @@ from typing import Any
 from sicnn_app import __version__
 from sicnn_app.bids.segmentations import Segmentations
 from sicnn_app.derivatives import provenance
-from sicnn_app.derivatives.marker import marker_path, recorded_fingerprint
+from sicnn_app.derivatives.collect import software_of
+from sicnn_app.derivatives.marker import marker_path, read_marker, recorded_fingerprint
 from sicnn_app.derivatives.names import (
     expected_outputs,
     figures_folder,
@@ -90,13 +91,18 @@ def _fingerprint(settings: Settings, item: DwiRun, digest_of: Callable[[Path | N
     anatomy, _ = choose_anatomy(settings.preprocessing.anatomy, item.metadata)
     content = {
         "settings": settings.changing_maps(),
-        "version": __version__.rsplit(".", 1)[0],
+        "version": minor_version(__version__),
         "bvals_file": digest_of(settings.inputs.bvals),
         "files": [digest_of(path) for part in item.parts for path in (part.image, part.bval, part.bvec)],
         "mask": digest_of(item.mask),
         "anatomy": anatomy,
     }
     return digest(content)
+
+
+def minor_version(version: str) -> str:
+    """What maps are the same within: 0.12 of 0.12.3."""
+    return version.rsplit(".", 1)[0]
 
 
 def finished_runs(
@@ -115,9 +121,13 @@ def finished_runs(
     if other:
         require_free_runs(settings, other)
         names = ", ".join(item.name for item in other[:3]) + (" ..." if len(other) > 3 else "")
+        app = provenance.APP_NAME
+        versions = {software_of(read_marker(settings.output_dir, item).content).get(app) for item in other}
+        earlier = sorted(one for one in versions if one and minor_version(one) != minor_version(__version__))
+        of = f"of {app} {', '.join(earlier)}" if earlier else "of other settings or other source files"
         raise UsageError(
-            f"{settings.output_dir} holds outputs of other settings or other source files for {names}: "
-            "choose another output folder, or --overwrite them"
+            f"{settings.output_dir} holds outputs {of} for {names}: choose another output folder, or "
+            "--overwrite them"
         )
     return frozenset(finished)
 
