@@ -314,7 +314,7 @@ def _refinement(facts: Facts) -> str:
     evidence, rounds = facts.get("refinement_evidence"), facts.number("refinement_rounds")
     signals = "" if evidence is None else f" ({in_words(evidence)})"
     similar = (
-        ", together with maps estimated without it from one tissue everywhere, both moved by the mean "
+        ", and in F and D maps estimated without it from one tissue everywhere, all moved by the mean "
         "signals of similar voxels,"
         if facts.get("refinement_prior")
         else ""
