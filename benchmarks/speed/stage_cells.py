@@ -8,33 +8,63 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 
-from benchmarks.common.clocks import MEASURES
+from benchmarks.accuracy.refinement import prepared_of
+from benchmarks.common.clocks import MEASURES, timed
 from benchmarks.common.metrics import LABELS, map_errors
 from benchmarks.common.scenarios import Measurement, Scenario, measure
 from benchmarks.peers.fits import Environment, fit_peer, stratified_sample, within_bounds
+from sicnn_app.ivim.series import AveragedSignals, DwiSeries
 from sicnn_app.ivim.signal import ivim_signal_maps
 from sicnn_app.lsq.estimate import estimate_lsq
+from sicnn_app.preprocess.denoise import correct
 from sicnn_app.settings import Bounds, ResourceSettings
 
 SIZES = {"small": (64, 64, 8), "medium": (128, 128, 24), "large": (192, 192, 40)}
 
 OWN = ("help", "app", "lsq", "ensemble")
 
-PEER_SAMPLES = {
-    "dipy-trr": 2000,
-    "dipy-varpro": 200,
-    "ivim-mri-seg": 2000,
-    "ivim-mri-bayes": 2000,
-    "ivimnet": None,
+
+@dataclass(frozen=True)
+class Competitor:
+    """A fit beside the app's own runs.
+
+    Attributes
+    ----------
+    peer : str
+        Key of :data:`benchmarks.peers.fits.PEERS`.
+    sample : int or None
+        Voxels of the sample; None: the whole mask.
+    denoised : bool
+        Whether it is given the signals after MP-PCA.
+    """
+
+    peer: str
+    sample: int | None
+    denoised: bool = False
+
+
+AS_MEASURED = {
+    "dipy-trr": Competitor("dipy-trr", 2000),
+    "dipy-varpro": Competitor("dipy-varpro", 200),
+    "ivim-mri-seg": Competitor("ivim-mri-seg", 2000),
+    "ivim-mri-bayes": Competitor("ivim-mri-bayes", 2000),
+    "ivimnet": Competitor("ivimnet", None),
 }
-"""Voxels of the sample; None: the whole mask."""
+
+COMPETITORS = {
+    **AS_MEASURED,
+    "mppca+lsq": Competitor("lsq", None, denoised=True),
+    **{f"mppca+{name}": replace(fit, denoised=True) for name, fit in AS_MEASURED.items()},
+}
+"""Name to fit; whoever compares gives all the same preprocessing."""
 
 STEM = "sub-01_dwi"
 
@@ -54,7 +84,7 @@ class Cell:
     size : str
         Key of :data:`SIZES`; empty for what has no image.
     arm : str
-        Of :data:`OWN` or :data:`PEER_SAMPLES`.
+        Of :data:`OWN` or :data:`COMPETITORS`.
     members : int
         Of the ensemble.
     repeat : int
@@ -168,29 +198,43 @@ def run_help() -> dict[str, Any]:
     return {"stages": {START: {**dict.fromkeys(MEASURES, 0.0), "wall": wall, "cpu": cpu}}}
 
 
-def run_peer(scenario: Scenario, environment: Environment, name: str, sample: int | None) -> dict[str, Any]:
-    """A published fit on a sample with every tissue in proportion, or on the whole mask.
+@lru_cache(maxsize=1)
+def denoised(scenario: Scenario) -> tuple[AveragedSignals, float]:
+    """Signals after MP-PCA, prepared as the app does, and the processor seconds of MP-PCA alone."""
+    measured = measure(scenario)
+    series = DwiSeries(measured.signals, measured.bvals, None, measured.phantom.affine)
+    _, seconds = timed(lambda: correct(series, kind="mppca"))
+    prepared = prepared_of(series, measured.mask, "mppca", anatomy="body", average="arithmetic")
+    return prepared.averaged, seconds
+
+
+def run_competitor(scenario: Scenario, environment: Environment, competitor: Competitor) -> dict[str, Any]:
+    """A fit on a sample with every tissue in proportion, or on the whole mask.
 
     Returns
     -------
     dict
-        Processor seconds on one thread, fitted voxels, voxels of the mask, errors in the fitted voxels,
-        share outside of the bounds, and for dipy how the app's least squares compare.
+        Processor seconds on one thread, with the voxels' share of those of MP-PCA where it comes first,
+        fitted voxels, voxels of the mask, errors in the fitted voxels, share outside of the bounds, and for
+        dipy's trust region of the signals as measured how the app's least squares compare.
     """
     measured = measure(scenario)
-    voxels = measured.mask
-    if sample is not None:
-        voxels = stratified_sample(measured.phantom.labels, measured.mask, sample, scenario.seed)
-    fit = fit_peer(environment, name, measured, voxels, scenario.seed)
+    given, seconds = denoised(scenario) if competitor.denoised else (measured, 0.0)
+    others = {"volumes": given.repeats} if isinstance(given, AveragedSignals) else {}
+    voxels = given.mask
+    if competitor.sample is not None:
+        voxels = stratified_sample(measured.phantom.labels, voxels, competitor.sample, scenario.seed)
+    fit = fit_peer(environment, competitor.peer, given, voxels, scenario.seed, **others)
     maps, outside = within_bounds(fit.maps)
+    mask = int(given.mask.sum())
     found = {
-        "cpu": fit.seconds,
+        "cpu": fit.seconds + seconds * fit.voxels / mask,
         "voxels": fit.voxels,
-        "mask": int(measured.mask.sum()),
-        "errors": map_errors(measured.phantom, measured.mask, maps, only=voxels),
+        "mask": mask,
+        "errors": map_errors(measured.phantom, given.mask, maps, only=voxels),
         "outside": float(outside[voxels].mean()),
     }
-    if name == "dipy-trr":
+    if competitor == COMPETITORS["dipy-trr"]:
         found["residuals"] = compare_residuals(
             measured.signals[voxels], measured.bvals, _at(maps, voxels), outside[voxels]
         )

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.common.cells import comma_separated, markdown
 from benchmarks.common.clocks import MEASURES
 from benchmarks.common.metrics import FORMS, LABELS, NAMES, SCALES
-from benchmarks.speed.stage_cells import PEER_SAMPLES, SIZES
+from benchmarks.speed.stage_cells import COMPETITORS, SIZES
 from benchmarks.speed.stage_targets import Found, estimation, middle, per_voxel, results, verdicts
 
 RMSE = tuple(f"rmse_{label}" for label in LABELS)
@@ -107,19 +107,19 @@ def method_table(found: Found, size: str) -> str | None:
         taken = estimation(found, size, "lsq", "cpu")
         row = ["lsq, the fit alone", *_ratios(taken, taken, runs[0]["voxels"], reference, app)]
         rows.append([*row, *errors_of(runs[0])])
-    for peer in PEER_SAMPLES:
-        for fit in results(found, size, peer):
+    for name in COMPETITORS:
+        for fit in results(found, size, name):
             mask, voxels = fit["mask"], fit["voxels"]
             cells = _ratios(fit["cpu"] * mask / voxels, fit["cpu"], voxels, reference, app)
             if voxels < mask:
                 cells[-1] += " (extrapolated)" if cells[-1] else ""
-            rows.append([peer, *cells, *errors_of(fit)])
+            rows.append([name, *cells, *errors_of(fit)])
     if not rows:
         return None
     columns = ("method", "voxels", "per voxel, to dipy-trr", "whole mask, to the whole app", *ERROR_COLUMNS)
     text = (
-        "Processor time, and errors in the voxels named. The app denoises first; published fits are given "
-        "the signals as measured, and run on one thread."
+        "Processor time, and errors in the voxels named. The app denoises first; other fits run on one "
+        "thread and are given the signals as measured, or after MP-PCA (`mppca+`), whose time is counted."
     )
     return f"{text}\n\n{markdown(columns, rows)}"
 

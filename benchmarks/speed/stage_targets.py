@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.common.metrics import LABELS
-from benchmarks.speed.stage_cells import PEER_SAMPLES, Cell, whole
+from benchmarks.speed.stage_cells import COMPETITORS, Cell, whole
 
 Found = dict[Cell, dict[str, Any]]
 
@@ -94,7 +94,7 @@ def _residuals(found: Found) -> float | None:
 
 def _worst_error(found: Found) -> float | None:
     ours = results(found, "medium", "app")
-    others = [fit for arm in ("lsq", *PEER_SAMPLES) for fit in results(found, "medium", arm)]
+    others = [fit for arm in ("lsq", *COMPETITORS) for fit in results(found, "medium", arm)]
     if not ours or not others:
         return None
     names = [f"rmse_{label}" for label in LABELS]

@@ -16,6 +16,7 @@ Results of other code of the app, another device or another torch are not mixed.
   and for their environments. They are given the signals as measured, run on one thread of the CPU,
   and fit a sample of the mask with every tissue in proportion: 2,000 voxels, 200 for variable projection.
   IVIM-NET is trained on the whole mask, at the settings of its package, until it stops by itself.
+- mppca+ these, and mppca+lsq: the same given the signals after MP-PCA, whose time on one core is added.
 
 The time of a published fit is its processor time, which on one thread is also the least wall-clock time. A
 ratio to the time for the whole mask from fewer voxels is called extrapolated. The page of a CPU has no
@@ -40,15 +41,16 @@ from benchmarks.common.scenarios import HELD_OUT_SEEDS, Scenario
 from benchmarks.peers.environments import ENVIRONMENTS, environments_of
 from benchmarks.peers.fits import Environment, PeerError
 from benchmarks.speed.stage_cells import (
+    AS_MEASURED,
+    COMPETITORS,
     OWN,
-    PEER_SAMPLES,
     SIZES,
     Cell,
     FailedRun,
     run_app,
+    run_competitor,
     run_estimator,
     run_help,
-    run_peer,
 )
 from benchmarks.speed.stage_tables import page, records
 from sicnn_app.errors import DeviceError
@@ -82,19 +84,17 @@ class Surroundings:
         return Scenario(self.snr, self.seed, shape=SIZES[cell.size])
 
     def spec(self, cell: Cell) -> dict[str, Any]:
-        """Everything that decides a result; published fits do not depend on the app's code."""
+        """Everything that decides a result; published fits by themselves do not depend on the app's code."""
         spec = {"benchmark": "speed", "cell": repr(cell), "snr": self.snr, "seed": self.seed}
-        if cell.arm in PEER_SAMPLES and cell.arm != "dipy-trr":
+        if cell.arm in AS_MEASURED and cell.arm != "dipy-trr":
             return {**spec, "device": _name("cpu")}
         return {**spec, "device": _name(self.device), "torch": torch.__version__, "code": _digest()}
 
     def compute(self, cell: Cell) -> dict[str, Any]:
         if cell.arm == "help":
             return run_help()
-        if cell.arm in PEER_SAMPLES:
-            return run_peer(
-                self.scenario(cell), self.environments[cell.arm], cell.arm, PEER_SAMPLES[cell.arm]
-            )
+        if competitor := COMPETITORS.get(cell.arm):
+            return run_competitor(self.scenario(cell), self.environments[competitor.peer], competitor)
         if cell.arm == "ensemble":
             return run_estimator(self.scenario(cell), self.device, {"ensemble": cell.members})
         options = ("--method", "lsq") if cell.arm == "lsq" else ()
@@ -110,7 +110,7 @@ def cells_of(arm: str, sizes: list[str], ensemble: list[int], repeats: int) -> I
     for size in [""] if arm == "help" else sizes:
         for members in ensemble if arm == "ensemble" else [1]:
             # A published fit is timed voxel by voxel already: once is enough.
-            for repeat in range(1 if arm in PEER_SAMPLES else repeats):
+            for repeat in range(1 if arm in COMPETITORS else repeats):
                 yield Cell(size, arm, members, repeat)
 
 
@@ -134,7 +134,7 @@ def gathered(surroundings: Surroundings, cells: Cells, ensemble: list[int]) -> d
     """Every result that is there, also of earlier calls."""
     possible = [
         cell
-        for arm in (*OWN, *PEER_SAMPLES)
+        for arm in (*OWN, *COMPETITORS)
         for cell in cells_of(arm, list(SIZES), ensemble, MOST_REPEATS)
         if cells.has(surroundings.spec(cell))
     ]
@@ -145,7 +145,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sizes", nargs="+", choices=tuple(SIZES), default=list(SIZES))
-    parser.add_argument("--arms", nargs="+", choices=(*OWN, *PEER_SAMPLES), default=[*OWN, *PEER_SAMPLES])
+    parser.add_argument("--arms", nargs="+", choices=(*OWN, *COMPETITORS), default=[*OWN, *COMPETITORS])
     parser.add_argument("--ensemble", type=int, nargs="+", default=list(ENSEMBLES), help="members")
     parser.add_argument("--repeats", type=int, choices=range(1, MOST_REPEATS + 1), default=1, metavar="N")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
@@ -161,14 +161,14 @@ def main() -> None:
         device, _ = choose_device(options.device)
     except DeviceError as error:
         raise SystemExit(str(error)) from error
-    asked = [arm for arm in options.arms if arm in PEER_SAMPLES]
+    asked = list(dict.fromkeys(COMPETITORS[arm].peer for arm in options.arms if arm in COMPETITORS))
     usable, missing = environments_of(asked, options.environments)
     versions = {name: version for one in usable.values() for name, version in one.versions.items()}
     surroundings = Surroundings(device, options.snr, options.seed, usable)
     wanted = [
         cell
         for arm in options.arms
-        if arm in (*OWN, *usable)
+        if arm in OWN or COMPETITORS[arm].peer in usable
         for cell in cells_of(arm, options.sizes, options.ensemble, options.repeats)
     ]
     cells = Cells(options.out / "cells.jsonl")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,10 +12,18 @@ import pytest
 from benchmarks.common import clocks
 from benchmarks.common.cells import Cells
 from benchmarks.common.clocks import MEASURES, Stages, peak_of
-from benchmarks.common.scenarios import Scenario
+from benchmarks.common.scenarios import Scenario, measure
+from benchmarks.peers.fits import Fit
 from benchmarks.speed import stage_cells as speed_cells
 from benchmarks.speed import stages as speed
-from benchmarks.speed.stage_cells import Cell, FailedRun, compare_residuals, run_app
+from benchmarks.speed.stage_cells import (
+    Cell,
+    Competitor,
+    FailedRun,
+    compare_residuals,
+    run_app,
+    run_competitor,
+)
 from benchmarks.speed.stage_tables import page, records
 from benchmarks.speed.stage_targets import verdicts
 from benchmarks.speed.stage_worker import ESTIMATORS, IMPORTED, WATCHED
@@ -101,6 +110,26 @@ def test_a_fit_of_the_app_that_got_worse_is_found_out(voxels, monkeypatch):
     theirs = {label: best[label][:, 0, 0] for label in maps}
     found = compare_residuals(signals, bvals, theirs, np.zeros(40, dtype=bool))
     assert found["as_good"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_competitors_get_the_same_denoised_signals_and_pay_for_them(monkeypatch):
+    scenario = Scenario(20.0, 3, shape=(24, 20, 3))
+    measured = measure(scenario)
+    given = []
+
+    def fit_peer(python, name, signals, voxels, seed, **others):
+        given.append(signals.signals[measured.mask] - measured.clean[measured.mask])
+        maps = {label: getattr(measured.phantom, label) for label in ("f", "d", "dstar")}
+        return Fit(maps, seconds=1.0, training=0.0, memory=0.0, voxels=int(voxels.sum()), epochs=0)
+
+    monkeypatch.setattr(speed_cells, "fit_peer", fit_peer)
+    monkeypatch.setattr(speed_cells, "timed", lambda work: (work(), 8.0))
+    raw, denoised = (
+        run_competitor(scenario, Path("python"), Competitor("lsq", 200, denoised=denoised))
+        for denoised in (False, True)
+    )
+    assert raw["cpu"] == 1.0 and denoised["cpu"] == 1.0 + 8.0 * denoised["voxels"] / denoised["mask"]
+    assert np.std(given[1]) < 0.7 * np.std(given[0])
 
 
 def row(wall: float) -> dict[str, float]:
