@@ -139,10 +139,6 @@ def _first_of_two(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -
     return first
 
 
-def _one_tissue(f: np.ndarray, d: np.ndarray, dstar: np.ndarray) -> np.ndarray:
-    return np.zeros(len(f), dtype=int)
-
-
 def _alike(normaliser: torch.Tensor) -> torch.Tensor:
     return (normaliser > 0).float()
 
@@ -156,7 +152,6 @@ PARTS: dict[str, Part] = {
     "similar voxels": _without_similar_voxels,
     "both first estimates of the refinement": _without_first_estimates,
     "second prior": trained({"refinement._meeting": _first_of_two}),
-    "departures by tissue": trained({"refinement.cluster_voxels": _one_tissue}),
     "MP-PCA": trained(denoise="plain"),
     "convolution over space": trained(network=NetworkSettings(kernel_size=1)),
     "half of the epochs": trained(period_share=EstimationSettings().period_share / 2),

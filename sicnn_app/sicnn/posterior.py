@@ -116,7 +116,6 @@ def refine(
     neighbours: np.ndarray,
     normaliser: np.ndarray,
     bounds: Bounds,
-    tissue: np.ndarray | None = None,
     first: tuple[float, ...] = DEPARTURE[:_FREE],
     floor: float = 0.0,
     progress: Callable[[int, int], None] | None = None,
@@ -157,8 +156,6 @@ def refine(
         Similar voxels that were averaged for the prior of each, itself included.
     normaliser : ndarray, shape (V,)
         What S0 is held against its bounds by; units of the signals.
-    tissue : ndarray, shape (V,), int, optional
-        Number of the tissue of each voxel, of which departures are averaged around it; by default of all.
     first : tuple of three floats
         Departures of F, log D and log D* to begin with, and the farthest that a region departs in common.
     floor : float
@@ -170,9 +167,8 @@ def refine(
     Expectation maximisation for hierarchical models: Dempster, Laird and Rubin, J R Stat Soc B 1977;39:1-38.
     """
     work = _Work(signals, noise, np.asarray(bvals), prior, normaliser, bounds, floor)
-    of_all = np.zeros(len(signals), dtype=int)
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        around = Surroundings(mask, of_all if tissue is None else tissue, threads.map)
+        around = Surroundings(mask, threads.map)
         return _modes(
             work, mask, neighbours, _departures(work, around, np.array(first), progress), threads.map
         )
@@ -232,7 +228,7 @@ def _departures(
 
     for done in range(ROUNDS):
         list(around.over(one_round, range(len(parts))))
-        departure[:] = around.mean_of_tissue(moments, WIDTH)
+        departure[:] = around.mean(moments, WIDTH)
         if done >= SHIFTS_FROM:
             shift[:], second = _shifts(
                 counted * around.total(evidence, SHIFT_WIDTH),
@@ -245,7 +241,7 @@ def _departures(
         if progress is not None:
             progress(done + 1, ROUNDS)
     if around.every > 1:
-        departure = around.mean_of_tissue(moments, WIDTH, everywhere=True)
+        departure = around.mean(moments, WIDTH, everywhere=True)
         # Voxels far from all others that lie between those of the sample.
         departure[departure[:, 0] == 0] = begin
         centre[:, :_FREE] = mean[:, :_FREE] + around.mean(shift, SHIFT_WIDTH, everywhere=True)

@@ -1,4 +1,4 @@
-"""The refinement of maps by what signals say of tissue, of similar voxels, and of every voxel for itself."""
+"""The refinement of maps by what signals say of all tissue, of similar voxels, and of every voxel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from sicnn_app.ivim.clusters import cluster_voxels
 from sicnn_app.ivim.maps import Estimate
 from sicnn_app.ivim.parameters import PARAMETERS, TISSUE_LABELS
 from sicnn_app.ivim.series import Evidence
@@ -30,6 +29,10 @@ STAGES = 4
 MET = ("f", "d")
 """What the second prior has a say in. Signals tell so little of D* that it stays near that of one tissue
 there: organs were drawn together by a quarter to a half, compared with the network."""
+
+SECOND_VARIANCE = 3.0
+"""Times which its variances are taken. With 1 D of organs is up to 7 % worse than with the network's prior
+alone, since it averages fewer voxels; with 2 to 6 at most 2 %."""
 
 LEAST_SPREAD = 1e-6
 """Of F and log D; smaller standard deviations, of signals without noise, count as this."""
@@ -53,8 +56,8 @@ def refined_maps(
 
     A network is slow to learn what changes signals little, as F and D* of small structures do. So there is a
     second prior that has not seen it: the posterior of one tissue everywhere, of which each voxel departs as
-    those around it. Both are refined by the mean signals of the voxels that each finds similar, departures
-    being those of tissue that is alike, and meet in F and D where their standard deviations put them.
+    those around it. Both are refined by the mean signals of the voxels that each finds similar, and meet in F
+    and D where their standard deviations put them.
 
     Parameters are those of :func:`sicnn_app.sicnn.estimate.estimate`.
     """
@@ -99,7 +102,6 @@ def refined_maps(
             # Of the means the floor was taken off.
             Evidence(means, left, "mean signals of similar voxels"),
             neighbours=similar if neighbours is None else neighbours,
-            tissue=cluster_voxels(*(maps[label][mask] for label in TISSUE_LABELS)),
         )
 
     typical = {label: np.where(mask, np.median(found.maps[label][mask]), np.nan) for label in TISSUE_LABELS}
@@ -215,7 +217,9 @@ def _meeting(first: Maps, second: Maps) -> Maps:
         spread = np.stack([of[f"{label}_std"] for of in (first, second)]).astype(np.float64)
         if label != "f":
             values, spread = np.log(values), spread / values
-        weights = np.maximum(spread, LEAST_SPREAD) ** -2
+        weights = (
+            np.maximum(spread, LEAST_SPREAD) ** -2 / np.array([1.0, SECOND_VARIANCE])[:, None, None, None]
+        )
         mean = (weights * values).sum(axis=0) / weights.sum(axis=0)
         met[label] = (mean if label == "f" else np.exp(mean)).astype(np.float32)
     return met

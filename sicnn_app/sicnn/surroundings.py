@@ -16,9 +16,6 @@ averages about 28 of them, in a third of the time."""
 LEAST_SAMPLE = 1 / 8
 """Of the voxels, half of what a sample holds usually: with a smaller one all are known."""
 
-TISSUE_COUNTED = 8.0
-"""Voxels: with so many of its own tissue around, half of a voxel's mean is theirs, half that of all."""
-
 LEAST_COUNT = float(np.finfo(np.float32).eps)
 """Voxels; with fewer nothing is known."""
 
@@ -29,8 +26,6 @@ class Surroundings:
     Parameters
     ----------
     mask : ndarray, shape (X, Y, Z), bool
-    tissue : ndarray, shape (V,), int
-        Number of the tissue of each voxel of the mask.
     over : callable (function, iterable)
         Calls the function with each item, as ``map``, perhaps on several threads.
 
@@ -42,18 +37,14 @@ class Surroundings:
         So many voxels lie between them along both axes.
     """
 
-    def __init__(
-        self, mask: np.ndarray, tissue: np.ndarray, over: Callable[..., Iterable[Any]] = map
-    ) -> None:
-        self.mask, self.tissue, self.over = mask, tissue, over
+    def __init__(self, mask: np.ndarray, over: Callable[..., Iterable[Any]] = map) -> None:
+        self.mask, self.over = mask, over
         x, y, _ = np.nonzero(mask)
         self.sample, self.every = np.flatnonzero((x % 2 == 0) & (y % 2 == 0)), 2
         # One column of a volume, or lines of it, may hold few of these, or none.
         if len(x) < SAMPLED_FROM or len(self.sample) < LEAST_SAMPLE * len(x):
             self.sample, self.every = np.arange(len(x)), 1
-        known = tissue[self.sample]
-        self.tissues = [(number, known == number) for number in np.unique(known)] if np.ptp(known) else []
-        self._counts: dict[tuple[object, ...], np.ndarray] = {}
+        self._counts: dict[tuple[float, bool], np.ndarray] = {}
 
     def total(self, values: np.ndarray, width: float, *, everywhere: bool = False) -> np.ndarray:
         """Sums of values of shape (S, N), each voxel itself with a weight of 1.
@@ -74,22 +65,11 @@ class Surroundings:
     def mean(self, values: np.ndarray, width: float, *, everywhere: bool = False) -> np.ndarray:
         """Means of values of shape (S, N), as :meth:`total`; 0 where nothing is known."""
         total = self.total(values, width, everywhere=everywhere)
-        count = self._count(np.ones(len(values)), width, everywhere)
+        count = self._count(width, everywhere)
         return np.divide(total, count, out=np.zeros_like(total), where=count > LEAST_COUNT)
 
-    def mean_of_tissue(self, values: np.ndarray, width: float, *, everywhere: bool = False) -> np.ndarray:
-        """Means as :meth:`mean`, over voxels of the same tissue as far as there are any around."""
-        among = self.mean(values, width, everywhere=everywhere)
-        of_all = TISSUE_COUNTED / self.every**2
-        for number, inside in self.tissues:
-            here = (self.tissue if everywhere else self.tissue[self.sample]) == number
-            total = self.total(values * inside[:, None], width, everywhere=everywhere)[here]
-            count = self._count(inside, width, everywhere, number)[here]
-            among[here] = (total + of_all * among[here]) / (count + of_all)
-        return among
-
-    def _count(self, known: np.ndarray, width: float, everywhere: bool, of: object = None) -> np.ndarray:
-        key = (width, everywhere, of)
+    def _count(self, width: float, everywhere: bool) -> np.ndarray:
+        key = width, everywhere
         if key not in self._counts:
-            self._counts[key] = self.total(known[:, None], width, everywhere=everywhere)
+            self._counts[key] = self.total(np.ones((len(self.sample), 1)), width, everywhere=everywhere)
         return self._counts[key]

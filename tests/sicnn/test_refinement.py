@@ -1,4 +1,4 @@
-"""The refinement as a whole: two priors, similar voxels, tissue that is alike."""
+"""The refinement as a whole: two priors, similar voxels, every voxel."""
 
 from __future__ import annotations
 
@@ -98,45 +98,27 @@ def test_progress_goes_from_the_first_round_to_the_last_once():
     assert [done for _, done, _ in told] == list(range(1, told[-1][2] + 1))
 
 
-@given(
-    st.integers(0, 2**32 - 1),
-    st.floats(0.7, 4.0),
-    st.integers(1, 4),
-)
+@given(st.integers(0, 2**32 - 1), st.floats(0.7, 4.0), st.booleans())
 @settings(max_examples=25, deadline=None)
-def test_means_around_voxels_lie_between_the_values_they_are_of(seed, width, tissues):
+def test_means_around_voxels_lie_between_the_values_they_are_of(seed, width, everywhere):
     rng = np.random.default_rng(seed)
     mask = rng.random((12, 11, 2)) < 0.7
     mask[0, 0, 0] = True
-    tissue = rng.integers(0, tissues, int(mask.sum()))
-    around = Surroundings(mask, tissue)
+    around = Surroundings(mask)
     values = rng.standard_normal((len(around.sample), 2))
-    for mean in (around.mean(values, width), around.mean_of_tissue(values, width)):
-        assert (mean <= values.max(axis=0) + 1e-5).all() and (mean >= values.min(axis=0) - 1e-5).all()
-    alike = around.mean_of_tissue(np.full_like(values, 3.0), width)
+    mean = around.mean(values, width, everywhere=everywhere)
+    assert (mean <= values.max(axis=0) + 1e-5).all() and (mean >= values.min(axis=0) - 1e-5).all()
+    alike = around.mean(np.full_like(values, 3.0), width, everywhere=everywhere)
     np.testing.assert_allclose(alike, 3.0, rtol=1e-4)
-    if tissues == 1:
-        np.testing.assert_array_equal(around.mean_of_tissue(values, width), around.mean(values, width))
 
 
-def test_means_go_by_the_tissue_where_there_is_enough_of_it(monkeypatch):
-    mask = np.ones((24, 24, 1), dtype=bool)
-    half = np.zeros_like(mask)
-    half[:12] = True
-    lone = np.zeros_like(mask)
-    lone[18, 18] = True
-    tissue = np.where(lone, 2, half.astype(int))[mask]
-    for least in (2**15, 1):
-        monkeypatch.setattr("sicnn_app.sicnn.surroundings.SAMPLED_FROM", least)
-        around = Surroundings(mask, tissue)
-        assert around.every == (1 if least > 1 else 2)
-        values = tissue[around.sample][:, None].astype(float)
-        found = np.zeros(mask.shape)
-        found[mask] = around.mean_of_tissue(values, 3.0, everywhere=True)[:, 0]
-        plain = np.zeros(mask.shape)
-        plain[mask] = around.mean(values, 3.0, everywhere=True)[:, 0]
-        # Beside the border, where half of the window is the other tissue.
-        assert found[12, 8, 0] < 0.6 * plain[12, 8, 0]
-        # A voxel of its own kind goes by those around it.
-        assert found[18, 18, 0] < 1.0
-        assert least == 1 or found[18, 18, 0] < 0.5
+def test_a_sample_shows_what_lies_between_its_voxels(monkeypatch):
+    mask = np.ones((24, 20, 2), dtype=bool)
+    mask[:5, :3] = False
+    whole = Surroundings(mask)
+    monkeypatch.setattr("sicnn_app.sicnn.surroundings.SAMPLED_FROM", 1)
+    part = Surroundings(mask)
+    assert (whole.every, part.every) == (1, 2)
+    x = np.argwhere(mask)[:, :1].astype(float)
+    found = part.mean(x[part.sample], 2.5, everywhere=True)
+    np.testing.assert_allclose(found, whole.mean(x, 2.5), atol=0.6)
