@@ -19,6 +19,16 @@ def local_mean(volume: np.ndarray, mask: np.ndarray, width: float) -> np.ndarray
     return np.divide(total, share, out=np.zeros_like(total), where=share > np.finfo(np.float32).eps)
 
 
+def local_means(volumes: np.ndarray, mask: np.ndarray, width: float) -> np.ndarray:
+    """:func:`local_mean` of volumes, shape (X, Y, Z, B), finite in the mask; shape (V, B), float32."""
+    widths = (width, width, 0)
+    share = gaussian_filter(mask.astype(np.float32), widths)[mask]
+    means = np.empty((len(share), volumes.shape[3]), dtype=np.float32)
+    for mean, volume in zip(means.T, np.moveaxis(volumes, 3, 0), strict=True):
+        mean[:] = gaussian_filter(np.where(mask, volume, 0).astype(np.float32), widths)[mask] / share
+    return means
+
+
 def local_sum(volume: np.ndarray, mask: np.ndarray, width: float) -> np.ndarray:
     """Sum around every voxel of the mask, shape (V,), float32, itself with a weight of 1.
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sicnn_app.ivim.local_mean import local_mean
+from sicnn_app.ivim.local_mean import local_means
 from sicnn_app.ivim.signal import ivim_signal_torch
 from sicnn_app.lsq.fit import MAX_ITERATIONS, fit_biexponential
 from sicnn_app.lsq.levenberg_marquardt import minimise
@@ -70,14 +70,10 @@ def signal_weights(
     x, y, z = np.nonzero(mask)
     place = np.ravel_multi_index((x // BLOCK, y // BLOCK, z), mask.shape)
     _, block, count = np.unique(place, return_inverse=True, return_counts=True)
-    regional = np.stack(
-        [
-            np.bincount(block, local_mean(values, mask, REGION)) / count
-            for values in np.moveaxis(signals, -1, 0)
-        ],
-        axis=1,
+    regional, variances = (
+        np.stack([np.bincount(block, one) / count for one in values.T], axis=1)
+        for values in (local_means(signals, mask, REGION), variances)
     )
-    variances = np.stack([np.bincount(block, one) / count for one in variances.T], axis=1)
     # Where a single b-value seems to have no noise it must not be all that counts.
     np.maximum(variances, LEAST_SHARE * variances.mean(axis=1, keepdims=True), out=variances)
     # To the digits that mean something: the last ones are those of the linear algebra library.

@@ -71,7 +71,7 @@ def refined_maps(
 
     def posterior(maps: Maps, of: Evidence, **options: Any) -> Maps:
         before = ROUNDS * next(stage)
-        normaliser, bounds = signals[mask][:, 0], settings.bounds
+        normaliser, bounds = signals[..., 0][mask], settings.bounds
         return _in_volumes(
             _posterior(
                 maps,
@@ -152,7 +152,7 @@ def refined(
         mask,
         bvals,
         neighbours=estimate.neighbour_count,
-        normaliser=signals[mask][:, 0],
+        normaliser=signals[..., 0][mask],
         bounds=bounds,
         floor=floor,
         progress=progress and partial(progress, "refinement"),
