@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -116,13 +117,21 @@ def _fitted(chunks: Sequence[Chunk], fit_chunk: Callable[[Chunk], LsqFit]) -> It
     another most of the time.
     """
     threads = min(torch.get_num_threads(), len(chunks))
-    if chunks[0][0].device.type != "cpu" or threads == 1:
-        yield from map(fit_chunk, chunks)
-        return
-    before = torch.get_num_threads()
-    try:
+    with one_thread():
+        if chunks[0][0].device.type != "cpu" or threads == 1:
+            yield from map(fit_chunk, chunks)
+            return
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield from pool.map(fit_chunk, chunks)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Context whose operations take one thread each, where several would wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
     finally:
         # What a thread sets for itself is also what threads made later begin with.
         torch.set_num_threads(before)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sicnn_app.ivim.local_mean import local_means
 from sicnn_app.ivim.signal import ivim_signal_torch
-from sicnn_app.lsq.fit import MAX_ITERATIONS, fit_biexponential
+from sicnn_app.lsq.fit import MAX_ITERATIONS, fit_biexponential, one_thread
 from sicnn_app.lsq.levenberg_marquardt import minimise
 from sicnn_app.lsq.starts import limits
 from sicnn_app.settings import Bounds
@@ -30,6 +30,7 @@ ROUNDS = 2
 """Of weighing the averages by what they were off by: what disagrees then moves the fit no more."""
 
 
+@one_thread()
 def signal_weights(
     signals: np.ndarray,
     mask: np.ndarray,
