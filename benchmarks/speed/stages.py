@@ -163,7 +163,12 @@ def main() -> None:
         raise SystemExit(str(error)) from error
     asked = list(dict.fromkeys(COMPETITORS[arm].peer for arm in options.arms if arm in COMPETITORS))
     usable, missing = environments_of(asked, options.environments)
-    versions = {name: version for one in usable.values() for name, version in one.versions.items()}
+    versions = {
+        name: version
+        for one in usable.values()
+        for name, version in one.versions.items()
+        if name != "sicnn-app"
+    }
     surroundings = Surroundings(device, options.snr, options.seed, usable)
     wanted = [
         cell
