@@ -8,9 +8,7 @@ from torch import Tensor
 
 from sicnn_app.ivim.local_mean import local_means
 from sicnn_app.ivim.signal import ivim_signal_torch
-from sicnn_app.lsq.fit import MAX_ITERATIONS, fit_biexponential, one_thread
-from sicnn_app.lsq.levenberg_marquardt import minimise
-from sicnn_app.lsq.starts import limits
+from sicnn_app.lsq.fit import fit_biexponential, one_thread
 from sicnn_app.settings import Bounds
 
 REGION = 3.0
@@ -82,25 +80,12 @@ def signal_weights(
     of_noise = torch.from_numpy(variances).double()
     averages = torch.from_numpy(regional)
     level = averages[:, bvals.argmin(), None].clamp(min=torch.finfo(torch.float64).tiny)
-    relative = (averages / level).T.contiguous()
-    fit = fit_biexponential(relative.T, bvals, bounds)
-    point = torch.stack((fit.s0, fit.f, fit.d, fit.dstar))
-    lower, upper = (limit[:, None] for limit in limits(bounds, point))
-    for done in range(ROUNDS + 1):
-        s0, f, d, dstar = point[..., None]
+    weights: Tensor | None = None
+    for _ in range(ROUNDS + 1):
+        fit = fit_biexponential(averages / level, bvals, bounds, weights=weights)
+        s0, f, d, dstar = (values[:, None] for values in (fit.s0, fit.f, fit.d, fit.dstar))
         predicted = ivim_signal_torch(bvals, f, d, dstar, s0 * level)
         weights = 1 / (of_noise + (averages - predicted).square())
         weights /= weights.mean(dim=1, keepdim=True)
-        if done < ROUNDS:
-            # The weights move the minimum, and seldom make another one the lowest.
-            fitted = minimise(
-                relative,
-                bvals,
-                point,
-                lower,
-                upper,
-                max_iterations=MAX_ITERATIONS,
-                weights=weights.T.contiguous(),
-            )
-            point = fitted.parameters
+    assert weights is not None
     return weights[torch.from_numpy(block)]
