@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from itertools import count
 from typing import Any
 
@@ -65,26 +65,14 @@ def refined_maps(
     floor = sigma if settings.rician else 0.0
     stage = count()
 
-    def told(label: str, done: int, total: int) -> None:
-        if progress is not None:
-            progress(label, done, STAGES * total)
+    def rounds() -> Callable[[int, int], None] | None:
+        before = ROUNDS * next(stage)
+        return progress and (lambda done, total: progress("refinement", before + done, STAGES * total))
 
     def posterior(maps: Maps, of: Evidence, **options: Any) -> Maps:
-        before = ROUNDS * next(stage)
-        normaliser, bounds = signals[..., 0][mask], settings.bounds
-        return _in_volumes(
-            _posterior(
-                maps,
-                of,
-                mask,
-                bvals,
-                normaliser=normaliser,
-                bounds=bounds,
-                progress=lambda done, total: told("refinement", before + done, total),
-                **options,
-            ),
-            mask,
-        )
+        bounds = settings.bounds
+        found = _posterior(maps, of, signals, mask, bvals, bounds=bounds, progress=rounds(), **options)
+        return _in_volumes(found, mask)
 
     def by_similar_voxels(maps: Maps, neighbours: np.ndarray | None) -> Maps:
         means, left, similar = similar_means(
@@ -112,7 +100,6 @@ def refined_maps(
         floor=floor,
     )
     prior = _meeting(by_similar_voxels(found.maps, found.neighbour_count), by_similar_voxels(alone, None))
-    before = ROUNDS * next(stage)
     final = refined(
         replace(found, maps={**found.maps, **prior}),
         signals,
@@ -121,7 +108,7 @@ def refined_maps(
         evidence,
         bounds=settings.bounds,
         floor=floor,
-        progress=lambda label, done, total: told(label, before + done, total),
+        progress=rounds(),
     )
     return replace(final, parameters={**final.parameters, "refinement_prior": PRIOR})
 
@@ -135,7 +122,7 @@ def refined(
     *,
     bounds: Bounds,
     floor: float = 0.0,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Estimate:
     """An estimate whose maps were refined by the evidence, with standard deviations; its sidecar says how.
 
@@ -144,18 +131,19 @@ def refined(
     signals : ndarray, shape (X, Y, Z, B), units of the source image
         What the estimate was made of: residuals are those from them.
     floor : float
-        As for :func:`sicnn_app.sicnn.posterior.refine`.
+    progress : callable (done, total), optional
+        Both as for :func:`sicnn_app.sicnn.posterior.refine`.
     """
     found = _posterior(
         estimate.maps,
         evidence,
+        signals,
         mask,
         bvals,
         neighbours=estimate.neighbour_count,
-        normaliser=signals[..., 0][mask],
         bounds=bounds,
         floor=floor,
-        progress=progress and partial(progress, "refinement"),
+        progress=progress,
     )
     predicted = np.zeros_like(estimate.predicted)
     predicted[mask] = ivim_signal_maps(bvals, *(found.maps[label] for label in PARAMETERS))
@@ -182,6 +170,7 @@ def refined(
 def _posterior(
     maps: Maps,
     evidence: Evidence,
+    signals: np.ndarray,
     mask: np.ndarray,
     bvals: np.ndarray,
     *,
@@ -196,6 +185,7 @@ def _posterior(
         {label: maps[label][mask] for label in PARAMETERS},
         mask,
         neighbours=np.ones(int(mask.sum())) if neighbours is None else neighbours[mask],
+        normaliser=signals[..., 0][mask],
         **options,
     )
 
@@ -217,9 +207,8 @@ def _meeting(first: Maps, second: Maps) -> Maps:
         spread = np.stack([of[f"{label}_std"] for of in (first, second)]).astype(np.float64)
         if label != "f":
             values, spread = np.log(values), spread / values
-        weights = (
-            np.maximum(spread, LEAST_SPREAD) ** -2 / np.array([1.0, SECOND_VARIANCE])[:, None, None, None]
-        )
+        weights = np.maximum(spread, LEAST_SPREAD) ** -2
+        weights[1] /= SECOND_VARIANCE
         mean = (weights * values).sum(axis=0) / weights.sum(axis=0)
         met[label] = (mean if label == "f" else np.exp(mean)).astype(np.float32)
     return met
