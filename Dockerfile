@@ -8,7 +8,7 @@
 # version of their tag. Every package is installed by the hash of its file, see requirements/README.md.
 # /opt/sicnn-app/sbom.cdx.json lists what is installed.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
-ARG VERSION=0.12.0
+ARG VERSION=0.13.0
 
 # ---- an empty environment, which both images fill -------------------------------------------------
 FROM ${BASE_IMAGE} AS builder

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sicnn_app.api import IvimMaps, Simulation, estimate, simulate
     from sicnn_app.settings import EstimationSettings
 
-__version__ = "0.12.0"
+__version__ = "0.13.0"
 
 __all__ = ["EstimationSettings", "IvimMaps", "Simulation", "__version__", "estimate", "simulate"]
 

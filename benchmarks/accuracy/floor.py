@@ -86,7 +86,14 @@ def true_similar_means(
     for code in np.unique(phantom.labels[given.mask]):
         tissue = given.mask & (phantom.labels == code)
         of_tissue, _, number = similar_means(
-            truth, signals, tissue, given.bvals, sigma=given.sigma, noise=given.noise, settings=settings
+            truth,
+            signals,
+            tissue,
+            given.bvals,
+            sigma=given.sigma,
+            noise=given.noise,
+            settings=settings,
+            sampled=0,
         )
         means[tissue], count[tissue] = of_tissue[tissue], number[tissue]
     return replace(given, signals=means), count

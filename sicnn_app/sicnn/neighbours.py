@@ -15,6 +15,10 @@ GAUSSIAN_REACH = 2.0
 """Thresholds; neighbours farther off weigh less than 2 % and are left out."""
 
 
+PAIRS_AT_ONCE = 2**17
+"""Of voxels with those of a sample: a few copies that stay in caches."""
+
+
 class NeighbourSums(NamedTuple):
     """Sums over the similar neighbours of every voxel.
 
@@ -74,14 +78,7 @@ def similar_neighbour_sum(
     inside = mask.to(values.dtype)
     # Squares are compared; 0 stands for nothing but the voxel itself.
     limits = threshold.square()
-    gaussian = similarity.weighting == "gaussian"
-    reach = GAUSSIAN_REACH**2 if gaussian else 1.0
-    brightness = None
-    if similarity.s0_ratio is not None:
-        if s0 is None:
-            raise ValueError("a limit on the ratio of S0 needs the S0 of every voxel")
-        brightness = torch.where(mask, s0, 1.0).log()
-        most = math.log(similarity.s0_ratio)
+    brightness = _brightness(similarity, mask, s0)
     counts = inside.repeat(2, 1, 1, 1)
     found = NeighbourSums(values * inside[:, None], inside.clone(), inside.clone(), counts)
     for here, there in _pairs((mask.shape[1], mask.shape[2]), radius):
@@ -91,12 +88,8 @@ def similar_neighbour_sum(
         limit = torch.minimum(limits[here], limits[there])
         allowed = inside[here] * inside[there]
         if brightness is not None:
-            allowed = allowed * ((brightness[here] - brightness[there]).abs() <= most)
-        near = (distance < limit) * allowed
-        weights = reached = near
-        if gaussian:
-            reached = (distance < reach * limit) * allowed
-            weights = torch.exp(-distance / limit.clamp_min(torch.finfo(limit.dtype).tiny)) * reached
+            allowed = allowed * _as_bright(similarity, brightness[here], brightness[there])
+        near, weights, reached = _weighed(similarity, distance, limit, allowed)
         found.values[all_here] += weights[:, None] * values[all_there]
         found.values[all_there] += weights[:, None] * values[all_here]
         close = (distance < limit / 4) * allowed
@@ -105,6 +98,93 @@ def similar_neighbour_sum(
             total[here] += part
             total[there] += part
     return found
+
+
+class Sample(NamedTuple):
+    """Some voxels of all slices that every voxel is compared with, as for :func:`similar_neighbour_sum`.
+
+    Attributes
+    ----------
+    curves : Tensor, shape (K, B)
+    values : Tensor, shape (K, C)
+    threshold, s0 : Tensor, shape (K,)
+    places : Tensor, shape (K, 3), int
+        Slice, X and Y; slices are counted from the first of those whose voxels are compared.
+    """
+
+    curves: Tensor
+    values: Tensor
+    threshold: Tensor
+    s0: Tensor
+    places: Tensor
+
+    def from_slice(self, first: int) -> Sample:
+        """The same, with places as they are counted from another slice."""
+        return self._replace(places=self.places - torch.tensor([first, 0, 0]))
+
+
+def add_similar_of_sample(
+    found: NeighbourSums,
+    curves: Tensor,
+    mask: Tensor,
+    threshold: Tensor,
+    radius: int,
+    sample: Sample,
+    *,
+    similarity: SimilaritySettings,
+    s0: Tensor,
+) -> None:
+    """Add to the sums over the window those over the similar voxels of a sample that lie beyond it, in place.
+
+    All but ``sample`` is as for :func:`similar_neighbour_sum`, which has found the sums; what lies ``around``
+    is told of the window alone.
+    """
+    places = torch.nonzero(mask)
+    # Another slice is farther than any window reaches.
+    apart = torch.tensor([2.0 * radius + 1, 1.0, 1.0])
+    here, there = places * apart, sample.places * apart
+    brightness, of_sample = (_brightness(similarity, None, values) for values in (s0[mask], sample.s0))
+    curves, limits = curves.movedim(1, -1)[mask], threshold[mask].square()
+    for part in torch.arange(len(places)).split(max(1, PAIRS_AT_ONCE // len(sample.s0))):
+        if similarity.distance == "maximum":
+            distance = torch.cdist(curves[part], sample.curves, p=torch.inf).square_()
+        else:
+            distance = torch.cdist(curves[part], sample.curves).square_() / curves.shape[1]
+        allowed = torch.cdist(here[part], there, p=torch.inf) > radius
+        if brightness is not None and of_sample is not None:
+            allowed &= _as_bright(similarity, brightness[part, None], of_sample)
+        limit = torch.minimum(limits[part, None], sample.threshold.square())
+        near, weights, _ = _weighed(similarity, distance, limit, allowed.to(distance.dtype))
+        where = tuple(places[part].T)
+        found.values[where[0], :, where[1], where[2]] += weights @ sample.values
+        found.weights[where] += weights.sum(dim=1)
+        found.counts[where] += near.sum(dim=1)
+
+
+def _brightness(similarity: SimilaritySettings, mask: Tensor | None, s0: Tensor | None) -> Tensor | None:
+    """Logarithm of S0, where there is a limit on its ratio."""
+    if similarity.s0_ratio is None:
+        return None
+    if s0 is None:
+        raise ValueError("a limit on the ratio of S0 needs the S0 of every voxel")
+    return (s0 if mask is None else torch.where(mask, s0, 1.0)).log()
+
+
+def _as_bright(similarity: SimilaritySettings, here: Tensor, there: Tensor) -> Tensor:
+    assert similarity.s0_ratio is not None
+    return (here - there).abs_() <= math.log(similarity.s0_ratio)
+
+
+def _weighed(
+    similarity: SimilaritySettings, distance: Tensor, limit: Tensor, allowed: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of pairs: which are within the threshold, their weights, and which have one; distances are squares."""
+    near = (distance < limit) * allowed
+    if similarity.weighting != "gaussian":
+        return near, near, near
+    reached = (distance < GAUSSIAN_REACH**2 * limit) * allowed
+    weights = torch.exp(-distance / limit.clamp_min(torch.finfo(limit.dtype).tiny)) * reached
+    return near, weights, reached
 
 
 def _pairs(size: tuple[int, int], radius: int) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:

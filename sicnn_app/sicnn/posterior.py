@@ -118,7 +118,8 @@ def refine(
     bounds: Bounds,
     first: tuple[float, ...] = DEPARTURE[:_FREE],
     floor: float = 0.0,
-    progress: Callable[[int, int], None] | None = None,
+    rounds: int = ROUNDS,
+    progress: Callable[[], None] | None = None,
 ) -> Posterior:
     """Maps between the prior and what the signals say, each as far as it can be trusted.
 
@@ -160,7 +161,10 @@ def refine(
         Departures of F, log D and log D* to begin with, and the farthest that a region departs in common.
     floor : float
         Noise of one channel of magnitude images, whose floor is to be reckoned with; units of the signals.
-    progress : callable (done, total), optional
+    rounds : int
+        Of estimating how far tissue departs.
+    progress : callable (), optional
+        Called after each of them.
 
     Notes
     -----
@@ -169,9 +173,8 @@ def refine(
     work = _Work(signals, noise, np.asarray(bvals), prior, normaliser, bounds, floor)
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         around = Surroundings(mask, threads.map)
-        return _modes(
-            work, mask, neighbours, _departures(work, around, np.array(first), progress), threads.map
-        )
+        found = _departures(work, around, np.array(first), rounds, progress)
+        return _modes(work, mask, neighbours, found, threads.map)
 
 
 class _Departures(NamedTuple):
@@ -187,7 +190,11 @@ class _Departures(NamedTuple):
 
 
 def _departures(
-    work: _Work, around: Surroundings, first: np.ndarray, progress: Callable[[int, int], None] | None
+    work: _Work,
+    around: Surroundings,
+    first: np.ndarray,
+    rounds: int,
+    progress: Callable[[], None] | None,
 ) -> _Departures:
     """How far tissue departs from the prior: what :func:`refine` repeats."""
     mean, sample = work.prior(), around.sample
@@ -226,7 +233,7 @@ def _departures(
         evidence[part] = own[:, row, column]
         scores[part] = (prior_of @ apart[:, :_FREE, None] + own @ shift[part, :, None])[..., 0]
 
-    for done in range(ROUNDS):
+    for done in range(rounds):
         list(around.over(one_round, range(len(parts))))
         departure[:] = around.mean(moments, WIDTH)
         if done >= SHIFTS_FROM:
@@ -239,7 +246,7 @@ def _departures(
             spread_of_shifts[:] = around.mean(second, SHIFT_SPREAD)
             centre[sample, :_FREE] = mean[sample, :_FREE] + shift
         if progress is not None:
-            progress(done + 1, ROUNDS)
+            progress()
     if around.every > 1:
         departure = around.mean(moments, WIDTH, everywhere=True)
         # Voxels far from all others that lie between those of the sample.

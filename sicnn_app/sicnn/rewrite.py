@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sicnn_app.ivim.signal import ivim_signal_torch
 from sicnn_app.settings import EstimationSettings, Threshold
-from sicnn_app.sicnn.neighbours import similar_neighbour_sum
+from sicnn_app.sicnn.neighbours import Sample, add_similar_of_sample, similar_neighbour_sum
 from sicnn_app.sicnn.network import Parameters
 from sicnn_app.sicnn.noise_floor import rician_mean, without_floor
 from sicnn_app.sicnn.train import TrainingData
@@ -129,6 +129,7 @@ def neighbour_mean(
     threshold: Tensor,
     bval_weight: Tensor,
     settings: EstimationSettings,
+    sample: Sample | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean signals of the similar neighbours, brought to every voxel's own scale.
 
@@ -145,7 +146,7 @@ def neighbour_mean(
     that have :data:`LEAST_FOR_FLOOR` similar ones. It holds for arithmetic means over volumes.
 
     The threshold has the shape (slices, X, Y); ``bval_weight``, shape (B,), is that of the own signals in the
-    scale.
+    scale. Similar voxels of a sample count as well, wherever they lie.
 
     Returns
     -------
@@ -153,19 +154,13 @@ def neighbour_mean(
     counts, around : Tensor
         As :class:`sicnn_app.sicnn.neighbours.NeighbourSums`.
     """
-    b = bvals[None, :, None, None]
     used = data.weight > 0
-    f, d, dstar, s0 = (value[:, None] for value in parameters)
-    curves = ivim_signal_torch(b, f, d, dstar) * used[:, None]
-    scale = s0 * data.normaliser[:, None]
-    observed = settings.resolved_update_rule == "observed-neighbours"
-    values = torch.cat(
-        [data.signals * data.normaliser[:, None] if observed else curves * scale, scale], dim=1
-    )
-    radius, similarity = settings.neighbour_radius, settings.similarity
-    sums, weights, counts, around = similar_neighbour_sum(
-        curves, values, used, threshold, radius, similarity=similarity, s0=scale[:, 0]
-    )
+    curves, values = compared(parameters, data, bvals, settings)
+    radius, similarity, s0 = settings.neighbour_radius, settings.similarity, values[:, -1]
+    found = similar_neighbour_sum(curves, values, used, threshold, radius, similarity=similarity, s0=s0)
+    if sample is not None:
+        add_similar_of_sample(found, curves, used, threshold, radius, sample, similarity=similarity, s0=s0)
+    sums, weights, counts, around = found
     means = sums / weights[:, None].clamp_min(EMPTY)
     means, mean_s0 = means[:, :-1], means[:, -1:]
     above_floor = None
@@ -176,6 +171,21 @@ def neighbour_mean(
     shapes = means / mean_s0.clamp_min(EMPTY)
     scaled = _own_scale(shapes, data, above_floor, bval_weight) * shapes * used[:, None]
     return scaled, counts, around
+
+
+def compared(
+    parameters: Parameters, data: TrainingData, bvals: Tensor, settings: EstimationSettings
+) -> tuple[Tensor, Tensor]:
+    """Curves by which voxels are similar, and what is summed over those that are: signals and, last, S0.
+
+    Shapes (slices, B, X, Y) and (slices, B + 1, X, Y); the latter relative to the mean normaliser.
+    """
+    f, d, dstar, s0 = (value[:, None] for value in parameters)
+    curves = ivim_signal_torch(bvals[None, :, None, None], f, d, dstar) * (data.weight > 0)[:, None]
+    scale = s0 * data.normaliser[:, None]
+    observed = settings.resolved_update_rule == "observed-neighbours"
+    signals = data.signals * data.normaliser[:, None] if observed else curves * scale
+    return curves, torch.cat([signals, scale], dim=1)
 
 
 def _own_scale(shapes: Tensor, data: TrainingData, above_floor: Tensor | None, bval_weight: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ WRITTEN = {
     "Note": " left lobe ",
     "Reviewer": "AB",
     "Date": "2026-11-30T14:00:00.000Z",
-    "GeneratedBy": {"Name": "sicnn-app", "Version": "0.12.0"},
+    "GeneratedBy": {"Name": "sicnn-app", "Version": "0.13.0"},
 }
 
 
@@ -37,7 +37,7 @@ def read(tmp_path):
 def test_a_rating_is_read_as_it_was_given(read):
     date = datetime(2026, 11, 30, 14, tzinfo=UTC)
     assert read() == Rating(
-        WRITTEN["Run"], "doubtful", ("motion", "noise"), "left lobe", "AB", date, "0.12.0"
+        WRITTEN["Run"], "doubtful", ("motion", "noise"), "left lobe", "AB", date, "0.13.0"
     )
     least = read(Reasons=None, Note=None, Reviewer=None, GeneratedBy=None, Date="2026-11-30T14:00:00")
     assert least == Rating(WRITTEN["Run"], "doubtful", (), "", "", date)
