@@ -149,7 +149,9 @@ def add_similar_of_sample(
         if similarity.distance == "maximum":
             distance = torch.cdist(curves[part], sample.curves, p=torch.inf).square_()
         else:
-            distance = torch.cdist(curves[part], sample.curves).square_() / curves.shape[1]
+            # By a product of matrices it would be wrong by more than small thresholds.
+            apart_by = torch.cdist(curves[part], sample.curves, compute_mode="donot_use_mm_for_euclid_dist")
+            distance = apart_by.square_() / curves.shape[1]
         allowed = torch.cdist(here[part], there, p=torch.inf) > radius
         if brightness is not None and of_sample is not None:
             allowed &= _as_bright(similarity, brightness[part, None], of_sample)

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from sicnn_app.ivim.signal import ivim_signal_torch
 from sicnn_app.settings import EstimationSettings, SimilaritySettings
-from sicnn_app.sicnn.neighbours import GAUSSIAN_REACH, crop_to_mask, similar_neighbour_sum
+from sicnn_app.sicnn.neighbours import (
+    GAUSSIAN_REACH,
+    Sample,
+    add_similar_of_sample,
+    crop_to_mask,
+    similar_neighbour_sum,
+)
 from sicnn_app.sicnn.network import Parameters
 from sicnn_app.sicnn.rewrite import neighbour_mean
 from sicnn_app.sicnn.train import TrainingData
@@ -92,6 +98,44 @@ def test_sums_and_counts_agree_with_a_loop_over_pairs(shape, radius, share, simi
     for factor, around in zip((0.5, reach), found.around, strict=True):
         other = loop_over_pairs(curves, values, mask, factor * threshold, radius, similarity, s0)
         np.testing.assert_array_equal(around.numpy(), other[2])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 7), st.integers(1, 6)),
+    radius=st.integers(1, 4),
+    first=st.integers(0, 5),
+    similarity=st.builds(
+        SimilaritySettings,
+        distance=st.sampled_from(["maximum", "root-mean-square"]),
+        weighting=st.sampled_from(["gaussian", "equal"]),
+        s0_ratio=st.sampled_from([None, 1.35]),
+    ),
+    seed=st.integers(0, 1000),
+)
+def test_window_and_a_sample_of_all_voxels_together_count_every_pair_of_the_image_once(
+    shape, radius, first, similarity, seed
+):
+    rng = np.random.default_rng(seed)
+    mask = torch.from_numpy(rng.random(shape) < 0.7)
+    curves, values = (torch.from_numpy(rng.standard_normal((shape[0], n, *shape[1:]))) for n in (3, 2))
+    threshold, s0 = (torch.from_numpy(rng.uniform(0.5, 2.0, shape)) for _ in range(2))
+    found = similar_neighbour_sum(curves, values, mask, threshold, radius, similarity=similarity, s0=s0)
+    flat = [of.movedim(1, -1)[mask] for of in (curves, values)] + [of[mask] for of in (threshold, s0)]
+    places = torch.nonzero(mask) + torch.tensor([first, 0, 0])
+    sample = Sample(*flat, places).from_slice(first)
+    add_similar_of_sample(found, curves, mask, threshold, radius, sample, similarity=similarity, s0=s0)
+    # The same voxels in a single column: there no pair is in another slice or beyond the window.
+    column = [of.T[None, :, :, None] for of in flat[:2]] + [of[None, :, None] for of in flat[2:]]
+    whole = loop_over_pairs(
+        *(of.numpy() for of in (*column[:2], torch.ones_like(column[2], dtype=torch.bool), column[2])),
+        len(places),
+        similarity,
+        column[3].numpy(),
+    )
+    np.testing.assert_allclose(found.values.movedim(1, -1)[mask], whole[0][0, :, :, 0].T, atol=1e-10)
+    np.testing.assert_allclose(found.weights[mask], whole[1][0, :, 0], atol=1e-10)
+    np.testing.assert_array_equal(found.counts[mask], whole[2][0, :, 0])
 
 
 def test_a_limit_on_s0_needs_s0():
