@@ -315,7 +315,7 @@ def _refinement(facts: Facts) -> str:
     signals = "" if evidence is None else f" ({in_words(evidence)})"
     similar = (
         ", and in F and D maps estimated without it from one tissue everywhere, all moved by the mean "
-        "signals of similar voxels,"
+        "signals of similar voxels of the whole image,"
         if facts.get("refinement_prior")
         else ""
     )
