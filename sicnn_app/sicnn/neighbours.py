@@ -145,7 +145,7 @@ def add_similar_of_sample(
     here, there = places * apart, sample.places * apart
     brightness, of_sample = (_brightness(similarity, None, values) for values in (s0[mask], sample.s0))
     curves, limits = curves.movedim(1, -1)[mask], threshold[mask].square()
-    for part in torch.arange(len(places)).split(max(1, PAIRS_AT_ONCE // len(sample.s0))):
+    for part in torch.arange(len(places)).split(max(1, PAIRS_AT_ONCE // max(1, len(sample.s0)))):
         if similarity.distance == "maximum":
             distance = torch.cdist(curves[part], sample.curves, p=torch.inf).square_()
         else:
