@@ -14,7 +14,6 @@ from sicnn_app.settings import SimilaritySettings
 GAUSSIAN_REACH = 2.0
 """Thresholds; neighbours farther off weigh less than 2 % and are left out."""
 
-
 PAIRS_AT_ONCE = 2**17
 """Of voxels with those of a sample: a few copies that stay in caches."""
 
@@ -141,8 +140,8 @@ def add_similar_of_sample(
     """
     places = torch.nonzero(mask)
     # Another slice is farther than any window reaches.
-    apart = torch.tensor([2.0 * radius + 1, 1.0, 1.0])
-    here, there = places * apart, sample.places * apart
+    spacing = torch.tensor([2.0 * radius + 1, 1.0, 1.0])
+    here, there = places * spacing, sample.places * spacing
     brightness, of_sample = (_brightness(similarity, None, values) for values in (s0[mask], sample.s0))
     curves, limits = curves.movedim(1, -1)[mask], threshold[mask].square()
     for part in torch.arange(len(places)).split(max(1, PAIRS_AT_ONCE // max(1, len(sample.s0)))):
@@ -150,8 +149,8 @@ def add_similar_of_sample(
             distance = torch.cdist(curves[part], sample.curves, p=torch.inf).square_()
         else:
             # By a product of matrices it would be wrong by more than small thresholds.
-            apart_by = torch.cdist(curves[part], sample.curves, compute_mode="donot_use_mm_for_euclid_dist")
-            distance = apart_by.square_() / curves.shape[1]
+            distance = torch.cdist(curves[part], sample.curves, compute_mode="donot_use_mm_for_euclid_dist")
+            distance = distance.square_() / curves.shape[1]
         allowed = torch.cdist(here[part], there, p=torch.inf) > radius
         if brightness is not None and of_sample is not None:
             allowed &= _as_bright(similarity, brightness[part, None], of_sample)

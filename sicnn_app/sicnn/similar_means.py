@@ -76,7 +76,9 @@ def similar_means(
     # Outside of the mask nothing is divided by.
     given["s0"] = torch.where(data.mask, given["s0"] / scale.clamp_min(torch.finfo(scale.dtype).tiny), 1.0)
     parameters = Parameters(**given)
-    limit = threshold_map(settings.resolved_neighbour_threshold, _relative(unit, box, scale, data.noise))
+    limit = threshold_map(
+        settings.resolved_neighbour_threshold, _relative(noise if unit is None else unit, box, scale)
+    )
     b, weight = torch.tensor(bvals, dtype=torch.float32), torch.ones(len(bvals))
     sample = _sample(parameters, data, limit, b, settings, sampled) if sampled else None
     means, count = torch.empty_like(data.signals), torch.empty_like(data.sigma)
@@ -105,11 +107,9 @@ def similar_means(
     )
 
 
-def _relative(unit: np.ndarray | None, box: Box, scale: Tensor, noise: Tensor) -> Tensor:
-    """Root mean square over b of the noise of thresholds over the normaliser, shape (slices, X, Y)."""
-    if unit is None:
-        return noise.square().mean(dim=1).sqrt()
-    square = np.square(unit if unit.ndim == 1 else box.cut(unit), dtype=np.float32).mean(axis=-1)
+def _relative(noise: np.ndarray, box: Box, scale: Tensor) -> Tensor:
+    """Root mean square of noise over b, relative to the normaliser, shape (slices, X, Y)."""
+    square = np.square(noise if noise.ndim == 1 else box.cut(noise), dtype=np.float32).mean(axis=-1)
     level = torch.from_numpy(np.sqrt(np.broadcast_to(square, box.shape))).movedim(2, 0)
     return level / torch.where(scale > 0, scale, torch.inf)
 

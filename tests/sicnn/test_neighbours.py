@@ -29,6 +29,13 @@ BVALS = torch.tensor([0.0, 20.0, 80.0, 200.0, 600.0])
 PLAIN = SimilaritySettings("root-mean-square", "equal", None)
 """The wording of the supplement."""
 
+SIMILARITIES = st.builds(
+    SimilaritySettings,
+    distance=st.sampled_from(["maximum", "root-mean-square"]),
+    weighting=st.sampled_from(["gaussian", "equal"]),
+    s0_ratio=st.sampled_from([None, 1.35, 2.0]),
+)
+
 
 def loop_over_pairs(curves, values, mask, threshold, radius, similarity, s0):
     """Sums, weights and counts of the definition, one pair of voxels after the other."""
@@ -68,12 +75,7 @@ def loop_over_pairs(curves, values, mask, threshold, radius, similarity, s0):
     shape=st.tuples(st.integers(1, 3), st.integers(1, 7), st.integers(1, 6)),
     radius=st.integers(1, 8),
     share=st.floats(0.2, 1.0),
-    similarity=st.builds(
-        SimilaritySettings,
-        distance=st.sampled_from(["maximum", "root-mean-square"]),
-        weighting=st.sampled_from(["gaussian", "equal"]),
-        s0_ratio=st.sampled_from([None, 1.35, 2.0]),
-    ),
+    similarity=SIMILARITIES,
     seed=st.integers(0, 1000),
 )
 def test_sums_and_counts_agree_with_a_loop_over_pairs(shape, radius, share, similarity, seed):
@@ -105,12 +107,7 @@ def test_sums_and_counts_agree_with_a_loop_over_pairs(shape, radius, share, simi
     shape=st.tuples(st.integers(1, 3), st.integers(1, 7), st.integers(1, 6)),
     radius=st.integers(1, 4),
     first=st.integers(0, 5),
-    similarity=st.builds(
-        SimilaritySettings,
-        distance=st.sampled_from(["maximum", "root-mean-square"]),
-        weighting=st.sampled_from(["gaussian", "equal"]),
-        s0_ratio=st.sampled_from([None, 1.35]),
-    ),
+    similarity=SIMILARITIES,
     seed=st.integers(0, 1000),
 )
 def test_window_and_a_sample_of_all_voxels_together_count_every_pair_of_the_image_once(
